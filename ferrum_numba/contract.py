@@ -1,0 +1,230 @@
+"""The two nouns of the project: an Op is what to compute, a Kernel is one way to compute it.
+
+The harness (compile, launch, measure, tune, report) knows these classes and no kernel. A kernel
+knows its Op. A reference knows NumPy.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ferrum_numba.errors import MismatchError
+
+if TYPE_CHECKING:
+    from ferrum_numba.gpu import Gpu
+
+Array = npt.NDArray[Any]
+Inputs = Mapping[str, Array]
+# a frozen dataclass of ints, bools and strings; opaque to the harness, which prints and stores it
+Problem = Any
+Config = Any
+
+
+@dataclass(frozen=True)
+class Work:
+    """The least work a problem needs, whatever the kernel: the numerators of every rate.
+
+    flops: multiplications and additions, 2*M*N*K for a GEMM
+    bytes: compulsory traffic to device memory: each input read once, each output written once
+    """
+
+    flops: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far a result is from its reference.
+
+    rel_error:  ||got - want|| / ||want|| (Frobenius)
+    mean_error: mean |got - want| / mean |want|
+    max_error:  max |got - want| / max |want|; what a mean hides
+    worst:      index of the largest difference
+    """
+
+    rel_error: float
+    mean_error: float
+    max_error: float
+    worst: tuple[int, ...]
+    ok: bool
+    message: str
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Bounds on a `Comparison`, with the reason for their size."""
+
+    rel: float
+    max: float
+    reason: str
+
+    def compare(self, got: Array, want: Array) -> Comparison:
+        """Compare a result with its reference in float64; NaN or Inf never passes."""
+        if got.shape != want.shape:
+            raise MismatchError(f"the result has shape {got.shape}, the reference {want.shape}")
+        g, w = got.astype(np.float64), want.astype(np.float64)
+        wrong = ~np.isfinite(g)
+        if wrong.any():
+            worst = tuple(int(i) for i in np.argwhere(wrong)[0])
+            message = (
+                f"{int(wrong.sum())} of {g.size} elements are not finite "
+                f"(never written, or overflowed); the first is {worst}, want {w[worst]:.6g}"
+            )
+            return Comparison(np.inf, np.inf, np.inf, worst, False, message)
+        if g.size == 0:
+            return Comparison(0.0, 0.0, 0.0, (), True, "empty")
+        diff = np.abs(g - w)
+        tiny = np.finfo(np.float64).tiny
+        worst = tuple(int(i) for i in np.unravel_index(int(diff.argmax()), diff.shape))
+        # a reference of zeros asks for zeros: then any difference is infinitely wrong
+        rel = float(np.linalg.norm(diff) / max(float(np.linalg.norm(w)), tiny))
+        mean = float(diff.mean() / max(float(np.abs(w).mean()), tiny))
+        peak = float(diff.max() / max(float(np.abs(w).max()), tiny))
+        ok = rel <= self.rel and peak <= self.max
+        message = "" if ok else (
+            f"relative error {rel:.2e} (bound {self.rel:.1e}), largest {peak:.2e} of the peak "
+            f"(bound {self.max:.1e}) at {worst}: got {g[worst]:.6g}, want {w[worst]:.6g}"
+        )
+        return Comparison(rel, mean, peak, worst, ok, message)
+
+
+@dataclass(frozen=True)
+class Op:
+    """What to compute.
+
+    formula:     one line, with indices
+    problem:     the frozen dataclass of its sizes
+    make_inputs: (problem, rng) -> arrays in the Op's own layout, by name
+    reference:   (problem, inputs) -> the exact result, float32 or wider
+    output:      problem -> (shape, dtype) of what a kernel writes to its parameter `out`
+    work:        problem -> Work
+    tolerance:   problem -> Tolerance
+    tests:       small problems on the edges of every tile; all kernels run them
+    activations: names of inputs that change with every call; the others are weights, which the
+                 cold regime rotates
+    """
+
+    name: str
+    formula: str
+    problem: type
+    make_inputs: Callable[[Problem, np.random.Generator], dict[str, Array]]
+    reference: Callable[[Problem, Inputs], Array]
+    output: Callable[[Problem], tuple[tuple[int, ...], np.dtype[Any]]]
+    work: Callable[[Problem], Work]
+    tolerance: Callable[[Problem], Tolerance]
+    tests: tuple[Problem, ...]
+    activations: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a kernel's scalar signature: the exported ABI.
+
+    A pointer is a uint64 address of the buffer of that name; the others are plain scalars.
+    """
+
+    name: str
+    kind: Literal["pointer", "uint32", "int32"]
+
+
+def pointers(*names: str) -> tuple[Parameter, ...]:
+    """Return pointer parameters of these names."""
+    return tuple(Parameter(name, "pointer") for name in names)
+
+
+def sizes(*names: str) -> tuple[Parameter, ...]:
+    """Return uint32 parameters of these names."""
+    return tuple(Parameter(name, "uint32") for name in names)
+
+
+@dataclass(frozen=True)
+class Program:
+    """One compilable kernel: a Python function over scalars, and what the compiler must know.
+
+    function:          the kernel, undecorated; its arguments are `parameters`, in order
+    num_threads:       threads a block (launch bound)
+    min_blocks_per_sm: second launch bound; caps the registers
+    smem_bytes:        dynamic shared memory a block, asked for at launch
+    cluster:           blocks a thread-block cluster, (1, 1, 1) for none
+    """
+
+    function: Callable[..., None]
+    parameters: tuple[Parameter, ...]
+    num_threads: int
+    min_blocks_per_sm: int = 1
+    smem_bytes: int = 0
+    cluster: tuple[int, int, int] = (1, 1, 1)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How one program is launched for one problem.
+
+    grid:         thread blocks (not clusters) in x, y, z
+    scalars:      value of every non-pointer parameter, by name
+    workspace:    bytes of every scratch buffer, by pointer name; zero before the first launch, and
+                  the kernel leaves what must be zero at zero
+    co_resident:  the blocks wait for each other, so all of them must fit on the GPU at once
+    programmatic: may start before its predecessor ends (programmatic dependent launch)
+    """
+
+    grid: tuple[int, int, int]
+    scalars: Mapping[str, int]
+    workspace: Mapping[str, int] = field(default_factory=dict)
+    co_resident: bool = False
+    programmatic: bool = False
+
+
+class Kernel(ABC):
+    """How to compute an Op: one design, stateless, picklable by reference.
+
+    A subclass sets the class attributes and the abstract methods; `configs` may be large, its
+    first element is the default and must be legal for every problem the kernel does not refuse.
+    """
+
+    name: str
+    op: Op
+    config: type
+    summary: str
+
+    @abstractmethod
+    def configs(self, gpu: Gpu) -> Sequence[Config]:
+        """Return the space of configs worth trying on this GPU, the default first."""
+
+    @abstractmethod
+    def refuses(self, problem: Problem) -> str | None:
+        """Return why no config can run this problem, with the nearest that can, or None."""
+
+    def misfit(self, config: Config, problem: Problem, gpu: Gpu) -> str | None:
+        """Return why this config does not fit this problem on this GPU, or None."""
+        return None
+
+    def default(self, problem: Problem, gpu: Gpu) -> Config:
+        """Return the config to run an untuned problem with: the first of `configs` that fits."""
+        for config in self.configs(gpu):
+            if self.misfit(config, problem, gpu) is None:
+                return config
+        raise AssertionError(f"{self.name}: no config fits {problem}; the default must")
+
+    @abstractmethod
+    def build(self, config: Config, arch: str) -> Program:
+        """Return the program of a config for an architecture such as `sm_90a`."""
+
+    @abstractmethod
+    def prepare(self, problem: Problem, inputs: Inputs) -> dict[str, Array]:
+        """Return the operand buffers, in this kernel's own layout, by parameter name."""
+
+    @abstractmethod
+    def launch(self, config: Config, problem: Problem, gpu: Gpu) -> Launch:
+        """Return how to launch the config's program for a problem; allocates nothing."""
+
+
+def describe(value: Any) -> dict[str, Any]:
+    """Return a problem or config as a plain dict, for tables and JSON."""
+    return asdict(value)

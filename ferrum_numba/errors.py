@@ -1,0 +1,41 @@
+"""Every error that is raised on purpose, in one place.
+
+A message says what was got and what is needed, in the user's numbers, lower case, one sentence.
+The command line prints it and exits with status 2; a traceback means a bug of ours.
+"""
+
+
+class FerrumError(Exception):
+    """Base of all errors that are somebody's mistake or the machine's limit, not a bug."""
+
+
+class ConfigError(FerrumError, ValueError):
+    """A config that can run on no problem: its fields contradict each other."""
+
+
+class ProblemError(FerrumError, ValueError):
+    """A problem, shape, dtype or group size that the kernel or the Op does not support."""
+
+
+class DeviceError(FerrumError, RuntimeError):
+    """No GPU, an unknown GPU, or one that cannot run what was asked."""
+
+
+class BuildError(FerrumError, RuntimeError):
+    """A kernel that did not compile; the compiler's own words are in the message."""
+
+
+class LaunchError(FerrumError, RuntimeError):
+    """A kernel that the driver refused to launch, or that failed while running."""
+
+
+class InterpreterError(FerrumError, RuntimeError):
+    """A kernel broke a rule of the machine under the interpreter; the message names the line."""
+
+
+class MismatchError(FerrumError, AssertionError):
+    """A result that differs from its reference by more than the Op's tolerance."""
+
+
+class StoreError(FerrumError, ValueError):
+    """A result or cache file that is damaged or of another schema."""
