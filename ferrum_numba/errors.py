@@ -29,6 +29,10 @@ class LaunchError(FerrumError, RuntimeError):
     """A kernel that the driver refused to launch, or that failed while running."""
 
 
+class ContextError(LaunchError):
+    """A failure that poisons the CUDA context: nothing runs in this process any more."""
+
+
 class InterpreterError(FerrumError, RuntimeError):
     """A kernel broke a rule of the machine under the interpreter; the message names the line."""
 

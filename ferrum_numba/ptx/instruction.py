@@ -18,14 +18,14 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from greenlet import getcurrent
 from llvmlite import ir
 from numba.cuda import types
-from numba.cuda.core.errors import RequireLiteralValue
+from numba.cuda.core.errors import RequireLiteralValue, TypingError
 from numba.cuda.extending import _Intrinsic
 from numba.cuda.typing import signature
 
@@ -67,9 +67,18 @@ class _Immediate:
 
 if TYPE_CHECKING:
     # a twin sees arrays of lanes: [lanes] for a scalar, [lanes, count] for a vector
-    U16 = U32 = S32 = U64 = F32 = Any
-    U16x2 = U32x2 = U32x4 = F32x2 = F32x4 = U64x2 = Any
-    IMMEDIATE = int
+    U16: TypeAlias = Any
+    U32: TypeAlias = Any
+    S32: TypeAlias = Any
+    U64: TypeAlias = Any
+    F32: TypeAlias = Any
+    U16x2: TypeAlias = Any
+    U32x2: TypeAlias = Any
+    U32x4: TypeAlias = Any
+    U64x2: TypeAlias = Any
+    F32x2: TypeAlias = Any
+    F32x4: TypeAlias = Any
+    IMMEDIATE: TypeAlias = int
 else:
     U16 = OperandType("u16", np.uint16, types.uint16, "h", ir.IntType(16))
     U32 = OperandType("u32", np.uint32, types.uint32, "r", ir.IntType(32))
@@ -118,7 +127,7 @@ class _Blocked:
 BLOCKED = _Blocked()
 
 
-class Instruction(_Intrinsic):
+class Instruction(_Intrinsic):  # type: ignore[misc]
     """A Numba intrinsic that also runs, as its twin, under the interpreter."""
 
     def __init__(
@@ -183,6 +192,7 @@ class Instruction(_Intrinsic):
                     constants.append(got.literal_value)
                     wanted.append(got)
                 else:
+                    _refuse_float_as_bits(self.name, name, kind, got)
                     wanted.append(kind.numba_type)
             returns = types.void if result is None else result.numba_type
 
@@ -229,6 +239,13 @@ class Instruction(_Intrinsic):
         return packed
 
 
+def _refuse_float_as_bits(instruction: str, name: str, kind: OperandType, got: Any) -> None:
+    """Numba would convert the value, where a register of bits is meant."""
+    given = getattr(got, "dtype", got)
+    if isinstance(given, types.Float) and not isinstance(kind.numba, types.Float):
+        raise TypingError(f"{instruction}: {name} must be {kind.name}, not {got}; see f32_bits")
+
+
 def _render(
     template: str,
     operands: dict[str, Any],
@@ -242,7 +259,9 @@ def _render(
     if result is not None:
         width = max(result.count, 1)
         first["d"] = (0, result.count)
-        constraints += [f"={result.constraint}"] * width
+        # several statements may write a result before they read the last operand
+        early = "&" if template.count(";") > 1 else ""
+        constraints += [f"={early}{result.constraint}"] * width
     for name, kind in operands.items():
         if isinstance(kind, _Immediate):
             first[name] = (len(constraints), 0)

@@ -1,0 +1,5 @@
+"""Run a kernel's own source on the CPU, 32 lanes in lock step."""
+
+from ferrum_numba.interpreter.scheduler import run
+
+__all__ = ["run"]

@@ -1,0 +1,218 @@
+"""Byte-addressed memory that refuses what a GPU would do silently.
+
+Every access is checked for bounds and alignment, and every read for bytes that nobody wrote.
+Buffers in global memory lie 2**40 bytes apart, so that a stray address hits no other buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ferrum_numba.errors import InterpreterError
+
+Array = npt.NDArray[Any]
+
+# state of a byte; only WRITTEN may be read, and only the first two may be written
+UNWRITTEN, WRITTEN, IN_FLIGHT, MBARRIER = 0, 1, 2, 3
+_REASONS = {
+    UNWRITTEN: "which nobody has written",
+    IN_FLIGHT: "which an asynchronous copy is still writing; nobody waited for it here",
+    MBARRIER: "which hold an mbarrier",
+}
+_UNITS: dict[int, Any] = {1: "u1", 2: "u2", 4: "u4", 8: "u8", 16: "V16"}
+# addresses (i + 1) * 2**40 + [-2**39, 2**39) belong to buffer i, its first byte is the middle
+_GAP_BITS = 40
+
+
+class Fault(InterpreterError):
+    """A broken rule, before it is known where: `row` is the address, or lane, that broke it."""
+
+    def __init__(self, message: str, row: int = 0) -> None:
+        super().__init__(message)
+        self.row = row
+
+
+class Region:
+    """A run of bytes at an address of its own, with the state of every byte."""
+
+    def __init__(self, name: str, size_bytes: int, state: int = WRITTEN, base: int = 0) -> None:
+        self.name = name
+        self.size_bytes = size_bytes
+        self.base = base
+        self.stored = False
+        padded = -(-size_bytes // 16) * 16
+        self.data = np.zeros(padded, np.uint8)
+        self.state = np.full(padded, state, np.uint8)
+        self._data = {size: self.data.view(unit) for size, unit in _UNITS.items()}
+        self._state = {size: self.state.view(unit) for size, unit in _UNITS.items()}
+        self._written = {size: _unit(size, WRITTEN) for size in _UNITS}
+
+    def load(self, address: Array, size_bytes: int) -> Array:
+        """Return [n, size_bytes] uint8 at n unsigned addresses."""
+        if size_bytes not in _UNITS:
+            units, unit_bytes, rows = _split(address, size_bytes)
+            with _Rows(rows):
+                return self.load(units, unit_bytes).reshape(-1, size_bytes)
+        index = self._index(address, size_bytes, "reads")
+        state = self._state[size_bytes].take(index).tobytes()
+        if state.count(WRITTEN) != len(state):
+            raise self._refuse_state(address, size_bytes, state, "reads", {WRITTEN})
+        data: Array = self._data[size_bytes].take(index).view(np.uint8)
+        return data.reshape(-1, size_bytes)
+
+    def store(self, address: Array, data: Array) -> None:
+        """Write [n, size_bytes] uint8 at n unsigned addresses."""
+        size_bytes = data.shape[1]
+        if size_bytes not in _UNITS:
+            places, unit_bytes, rows = _split(address, size_bytes)
+            with _Rows(rows):
+                self.store(places, np.ascontiguousarray(data).reshape(-1, unit_bytes))
+            return
+        index = self._index(address, size_bytes, "writes")
+        state = self._state[size_bytes].take(index).tobytes()
+        if IN_FLIGHT in state or MBARRIER in state:
+            raise self._refuse_state(address, size_bytes, state, "writes", {UNWRITTEN, WRITTEN})
+        units = np.ascontiguousarray(data).view(_UNITS[size_bytes])[:, 0]
+        self._data[size_bytes][index] = units
+        self._state[size_bytes][index] = self._written[size_bytes]
+        self.stored = True
+
+    def claim(self, address: Array, size_bytes: int, state: int, verb: str) -> Array:
+        """Give bytes that no copy or mbarrier holds a state; return the units' indices."""
+        index = self._index(address, size_bytes, verb)
+        held = self._state[size_bytes].take(index).tobytes()
+        if IN_FLIGHT in held or MBARRIER in held:
+            raise self._refuse_state(address, size_bytes, held, verb, {UNWRITTEN, WRITTEN})
+        self._state[size_bytes][index] = _unit(size_bytes, state)
+        return index
+
+    def land(self, index: Array, data: Array) -> None:
+        """Write what a copy brought, [n, size_bytes] uint8, where it claimed its units."""
+        unit = _UNITS[data.shape[1]]
+        self._data[data.shape[1]][index] = np.ascontiguousarray(data).view(unit)[:, 0]
+        self._state[data.shape[1]][index] = self._written[data.shape[1]]
+
+    def _index(self, address: Array, size_bytes: int, verb: str) -> Array:
+        offset = self._bounds(address, size_bytes, verb)
+        if int(np.bitwise_or.reduce(offset)) & (size_bytes - 1):
+            row = int(np.flatnonzero(offset % size_bytes)[0])
+            raise Fault(
+                f"{verb} {size_bytes} bytes at {self._place(address, row)}, which is no multiple "
+                f"of {size_bytes}",
+                row,
+            )
+        return (offset >> (size_bytes.bit_length() - 1)).astype(np.int64)
+
+    def _bounds(self, address: Array, size_bytes: int, verb: str) -> Array:
+        # an address below the base wraps to a huge offset
+        offset: Array = address - address.dtype.type(self.base)
+        if int(np.maximum.reduce(offset)) > self.size_bytes - size_bytes:
+            bad = [int(o) > self.size_bytes - size_bytes for o in offset]
+            row = bad.index(True)
+            raise Fault(
+                f"{verb} {size_bytes} bytes at {self._place(address, row)}, outside its "
+                f"{self.size_bytes} bytes",
+                row,
+            )
+        return offset
+
+    def _place(self, address: Array, row: int) -> str:
+        offset = int(address[row]) - self.base
+        return f"{self.name} {'+' if offset >= 0 else '-'} {abs(offset)}"
+
+    def _refuse_state(
+        self, address: Array, size_bytes: int, state: bytes, verb: str, allowed: set[int]
+    ) -> Fault:
+        first = next(i for i, value in enumerate(state) if value not in allowed)
+        row = first // size_bytes
+        return Fault(
+            f"{verb} {size_bytes} bytes at {self._place(address, row)}, {_REASONS[state[first]]}",
+            row,
+        )
+
+
+def _unit(size_bytes: int, state: int) -> Any:
+    """Return the states of the bytes of a unit as one element."""
+    return np.full(size_bytes, state, np.uint8).view(_UNITS[size_bytes])[0]
+
+
+class GlobalMemory:
+    """All buffers of a launch, by address."""
+
+    def __init__(self, buffers: Mapping[str, Array], unwritten: Collection[str]) -> None:
+        self.regions: list[Region] = []
+        self.address: dict[str, int] = {}
+        for i, (name, array) in enumerate(buffers.items()):
+            if not array.flags.c_contiguous:
+                raise InterpreterError(f"buffer {name} must be C-contiguous; its strides are not")
+            base = ((i + 1) << _GAP_BITS) + (1 << (_GAP_BITS - 1))
+            state = UNWRITTEN if name in unwritten else WRITTEN
+            region = Region(name, array.nbytes, state, base)
+            region.data[: array.nbytes] = array.reshape(-1).view(np.uint8)
+            self.regions.append(region)
+            self.address[name] = base
+
+    def write_back(self, buffers: Mapping[str, Array]) -> None:
+        """Copy every buffer that was stored to into the caller's array."""
+        for region in self.regions:
+            if region.stored:
+                target = buffers[region.name].reshape(-1).view(np.uint8)
+                target[:] = region.data[: region.size_bytes]
+
+    def load(self, address: Array, size_bytes: int) -> Array:
+        """Return [n, size_bytes] uint8 at n addresses."""
+        owners = address >> _GAP_BITS
+        if (owners == owners[0]).all():
+            return self._region(address, 0).load(address, size_bytes)
+        out = np.empty((len(address), size_bytes), np.uint8)
+        for rows in _by_owner(owners):
+            with _Rows(rows):
+                region = self._region(address, rows[0])
+                out[rows] = region.load(address[rows], size_bytes)
+        return out
+
+    def store(self, address: Array, data: Array) -> None:
+        """Write [n, size_bytes] uint8 at n addresses."""
+        owners = address >> _GAP_BITS
+        if (owners == owners[0]).all():
+            self._region(address, 0).store(address, data)
+            return
+        for rows in _by_owner(owners):
+            with _Rows(rows):
+                self._region(address, rows[0]).store(address[rows], data[rows])
+
+    def _region(self, address: Array, row: int) -> Region:
+        owner = (int(address[row]) >> _GAP_BITS) - 1
+        if not 0 <= owner < len(self.regions):
+            raise Fault(f"address {int(address[row]):#x} lies in no buffer")
+        return self.regions[owner]
+
+
+class _Rows:
+    """Translate the row of a fault inside a part to the row of the whole."""
+
+    def __init__(self, rows: Array) -> None:
+        self.rows = rows
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Fault):
+            error.row = int(self.rows[error.row])
+
+
+def _by_owner(owners: Array) -> list[Array]:
+    return [np.flatnonzero(owners == owner) for owner in np.unique(owners)]
+
+
+def _split(address: Array, size_bytes: int) -> tuple[Array, int, Array]:
+    """Return addresses of the largest aligned units, at most 16 bytes, their size and rows."""
+    unit_bytes = min(size_bytes & -size_bytes, 16)
+    steps = np.arange(0, size_bytes, unit_bytes, dtype=address.dtype)
+    rows = np.repeat(np.arange(len(address)), len(steps))
+    return (address[:, None] + steps).reshape(-1), unit_bytes, rows

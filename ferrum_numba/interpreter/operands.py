@@ -1,0 +1,115 @@
+"""Operands and results: from one Python value a lane to one array for all lanes, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from ferrum_numba.interpreter.memory import Array, Fault
+from ferrum_numba.ptx.instruction import Instruction, OperandType, Scope
+
+# longer vectors stay rows of one array, because 128 lanes of 128 scalars take a millisecond
+_LONGEST_TUPLE = 8
+
+
+class Vector:
+    """A long vector in the registers of one lane; indexed like a tuple."""
+
+    __slots__ = ("row",)
+
+    def __init__(self, row: Array) -> None:
+        self.row = row
+
+    def __getitem__(self, index: int) -> Any:
+        return self.row[index]
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.row)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How lanes execute an instruction together.
+
+    operands:   type of each operand, None for an immediate
+    immediates: where they stand in a request (plan, *operands)
+    any_count:  may run with fewer than 32 lanes if those are all the warp has left
+    """
+
+    name: str
+    operands: tuple[OperandType | None, ...]
+    immediates: tuple[int, ...]
+    result: OperandType | None
+    scope: Scope
+    wants_lanes: bool
+    twin: Callable[..., Any]
+    any_count: bool = False
+
+    def prepare(self, requests: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Return the operands as arrays over the lanes; immediates as ints."""
+        _, *columns = zip(*requests, strict=True)
+        return [
+            int(column[0]) if kind is None else _coerce(kind, column)
+            for kind, column in zip(self.operands, columns, strict=False)
+        ]
+
+    def results(self, out: Any, count: int) -> Sequence[Any]:
+        """Return each lane's result: NumPy scalars, or tuples of them."""
+        if self.result is None:
+            return [None] * count
+        array = np.asarray(out, self.result.dtype)
+        if self.result.count > _LONGEST_TUPLE:
+            return [Vector(row) for row in array]
+        if self.result.count:
+            return list(zip(*[iter(array.reshape(-1))] * self.result.count, strict=True))
+        return list(array)
+
+
+@cache
+def plan(instruction: Instruction) -> Plan:
+    """Return the plan of an instruction."""
+    kinds = tuple(k if isinstance(k, OperandType) else None for k in instruction.operands.values())
+    return Plan(
+        instruction.name,
+        kinds,
+        # the plan itself is the first element of a request
+        tuple(i + 1 for i, kind in enumerate(kinds) if kind is None),
+        instruction.result,
+        instruction.scope,
+        instruction.wants_lanes,
+        instruction.twin,
+    )
+
+
+def _coerce(kind: OperandType, column: tuple[Any, ...]) -> Array:
+    """Return the values of all lanes as [lanes] or [lanes, count] of the register's type."""
+    if not kind.count:
+        return _scalars(kind, column)
+    if any(not hasattr(value, "__len__") or len(value) != kind.count for value in column):
+        raise Fault(f"needs a tuple of {kind.count} values; got {column[0]!r}")
+    if all(type(value) is Vector for value in column):
+        rows = np.array([value.row for value in column])
+        if rows.dtype == kind.dtype:
+            return rows
+    return _scalars(kind, tuple(chain.from_iterable(column))).reshape(-1, kind.count)
+
+
+def _scalars(kind: OperandType, values: tuple[Any, ...]) -> Array:
+    if set(map(type, values)) == {kind.dtype}:
+        return np.fromiter(values, kind.dtype, len(values))
+    if np.dtype(kind.dtype).kind == "f":
+        return np.array([float(value) for value in values], kind.dtype)
+    mask = (1 << 8 * np.dtype(kind.dtype).itemsize) - 1
+    for row, value in enumerate(values):
+        if not isinstance(value, int | np.integer | np.bool_):
+            raise Fault(f"needs an integer for {kind.name}; got {value!r}", row * 0)
+    unsigned = np.dtype(f"u{np.dtype(kind.dtype).itemsize}")
+    return np.array([int(value) & mask for value in values], unsigned).view(kind.dtype)

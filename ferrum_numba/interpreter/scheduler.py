@@ -1,0 +1,176 @@
+"""The launch: which block runs next, and what happens when nobody can move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextvars import Context, copy_context
+from functools import partial
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from ferrum_numba.contract import Launch, Program
+from ferrum_numba.errors import InterpreterError
+from ferrum_numba.interpreter.barriers import Barrier
+from ferrum_numba.interpreter.block import Block, Index, Machine
+from ferrum_numba.interpreter.lane import Lane, where
+from ferrum_numba.interpreter.memory import Array, GlobalMemory
+from ferrum_numba.interpreter.overflow import refuse_overflow
+from ferrum_numba.interpreter.rebind import FakeCuda, rebind
+from ferrum_numba.interpreter.warp import WARP_SIZE, Warp
+
+# a polling loop may count its turns and give up, so nothing is declared dead at once
+_IDLE_TURNS = 100
+
+
+def run(
+    program: Program,
+    launch: Launch,
+    buffers: Mapping[str, Array],
+    *,
+    unwritten: Collection[str] = ("out",),
+) -> None:
+    """Execute a program's own Python function on the CPU, in place on `buffers`.
+
+    Args:
+        program:   what to run; its function is used as it is
+        launch:    grid and scalars; the workspace must be among the buffers, zeroed
+        buffers:   pointer parameter -> C-contiguous array
+        unwritten: buffers that may not be read before the kernel has written them
+
+    Raises:
+        InterpreterError: the kernel broke a rule of the machine; names file, line and thread.
+    """
+    memory = GlobalMemory(buffers, unwritten)
+    function = rebind(program.function, FakeCuda(launch.grid, program.num_threads))
+    arguments = tuple(_arguments(program, launch, memory))
+    machine = Machine(memory)
+    with np.errstate(all="ignore"):
+        waiting = (
+            _Cluster(blocks, function, arguments) for blocks in _blocks(program, launch, machine)
+        )
+        _run_all(machine, waiting, launch.co_resident)
+    memory.write_back(buffers)
+
+
+def _arguments(program: Program, launch: Launch, memory: GlobalMemory) -> Iterator[Any]:
+    """Yield the kernel's arguments: addresses and sizes, as wide as its signature has them."""
+    for parameter in program.parameters:
+        values = memory.address if parameter.kind == "pointer" else launch.scalars
+        if parameter.name not in values:
+            what = "buffer" if parameter.kind == "pointer" else "scalar"
+            raise InterpreterError(f"no {what} is given for the parameter {parameter.name}")
+        kinds = {"pointer": np.uint64, "uint32": np.uint32, "int32": np.int32}
+        yield kinds[parameter.kind](values[parameter.name])
+
+
+def _blocks(program: Program, launch: Launch, machine: Machine) -> Iterator[list[Block]]:
+    """Yield the blocks of each cluster by rank; x runs fastest."""
+    shape = program.cluster
+    if any(blocks % of for blocks, of in zip(launch.grid, shape, strict=True)):
+        raise InterpreterError(f"a grid of {launch.grid} blocks is no multiple of {shape}")
+    steps = [range(0, blocks, of) for blocks, of in zip(launch.grid, shape, strict=True)]
+    for z, y, x in product(*reversed(steps)):
+        cluster: list[Block] = []
+        barrier = Barrier("cluster barrier", partial(_live, cluster))
+        for rank, (dz, dy, dx) in enumerate(product(*map(range, reversed(shape)))):
+            place: Index = (x + dx, y + dy, z + dz)
+            block = Block(
+                machine, place, program.num_threads, program.smem_bytes, rank, cluster, barrier
+            )
+            cluster.append(block)
+        yield cluster
+
+
+def _live(cluster: list[Block]) -> int:
+    return sum(block.live for block in cluster)
+
+
+class _Cluster:
+    """Blocks that start together and may wait for each other; mostly a single one."""
+
+    def __init__(
+        self, blocks: list[Block], function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> None:
+        context = copy_context()
+        context.run(_set_lane_errors)
+        self.blocks = blocks
+        self.warps = [warp for block in blocks for warp in _warps(function, block, context)]
+        for warp in self.warps:
+            warp.start(arguments)
+
+    def run(self) -> bool:
+        """Run until every warp waits or has ended; return whether anything was executed."""
+        moved = False
+        while any([warp.run() for warp in self.warps]):
+            moved = True
+        self.warps = [warp for warp in self.warps if warp.live]
+        return moved
+
+
+def _warps(function: Callable[..., Any], block: Block, context: Context) -> list[Warp]:
+    warps: list[Warp] = []
+    for first in range(0, block.num_threads, WARP_SIZE):
+        threads = range(first, min(first + WARP_SIZE, block.num_threads))
+        lanes = [Lane(function, block, thread) for thread in threads]
+        for lane in lanes:
+            lane.gr_context = context
+        warps.append(Warp(block, lanes, warps))
+    return warps
+
+
+def _set_lane_errors() -> None:
+    np.seterr(all="ignore")
+    np.seterr(over="call", divide="raise")
+    np.seterrcall(refuse_overflow)
+
+
+def _run_all(machine: Machine, waiting: Iterator[_Cluster], co_resident: bool) -> None:
+    """Run all clusters; start one more only when those that run wait for something."""
+    live: list[_Cluster] = []
+    idle_turns = 0
+    while True:
+        events = machine.events
+        moved = any([cluster.run() for cluster in live])
+        machine.turn += 1
+        for cluster in live:
+            if not cluster.warps:
+                _check_end(cluster)
+        live = [cluster for cluster in live if cluster.warps]
+        if machine.events != events:
+            idle_turns = 0
+            continue
+        started = next(waiting, None) if co_resident or not live else None
+        if started is not None:
+            live.append(started)
+        elif not live:
+            return
+        else:
+            idle_turns += 1
+            if idle_turns > _IDLE_TURNS or not moved:
+                raise _deadlock(live, co_resident)
+
+
+def _check_end(cluster: _Cluster) -> None:
+    for block in cluster.blocks:
+        bytes_in_flight = block.bulk_bytes_in_flight()
+        if bytes_in_flight:
+            raise InterpreterError(
+                f"block {block.index} ends while {bytes_in_flight} bytes of its bulk copies are "
+                "in flight; somebody must wait for their mbarrier"
+            )
+
+
+def _deadlock(live: list[_Cluster], co_resident: bool) -> InterpreterError:
+    """Return an error that names what each of the first few waiting groups of lanes waits for."""
+    lines: dict[str, str] = {}
+    for cluster in live:
+        for warp in cluster.warps:
+            for group in warp.groups.values():
+                lane = group.lanes[0]
+                place = f"{where(lane.places())} {group.plan.name}"
+                lines.setdefault(place, f"{place}: {warp.describe(group)}")
+    advice = "" if co_resident else " (the launch is not co_resident: no further block was started)"
+    shown = "\n  ".join(list(lines.values())[:8])
+    return InterpreterError(f"deadlock: nobody can go on{advice}; waiting at\n  {shown}")

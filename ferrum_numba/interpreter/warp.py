@@ -1,0 +1,211 @@
+"""The lanes of a warp in lock step: equal requests are executed together, once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+
+from ferrum_numba.errors import InterpreterError
+from ferrum_numba.interpreter.block import Block
+from ferrum_numba.interpreter.lane import Lane, LaneGroup, raised_at, where
+from ferrum_numba.interpreter.memory import Fault
+from ferrum_numba.interpreter.operands import Plan
+from ferrum_numba.ptx.instruction import BLOCKED
+
+WARP_SIZE = 32
+# (plan, *operands)
+Request = tuple[Any, ...]
+_PLAN = itemgetter(0)
+# stands for the request of a lane whose function has returned
+ENDED = Plan("end", (), (), None, "lane", False, lambda: None)
+_END: Request = (ENDED,)
+
+
+class Group:
+    """Lanes of a warp that ask for the same instruction with the same immediates."""
+
+    def __init__(self, plan: Plan, lanes: list[Lane], requests: list[Request]) -> None:
+        self.plan = plan
+        self.lanes = lanes
+        self.requests = requests
+        # what the twin is called with, kept while it is BLOCKED
+        self.operands: list[Any] | None = None
+
+    def join(self, lane: Lane, request: Request) -> None:
+        """Add a lane, in order of the lanes."""
+        position = sum(other.thread < lane.thread for other in self.lanes)
+        self.lanes.insert(position, lane)
+        self.requests.insert(position, request)
+        self.operands = None
+
+
+class Warp:
+    """32 lanes, or fewer in the last warp of a block."""
+
+    def __init__(self, block: Block, lanes: list[Lane], siblings: list[Warp]) -> None:
+        self.block = block
+        self.siblings = siblings
+        self.first = lanes[0].thread
+        self.live = len(lanes)
+        self.groups: dict[Any, Group] = {}
+        self._whole = LaneGroup(block, np.arange(self.first, self.first + len(lanes)))
+        self.lanes = lanes
+
+    def start(self, arguments: tuple[Any, ...]) -> None:
+        """Run every lane up to its first instruction."""
+        self._go_on(self.lanes, [arguments] * len(self.lanes))
+
+    def run(self) -> bool:
+        """Execute until every lane waits or has ended; return whether anything was executed."""
+        moved = False
+        while self.groups and self._step():
+            moved = True
+        return moved
+
+    def _step(self) -> bool:
+        for key in self._order():
+            group = self.groups[key]
+            if group.plan.scope == "warpgroup":
+                if self._run_warpgroup(key):
+                    return True
+            elif group.plan.scope == "lane" or len(group.lanes) == self.live:
+                results = self._execute(group)
+                if results is not None:
+                    self._resume(key, results)
+                    return True
+        self._check_agreement()
+        return False
+
+    def _order(self) -> Sequence[Any]:
+        """Return the groups, the one that is furthest behind first: so lanes meet again."""
+        if len(self.groups) == 1:
+            return tuple(self.groups)
+        return sorted(self.groups, key=lambda key: self.groups[key].lanes[0].progress())
+
+    def _execute(self, group: Group) -> Sequence[Any] | None:
+        """Run the twin; return a result a lane, or None if the lanes must wait."""
+        lanes = self._whole
+        if len(group.lanes) != len(self.lanes):
+            lanes = LaneGroup(self.block, np.array([lane.thread for lane in group.lanes]))
+        if group.plan.scope == "warp" and group.operands is None:
+            _check_warp(group)
+        return call_twin(group, lanes)
+
+    def _resume(self, key: Any, results: Sequence[Any]) -> None:
+        self._go_on(self.groups.pop(key).lanes, [(result,) for result in results])
+
+    def _go_on(self, lanes: list[Lane], arguments: Sequence[tuple[Any, ...]]) -> None:
+        """Run lanes to their next instruction, and sort them by it."""
+        requests: list[Request] = []
+        try:
+            for lane, values in zip(lanes, arguments, strict=True):
+                requests.append(lane.switch(*values) or _END)
+        except (InterpreterError, ArithmeticError) as error:
+            raise lane.error(str(error), raised_at(error)) from error
+        if not self.groups and len(set(map(_PLAN, requests))) == 1:
+            what = requests[0][0]
+            if not what.immediates and what is not ENDED:
+                # the common case: all lanes ask for the same
+                self.groups[what] = Group(what, lanes, requests)
+                return
+        for lane, request in zip(lanes, requests, strict=True):
+            self._sort_in(lane, request)
+
+    def _sort_in(self, lane: Lane, request: Request) -> None:
+        what = request[0]
+        if what is ENDED:
+            self.live -= 1
+            self.block.live -= 1
+            self.block.machine.events += 1
+            return
+        key = (what, *(request[i] for i in what.immediates)) if what.immediates else what
+        if key in self.groups:
+            self.groups[key].join(lane, request)
+        else:
+            self.groups[key] = Group(what, [lane], [request])
+
+    def _run_warpgroup(self, key: Any) -> bool:
+        """Execute an instruction of four warps if all of them have reached it."""
+        start = self.first // 128 * 4
+        team = self.siblings[start : start + 4]
+        groups = [warp.groups.get(key) for warp in team]
+        if any(g is None or len(g.lanes) < WARP_SIZE for g in groups) or len(team) < 4:
+            if len(team) < 4:
+                lane = self.groups[key].lanes[0]
+                raise lane.error(f"{self.groups[key].plan.name} needs four warps in a row")
+            return False
+        parts = [group for group in groups if group is not None]
+        whole = Group(
+            parts[0].plan,
+            [lane for part in parts for lane in part.lanes],
+            [request for part in parts for request in part.requests],
+        )
+        _check_same_place(whole)
+        threads = np.arange(32 * start, 32 * start + 128)
+        results = call_twin(whole, LaneGroup(self.block, threads))
+        if results is None:
+            return False
+        for i, warp in enumerate(team):
+            warp._resume(key, results[WARP_SIZE * i : WARP_SIZE * (i + 1)])
+        return True
+
+    def describe(self, group: Group) -> str:
+        """Return who waits, and for an mbarrier what is outstanding."""
+        threads = f"thread {group.lanes[0].thread}"
+        if len(group.lanes) > 1:
+            threads += f" and {len(group.lanes) - 1} more of its warp"
+        text = f"{threads} in block {self.block.index}"
+        if group.plan.name.startswith("mbarrier") and group.operands:
+            bar = self.block.mbarrier(int(group.operands[0][0]))
+            text += f"; {bar.pending} arrivals and {bar.tx_bytes} bytes are outstanding"
+        return text
+
+    def _check_agreement(self) -> None:
+        """Refuse lanes of the warp that wait for each other at different instructions."""
+        groups = list(self.groups.values())
+        if len(groups) > 1 and all(group.plan.scope != "lane" for group in groups):
+            first, second = groups[0].lanes[0], groups[1].lanes[0]
+            raise _disagree(groups[0], first, groups[1], second)
+
+
+def call_twin(group: Group, lanes: LaneGroup) -> Sequence[Any] | None:
+    """Return each lane's result, or None if the twin must wait."""
+    what = group.plan
+    try:
+        if group.operands is None:
+            group.operands = what.prepare(group.requests)
+        if what.wants_lanes:
+            out = what.twin(lanes, *group.operands)
+        else:
+            out = what.twin(*group.operands)
+    except InterpreterError as error:
+        row = error.row if isinstance(error, Fault) else 0
+        lane = group.lanes[row] if row < len(group.lanes) else group.lanes[0]
+        raise lane.error(f"{what.name} {error}") from error
+    return None if out is BLOCKED else what.results(out, len(group.lanes))
+
+
+def _check_warp(group: Group) -> None:
+    if len(group.lanes) < WARP_SIZE and not group.plan.any_count:
+        raise group.lanes[0].error(
+            f"{group.plan.name} needs all 32 lanes of the warp; {len(group.lanes)} are left"
+        )
+    _check_same_place(group)
+
+
+def _check_same_place(group: Group) -> None:
+    """Refuse lanes that reached the same instruction at different lines."""
+    places = [lane.instruction() for lane in group.lanes]
+    if len(set(places)) > 1:
+        other = next(i for i, place in enumerate(places) if place != places[0])
+        raise _disagree(group, group.lanes[0], group, group.lanes[other])
+
+
+def _disagree(group: Group, lane: Lane, other_group: Group, other: Lane) -> InterpreterError:
+    return lane.error(
+        f"{group.plan.name}: lanes disagree: thread {other.thread} of the same warp is at "
+        f"{other_group.plan.name}, {where(other.places())}"
+    )

@@ -1,0 +1,252 @@
+"""Copies that run beside the threads, and the mbarriers that count them in.
+
+`cp.async` (sm_80): each lane copies up to 16 bytes to shared memory, closes groups of its own
+copies and waits for them. `cp.async.bulk` (sm_90): one lane copies a run of bytes, and an mbarrier
+in shared memory counts arrivals and bytes; a phase ends when none of either is outstanding.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ferrum_numba.errors import InterpreterError
+from ferrum_numba.ptx.instruction import (
+    BLOCKED,
+    IMMEDIATE,
+    U32,
+    U64,
+    Array,
+    Lanes,
+    instruction,
+)
+
+
+def _copy(lanes: Lanes, smem: Array, gmem: Array, size_bytes: int) -> None:
+    lanes.block.copy_async(lanes.thread, smem, lanes.load_global(gmem, size_bytes))
+
+
+@instruction("cp.async.ca.shared.global [<smem>], [<gmem>], 4;", effect="memory")
+def cp_async_4(lanes: Lanes, smem: U32, gmem: U64) -> None:
+    """Begin to copy 4 bytes from global to shared memory.
+
+    Source: PTX ISA, "Data Movement Instructions: cp.async".
+    """
+    _copy(lanes, smem, gmem, 4)
+
+
+@instruction("cp.async.ca.shared.global [<smem>], [<gmem>], 8;", effect="memory")
+def cp_async_8(lanes: Lanes, smem: U32, gmem: U64) -> None:
+    """Begin to copy 8 bytes from global to shared memory; see `cp_async_4`."""
+    _copy(lanes, smem, gmem, 8)
+
+
+@instruction("cp.async.cg.shared.global [<smem>], [<gmem>], 16;", effect="memory")
+def cp_async_16(lanes: Lanes, smem: U32, gmem: U64) -> None:
+    """Begin to copy 16 bytes from global to shared memory, past L1; see `cp_async_4`."""
+    _copy(lanes, smem, gmem, 16)
+
+
+@instruction(
+    "cp.async.cg.shared.global.L2::cache_hint [<smem>], [<gmem>], 16, <policy>;", effect="memory"
+)
+def cp_async_16_hint(lanes: Lanes, smem: U32, gmem: U64, policy: U64) -> None:
+    """Begin to copy 16 bytes, with a policy for L2 from `createpolicy_evict_first`."""
+    _copy(lanes, smem, gmem, 16)
+
+
+@instruction(
+    """{
+    .reg .pred p;
+    setp.ne.u32 p, <pred>, 0;
+    @p cp.async.cg.shared.global [<smem>], [<gmem>], 16;
+    }""",
+    effect="memory",
+)
+def cp_async_16_if(lanes: Lanes, smem: U32, gmem: U64, pred: U32) -> None:
+    """Begin to copy 16 bytes where pred is not 0; shared memory stays as it is elsewhere."""
+    on = np.flatnonzero(pred)
+    if on.size:
+        data = lanes.load_global(gmem[on], 16)
+        lanes.block.copy_async(lanes.thread[on], smem[on], data)
+
+
+@instruction("cp.async.cg.shared.global [<smem>], [<gmem>], 16, <src_bytes>;", effect="memory")
+def cp_async_16_zfill(lanes: Lanes, smem: U32, gmem: U64, src_bytes: U32) -> None:
+    """Begin to write 16 bytes: the first src_bytes (0 to 16) copied, the others zero."""
+    if int(src_bytes.max()) > 16:
+        raise InterpreterError(f"copies {int(src_bytes.max())} bytes; 16 at most")
+    data = np.zeros((len(smem), 16), np.uint8)
+    for size_bytes in set(src_bytes.tolist()) - {0}:
+        rows = np.flatnonzero(src_bytes == size_bytes)
+        data[rows, :size_bytes] = lanes.load_global(gmem[rows], size_bytes)
+    lanes.block.copy_async(lanes.thread, smem, data)
+
+
+@instruction("cp.async.commit_group;", effect="memory")
+def cp_async_commit(lanes: Lanes) -> None:
+    """Close this lane's group of the copies it has begun; an empty group counts.
+
+    Source: PTX ISA, "Data Movement Instructions: cp.async.commit_group".
+    """
+    lanes.block.commit_copies(lanes.thread)
+
+
+@instruction("cp.async.wait_group <n>;", effect="memory")
+def cp_async_wait(lanes: Lanes, n: IMMEDIATE) -> None:
+    """Wait until at most the n latest of this lane's groups are in flight.
+
+    The lane then sees its own copies; other lanes see them after a barrier.
+
+    Source: PTX ISA, "Data Movement Instructions: cp.async.wait_group".
+    """
+    lanes.block.wait_copies(lanes.thread, n)
+
+
+@instruction("mbarrier.init.shared::cta.b64 [<bar>], <count>;", effect="memory")
+def mbarrier_init(lanes: Lanes, bar: U32, count: U32) -> None:
+    """Make 8 bytes of shared memory an mbarrier whose phases end after `count` arrivals.
+
+    Other threads may use it after `fence_mbarrier_init` and a barrier.
+
+    Source: PTX ISA, "Parallel Synchronization and Communication Instructions: mbarrier".
+    """
+    for address, arrivals in zip(bar.tolist(), count.tolist(), strict=True):
+        lanes.block.mbarrier_init(address, arrivals)
+
+
+@instruction("fence.mbarrier_init.release.cluster;", effect="memory", arch="sm_90")
+def fence_mbarrier_init() -> None:
+    """Make the mbarriers that this thread has initialised visible to the cluster and to copies."""
+
+
+@instruction("mbarrier.arrive.shared::cta.b64 _, [<bar>];", effect="memory", arch="sm_90")
+def mbarrier_arrive(lanes: Lanes, bar: U32) -> None:
+    """Count one arrival in; see `mbarrier_init`."""
+    for address in bar.tolist():
+        lanes.block.mbarrier(address).arrive()
+
+
+@instruction(
+    "mbarrier.arrive.expect_tx.shared::cta.b64 _, [<bar>], <size_bytes>;",
+    effect="memory",
+    arch="sm_90",
+)
+def mbarrier_arrive_expect_tx(lanes: Lanes, bar: U32, size_bytes: U32) -> None:
+    """Count one arrival in, and say how many bytes copies will bring in this phase."""
+    for address, size in zip(bar.tolist(), size_bytes.tolist(), strict=True):
+        lanes.block.mbarrier(address).expect(size)
+        lanes.block.mbarrier(address).arrive()
+
+
+@instruction(
+    "mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [<bar>], <size_bytes>;",
+    effect="memory",
+    arch="sm_90",
+)
+def mbarrier_expect_tx(lanes: Lanes, bar: U32, size_bytes: U32) -> None:
+    """Say how many bytes copies will bring in this phase, without arriving."""
+    for address, size in zip(bar.tolist(), size_bytes.tolist(), strict=True):
+        lanes.block.mbarrier(address).expect(size)
+
+
+def _ended(lanes: Lanes, bar: Array, parity: Array) -> Array:
+    pairs = zip(bar.tolist(), parity.tolist(), strict=True)
+    return np.array([lanes.block.phase_ended(*pair) for pair in pairs], np.uint32)
+
+
+@instruction(
+    """{
+    .reg .pred p;
+    mbarrier.try_wait.parity.shared::cta.b64 p, [<bar>], <parity>;
+    selp.b32 <d>, 1, 0, p;
+    }""",
+    effect="memory",
+    arch="sm_90",
+)
+def mbarrier_try_wait(lanes: Lanes, bar: U32, parity: U32) -> U32:
+    """Return 1 if the phase of this parity has ended, 0 if it had not within a while.
+
+    The first phase has parity 0; the one "before" it, parity 1, has ended at the start.
+
+    Source: PTX ISA, "mbarrier.test_wait, mbarrier.try_wait".
+    """
+    if lanes.block.pause(lanes.thread):
+        return BLOCKED
+    return _ended(lanes, bar, parity)
+
+
+@instruction(
+    """{
+    .reg .pred p;
+    again:
+    mbarrier.try_wait.parity.shared::cta.b64 p, [<bar>], <parity>;
+    @!p bra again;
+    }""",
+    effect="memory",
+    arch="sm_90",
+)
+def mbarrier_wait(lanes: Lanes, bar: U32, parity: U32) -> None:
+    """Wait until the phase of this parity has ended; see `mbarrier_try_wait`."""
+    if not _ended(lanes, bar, parity).all():
+        return BLOCKED  # type: ignore[return-value]
+
+
+_BULK = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
+_TENSOR = "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+
+
+def _copy_bulk(lanes: Lanes, smem: Array, gmem: Array, size_bytes: Array, bar: Array) -> None:
+    columns = (column.tolist() for column in (smem, gmem, size_bytes, bar))
+    for copy in zip(*columns, strict=True):
+        lanes.block.copy_bulk(*copy)
+
+
+@instruction(f"{_BULK} [<smem>], [<gmem>], <size_bytes>, [<bar>];", effect="memory", arch="sm_90")
+def cp_async_bulk(lanes: Lanes, smem: U32, gmem: U64, size_bytes: U32, bar: U32) -> None:
+    """Begin to copy a run of bytes from global to shared memory, counted by an mbarrier.
+
+    Both addresses and the size are multiples of 16. Every lane that executes it copies.
+
+    Source: PTX ISA, "Data Movement Instructions: cp.async.bulk".
+    """
+    _copy_bulk(lanes, smem, gmem, size_bytes, bar)
+
+
+@instruction(
+    f"{_BULK}.L2::cache_hint [<smem>], [<gmem>], <size_bytes>, [<bar>], <policy>;",
+    effect="memory",
+    arch="sm_90",
+)
+def cp_async_bulk_hint(
+    lanes: Lanes, smem: U32, gmem: U64, size_bytes: U32, bar: U32, policy: U64
+) -> None:
+    """Begin to copy a run of bytes, with a policy for L2; see `cp_async_bulk`."""
+    _copy_bulk(lanes, smem, gmem, size_bytes, bar)
+
+
+_OPAQUE = "reads a tensor map, whose layout only the driver knows: the interpreter cannot"
+
+
+@instruction(
+    f"{_TENSOR} [<smem>], [<map>, {{<c0>, <c1>}}], [<bar>];", effect="memory", arch="sm_90"
+)
+def cp_async_bulk_tensor_2d(lanes: Lanes, smem: U32, map: U64, c0: U32, c1: U32, bar: U32) -> None:
+    """Begin to copy the box at (c0, c1) of a tensor map, innermost coordinate first.
+
+    map: address of a CUtensorMap in global memory
+
+    Source: PTX ISA, "Data Movement Instructions: cp.async.bulk.tensor".
+    """
+    raise InterpreterError(_OPAQUE)
+
+
+@instruction(
+    f"{_TENSOR}.L2::cache_hint [<smem>], [<map>, {{<c0>, <c1>}}], [<bar>], <policy>;",
+    effect="memory",
+    arch="sm_90",
+)
+def cp_async_bulk_tensor_2d_hint(
+    lanes: Lanes, smem: U32, map: U64, c0: U32, c1: U32, bar: U32, policy: U64
+) -> None:
+    """Begin to copy a box, with a policy for L2; see `cp_async_bulk_tensor_2d`."""
+    raise InterpreterError(_OPAQUE)

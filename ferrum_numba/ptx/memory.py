@@ -1,0 +1,276 @@
+"""Loads, stores and atomics on global and shared memory, by address.
+
+Global addresses are 64-bit, shared ones 32-bit, both in bytes and aligned to the size of the
+access. `v2` and `v4` are vectors of 32-bit words: 8 and 16 bytes, the widest a lane can move.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from ferrum_numba.ptx.instruction import (
+    BLOCKED,
+    F32,
+    U16,
+    U32,
+    U64,
+    Array,
+    Effect,
+    F32x4,
+    Instruction,
+    Lanes,
+    OperandType,
+    U32x2,
+    U32x4,
+    instruction,
+)
+
+Space = Literal["global", "shared"]
+# registers of the widest predicated access; a load must leave its result alone where it is off
+_TEMPORARIES = ("t0", "t1", "t2", "t3")
+
+
+def _size_bytes(kind: OperandType) -> int:
+    element_bytes: int = np.dtype(kind.dtype).itemsize
+    return element_bytes * max(kind.count, 1)
+
+
+def _suffix(kind: OperandType) -> str:
+    """Return the type of an access as PTX writes it: `.v4.u32`."""
+    scalar = kind.name.partition("x")[0]
+    return f".v{kind.count}.{scalar}" if kind.count else f".{scalar}"
+
+
+def _values(data: Array, kind: OperandType) -> Array:
+    values: Array = data.view(kind.dtype)
+    return values if kind.count else values[:, 0]
+
+
+def _bytes(values: Array) -> Array:
+    return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
+
+
+def _load(name: str, opcode: str, kind: OperandType, doc: str) -> Instruction:
+    """Make `(address) -> value`; the space is the second word of the opcode."""
+    shared = opcode.split(".")[1] == "shared"
+    # what nobody writes may be read in another order than the accesses around it
+    effect: Effect = "volatile" if ".nc" in opcode else "memory"
+
+    def twin(lanes: Lanes, address: Array) -> Array:
+        read = lanes.load_shared if shared else lanes.load_global
+        return _values(read(address, _size_bytes(kind)), kind)
+
+    twin.__doc__ = f'{doc}\n\n    Source: PTX ISA, "Data Movement Instructions: ld".\n    '
+    template = f"{opcode}{_suffix(kind)} <d>, [<address>];"
+    operands = {"address": U32 if shared else U64}
+    return Instruction(name, template, operands, kind, twin, effect=effect)
+
+
+def _store(name: str, opcode: str, kind: OperandType, doc: str) -> Instruction:
+    """Make `(address, value)`; the space is the second word of the opcode."""
+    shared = opcode.split(".")[1] == "shared"
+
+    def twin(lanes: Lanes, address: Array, value: Array) -> None:
+        (lanes.store_shared if shared else lanes.store_global)(address, _bytes(value))
+
+    twin.__doc__ = f'{doc}\n\n    Source: PTX ISA, "Data Movement Instructions: st".\n    '
+    template = f"{opcode}{_suffix(kind)} [<address>], <value>;"
+    operands = {"address": U32 if shared else U64, "value": kind}
+    return Instruction(name, template, operands, None, twin, effect="memory")
+
+
+def _load_if(name: str, opcode: str, kind: OperandType, doc: str) -> Instruction:
+    """Make `(address, pred) -> value`: zero, and no access at all, where pred is 0."""
+    registers = _TEMPORARIES[: max(kind.count, 1)]
+    vector = "{" + ", ".join(registers) + "}" if kind.count else registers[0]
+    results = [f"<d.{i}>" for i in range(kind.count)] or ["<d>"]
+    lines = [
+        f".reg .pred p; .reg .b32 {', '.join(registers)};",
+        "setp.ne.u32 p, <pred>, 0;",
+        *(f"mov.b32 {register}, 0;" for register in registers),
+        f"@p {opcode}{_suffix(kind)} {vector}, [<address>];",
+        *(f"mov.b32 {d}, {t};" for d, t in zip(results, registers, strict=True)),
+    ]
+
+    def twin(lanes: Lanes, address: Array, pred: Array) -> Array:
+        on = np.flatnonzero(pred)
+        data = np.zeros((len(address), _size_bytes(kind)), np.uint8)
+        if on.size:
+            data[on] = lanes.load_global(address[on], _size_bytes(kind))
+        return _values(data, kind)
+
+    twin.__doc__ = f'{doc}\n\n    Source: PTX ISA, "Data Movement Instructions: ld".\n    '
+    template = "{\n" + "\n".join(lines) + "\n}"
+    operands = {"address": U64, "pred": U32}
+    return Instruction(name, template, operands, kind, twin, effect="volatile")
+
+
+def _store_if(name: str, opcode: str, kind: OperandType, doc: str) -> Instruction:
+    """Make `(address, value, pred)`: nothing is written where pred is 0."""
+
+    def twin(lanes: Lanes, address: Array, value: Array, pred: Array) -> None:
+        on = np.flatnonzero(pred)
+        if on.size:
+            lanes.store_global(address[on], _bytes(value[on]))
+
+    twin.__doc__ = f'{doc}\n\n    Source: PTX ISA, "Data Movement Instructions: st".\n    '
+    template = (
+        "{\n.reg .pred p;\nsetp.ne.u32 p, <pred>, 0;\n"
+        f"@p {opcode}{_suffix(kind)} [<address>], <value>;\n}}"
+    )
+    operands = {"address": U64, "value": kind, "pred": U32}
+    return Instruction(name, template, operands, None, twin, effect="memory")
+
+
+ld_global_u16 = _load("ld_global_u16", "ld.global", U16, "Load 2 bytes.")
+ld_global_u32 = _load("ld_global_u32", "ld.global", U32, "Load 4 bytes.")
+ld_global_f32 = _load("ld_global_f32", "ld.global", F32, "Load an fp32.")
+ld_global_v2 = _load("ld_global_v2", "ld.global", U32x2, "Load 8 bytes as two words.")
+ld_global_v4 = _load("ld_global_v4", "ld.global", U32x4, "Load 16 bytes as four words.")
+ld_global_v4_f32 = _load("ld_global_v4_f32", "ld.global", F32x4, "Load 4 fp32.")
+
+# .nc: the read-only path, for what nobody writes while the kernel runs
+ld_global_nc_u16 = _load("ld_global_nc_u16", "ld.global.nc", U16, "Load 2 constant bytes.")
+ld_global_nc_u32 = _load("ld_global_nc_u32", "ld.global.nc", U32, "Load 4 constant bytes.")
+ld_global_nc_v2 = _load("ld_global_nc_v2", "ld.global.nc", U32x2, "Load 8 constant bytes.")
+ld_global_nc_v4 = _load("ld_global_nc_v4", "ld.global.nc", U32x4, "Load 16 constant bytes.")
+ld_global_nc_v4_stream = _load(
+    "ld_global_nc_v4_stream", "ld.global.nc.L1::no_allocate", U32x4,
+    "Load 16 constant bytes that this SM reads once: they take no room in L1.",
+)  # fmt: skip
+ld_global_nc_u32_if = _load_if(
+    "ld_global_nc_u32_if", "ld.global.nc", U32, "Load 4 constant bytes; 0 where pred is 0."
+)
+ld_global_nc_v4_if = _load_if(
+    "ld_global_nc_v4_if", "ld.global.nc", U32x4, "Load 16 constant bytes; 0 where pred is 0."
+)
+
+# .cg: from L2, past an L1 that may hold what another SM has overwritten since
+ld_global_cg_u32 = _load("ld_global_cg_u32", "ld.global.cg", U32, "Load 4 bytes from L2.")
+ld_global_cg_v4 = _load("ld_global_cg_v4", "ld.global.cg", U32x4, "Load 16 bytes from L2.")
+ld_global_cg_v4_f32 = _load("ld_global_cg_v4_f32", "ld.global.cg", F32x4, "Load 4 fp32 from L2.")
+
+st_global_u16 = _store("st_global_u16", "st.global", U16, "Store 2 bytes.")
+st_global_u32 = _store("st_global_u32", "st.global", U32, "Store 4 bytes.")
+st_global_f32 = _store("st_global_f32", "st.global", F32, "Store an fp32.")
+st_global_v2 = _store("st_global_v2", "st.global", U32x2, "Store 8 bytes.")
+st_global_v4 = _store("st_global_v4", "st.global", U32x4, "Store 16 bytes.")
+st_global_v4_f32 = _store("st_global_v4_f32", "st.global", F32x4, "Store 4 fp32.")
+st_global_u32_if = _store_if(
+    "st_global_u32_if", "st.global", U32, "Store 4 bytes where pred is not 0."
+)
+st_global_v4_if = _store_if(
+    "st_global_v4_if", "st.global", U32x4, "Store 16 bytes where pred is not 0."
+)
+
+ld_shared_u16 = _load("ld_shared_u16", "ld.shared", U16, "Load 2 bytes of shared memory.")
+ld_shared_u32 = _load("ld_shared_u32", "ld.shared", U32, "Load 4 bytes of shared memory.")
+ld_shared_f32 = _load("ld_shared_f32", "ld.shared", F32, "Load an fp32 of shared memory.")
+ld_shared_v2 = _load("ld_shared_v2", "ld.shared", U32x2, "Load 8 bytes of shared memory.")
+ld_shared_v4 = _load("ld_shared_v4", "ld.shared", U32x4, "Load 16 bytes of shared memory.")
+ld_shared_v4_f32 = _load("ld_shared_v4_f32", "ld.shared", F32x4, "Load 4 fp32 of shared memory.")
+st_shared_u16 = _store("st_shared_u16", "st.shared", U16, "Store 2 bytes to shared memory.")
+st_shared_u32 = _store("st_shared_u32", "st.shared", U32, "Store 4 bytes to shared memory.")
+st_shared_f32 = _store("st_shared_f32", "st.shared", F32, "Store an fp32 to shared memory.")
+st_shared_v2 = _store("st_shared_v2", "st.shared", U32x2, "Store 8 bytes to shared memory.")
+st_shared_v4 = _store("st_shared_v4", "st.shared", U32x4, "Store 16 bytes to shared memory.")
+st_shared_v4_f32 = _store("st_shared_v4_f32", "st.shared", F32x4, "Store 4 fp32 to shared memory.")
+
+
+@instruction(
+    "ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 <d>, [<address>], <policy>;",
+    effect="volatile",
+)
+def ld_global_nc_v4_hint(lanes: Lanes, address: U64, policy: U64) -> U32x4:
+    """Load 16 constant bytes, with a policy for L2 from `createpolicy_evict_first`.
+
+    Source: PTX ISA, "Data Movement Instructions: ld".
+    """
+    return _values(lanes.load_global(address, 16), U32x4)
+
+
+@instruction("createpolicy.fractional.L2::evict_first.b64 <d>, 1.0;")
+def createpolicy_evict_first(lanes: Lanes) -> U64:
+    """Return the policy of what L2 should let go first: read once, by one SM.
+
+    Source: PTX ISA, "Data Movement Instructions: createpolicy".
+    """
+    return np.zeros(len(lanes.thread), np.uint64)
+
+
+@instruction("createpolicy.fractional.L2::evict_last.b64 <d>, 1.0;")
+def createpolicy_evict_last(lanes: Lanes) -> U64:
+    """Return the policy of what L2 should keep: read again by other SMs.
+
+    Source: PTX ISA, "Data Movement Instructions: createpolicy".
+    """
+    return np.zeros(len(lanes.thread), np.uint64)
+
+
+@instruction("ld.acquire.gpu.global.u32 <d>, [<address>];", effect="memory")
+def ld_acquire_gpu(lanes: Lanes, address: U64) -> U32:
+    """Load 4 bytes; what the block that released them wrote before is then visible.
+
+    A lane of the interpreter lets all others go on before it reads, so a loop may poll.
+
+    Source: PTX ISA, "Memory Consistency Model".
+    """
+    if lanes.block.pause(lanes.thread):
+        return BLOCKED
+    return _values(lanes.load_global(address, 4), U32)
+
+
+@instruction("st.release.gpu.global.u32 [<address>], <value>;", effect="memory")
+def st_release_gpu(lanes: Lanes, address: U64, value: U32) -> None:
+    """Store 4 bytes; who acquires them sees all that this thread wrote before.
+
+    Source: PTX ISA, "Memory Consistency Model".
+    """
+    lanes.store_global(address, _bytes(value))
+
+
+def _add(lanes: Lanes, address: Array, value: Array) -> Array:
+    """Add one lane after the other, as several may have the same address; return what was there."""
+    old = np.empty_like(value)
+    for i in range(len(address)):
+        old[i] = lanes.load_global(address[i : i + 1], 4).view(value.dtype)[0, 0]
+        lanes.store_global(address[i : i + 1], _bytes(old[i : i + 1] + value[i : i + 1]))
+    return old
+
+
+@instruction("red.relaxed.gpu.global.add.u32 [<address>], <value>;", effect="memory")
+def red_add_relaxed_gpu(lanes: Lanes, address: U64, value: U32) -> None:
+    """Add to 4 bytes at once; orders nothing else.
+
+    Source: PTX ISA, "Parallel Synchronization and Communication Instructions: red".
+    """
+    _add(lanes, address, value)
+
+
+@instruction("red.release.gpu.global.add.u32 [<address>], <value>;", effect="memory")
+def red_add_release_gpu(lanes: Lanes, address: U64, value: U32) -> None:
+    """Add to 4 bytes at once; who acquires them sees all that this thread wrote before.
+
+    Source: PTX ISA, "Parallel Synchronization and Communication Instructions: red".
+    """
+    _add(lanes, address, value)
+
+
+@instruction("red.relaxed.gpu.global.add.f32 [<address>], <value>;", effect="memory")
+def red_add_f32(lanes: Lanes, address: U64, value: F32) -> None:
+    """Add to an fp32 at once, in an order that differs from run to run on a GPU.
+
+    Source: PTX ISA, "Parallel Synchronization and Communication Instructions: red".
+    """
+    _add(lanes, address, value)
+
+
+@instruction("atom.acq_rel.gpu.global.add.u32 <d>, [<address>], <value>;", effect="memory")
+def atom_add_acq_rel_gpu(lanes: Lanes, address: U64, value: U32) -> U32:
+    """Add to 4 bytes at once and return what was there; acquires and releases.
+
+    Source: PTX ISA, "Parallel Synchronization and Communication Instructions: atom".
+    """
+    return _add(lanes, address, value)

@@ -1,0 +1,182 @@
+"""Several instructions as one: the steps of a GEMM tile, made once for a number of 16-row blocks.
+
+Straight-line Python compiles in cubic time, so what a warp repeats for every block of a tile is
+written out here, in PTX, and a kernel sees one call. `blocks` counts 16-row blocks of the tile; an
+accumulator holds two n8 column blocks of each: F32 x 8*blocks, element ((block * 2 + n) * 4 + c),
+with c the element of the `mma.m16n8k16` fragment: (row, column) = (lane / 4 + 8 * (c / 2),
+2 * (lane % 4) + c % 2).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Literal
+
+import numpy as np
+
+from ferrum_numba.ptx.instruction import F32, U32, U64, Array, Instruction, Lanes
+from ferrum_numba.ptx.mma import ldmatrix_x4, mma_m16n8k16_f16
+
+Space = Literal["shared", "global"]
+
+
+@cache
+def ldmatrix_tile(blocks: int, block_stride_bytes: int) -> Instruction:
+    """Make `(address) -> U32 x 4*blocks`: the A fragments of `blocks` 16x16 fp16 matrices.
+
+    address: each lane's row of the first block, as `ldmatrix_x4` wants it; block i lies
+             i * block_stride_bytes further
+    """
+    lines = [
+        f"ldmatrix.sync.aligned.m8n8.x4.shared.b16 {_registers('d', 4 * i)}, "
+        f"[<address>+{i * block_stride_bytes}];"
+        for i in range(blocks)
+    ]
+
+    def twin(lanes: Lanes, address: Array) -> Array:
+        steps = [np.uint32(i * block_stride_bytes) for i in range(blocks)]
+        return np.concatenate([ldmatrix_x4.twin(lanes, address + s) for s in steps], axis=1)
+
+    return Instruction(
+        f"ldmatrix_tile_{blocks}x{block_stride_bytes}", "\n".join(lines), {"address": U32},
+        U32 * (4 * blocks), twin, effect="memory", scope="warp",
+    )  # fmt: skip
+
+
+@cache
+def mma_tile(blocks: int) -> Instruction:
+    """Make `(a, b, c) -> F32 x 8*blocks`: c + a * b for all blocks and two n8 column blocks.
+
+    a: U32 x 4*blocks, from `ldmatrix_tile`
+    b: U32 x 4: the B operands of columns 0..7 and 8..15
+    c: F32 x 8*blocks, the accumulator; shares its registers with the result
+    """
+    lines = []
+    for i in range(blocks):
+        for n in range(2):
+            c = _registers("d", 8 * i + 4 * n)
+            lines.append(
+                "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                f"{c}, {_registers('a', 4 * i)}, {{<b.{2 * n}>, <b.{2 * n + 1}>}}, {c};"
+            )
+
+    def twin(a: Array, b: Array, c: Array) -> Array:
+        out = np.empty_like(c)
+        for i in range(blocks):
+            for n in range(2):
+                part = slice(8 * i + 4 * n, 8 * i + 4 * n + 4)
+                out[:, part] = mma_m16n8k16_f16.twin(
+                    a[:, 4 * i : 4 * i + 4], b[:, 2 * n : 2 * n + 2], c[:, part]
+                )
+        return out
+
+    return Instruction(
+        f"mma_tile_{blocks}", "\n".join(lines),
+        {"a": U32 * (4 * blocks), "b": U32 * 4, "c": F32 * (8 * blocks)}, F32 * (8 * blocks),
+        twin, scope="warp", tied="c",
+    )  # fmt: skip
+
+
+@cache
+def store_tile(space: Space, count: int, stride_bytes: int) -> Instruction:
+    """Make `(address, values)`: write F32 x count in 16-byte pieces, stride_bytes apart.
+
+    The address is a U32 in shared memory, a U64 in global memory.
+    """
+    kind = U32 if space == "shared" else U64
+    lines = [
+        f"st.{space}.v4.f32 [<address>+{i * stride_bytes}], {_registers('values', 4 * i)};"
+        for i in range(count // 4)
+    ]
+
+    def twin(lanes: Lanes, address: Array, values: Array) -> None:
+        write = lanes.store_shared if space == "shared" else lanes.store_global
+        for i in range(count // 4):
+            write(address + kind.dtype(i * stride_bytes), _bytes(values[:, 4 * i : 4 * i + 4]))
+
+    return Instruction(
+        f"store_tile_{space}_{count}x{stride_bytes}", "\n".join(lines),
+        {"address": kind, "values": F32 * count}, None, twin, effect="memory",
+    )  # fmt: skip
+
+
+@cache
+def add_tile(space: Space, count: int, stride_bytes: int) -> Instruction:
+    """Make `(address, values) -> F32 x count`: values plus what `store_tile` wrote there.
+
+    Global memory is read at L2 (`.cg`), because another block wrote it.
+    """
+    kind = U32 if space == "shared" else U64
+    load = "ld.shared.v4.f32" if space == "shared" else "ld.global.cg.v4.f32"
+    lines = [".reg .f32 p, q, r, s;"]
+    for i in range(count // 4):
+        lines.append(f"{load} {{p, q, r, s}}, [<address>+{i * stride_bytes}];")
+        lines += [f"add.f32 <d.{4 * i + j}>, <d.{4 * i + j}>, {t};" for j, t in enumerate("pqrs")]
+
+    def twin(lanes: Lanes, address: Array, values: Array) -> Array:
+        read = lanes.load_shared if space == "shared" else lanes.load_global
+        pieces = [
+            read(address + kind.dtype(i * stride_bytes), 16).view(np.float32)
+            for i in range(count // 4)
+        ]
+        return values + np.concatenate(pieces, axis=1)
+
+    return Instruction(
+        f"add_tile_{space}_{count}x{stride_bytes}", "{\n" + "\n".join(lines) + "\n}",
+        {"address": kind, "values": F32 * count}, F32 * count, twin,
+        effect="memory", tied="values",
+    )  # fmt: skip
+
+
+@cache
+def store_tile_f16(blocks: int, strips: int, row_stride_bytes: int) -> Instruction:
+    """Make `(address, values, scale, bias)`: write fp16(values * scale + bias) to shared memory.
+
+    address: U32, of the lane's element (lane / 4, 2 * (lane % 4)) of the first block
+    values:  F32 x 8*blocks*strips, accumulators of neighbouring strips of 16 columns
+    scale:   F32 x 4*strips, of the lane's columns 2t, 2t+1, 2t+8, 2t+9 (t = lane % 4) a strip
+    bias:    F32 x 4*strips, of the same columns; one fma, then one rounding to fp16
+    """
+    places = [
+        (strip, block, n, row, (16 * block + 8 * row) * row_stride_bytes + 32 * strip + 16 * n)
+        for strip, block, n, row in np.ndindex(strips, blocks, 2, 2)
+    ]
+    lines = [".reg .f32 p, q;", ".reg .b32 h;"]
+    for strip, block, n, row, offset in places:
+        value = 8 * (blocks * strip + block) + 4 * n + 2 * row
+        column = 4 * strip + 2 * n
+        lines += [
+            f"fma.rn.f32 {r}, <values.{value + i}>, <scale.{column + i}>, <bias.{column + i}>;"
+            for i, r in enumerate("pq")
+        ]
+        lines += ["cvt.rn.f16x2.f32 h, q, p;", f"st.shared.b32 [<address>+{offset}], h;"]
+
+    def twin(lanes: Lanes, address: Array, values: Array, scale: Array, bias: Array) -> None:
+        fragments = values.reshape(-1, strips, blocks, 2, 2, 2).astype(np.float64)
+        factors, shifts = (v.reshape(-1, strips, 1, 2, 1, 2) for v in (scale, bias))
+        # the fp32 fma rounds once, then the conversion rounds to fp16
+        sums = (fragments * factors.astype(np.float64) + shifts).astype(np.float32)
+        with np.errstate(over="ignore"):
+            halves = sums.astype(np.float16)
+        for *place, offset in places:
+            lanes.store_shared(address + np.uint32(offset), _bytes(halves[(slice(None), *place)]))
+
+    return Instruction(
+        f"store_tile_f16_{blocks}x{strips}x{row_stride_bytes}", "{\n" + "\n".join(lines) + "\n}",
+        {
+            "address": U32,
+            "values": F32 * (8 * blocks * strips),
+            "scale": F32 * (4 * strips),
+            "bias": F32 * (4 * strips),
+        },
+        None, twin, effect="memory",
+    )  # fmt: skip
+
+
+def _registers(operand: str, first: int) -> str:
+    return "{" + ", ".join(f"<{operand}.{first + i}>" for i in range(4)) + "}"
+
+
+def _bytes(values: Array) -> Array:
+    """Return [lanes, n] values of any dtype as [lanes, n * itemsize] uint8."""
+    return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
