@@ -1,0 +1,179 @@
+"""From a kernel's Python function to PTX and a cubin, with no GPU and no driver.
+
+numba-cuda makes the PTX, nvJitLink the cubin. What numba puts into the PTX that changes from one
+compilation to the next (mangled names with a counter) is renamed, so the same input gives the same
+text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from math import prod
+from types import SimpleNamespace
+from typing import Any
+
+from cuda.bindings.nvvm import nvvmError
+from numba import cuda
+from numba.cuda import dispatcher, types
+from numba.cuda.core.compiler_lock import global_compiler_lock
+from numba.cuda.core.errors import NumbaError
+from numba.cuda.cudadrv.nvvm import CompilationUnit
+
+from ferrum_numba.compile import cache, link, sass
+from ferrum_numba.compile.binary import Binary
+from ferrum_numba.compile.fingerprint import Unknown, function_fingerprint
+from ferrum_numba.compile.toolchain import toolchain
+from ferrum_numba.contract import Config, Kernel, Program
+from ferrum_numba.errors import BuildError
+
+NUMBA_TYPES = {"pointer": types.uint64, "uint32": types.uint32, "int32": types.int32}
+
+# what numba's front end is seen to raise for a kernel it cannot compile; RuntimeError includes its
+# unsupported architectures and missing libraries
+FRONT_END_ERRORS = (NumbaError, nvvmError, RuntimeError, TypeError, AssertionError)
+
+
+def build(kernel: Kernel, config: Config, arch: str, *, use_cache: bool = True) -> Binary:
+    """Compile one config of a kernel, or take it from the disk cache.
+
+    Raises:
+        BuildError:  it does not compile; the compiler's words are in the message
+        ConfigError: from the kernel, for a config that contradicts itself
+    """
+    program = kernel.build(config, arch)
+    entry = entry_name(kernel.name)
+    try:
+        key = cache.key(_inputs(program, arch, entry))
+    except Unknown:
+        # better built again every time than taken for something it is not
+        return build_program(program, arch, entry)
+    if use_cache and (cached := cache.load(key)):
+        return cached
+    binary = replace(build_program(program, arch, entry), fingerprint=cache.digest(key))
+    if use_cache:
+        cache.store(key, binary)
+    return binary
+
+
+def build_program(program: Program, arch: str, entry: str | None = None) -> Binary:
+    """Compile a program, past the cache; the entry is named after its function by default."""
+    start = time.perf_counter()
+    entry = entry or entry_name(program.function.__name__)
+    ptx = compile_ptx(program, arch, entry)
+    linked = link.link(ptx, entry, arch)
+    return Binary(
+        cubin=linked.cubin,
+        ptx=ptx,
+        entry=entry,
+        arch=arch,
+        registers=linked.registers,
+        spill_bytes=linked.spill_bytes,
+        stack_bytes=linked.stack_bytes,
+        static_smem_bytes=linked.static_smem_bytes,
+        smem_bytes=program.smem_bytes,
+        num_threads=program.num_threads,
+        cluster=program.cluster,
+        parameters=program.parameters,
+        fingerprint=hashlib.sha256(ptx.encode()).hexdigest(),
+        build_s=time.perf_counter() - start,
+        sass=sass.instruction_mix(linked.cubin),
+    )
+
+
+def compile_ptx(program: Program, arch: str, entry: str) -> str:
+    """Return the program's PTX for an architecture, with `entry` as its symbol."""
+    capability = compute_capability(arch)
+    if prod(program.cluster) > 1 and capability[0] < 9:
+        raise BuildError(f"{entry} runs in clusters of {program.cluster} blocks, {arch} has none")
+    signature = types.void(*(NUMBA_TYPES[p.kind] for p in program.parameters))
+    with global_compiler_lock, _target(capability):
+        try:
+            ptx, _ = cuda.compile(
+                program.function, signature, device=False, abi="numba", output="ptx",
+                cc=capability, launch_bounds=_launch_bounds(program), debug=False, opt=True,
+            )  # fmt: skip
+        except FRONT_END_ERRORS as error:
+            words = f"{error} {_nvvm_log(error)}".strip()
+            raise BuildError(f"{entry} does not compile for {arch}: {words}") from error
+    return _rename(ptx, entry)
+
+
+def compute_capability(arch: str) -> tuple[int, int] | tuple[int, int, str]:
+    """Return numba's form of an architecture: `sm_90a` is (9, 0, "a")."""
+    match = re.fullmatch(r"sm_(\d+)(\d)([af]?)", arch)
+    if match is None:
+        raise BuildError(f"an architecture looks like sm_80, sm_90a or sm_120; got {arch!r}")
+    major, minor, suffix = int(match[1]), int(match[2]), match[3]
+    return (major, minor, suffix) if suffix else (major, minor)
+
+
+def entry_name(name: str) -> str:
+    """Return a kernel's name as a PTX identifier."""
+    return re.sub(r"\W", "_", name)
+
+
+def _inputs(program: Program, arch: str, entry: str) -> dict[str, Any]:
+    """Return everything that decides a program's binary, as plain data."""
+    return {
+        "function": function_fingerprint(program.function),
+        "parameters": [[p.name, p.kind] for p in program.parameters],
+        "num_threads": program.num_threads,
+        "min_blocks_per_sm": program.min_blocks_per_sm,
+        "smem_bytes": program.smem_bytes,
+        "cluster": list(program.cluster),
+        "entry": entry,
+        "arch": arch,
+        "link_options": link.OPTIONS,
+        "toolchain": toolchain(),
+    }
+
+
+def _launch_bounds(program: Program) -> tuple[int, ...]:
+    bounds = (program.num_threads, program.min_blocks_per_sm)
+    blocks = prod(program.cluster)
+    # the shape of the cluster is a launch attribute; the code only needs its largest size
+    return bounds if blocks == 1 else (*bounds, blocks)
+
+
+@contextmanager
+def _target(capability: tuple[Any, ...]) -> Iterator[None]:
+    """Let device functions be compiled for the target, where numba would ask the GPU at hand."""
+    original = dispatcher.get_current_device
+    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability[:2])
+    try:
+        yield
+    finally:
+        dispatcher.get_current_device = original
+
+
+def _nvvm_log(error: BaseException) -> str:
+    """Return libNVVM's log, which numba drops: its owner is still alive in the traceback."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        unit = frame.f_locals.get("self")
+        if isinstance(unit, CompilationUnit):
+            return str(unit.get_log())
+    return ""
+
+
+def _rename(ptx: str, entry: str) -> str:
+    """Replace numba's symbols, whose names hold a counter, by the entry's name and numbers."""
+    # a host-side environment pointer that no GPU code reads
+    ptx = re.sub(r"(?m)^\.common .*\b_ZN08NumbaEnv\w+;\n", "", ptx)
+    found = re.search(r"\.entry (\w+)", ptx)
+    assert found is not None, "a kernel's PTX has an entry"
+    mangled = found[1]
+    names: dict[str, str] = {}
+
+    def stable(match: re.Match[str]) -> str:
+        symbol = match[0]
+        if symbol.startswith(mangled):
+            return entry + symbol.removeprefix(mangled)
+        return names.setdefault(symbol, f"{entry}_{len(names)}")
+
+    return re.sub(r"\b_(?:Z|cudapy_)[\w$]+", stable, ptx)

@@ -1,0 +1,95 @@
+"""PTX to cubin with nvJitLink, and what its log says of the result."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cuda.bindings import nvjitlink
+
+from ferrum_numba.errors import BuildError
+
+OPTIONS = ["-O3", "-verbose"]
+
+# what the system keeps of a block's shared memory since sm_90; the linker counts it as the kernel's
+RESERVED_SMEM_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class Linked:
+    """A cubin and its resources a thread (registers, spills, stack) and a block (shared memory)."""
+
+    cubin: bytes
+    registers: int
+    spill_bytes: int
+    stack_bytes: int
+    static_smem_bytes: int
+
+
+def link(ptx: str, entry: str, arch: str) -> Linked:
+    """Link PTX into a cubin for an architecture.
+
+    Raises:
+        BuildError: nvJitLink refuses the PTX; its words are in the message
+    """
+    cubin, log = _run(ptx, entry, arch)
+    registers = re.search(r"Used (\d+) registers", log)
+    frame = re.search(rf"properties for {entry}\n\D*(\d+) bytes stack frame", log)
+    if registers is None or frame is None:
+        raise BuildError(f"{entry}: nvJitLink's log for {arch} tells no registers: {log!r}")
+    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    return Linked(
+        cubin=cubin,
+        registers=int(registers[1]),
+        spill_bytes=sum(int(stores) + int(loads) for stores, loads in spills),
+        stack_bytes=int(frame[1]),
+        static_smem_bytes=_static_smem_bytes(cubin, entry, arch),
+    )
+
+
+def _run(ptx: str, entry: str, arch: str) -> tuple[bytes, str]:
+    """Return nvJitLink's cubin and log."""
+    source = ptx.encode()
+    handle = nvjitlink.create(1 + len(OPTIONS), [f"-arch={arch}", *OPTIONS])
+    try:
+        nvjitlink.add_data(handle, nvjitlink.InputType.PTX, source, len(source), entry)
+        nvjitlink.complete(handle)
+        cubin = bytearray(nvjitlink.get_linked_cubin_size(handle))
+        nvjitlink.get_linked_cubin(handle, cubin)
+        log = _text(nvjitlink.get_info_log_size, nvjitlink.get_info_log, handle)
+    except nvjitlink.nvJitLinkError as error:
+        words = _text(nvjitlink.get_error_log_size, nvjitlink.get_error_log, handle) or error
+        raise BuildError(f"{entry} does not link for {arch}: {words}") from error
+    finally:
+        nvjitlink.destroy(handle)
+    return bytes(cubin), log
+
+
+def _text(size: Callable[[int], int], read: Callable[[int, bytearray], None], handle: int) -> str:
+    buffer = bytearray(size(handle))
+    read(handle, buffer)
+    return buffer.decode(errors="replace").replace("\0", "").strip()
+
+
+def _static_smem_bytes(cubin: bytes, entry: str, arch: str) -> int:
+    """Return the shared memory a kernel declares, from the cubin: logs disagree on what it is."""
+    size = section_bytes(cubin, f".nv.shared.{entry}")
+    hopper_or_later = int(re.sub(r"\D", "", arch)) >= 90
+    return max(0, size - RESERVED_SMEM_BYTES) if hopper_or_later else size
+
+
+def section_bytes(elf: bytes, name: str) -> int:
+    """Return the size of a section of a 64-bit ELF file, 0 if it has none of that name."""
+    (table,) = struct.unpack_from("<Q", elf, 0x28)
+    entry_size, count, names = struct.unpack_from("<HHH", elf, 0x3A)
+
+    # name, type, flags, address, offset, size
+    sections = [struct.unpack_from("<IIQQQQ", elf, table + i * entry_size) for i in range(count)]
+    strings = sections[names][4]
+    wanted = name.encode() + b"\0"
+    for name_offset, *_, size in sections:
+        if elf.startswith(wanted, strings + name_offset):
+            return int(size)
+    return 0

@@ -1,0 +1,145 @@
+"""The facts of GPUs: known, recorded, and live."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from ferrum_numba import gpu
+from ferrum_numba.errors import DeviceError
+from ferrum_numba.gpu import KNOWN
+
+# what the driver says of an H200
+H200 = {
+    "multiprocessor_count": 132,
+    "l2_cache_size": 62914560,
+    "max_shared_memory_per_block_optin": 232448,
+    "max_shared_memory_per_multiprocessor": 233472,
+    "reserved_shared_memory_per_block": 1024,
+    "max_registers_per_multiprocessor": 65536,
+    "max_threads_per_multiprocessor": 2048,
+    "max_blocks_per_multiprocessor": 32,
+    "clock_rate": 1980000,
+    "memory_clock_rate": 3201000,
+    "global_memory_bus_width": 6016,
+    "dram_bytes": 150 * 10**9,
+}
+
+
+@pytest.mark.parametrize("known", KNOWN.values(), ids=KNOWN)
+def test_a_known_gpu_agrees_with_itself(known):
+    assert gpu.find(known.key) is known
+    assert known.source == "table"
+    assert known.smem_per_sm - known.smem_per_block == known.smem_reserved == 1024
+    # FLOPs a clock and SM are powers of two; clocks in datasheets are up to 8 % below the highest
+    flops = known.tensor_tflops * 1e12 / (known.num_sms * known.clock_mhz * 1e6)
+    ratio = min(abs(flops / 2**n - 1) for n in range(9, 14))
+    assert ratio < 0.09
+
+
+def test_all_the_promised_gpus_are_known():
+    promised = "a10 a100 rtx3090 l40s rtx4090 h100 h200 b200 rtx5090"
+    assert list(KNOWN) == promised.split()
+
+
+def test_a_key_may_be_in_capitals():
+    assert gpu.find("H200") is KNOWN["h200"]
+
+
+def test_an_unknown_gpu_is_refused_with_the_known_ones():
+    with pytest.raises(DeviceError, match=r"no GPU is known as 'v100'.* a10, a100, .*rtx5090"):
+        gpu.find("v100")
+
+
+def test_a_recorded_gpu_keeps_its_measured_ceilings(tmp_path):
+    measured = replace(KNOWN["h200"], dram_gbps=4300.5, tensor_tflops=766.0, uuid="GPU-1")
+    path = tmp_path / "w4a16_gemm.json"
+    path.write_text(json.dumps({"environment": {"gpu_facts": asdict(measured)}, "rows": []}))
+    assert gpu.find(str(path)) == replace(measured, source="recorded")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"environment": {}}', '{"environment": {"gpu_facts": {"key": "a"}}}']
+)
+def test_a_file_without_a_gpu_is_refused(tmp_path, text):
+    path = tmp_path / "result.json"
+    path.write_text(text)
+    with pytest.raises(DeviceError, match=r"result.json holds no GPU: .*gpu_facts must have key,"):
+        gpu.find(str(path))
+
+
+def test_a_live_gpu_of_the_table_takes_its_ceilings():
+    live = gpu._from_facts("NVIDIA H200", "sm_90", H200, "GPU-7")
+    assert live.uuid == "GPU-7"
+    as_table = replace(live, source="table", uuid="", dram_bytes=KNOWN["h200"].dram_bytes)
+    assert as_table == KNOWN["h200"]
+
+
+def test_a_live_gpu_outside_the_table_has_ceilings_from_its_clocks():
+    live = gpu._from_facts("NVIDIA H200 NVL", "sm_90", H200, "")
+    assert live.key == "h200-nvl"
+    # 2 * 3.201 GHz * 6016 bits; 4096 FLOPs * 132 SMs * 1.98 GHz
+    assert live.dram_gbps == pytest.approx(4814, rel=1e-3)
+    assert live.tensor_tflops == pytest.approx(1070.5, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arch", "want"),
+    [("sm_80", "sm_80"), ("sm_89", "sm_89"), ("sm_90", "sm_90a"), ("sm_103", "sm_103a")],
+)
+def test_architectures_from_hopper_on_have_their_own_instructions(arch, want):
+    assert gpu._from_facts("a GPU", arch, H200, "").arch == want
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA GeForce RTX 4090 D", "rtx-4090-d"),
+        ("NVIDIA A100-SXM4-40GB", "a100-sxm4-40gb"),
+    ],
+)
+def test_a_relative_of_a_known_gpu_is_not_taken_for_it(name, key):
+    assert gpu._from_facts(name, "sm_90", H200, "").key == key
+
+
+@pytest.mark.parametrize(
+    "missing", ["the NVIDIA driver's libcuda.so.1 is missing", "the NVIDIA driver sees no GPU"]
+)
+def test_without_a_gpu_the_error_says_what_is_missing(monkeypatch, missing):
+    monkeypatch.setattr(gpu, "_driver_gpus", lambda: missing)
+    assert not gpu.driver_present()
+    with pytest.raises(DeviceError, match=f"^no GPU to run on: {missing}$"):
+        gpu.live()
+
+
+def test_without_libcuda_nothing_else_is_tried(monkeypatch):
+    def absent(name):
+        raise OSError(name)
+
+    monkeypatch.setattr(gpu.ctypes, "CDLL", absent)
+    gpu._driver_gpus.cache_clear()
+    try:
+        assert gpu._driver_gpus() == "the NVIDIA driver's libcuda.so.1 is missing"
+    finally:
+        gpu._driver_gpus.cache_clear()
+
+
+@pytest.mark.parametrize("index", [2, -1])
+def test_an_index_beyond_the_machine_is_refused(monkeypatch, index):
+    monkeypatch.setattr(gpu, "_driver_gpus", lambda: 2)
+    assert gpu.driver_present()
+    with pytest.raises(DeviceError, match=f"GPU {index} was asked for, this machine has 2"):
+        gpu.live(index)
+
+
+@pytest.mark.gpu
+def test_the_table_agrees_with_the_driver():
+    live = gpu.live()
+    assert live.source == "live"
+    assert live.uuid
+    if live.key in KNOWN:
+        known = KNOWN[live.key]
+        assert live.dram_bytes == pytest.approx(known.dram_bytes, rel=0.1)
+        unlike = {"source": "table", "uuid": "", "dram_bytes": known.dram_bytes}
+        assert replace(live, **unlike) == known
