@@ -1,1 +1,21 @@
-"""."""
+"""Binaries on a GPU: buffers, prepared launches, graphs; arrays and streams of other libraries."""
+
+from ferrum_numba.launch.buffer import Buffer
+from ferrum_numba.launch.device import Device
+from ferrum_numba.launch.graph import Graph
+from ferrum_numba.launch.interop import pointer, stream_handle
+from ferrum_numba.launch.kernel import Loaded, Prepared, load
+from ferrum_numba.launch.operands import Bound, OperandSet
+
+__all__ = [
+    "Bound",
+    "Buffer",
+    "Device",
+    "Graph",
+    "Loaded",
+    "OperandSet",
+    "Prepared",
+    "load",
+    "pointer",
+    "stream_handle",
+]

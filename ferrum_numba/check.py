@@ -1,0 +1,171 @@
+"""A kernel against its reference: on the GPU, or by the interpreter where there is none."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ferrum_numba import interpreter
+from ferrum_numba.compile import Binary, build
+from ferrum_numba.contract import Comparison, Config, Inputs, Kernel, Launch, Problem
+from ferrum_numba.errors import ContextError, FerrumError, MismatchError, ProblemError
+from ferrum_numba.gpu import KNOWN, Gpu
+from ferrum_numba.launch import Bound, Device, OperandSet
+
+How = Literal["gpu", "interpreter"]
+# rows of any model are shorter, so a store to the row before the first or after the last lands here
+GUARD_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The outcome of one check: `reason` says what is wrong where it is not ok."""
+
+    ok: bool
+    rel_error: float
+    max_error: float
+    reason: str
+    how: How
+    seconds: float
+
+
+def on_interpreter(
+    kernel: Kernel,
+    config: Config,
+    problem: Problem,
+    *,
+    arch: str = "sm_90a",
+    gpu: Gpu = KNOWN["h200"],
+    seed: int = 0,
+) -> Checked:
+    """Run the kernel's own source on the CPU and compare with the reference.
+
+    What is wrong with the kernel is in the row, never raised.
+    """
+
+    def attempt() -> Comparison:
+        _refuse(kernel, config, problem, gpu)
+        inputs = kernel.op.make_inputs(problem, np.random.default_rng(seed))
+        launch = kernel.launch(config, problem, gpu)
+        buffers = _host_buffers(kernel, problem, inputs, launch)
+        interpreter.run(kernel.build(config, arch), launch, buffers)
+        want = kernel.op.reference(problem, inputs)
+        return kernel.op.tolerance(problem).compare(buffers["out"], want)
+
+    return _checked("interpreter", attempt)
+
+
+def on_gpu(
+    kernel: Kernel,
+    config: Config,
+    problem: Problem,
+    device: Device,
+    *,
+    binary: Binary | None = None,
+    seed: int = 0,
+    repeats: int = 2,
+) -> Checked:
+    """Run a kernel on the GPU on fresh inputs and compare with the reference.
+
+    The output is poisoned and every buffer guarded; see `on_operands` for the rest.
+
+    Raises:
+        ContextError: the kernel took the CUDA context with it; the process is of no more use.
+    """
+
+    def attempt() -> Comparison:
+        _refuse(kernel, config, problem, device.gpu)
+        built = binary or build(kernel, config, device.gpu.arch)
+        operands = OperandSet(device, kernel, problem, seed=seed, guard_bytes=GUARD_BYTES)
+        return _run(operands.bind(config, built), repeats)
+
+    return _checked("gpu", attempt)
+
+
+def on_operands(
+    operands: OperandSet, config: Config, binary: Binary, *, repeats: int = 2
+) -> Checked:
+    """Run a config on operands that are on the GPU already, and compare with the reference.
+
+    Every run must give the same bits on the workspace that the run before left behind, and leave
+    the guard zones alone. One set of operands, and its reference, serves many configs.
+
+    Raises:
+        ContextError: the kernel took the CUDA context with it; the process is of no more use.
+    """
+
+    def attempt() -> Comparison:
+        _refuse(operands.kernel, config, operands.problem, operands.device.gpu)
+        return _run(operands.bind(config, binary), repeats)
+
+    return _checked("gpu", attempt)
+
+
+def _refuse(kernel: Kernel, config: Config, problem: Problem, gpu: Gpu) -> None:
+    reason = kernel.refuses(problem) or kernel.misfit(config, problem, gpu)
+    if reason:
+        raise ProblemError(reason)
+
+
+def _run(bound: Bound, repeats: int) -> Comparison:
+    operands = bound.operands
+    prepared = bound.prepared()
+    first: npt.NDArray[Any] | None = None
+    for i in range(repeats):
+        operands.poison()
+        prepared(0)
+        got = operands.result()
+        damage = bound.damage()
+        if damage:
+            raise MismatchError(f"written outside of {damage}")
+        if first is None:
+            first = got
+        elif got.tobytes() != first.tobytes():
+            raise MismatchError(_difference(first, got, i + 1))
+    assert first is not None, "a check runs once at least"
+    problem = operands.problem
+    return operands.kernel.op.tolerance(problem).compare(first, operands.want)
+
+
+def _difference(first: npt.NDArray[Any], got: npt.NDArray[Any], run: int) -> str:
+    differ = first.view(np.uint8) != got.view(np.uint8)
+    at = np.argwhere(differ)[0]
+    at[-1] //= first.dtype.itemsize
+    index = tuple(int(i) for i in at)
+    return (
+        f"run {run} on the same inputs and workspace gives other bits than the first: "
+        f"{first[index]:.6g} became {got[index]:.6g} at {index}"
+    )
+
+
+def _host_buffers(
+    kernel: Kernel, problem: Problem, inputs: Inputs, launch: Launch
+) -> dict[str, npt.NDArray[Any]]:
+    operands = kernel.prepare(problem, inputs)
+    buffers = {name: np.ascontiguousarray(array) for name, array in operands.items()}
+    buffers |= {name: np.zeros(size, np.uint8) for name, size in launch.workspace.items()}
+    return buffers | {"out": _poisoned(*kernel.op.output(problem))}
+
+
+def _poisoned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    # all ones is NaN in every float type
+    return np.full(math.prod(shape) * dtype.itemsize, 0xFF, np.uint8).view(dtype).reshape(shape)
+
+
+def _checked(how: How, attempt: Callable[[], Comparison]) -> Checked:
+    began = time.perf_counter()
+    try:
+        result = attempt()
+        ok, rel, peak, reason = result.ok, result.rel_error, result.max_error, result.message
+    except ContextError:
+        raise
+    except FerrumError as error:
+        ok, rel, peak, reason = False, math.inf, math.inf, str(error)
+    seconds = time.perf_counter() - began
+    return Checked(ok, rel, peak, "" if ok else reason, how, seconds)

@@ -1,0 +1,144 @@
+"""A problem on the device, in one kernel's layout, and a config's program bound to it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ferrum_numba.contract import Config, Kernel, Launch, Problem
+from ferrum_numba.launch.buffer import POISON, Buffer
+from ferrum_numba.launch.device import Device
+from ferrum_numba.launch.kernel import Loaded, Prepared, load
+
+if TYPE_CHECKING:
+    from ferrum_numba.compile import Binary
+
+Array = npt.NDArray[Any]
+# of a copy in rotation; as much as cuMemAlloc gives
+ALIGNMENT_BYTES = 256
+
+
+def copies_to_exceed(total_bytes: int, copy_bytes: int) -> int:
+    """Return how many copies of the weights hold more than a total: at least 2 where it is > 0."""
+    if total_bytes == 0 or copy_bytes == 0:
+        return 1
+    return max(2, total_bytes // copy_bytes + 1)
+
+
+def repeat(array: Array, copies: int) -> npt.NDArray[np.uint8]:
+    """Return [copies, stride] bytes: an array again and again, each aligned, poison between."""
+    stride_bytes = -(-array.nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+    rows = np.full((copies, stride_bytes), POISON, np.uint8)
+    rows[:, : array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return rows
+
+
+class OperandSet:
+    """A problem's inputs in a kernel's layout, and its output, in device memory.
+
+    What `prepare` gives depends on the problem, not on the config, so one set serves every config
+    of the kernel. Operands named in the Op's `activations` exist once; the others are weights, of
+    which there are `copies`.
+
+    rotate_bytes: what the copies of the weights must exceed together; 0 for one copy
+    guard_bytes:  size of the poisoned zones around each buffer
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        kernel: Kernel,
+        problem: Problem,
+        *,
+        seed: int = 0,
+        rotate_bytes: int = 0,
+        guard_bytes: int = 0,
+    ) -> None:
+        self.device, self.kernel, self.problem = device, kernel, problem
+        self.guard_bytes = guard_bytes
+        self.inputs = kernel.op.make_inputs(problem, np.random.default_rng(seed))
+        arrays = kernel.prepare(problem, self.inputs)
+        self.activations = kernel.op.activations.intersection(arrays)
+        weight_bytes = sum(a.nbytes for n, a in arrays.items() if n not in self.activations)
+        self.copies = copies_to_exceed(rotate_bytes, weight_bytes)
+        self._sizes = {name: array.nbytes for name, array in arrays.items()}
+        self._buffers = {name: self._upload(name, array) for name, array in arrays.items()}
+        shape, dtype = kernel.op.output(problem)
+        self.out = Buffer.empty(device, math.prod(shape) * dtype.itemsize, guard_bytes)
+
+    @cached_property
+    def want(self) -> Array:
+        """The reference's result, computed when it is first asked for."""
+        return self.kernel.op.reference(self.problem, self.inputs)
+
+    def buffers(self, copy_index: int = 0) -> dict[str, Buffer]:
+        """Return the operands of one copy of the weights, and `out`, by parameter name."""
+        parts = {"out": self.out}
+        for name, buffer in self._buffers.items():
+            copies = 1 if name in self.activations else self.copies
+            stride_bytes = buffer.size_bytes // copies
+            offset_bytes = copy_index % copies * stride_bytes
+            parts[name] = buffer.part(offset_bytes, self._sizes[name])
+        return parts
+
+    def poison(self) -> None:
+        """Fill the output with NaN."""
+        self.out.fill(POISON)
+
+    def result(self) -> Array:
+        """Wait, and return the output."""
+        shape, dtype = self.kernel.op.output(self.problem)
+        return self.out.read(shape, dtype)
+
+    def damage(self) -> str | None:
+        """Return what was written outside the operands and the output, or None."""
+        for name, buffer in {**self._buffers, "out": self.out}.items():
+            found = buffer.damage()
+            if found:
+                return f"{name}: {found}"
+        return None
+
+    def bind(self, config: Config, binary: Binary) -> Bound:
+        """Return a config's program, loaded, with a zeroed workspace of its own."""
+        launch = self.kernel.launch(config, self.problem, self.device.gpu)
+        workspace = {}
+        for name, size_bytes in launch.workspace.items():
+            workspace[name] = Buffer.empty(self.device, size_bytes, self.guard_bytes)
+            workspace[name].fill(0)
+        return Bound(self, load(binary, self.device), launch, workspace)
+
+    def _upload(self, name: str, array: Array) -> Buffer:
+        copies = 1 if name in self.activations else self.copies
+        return Buffer.from_array(self.device, repeat(array, copies), self.guard_bytes)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One config's program and the operands it runs on."""
+
+    operands: OperandSet
+    loaded: Loaded
+    launch: Launch
+    workspace: dict[str, Buffer]
+
+    def prepared(self, copy_index: int = 0) -> Prepared:
+        """Return the launch on one copy of the weights."""
+        buffers = {**self.operands.buffers(copy_index), **self.workspace}
+        return self.loaded.prepare(self.launch, buffers)
+
+    def calls(self) -> list[Prepared]:
+        """Return one launch for every copy of the weights: a rotation."""
+        return [self.prepared(i) for i in range(self.operands.copies)]
+
+    def damage(self) -> str | None:
+        """Return what was written outside the workspace, the operands and the output, or None."""
+        for name, buffer in self.workspace.items():
+            found = buffer.damage()
+            if found:
+                return f"{name}: {found}"
+        return self.operands.damage()
