@@ -1,3 +1,32 @@
 """Write, prove, tune and ship int4 GEMM kernels in Python."""
 
+from importlib import import_module
+from typing import Any
+
 __version__ = "0.1.0"
+
+# public name -> the module it lives in; imported when it is first asked for
+_HOME = {
+    "Kernel": "contract",
+    "Launch": "contract",
+    "Op": "contract",
+    "Parameter": "contract",
+    "Program": "contract",
+    "Tolerance": "contract",
+    "Work": "contract",
+    "pointers": "contract",
+    "sizes": "contract",
+    "FerrumError": "errors",
+    "ConfigError": "errors",
+    "ProblemError": "errors",
+    "Gpu": "gpu",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name, importing its module now."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,1 @@
+"""What to measure, what others measured, and what was measured here."""

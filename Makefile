@@ -1,0 +1,37 @@
+# `make test` and `make report` each take a machine with only Python >= 3.11 to their result.
+PYTHON ?= python3
+# CUDA 13 wants driver 580 or newer; older drivers: make report CUDA=12
+CUDA ?= 13
+BIN := .venv/bin
+# as old as the last install: a change of pyproject.toml or of CUDA= installs again
+STAMP := .venv/installed-cu$(CUDA)
+
+.PHONY: test report lint clean
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -q
+
+report: $(STAMP)
+	$(BIN)/ferrum-numba report
+
+# mypy cannot see the mapped folders through an editable install, so it reads a plain one; build/
+# goes before and after it, because setuptools would install modules that were deleted since
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/typecheck .
+	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml \
+		--cache-dir ../../.mypy_cache -p ferrum_numba
+	rm -rf build
+
+clean:
+	rm -rf .venv build report *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"ferrum-numba needs Python 3.11 or newer; " + sys.executable + " is " + \
+		sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[cu$(CUDA),sass,dev]"
+	touch $@

@@ -1,0 +1,99 @@
+"""The entry point: the parser of all commands, and what an error or Ctrl-C becomes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ferrum_numba import __version__
+from ferrum_numba.cli import bench, check, doctor, listing, plan, report, tune
+from ferrum_numba.cli.output import say
+from ferrum_numba.cli.session import Session
+from ferrum_numba.contract import Kernel, Problem
+from ferrum_numba.errors import FerrumError
+
+COMMANDS = {
+    "doctor": doctor,
+    "list": listing,
+    "check": check,
+    "plan": plan,
+    "tune": tune,
+    "bench": bench,
+    "report": report,
+}
+MISTAKE = 2
+INTERRUPTED = 130
+
+
+def main(
+    kernels: Sequence[Kernel],
+    problem_sets: Mapping[str, Sequence[Problem]],
+    argv: Sequence[str] | None = None,
+    ceilings: Sequence[Kernel] = (),
+    recorded: Path | None = None,
+    peers: Sequence[Mapping[str, Any]] = (),
+) -> int:
+    """Run a command and return its exit status.
+
+    Args:
+        kernels:      that every command works on
+        problem_sets: problems by the name that `--problem` takes
+        argv:         the command line, without the program
+        ceilings:     kernels that measure what a GPU can do at most
+        recorded:     folder of results that ship with the kernels, <gpu>/<op>.json
+        peers:        tables of others' times, as `report.Sources` describes them
+
+    Returns:
+        0: done. 1: a check failed. 2: a mistake, or what is asked for is not there. 130: Ctrl-C.
+    """
+    args = _parser().parse_args(argv)
+    session = Session(args, tuple(kernels), problem_sets, tuple(ceilings), recorded, peers)
+    try:
+        with _cache(args.no_cache):
+            status: int = COMMANDS[args.command].run(session)
+    except FerrumError as error:
+        say(f"ferrum-numba: {error}")
+        return MISTAKE
+    except KeyboardInterrupt:
+        session.stopped = True
+    if session.stopped:
+        say(f"ferrum-numba: stopped; {session.rows_kept} rows kept")
+        return INTERRUPTED
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ferrum-numba", description="Prove, tune and measure GPU kernels written in Python."
+    )
+    parser.add_argument("--version", action="version", version=f"ferrum-numba {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(name, help=module.HELP, description=module.HELP)
+        command.add_argument("--json", action="store_true", help="machine-readable, on stdout")
+        command.set_defaults(kernel=[], kernels=None, store=None, no_cache=False)
+        module.add_arguments(command)
+    return parser
+
+
+@contextmanager
+def _cache(off: bool) -> Iterator[None]:
+    """Compile into an empty cache of this call's own, which worker processes inherit."""
+    if not off:
+        yield
+        return
+    before = os.environ.get("FERRUM_NUMBA_CACHE_DIR")
+    with tempfile.TemporaryDirectory(prefix="ferrum-numba-") as folder:
+        os.environ["FERRUM_NUMBA_CACHE_DIR"] = folder
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["FERRUM_NUMBA_CACHE_DIR"]
+            else:
+                os.environ["FERRUM_NUMBA_CACHE_DIR"] = before

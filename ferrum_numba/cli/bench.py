@@ -1,0 +1,156 @@
+"""`ferrum-numba bench`: time the tuned config of each kernel, without a search."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ferrum_numba import gpu
+from ferrum_numba.cli import options
+from ferrum_numba.cli.output import print_json, print_table, progress, say
+from ferrum_numba.cli.session import Session
+from ferrum_numba.cli.tune import WRONG, by_op, report_trouble
+from ferrum_numba.contract import Config, Inputs, Kernel, Launch, Problem, Program
+from ferrum_numba.errors import FerrumError
+
+if TYPE_CHECKING:
+    from ferrum_numba.gpu import Gpu
+    from ferrum_numba.results import ResultFile
+
+HELP = "time the tuned config of each kernel (its default where it was not tuned), without a search"
+COLUMNS = (
+    "problem", "kernel", "config", "regime", "us", "us_low", "us_high", "gbps", "tflops",
+    "bound_us", "fraction", "rel_error", "status",
+)  # fmt: skip
+# as `measure.REGIMES`, which would load the CUDA packages
+REGIMES = ("cold", "warm", "eager")
+
+
+class Chosen(Kernel):
+    """A kernel whose space is one config a problem: what was decided for it."""
+
+    def __init__(self, kernel: Kernel, chosen: Mapping[Problem, Config]) -> None:
+        self.kernel, self.chosen = kernel, chosen
+        self.name, self.op, self.config = kernel.name, kernel.op, kernel.config
+        self.summary = kernel.summary
+
+    def configs(self, gpu: Gpu) -> Sequence[Config]:
+        """Return what was chosen, for whatever problem."""
+        return list(dict.fromkeys(self.chosen.values()))
+
+    def refuses(self, problem: Problem) -> str | None:
+        """Return why the kernel cannot run the problem."""
+        return self.kernel.refuses(problem)
+
+    def misfit(self, config: Config, problem: Problem, gpu: Gpu) -> str | None:
+        """Refuse what was chosen for another problem."""
+        if config != self.chosen.get(problem):
+            return "it was not chosen for this problem"
+        return self.kernel.misfit(config, problem, gpu)
+
+    def build(self, config: Config, arch: str) -> Program:
+        """Return the kernel's program."""
+        return self.kernel.build(config, arch)
+
+    def prepare(self, problem: Problem, inputs: Inputs) -> dict[str, Any]:
+        """Return the kernel's operands."""
+        return self.kernel.prepare(problem, inputs)
+
+    def launch(self, config: Config, problem: Problem, gpu: Gpu) -> Launch:
+        """Return the kernel's launch."""
+        return self.kernel.launch(config, problem, gpu)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what to time, and how."""
+    options.add_kernels(parser)
+    options.add_problems(parser)
+    options.add_store(parser)
+    parser.add_argument(
+        "--regime", action="append", choices=REGIMES, metavar="|".join(REGIMES),
+        help="may be given again; cold by default",
+    )  # fmt: skip
+    parser.add_argument("--ceilings", action="store_true", help="what this GPU can do at most")
+    parser.add_argument("--out", metavar="FILE", help="write a result file too")
+    options.add_timeout(parser)
+    parser.add_argument("--no-cache", action="store_true", help="compile everything anew")
+
+
+def run(session: Session) -> int:
+    """Time and print; 1 where a kernel is wrong."""
+    args = session.args
+    if args.ceilings:
+        file = ceilings(session)
+    else:
+        problems = session.problems()
+        file = timed(session, _chosen(session, gpu.live(), problems), problems, args.regime)
+    if args.out:
+        from ferrum_numba import results
+
+        results.save(args.out, file)
+        session.rows_kept = len(file.rows)
+        say(f"{len(file.rows)} rows are in {args.out}")
+    if args.json:
+        print_json({"environment": file.environment, "rows": file.rows})
+    else:
+        environment = file.environment
+        title = f"{environment['gpu']}, driver {environment['driver']}"
+        print_table(session.readable(file.rows), COLUMNS, title)
+        report_trouble(file.rows)
+    return WRONG if any(row["status"] == "wrong" for row in file.rows) else 0
+
+
+def ceilings(session: Session) -> ResultFile:
+    """Time the ceiling kernels' whole spaces: a ceiling is the best of them."""
+    if not session.ceilings:
+        raise FerrumError("no ceiling kernels were handed to the command line")
+    gpu.live()
+    # smaller tests are there to be checked; the last one is large enough to be a ceiling
+    problems = dict.fromkeys(kernel.op.tests[-1] for kernel in session.ceilings)
+    return timed(session, session.ceilings, list(problems))
+
+
+def timed(
+    session: Session,
+    kernels: Sequence[Kernel],
+    problems: Sequence[Problem],
+    regimes: Sequence[str] | None = None,
+) -> ResultFile:
+    """Time kernels afresh in each regime; nothing of the store is used or changed."""
+    from ferrum_numba import results
+    from ferrum_numba.measure import Policy
+    from ferrum_numba.tune import tune
+
+    facts, rows = gpu.live(), []
+    path = Path("unset")
+    with tempfile.TemporaryDirectory(prefix="ferrum-numba-") as folder:
+        for regime in dict.fromkeys(regimes or REGIMES[:1]):
+            for op, of_op in by_op(kernels):
+                path = Path(folder) / f"{op.name}-{regime}.json"
+                with progress(f"{op.name}, {regime}") as bar:
+                    rows += tune(
+                        of_op, [p for p in problems if isinstance(p, op.problem)], facts,
+                        policy=Policy(), store_path=path, regime=regime,
+                        timeout_s=session.args.timeout,
+                        progress=bar,
+                    )  # fmt: skip
+        return results.ResultFile(results.load(path).environment, rows)
+
+
+def _chosen(session: Session, facts: Gpu, problems: Sequence[Problem]) -> list[Kernel]:
+    from ferrum_numba.tune import choose
+
+    rows = [row for file in session.measured(facts.key) for row in file.rows]
+    found: list[Kernel] = []
+    for kernel in session.kernels:
+        own = [row for row in rows if row["kernel"] == kernel.name]
+        chosen = {
+            problem: choose(own, problem, [kernel], facts).config
+            for problem in problems
+            if isinstance(problem, kernel.op.problem) and kernel.refuses(problem) is None
+        }
+        found.append(Chosen(kernel, chosen))
+    return found

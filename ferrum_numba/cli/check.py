@@ -1,0 +1,136 @@
+"""`ferrum-numba check`: kernels against their reference, on the GPU or by the interpreter."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from ferrum_numba import gpu
+from ferrum_numba.cli import names, options
+from ferrum_numba.cli.output import Progress, print_json, print_table, progress, say
+from ferrum_numba.cli.session import TUNED_GPU, Session
+from ferrum_numba.contract import Config, Kernel, Problem, describe
+from ferrum_numba.errors import ContextError, ProblemError
+
+if TYPE_CHECKING:
+    from ferrum_numba.check import Checked
+    from ferrum_numba.gpu import Gpu
+
+HELP = "kernels against their reference: on the GPU, or by the interpreter"
+FAILED = 1
+COLUMNS = ("kernel", "problem", "config", "how", "status", "rel_error", "max_error", "seconds")
+Case = tuple[Kernel, Config, Problem]
+Row = dict[str, Any]
+Check = Callable[[Kernel, Config, Problem], "Checked"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what to check, and where."""
+    options.add_kernels(parser)
+    options.add_problems(parser)
+    parser.add_argument(
+        "--configs", default="default", metavar="default|all|FIELDS",
+        help="which configs: the default one, all, or the default with fields changed: num_warps=8",
+    )  # fmt: skip
+    parser.add_argument(
+        "--on", choices=("gpu", "interpreter", "auto"), default="auto", help="where to run"
+    )
+    parser.add_argument("--arch", help="what the interpreter builds for, such as sm_80")
+    options.add_effort(parser, "checks a kernel")
+
+
+def run(session: Session) -> int:
+    """Check, print a row for each case; 1 where one fails."""
+    args = session.args
+    on_gpu = args.on == "gpu" or (args.on == "auto" and gpu.driver_present())
+    if on_gpu:
+        cases_of, check = _on_gpu()
+    else:
+        cases_of, check = gpu.find(TUNED_GPU), on_interpreter(args.arch)
+    cases = [case for kernel in session.kernels for case in _cases(session, kernel, cases_of)]
+    rows: list[Row] = []
+    with progress("check") as bar:
+        session.keep(checked(cases, check, bar), rows.append)
+    session.rows_kept = len(rows)
+    _print(session, rows)
+    return FAILED if any(row["status"] == "failed" for row in rows) else 0
+
+
+def checked(cases: Sequence[Case], check: Check, bar: Progress) -> Iterator[Row]:
+    """Yield a row for each case as it is done; a lost GPU ends it."""
+    for done, (kernel, config, problem) in enumerate(cases):
+        bar(done, len(cases))
+        row: Row = {
+            "kernel": kernel.name, "op": kernel.op.name, "problem": describe(problem),
+            "config": describe(config), "status": "ok",
+        }  # fmt: skip
+        try:
+            found = asdict(check(kernel, config, problem))
+        except ContextError as error:
+            yield {**row, "status": "failed", "ok": False, "reason": str(error)}
+            return
+        yield row | found | {"status": "ok" if found["ok"] else "failed"}
+        bar(done + 1, len(cases))
+
+
+def _on_gpu() -> tuple[Gpu, Check]:
+    # the first thing that happens, so that a missing GPU is said before any work
+    from ferrum_numba import launch
+    from ferrum_numba.check import on_gpu
+
+    device = launch.Device.open()
+    return device.gpu, lambda kernel, config, problem: on_gpu(kernel, config, problem, device)
+
+
+def on_interpreter(arch: str | None) -> Check:
+    """Return the check by the interpreter, for an architecture."""
+    from ferrum_numba import check
+
+    facts = gpu.find(TUNED_GPU)
+    arch = arch or facts.arch
+    return lambda kernel, config, problem: check.on_interpreter(
+        kernel, config, problem, arch=arch, gpu=facts
+    )
+
+
+def _cases(session: Session, kernel: Kernel, facts: Gpu) -> list[Case]:
+    named = session.args.problem is not None
+    problems = session.problems() if named else list(kernel.op.tests)
+    found = []
+    for problem in problems:
+        if not isinstance(problem, kernel.op.problem):
+            continue
+        reason = kernel.refuses(problem)
+        if reason is None:
+            found += [(kernel, c, problem) for c in _configs(session, kernel, problem, facts)]
+        elif named:
+            say(f"{kernel.name} refuses {problem}: {reason}")
+    return found[: session.args.limit]
+
+
+def _configs(session: Session, kernel: Kernel, problem: Problem, facts: Gpu) -> list[Config]:
+    wanted = session.args.configs
+    if wanted == "all":
+        configs = kernel.configs(facts)
+        return [c for c in configs if kernel.misfit(c, problem, facts) is None]
+    config = kernel.default(problem, facts)
+    if wanted == "default":
+        return [config]
+    config = names.changed(config, wanted)
+    reason = kernel.misfit(config, problem, facts)
+    if reason is not None:
+        raise ProblemError(f"{kernel.name} cannot run {problem} with {config}: {reason}")
+    return [config]
+
+
+def _print(session: Session, rows: Sequence[Row]) -> None:
+    if session.args.json:
+        print_json(rows)
+        return
+    print_table(session.readable(rows), COLUMNS)
+    failed = [row for row in rows if row["status"] == "failed"]
+    for row in failed:
+        print(f"{row['kernel']} {names.in_words(row['problem'])}: {row['reason']}")
+    print(f"{len(rows) - len(failed)} of {len(rows)} checks passed")

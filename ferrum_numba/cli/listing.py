@@ -1,0 +1,55 @@
+"""`ferrum-numba list`: Ops and kernels, the size of their spaces, and what each refuses."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from ferrum_numba.cli import options
+from ferrum_numba.cli.output import print_json, print_table
+from ferrum_numba.cli.session import Session
+from ferrum_numba.contract import Kernel
+
+if TYPE_CHECKING:
+    from ferrum_numba.gpu import Gpu
+
+HELP = "Ops, kernels, the size of their spaces, what each supports"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the GPU, because a space depends on it."""
+    options.add_kernels(parser)
+    options.add_gpu(parser)
+
+
+def run(session: Session) -> int:
+    """Print the kernels."""
+    rows = [entry(kernel, session.gpu) for kernel in session.kernels]
+    if session.args.json:
+        print_json(rows)
+        return 0
+    for op in {kernel.op.name: kernel.op for kernel in session.kernels}.values():
+        print(f"{op.name}: {op.formula}")
+        here = [row for row in rows if row["op"] == op.name]
+        columns = ("kernel", "configs", "runs", "summary")
+        print_table(here, columns, f"configs for {session.gpu.name}; runs: of the test problems")
+        for row in here:
+            for reason, count in Counter(row["refuses"].values()).items():
+                print(f"  {row['kernel']} refuses {count} of them: {reason}")
+    print(f"problem sets: {', '.join(session.problem_sets)}")
+    return 0
+
+
+def entry(kernel: Kernel, gpu: Gpu) -> dict[str, Any]:
+    """Return a kernel's row; `refuses` has the reason by test problem."""
+    refusals = {str(problem): kernel.refuses(problem) for problem in kernel.op.tests}
+    refuses = {problem: reason for problem, reason in refusals.items() if reason}
+    return {
+        "kernel": kernel.name,
+        "op": kernel.op.name,
+        "summary": kernel.summary,
+        "configs": len(kernel.configs(gpu)),
+        "runs": f"{len(refusals) - len(refuses)} of {len(refusals)}",
+        "refuses": refuses,
+    }

@@ -1,0 +1,156 @@
+"""From what the user typed to kernels, problems and configs, with the nearest name on a slip."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, fields, replace
+from typing import Any, get_type_hints
+
+from ferrum_numba.contract import Kernel, Op, Problem
+from ferrum_numba.errors import ConfigError, FerrumError, ProblemError
+
+_BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a half-sentence that names the closest known name, or all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(names) or 'none'}"
+
+
+def import_kernels(module: str) -> tuple[Kernel, ...]:
+    """Return KERNELS of a user's own module, such as `my_package.kernels`.
+
+    The module may lie in the current folder: a console script does not look there by itself.
+    """
+    # last, so that no folder here shadows an installed package
+    sys.path.append(os.getcwd())
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # it may be a module that the user's module imports
+        raise FerrumError(f"--kernels {module}: no module is named {error.name}") from error
+    kernels = tuple(getattr(found, "KERNELS", ()))
+    if not kernels:
+        raise FerrumError(f"--kernels {module}: it has no KERNELS, a tuple of kernels")
+    for kernel in kernels:
+        if not isinstance(kernel, Kernel):
+            raise FerrumError(
+                f"--kernels {module}: KERNELS holds {kernel!r}; it needs instances of Kernel, "
+                "such as KERNELS = (MyKernel(),)"
+            )
+    return kernels
+
+
+def select_kernels(kernels: Sequence[Kernel], names: Sequence[str]) -> tuple[Kernel, ...]:
+    """Return the kernels of these names, or all where none is named."""
+    by_name = {kernel.name: kernel for kernel in kernels}
+    for name in names:
+        if name not in by_name:
+            raise ConfigError(f"no kernel is named {name}; {nearest(name, by_name)}")
+    return tuple(by_name[name] for name in names) if names else tuple(kernels)
+
+
+def find_problems(
+    text: str, problem_sets: Mapping[str, Sequence[Problem]], ops: Iterable[Op]
+) -> list[Problem]:
+    """Return the problems of a set's name, or of a list of sizes.
+
+    Args:
+        text: `llama3-8b`, or `M=16,N=4096,K=4096,group_size=128`
+        ops:  whose problems the sizes may be; an Op that has all these fields gets one
+    """
+    if "=" not in text:
+        if text not in problem_sets:
+            raise ProblemError(
+                f"no problem set is named {text}; {nearest(text, problem_sets)} "
+                "(or give sizes, such as M=16,N=4096,K=4096)"
+            )
+        return list(problem_sets[text])
+    given = assignments(text)
+    types = {op.problem: op for op in ops}
+    fitting = [kind for kind in types if set(given) <= set(_names(kind))]
+    if not fitting:
+        forms = "; ".join(f"{op.name} has {', '.join(_names(kind))}" for kind, op in types.items())
+        raise ProblemError(f"no Op has the sizes {', '.join(given)}: {forms}")
+    return [_make(kind, given) for kind in fitting]
+
+
+def with_rows(problems: Sequence[Problem], rows: Sequence[int]) -> list[Problem]:
+    """Return every problem once for each M in `rows`, without repetitions."""
+    for problem in problems:
+        if "M" not in _names(type(problem)):
+            raise ProblemError(f"--m has no meaning for {problem}: it has no field M")
+    return list(dict.fromkeys(replace(problem, M=m) for problem in problems for m in rows))
+
+
+def changed(config: Any, text: str) -> Any:
+    """Return a config with the fields of `num_warps=8,tile_n=64` changed."""
+    kind, given = type(config), assignments(text)
+    for name in given:
+        if name not in _names(kind):
+            raise ConfigError(f"{kind.__name__} has no field {name}; {nearest(name, _names(kind))}")
+    return replace(config, **_typed_all(kind, given))
+
+
+def in_words(value: Mapping[str, Any]) -> str:
+    """Return a stored problem or config as `M=16 N=4096`."""
+    return " ".join(f"{name}={item}" for name, item in value.items())
+
+
+def brief(value: Mapping[str, Any], kind: type) -> str:
+    """Return a stored problem in words, without what is at its default."""
+    usual = {field.name: field.default for field in fields(kind)}
+    return in_words({n: item for n, item in value.items() if usual.get(n, MISSING) != item})
+
+
+def assignments(text: str) -> dict[str, str]:
+    """Return the names and values of `a=1,b=2`."""
+    found = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        if not (name.strip() and value.strip()):
+            raise ProblemError(f"{part.strip()!r} is no name=value, such as M=16")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def _names(kind: type) -> list[str]:
+    return [field.name for field in fields(kind)]
+
+
+def _make(kind: type, given: Mapping[str, str]) -> Any:
+    missing = [
+        field.name
+        for field in fields(kind)
+        if field.default is MISSING and field.default_factory is MISSING and field.name not in given
+    ]
+    if missing:
+        raise ProblemError(
+            f"a {kind.__name__} needs {', '.join(missing)} too; got {', '.join(given)}"
+        )
+    return kind(**_typed_all(kind, given))
+
+
+def _typed_all(kind: type, given: Mapping[str, str]) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {name: _typed(name, value, hints[name]) for name, value in given.items()}
+
+
+def _typed(name: str, value: str, hint: Any) -> Any:
+    if hint is bool:
+        if value.lower() not in _BOOLS:
+            raise ProblemError(f"{name} must be true or false; got {value}")
+        return _BOOLS[value.lower()]
+    if hint in (int, float):
+        try:
+            return hint(value)
+        except ValueError:
+            kind = "a whole number" if hint is int else "a number"
+            raise ProblemError(f"{name} must be {kind}; got {value}") from None
+    return value

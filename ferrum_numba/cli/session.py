@@ -1,0 +1,127 @@
+"""What one call of the command line works on."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ferrum_numba import gpu
+from ferrum_numba.cli import names
+from ferrum_numba.contract import Kernel, Problem
+from ferrum_numba.errors import ProblemError
+
+if TYPE_CHECKING:
+    from ferrum_numba.gpu import Gpu
+    from ferrum_numba.results import ResultFile
+
+T = TypeVar("T")
+# the GPU this house was tuned on: what is planned for where none is named and none is there
+TUNED_GPU = "h200"
+
+
+@dataclass
+class Session:
+    """The arguments of a command, and what was handed in with them.
+
+    recorded:  folder of results that ship with the kernels, <gpu>/<op>.json
+    peers:     tables of others' times, for the report
+    stopped:   Ctrl-C came; what was done until then is kept
+    rows_kept: results that outlive this call
+    """
+
+    args: argparse.Namespace
+    handed_in: tuple[Kernel, ...]
+    problem_sets: Mapping[str, Sequence[Problem]]
+    ceilings: tuple[Kernel, ...] = ()
+    recorded: Path | None = None
+    peers: Sequence[Mapping[str, Any]] = ()
+    stopped: bool = False
+    rows_kept: int = 0
+
+    @cached_property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """The kernels that the user named, or all; `--kernels` adds the user's own."""
+        module = self.args.kernels
+        added = names.import_kernels(module) if module else ()
+        return names.select_kernels((*self.handed_in, *added), self.args.kernel)
+
+    @cached_property
+    def gpu(self) -> Gpu:
+        """The GPU to plan for: the one named, else the one at hand, else the H200."""
+        if getattr(self.args, "gpu", None):
+            return gpu.find(self.args.gpu)
+        return gpu.live() if gpu.driver_present() else gpu.find(TUNED_GPU)
+
+    @cached_property
+    def store(self) -> Path:
+        """Folder of result files: perf/results in a checkout, else ./results."""
+        if self.args.store:
+            return Path(self.args.store)
+        checkout = Path("perf/results")
+        return checkout if checkout.is_dir() else Path("results")
+
+    def store_path(self, key: str, op: str) -> Path:
+        """Return the result file of an Op on a GPU."""
+        return self.store / key / f"{op}.json"
+
+    def measured(self, key: str) -> list[ResultFile]:
+        """Return the stored results of a GPU, or else those that ship with the kernels."""
+        from ferrum_numba import results
+
+        for folder in (self.store, self.recorded):
+            files = sorted((folder / key).glob("*.json")) if folder else []
+            if files:
+                return [results.load(file) for file in files]
+        return []
+
+    def problems(self, rows: Sequence[int] = ()) -> list[Problem]:
+        """Return the problems that the user named, or those of the first set.
+
+        rows: the M to take from that set where the user named neither problems nor M; all if empty
+
+        Raises:
+            ProblemError: a name or size that no Op has, or no kernel can run any of them.
+        """
+        named, m = self.args.problem, self.args.m
+        text = named or next(iter(self.problem_sets))
+        found = names.find_problems(text, self.problem_sets, [k.op for k in self.kernels])
+        if m:
+            found = names.with_rows(found, m)
+        elif not named and rows:
+            found = [p for p in found if getattr(p, "M", rows[0]) in rows] or found
+        self._refuse(found)
+        return found
+
+    def readable(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Return rows for a table: of a problem, only what is not at its default."""
+        kinds = {kernel.name: kernel.op.problem for kernel in (*self.kernels, *self.ceilings)}
+        return [
+            {**row, "problem": names.brief(row["problem"], kinds[row["kernel"]])} for row in rows
+        ]
+
+    def keep(self, items: Iterable[T], keep: Callable[[T], None]) -> None:
+        """Hand over item by item until the end, or until Ctrl-C."""
+        try:
+            for item in items:
+                keep(item)
+        except KeyboardInterrupt:
+            self.stopped = True
+
+    def _refuse(self, problems: Sequence[Problem]) -> None:
+        refusals = []
+        for kernel in self.kernels:
+            for problem in problems:
+                if isinstance(problem, kernel.op.problem):
+                    reason = kernel.refuses(problem)
+                    if reason is None:
+                        return
+                    named = reason.startswith(kernel.name)
+                    refusals.append(reason if named else f"{kernel.name}: {reason}")
+        if not refusals:
+            wanted = ", ".join(sorted({kernel.op.name for kernel in self.kernels}))
+            raise ProblemError(f"{problems[0]} is no problem of {wanted}")
+        raise ProblemError("; ".join(dict.fromkeys(refusals)))

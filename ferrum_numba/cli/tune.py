@@ -1,0 +1,107 @@
+"""`ferrum-numba tune`: check and time the whole space, decide, store; resumable."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ferrum_numba import gpu
+from ferrum_numba.cli import options
+from ferrum_numba.cli.names import in_words
+from ferrum_numba.cli.output import Row, print_json, print_table, progress, say
+from ferrum_numba.cli.session import Session
+from ferrum_numba.contract import Kernel, Op, Problem
+
+if TYPE_CHECKING:
+    from ferrum_numba.results import ResultFile
+    from ferrum_numba.tune import Winner
+
+HELP = "check and time every config on the GPU, decide, store; goes on where it was stopped"
+WRONG = 1
+TROUBLE = ("wrong", "failed", "timeout", "build failed")
+COLUMNS = (
+    "problem", "kernel", "config", "us", "us_low", "us_high", "gbps", "tflops", "bound_us",
+    "fraction", "verdict",
+)  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what to tune, how long, and where to keep it."""
+    options.add_kernels(parser)
+    options.add_problems(parser)
+    options.add_store(parser)
+    options.add_timeout(parser)
+    options.add_effort(parser, "configs a kernel and problem, evenly over its space")
+
+
+def run(session: Session) -> int:
+    """Tune; 1 where a candidate is wrong."""
+    problems = session.problems()
+    files = [file for _, file in tuned(session, problems)]
+    if session.args.json:
+        print_json([{"environment": file.environment, "rows": file.rows} for file in files])
+    else:
+        for file in files:
+            show(session, file)
+    return WRONG if any(row["status"] == "wrong" for f in files for row in f.rows) else 0
+
+
+def tuned(session: Session, problems: Sequence[Problem]) -> list[tuple[Op, ResultFile]]:
+    """Tune each Op's kernels and return what its store then holds of these problems."""
+    from ferrum_numba import results
+    from ferrum_numba.measure import Policy
+    from ferrum_numba.tune import tune
+
+    facts = gpu.live()
+    found = []
+    for op, kernels in by_op(session.kernels):
+        wanted = [problem for problem in problems if isinstance(problem, op.problem)]
+        path = session.store_path(facts.key, op.name)
+        if not wanted:
+            continue
+        try:
+            with progress(op.name) as bar:
+                rows = tune(
+                    kernels, wanted, facts, policy=Policy(), store_path=path,
+                    limit=session.args.limit, timeout_s=session.args.timeout,
+                    progress=bar,
+                )  # fmt: skip
+        finally:
+            session.rows_kept += len(results.load(path).rows) if path.exists() else 0
+        say(f"{len(rows)} rows are in {path}")
+        found.append((op, results.ResultFile(results.load(path).environment, rows)))
+    return found
+
+
+def by_op(kernels: Sequence[Kernel]) -> list[tuple[Op, list[Kernel]]]:
+    """Return every Op with its kernels."""
+    ops = {kernel.op.name: kernel.op for kernel in kernels}
+    return [(op, [k for k in kernels if k.op.name == name]) for name, op in ops.items()]
+
+
+def show(session: Session, file: ResultFile) -> None:
+    """Print the winner of every problem, and what could not be decided."""
+    from ferrum_numba.tune import winners
+
+    rows = [_winner(winner) for winner in winners(file.rows)]
+    print_table(
+        session.readable(rows),
+        COLUMNS,
+        f"{file.environment['gpu']}, driver {file.environment['driver']}",
+    )
+    report_trouble(file.rows)
+
+
+def report_trouble(rows: Iterable[Row]) -> None:
+    """Print a line for every candidate that went wrong."""
+    for row in rows:
+        if row["status"] in TROUBLE:
+            about = f"{row['kernel']} {in_words(row['problem'])}, {in_words(row['config'])}"
+            print(f"{row['status']}: {about}: {row['reason']}")
+
+
+def _winner(winner: Winner) -> dict[str, Any]:
+    counts = ((len(winner.ties), "tied"), (len(winner.undecided), "undecided"))
+    verdict = ", ".join(f"{count} {word}" for count, word in counts if count) or "fastest"
+    return {**winner.row, "verdict": verdict}

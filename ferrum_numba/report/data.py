@@ -1,0 +1,275 @@
+"""What a report is made from: result files sorted into boards, and which rows of them win."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from ferrum_numba.gpu import KNOWN
+from ferrum_numba.results import ResultFile
+from ferrum_numba.roofline.model import (
+    Ceiling,
+    Peer,
+    Point,
+    Row,
+    datasheet,
+    doubt,
+    measured_ceilings,
+    number,
+    point,
+    problem_key,
+    shape_of,
+    size_name,
+    size_of,
+    varying,
+)
+
+REGIMES = ("cold", "warm", "eager")
+# a difference that does not matter, the tuner's own
+TIE = 0.01
+FACT_NAMES = ("dram_gbps", "tensor_tflops")
+Key = tuple[tuple[str, Any], ...]
+Standing = Literal["best", "tie", "slower"]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Everything a report can be made from; each part may be missing.
+
+    files:    results of `tune`
+    ceilings: results of the ceiling kernels: DRAM read, mma.sync, wgmma, an empty launch
+    plan:     rows of `tune.plan`; modelled
+    checks:   rows of kernel, problem, how, ok, rel_error, reason
+    peers:    tables of others' times: {"gpu", "date", "source", "regime", "rows": [{"op",
+              "problem", "peer", "kind": "4-bit" or "fp16", "us"}]}; a row is beside every result
+              whose problem has the peer's values in the fields that the peer's problem names
+    gpu:      facts of the GPU that the plan is for
+    """
+
+    files: Sequence[ResultFile] = ()
+    ceilings: Sequence[ResultFile] = ()
+    plan: Sequence[Row] = ()
+    checks: Sequence[Row] = ()
+    peers: Sequence[Row] = ()
+    gpu: Row | None = None
+
+
+@dataclass(frozen=True)
+class Board:
+    """All results of one Op in one regime on one GPU.
+
+    rows:      as stored, the losers among them
+    ceilings:  of this GPU, measured and datasheet
+    bound:     which ceilings the rows' `bound_us` comes from, in words
+    peers:     of the same GPU, regime and problems
+    """
+
+    gpu: str
+    uuid: str
+    op: str
+    regime: str
+    rows: tuple[Row, ...]
+    ceilings: tuple[Ceiling, ...]
+    bound: str
+    peers: tuple[Peer, ...]
+
+    @property
+    def title(self) -> str:
+        """Return what the board is, for headings."""
+        return f"{self.gpu}, {self.op}, {self.regime}"
+
+    @cached_property
+    def problems(self) -> list[Mapping[str, Any]]:
+        """Return every problem once, in the order of the rows."""
+        return list({problem_key(row["problem"]): row["problem"] for row in self.rows}.values())
+
+    @property
+    def size_name(self) -> str:
+        """Return what the problems' size is called, M or tokens."""
+        return size_name(self.problems[0])
+
+    def shape(self, problem: Mapping[str, Any]) -> str:
+        """Return the name of a problem without its size."""
+        return shape_of(problem, self._shown)
+
+    @cached_property
+    def _shown(self) -> frozenset[str]:
+        return varying(self.problems)
+
+    @cached_property
+    def best(self) -> dict[tuple[str, Key], Row]:
+        """Return the fastest row of every (kernel, problem) that may be believed."""
+        found: dict[tuple[str, Key], Row] = {}
+        for row in self._timed():
+            if row.get("status") == "measured" and not doubt(row, self.ceilings):
+                found.setdefault((row["kernel"], problem_key(row["problem"])), row)
+        return found
+
+    @cached_property
+    def points(self) -> list[Point]:
+        """Return what the figures show: the best rows, and rows in doubt that would beat them."""
+        best = self.best
+        doubted: dict[tuple[str, Key], Row] = {}
+        for row in self._timed():
+            key = (row["kernel"], problem_key(row["problem"]))
+            wins = key not in best or row["us"] < best[key]["us"]
+            if wins and doubt(row, self.ceilings):
+                doubted.setdefault(key, row)
+        rows = [*best.values(), *doubted.values()]
+        found = (point(row, self.shape(row["problem"]), self.ceilings) for row in rows)
+        return [p for p in found if p is not None]
+
+    def _timed(self) -> list[Row]:
+        """Return the rows that have a time, fastest first."""
+        return sorted((r for r in self.rows if number(r, "us")), key=lambda r: float(r["us"]))
+
+
+def boards(sources: Sources) -> list[Board]:
+    """Return the results by GPU, Op and regime: the cold regime first, its results never mixed."""
+    groups: dict[tuple[str, str, str, str], list[Row]] = {}
+    environments: dict[tuple[str, str], Row] = {}
+    for file in sources.files:
+        for row in file.rows:
+            environment = file.environment_of(dict(row))
+            machine = (str(environment["gpu"]), str(environment.get("uuid", "")))
+            environments[machine] = environment
+            groups.setdefault((*machine, row["op"], row["regime"]), []).append(row)
+    order = sorted(groups, key=lambda k: (k[0], k[1], _rank(k[3]), -len(groups[k]), k[2]))
+    return [_board(key, groups[key], environments[key[:2]], sources) for key in order]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One GPU and its ceilings, measured and datasheet."""
+
+    gpu: str
+    uuid: str
+    ceilings: tuple[Ceiling, ...]
+
+
+def machines(sources: Sources) -> list[Machine]:
+    """Return every GPU that results, ceilings or the plan are of."""
+    found: dict[tuple[str, str], Row] = {}
+    for file in (*sources.files, *sources.ceilings):
+        for environment in (file.environment, *file.earlier):
+            machine = (str(environment["gpu"]), str(environment.get("uuid", "")))
+            found[machine] = environment.get("gpu_facts") or {}
+    if sources.gpu and all(sources.gpu["name"] != gpu for gpu, _ in found):
+        found[str(sources.gpu["name"]), ""] = sources.gpu
+    return [
+        Machine(gpu, uuid, (*_measured(gpu, uuid, sources.ceilings), *ceilings_of(facts)))
+        for (gpu, uuid), facts in sorted(found.items(), key=lambda item: item[0])
+    ]
+
+
+def _rank(regime: str) -> int:
+    return REGIMES.index(regime) if regime in REGIMES else len(REGIMES)
+
+
+def _board(
+    key: tuple[str, str, str, str], rows: list[Row], environment: Row, sources: Sources
+) -> Board:
+    gpu, uuid, op, regime = key
+    facts = environment.get("gpu_facts") or {}
+    ceilings = (*_measured(gpu, uuid, sources.ceilings), *ceilings_of(facts))
+    names = {gpu.casefold(), str(facts.get("key", "")).casefold()}
+    tables = [t for t in sources.peers if str(t.get("gpu", "")).casefold() in names]
+    tables = [t for t in tables if t.get("regime") == regime]
+    problems = {problem_key(row["problem"]): row["problem"] for row in rows}.values()
+    return Board(
+        gpu,
+        uuid,
+        op,
+        regime,
+        tuple(rows),
+        ceilings,
+        _bound_words(facts),
+        tuple(_peers(op, problems, tables)),
+    )
+
+
+def ceilings_of(facts: Row) -> list[Ceiling]:
+    """Return the ceilings in a GPU's facts: the datasheet's, and recorded ones that differ."""
+    known = KNOWN.get(str(facts.get("key", "")))
+    sheet = asdict(known) if known else {**facts, "source": "table"}
+    found = datasheet(sheet)
+    if facts.get("source") == "recorded":
+        # a recorded GPU whose ceilings nobody measured still carries those of the table
+        own = [name for name in FACT_NAMES if facts.get(name) != sheet.get(name)]
+        found += datasheet({"source": "recorded", **{name: facts[name] for name in own}})
+    return found
+
+
+def _bound_words(facts: Row) -> str:
+    numbers = [number(facts, name) for name in FACT_NAMES]
+    if None in numbers:
+        return "ceilings that the file does not name"
+    recorded = any(c.source == "measured" for c in ceilings_of(facts))
+    source = "measured ceilings" if recorded else "datasheet ceilings"
+    return f"{source} of {numbers[0]:.0f} GB/s and {numbers[1]:.4g} TFLOP/s"
+
+
+def _measured(gpu: str, uuid: str, files: Sequence[ResultFile]) -> list[Ceiling]:
+    """Return the ceilings measured on this very GPU, else on another one of its model."""
+    rows: dict[bool, list[Row]] = {True: [], False: []}
+    for file in files:
+        for row in file.rows:
+            environment = file.environment_of(dict(row))
+            if environment["gpu"] == gpu:
+                rows[environment.get("uuid", "") == uuid].append(row)
+    return measured_ceilings(rows[True] or rows[False])
+
+
+def _peers(op: str, problems: Iterable[Mapping[str, Any]], tables: Sequence[Row]) -> Iterable[Peer]:
+    problems = list(problems)
+    shown = varying(problems)
+    for table in tables:
+        for row in table["rows"]:
+            for problem in problems:
+                named = row["problem"].items()
+                if row["op"] == op and all(problem.get(k) == v for k, v in named):
+                    yield Peer(
+                        name=str(row["peer"]),
+                        kind=row["kind"],
+                        shape=shape_of(problem, shown),
+                        size=size_of(problem),
+                        us=float(row["us"]),
+                        date=str(table.get("date", "")),
+                        source=str(table.get("source", "")),
+                    )
+
+
+def standing(row: Row, winner: Row) -> Standing:
+    """Return whether a row is the winner, ties with it, or is slower.
+
+    A tie: within 1 %, or the intervals of both times overlap.
+    """
+    if row is winner:
+        return "best"
+    low, high = number(row, "us_low") or row["us"], number(winner, "us_high") or winner["us"]
+    near = row["us"] <= winner["us"] * (1 + TIE)
+    return "tie" if near or low <= high else "slower"
+
+
+def winners(board: Board) -> dict[Key, Row]:
+    """Return the fastest believable row of every problem that has one."""
+    found: dict[Key, Row] = {}
+    for (_, key), row in board.best.items():
+        if key not in found or row["us"] < found[key]["us"]:
+            found[key] = row
+    return found
+
+
+def peer_of(board: Board, problem: Mapping[str, Any], kind: str) -> Peer | None:
+    """Return the fastest peer of a kind on a problem."""
+    shape, size = board.shape(problem), size_of(problem)
+    found = [p for p in board.peers if (p.kind, p.shape, p.size) == (kind, shape, size)]
+    return min(found, key=lambda p: p.us, default=None)
+
+
+def slug(text: str) -> str:
+    """Return a text as a file name or id."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -1,0 +1,167 @@
+"""The tables that hold no times: the plan, the checks, where everything came from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ferrum_numba.report.blocks import Emphasis, Table, pairs, span
+from ferrum_numba.report.data import Sources
+from ferrum_numba.report.tables import scientific
+from ferrum_numba.results import ResultFile
+from ferrum_numba.roofline.model import Row, natural, number, problem_key, varying
+
+MODELLED = (
+    "candidates", "status", "with spills", "spill bytes", "registers", "smem KB", "blocks/SM",
+    "bound µs",
+)  # fmt: skip
+
+
+def plan_table(sources: Sources) -> Table:
+    """Return the plan, a line a kernel; every figure of it is modelled and says so."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in sources.plan:
+        name = (str(row.get("op", "")), str(row["kernel"]), str(row["arch"]))
+        groups.setdefault(name, []).append(row)
+    rows = tuple((*name, *_plan_row(groups[name])) for name in sorted(groups))
+    where = f" for {sources.gpu['name']}" if sources.gpu else ""
+    units = (
+        "candidates = configs times problems; bytes a thread, registers a thread, KB of 1024 bytes "
+        "a block; registers, spills and shared memory are the compiler's, the rest is computed"
+    )
+    columns = ("op", "kernel", "arch", *(f"{name} (modelled)" for name in MODELLED))
+    return Table(f"Plan{where} (modelled)", "none, modelled: nothing ran", units, columns, rows)
+
+
+def _plan_row(rows: Sequence[Row]) -> tuple[str, ...]:
+    def values(name: str, scale: float = 1.0) -> list[float]:
+        return [value / scale for row in rows if (value := number(row, name)) is not None]
+
+    statuses = Counter(str(row["status"]) for row in rows)
+    spilling = [value for value in values("spill_bytes") if value]
+    return (
+        str(len(rows)),
+        ", ".join(f"{count} {status}" for status, count in statuses.most_common()),
+        str(len(spilling)),
+        span(spilling),
+        span(values("registers")),
+        span(values("smem_bytes", 1024)),
+        span(values("blocks_per_sm")),
+        span(values("bound_us")),
+    )
+
+
+def plan_losers(sources: Sources) -> Table:
+    """Return why candidates of the plan would not be measured, most frequent first."""
+    found: Counter[tuple[str, str, str]] = Counter()
+    for row in sources.plan:
+        if row["status"] != "ok":
+            found[str(row["kernel"]), str(row["status"]), str(row.get("reason", ""))] += 1
+    ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+    rows = tuple((kernel, status, str(n), reason) for (kernel, status, reason), n in ordered)
+    columns = ("kernel", "status (modelled)", "candidates (modelled)", "reason (modelled)")
+    title = "Candidates that the plan drops (modelled)"
+    return Table(title, "none, modelled: nothing ran", "number of candidates", columns, rows)
+
+
+def check_table(checks: Sequence[Row]) -> Table:
+    """Return a line a problem, a column a kernel and way to run it: passed with which error."""
+    shown = varying([row["problem"] for row in checks])
+    columns = sorted({_checked_by(row) for row in checks})
+    cells: dict[str, dict[str, list[Row]]] = {}
+    for row in checks:
+        problem = {name: value for name, value in row["problem"].items() if name in shown}
+        label = pairs(problem or row["problem"])
+        cells.setdefault(label, {}).setdefault(_checked_by(row), []).append(row)
+    labels = sorted(cells, key=natural)
+    rows = tuple((label, *(_outcome(cells[label].get(c, [])) for c in columns)) for label in labels)
+    emphasis: tuple[Emphasis, ...] = tuple(
+        "bad" if any(not row["ok"] for found in cells[label].values() for row in found) else ""
+        for label in labels
+    )
+    units = "passed of all checks, with the largest relative error of those that passed"
+    names = ("problem", *columns)
+    return Table("Checks against the reference", "none, not timed", units, names, rows, emphasis)
+
+
+def _checked_by(row: Row) -> str:
+    return f"{row['kernel']} ({row['how']})"
+
+
+def _outcome(rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
+    passed = [row for row in rows if row["ok"]]
+    if len(passed) < len(rows):
+        return f"FAIL {len(rows) - len(passed)} of {len(rows)}"
+    errors = [error for row in passed if (error := number(row, "rel_error")) is not None]
+    worst = f", {scientific(max(errors))}" if errors else ""
+    return f"pass {len(passed)}/{len(rows)}{worst}"
+
+
+def check_failures(checks: Sequence[Row]) -> Table:
+    """Return every failed check with its reason."""
+    rows = tuple(
+        (
+            str(row["kernel"]),
+            str(row["how"]),
+            pairs(row["problem"]),
+            pairs(row.get("config") or {}),
+            scientific(row.get("rel_error")),
+            str(row.get("reason", "")),
+        )
+        for row in checks
+        if not row["ok"]
+    )
+    columns = ("kernel", "how", "problem", "config", "rel error", "reason")
+    units = "relative error ||got - want|| / ||want||"
+    emphasis: list[Emphasis] = ["bad" for _ in rows]
+    return Table("Failed checks", "none, not timed", units, columns, rows, tuple(emphasis))
+
+
+def provenance_tables(sources: Sources) -> list[Table]:
+    """Return a table for every run that rows came from."""
+    tables = []
+    for what, files in (("Results", sources.files), ("Ceilings", sources.ceilings)):
+        for file in files:
+            for environment in _environments(file):
+                tables.append(_environment_table(what, file, environment))
+    return tables
+
+
+def _environments(file: ResultFile) -> list[dict[str, Any]]:
+    """Return the environments that rows of a file name, the last run first."""
+    found: dict[str, dict[str, Any]] = {str(file.environment.get("date")): file.environment}
+    for row in file.rows:
+        environment = file.environment_of(row)
+        found.setdefault(str(environment.get("date")), environment)
+    return list(found.values())
+
+
+def _environment_table(what: str, file: ResultFile, environment: Mapping[str, Any]) -> Table:
+    own = [row for row in file.rows if file.environment_of(row) is environment]
+    ops = ", ".join(sorted({str(row["op"]) for row in own})) or "no rows"
+    rows = [*_flat(environment), ("rows", str(len(own)))]
+    regimes = ", ".join(sorted({str(row["regime"]) for row in own})) or "none"
+    title = f"{what}: {ops}, {environment.get('gpu', '')}, {environment.get('date', '')}"
+    units = "bytes, MHz, GB/s and TFLOP/s as the names say"
+    return Table(title, regimes, units, ("what", "value"), tuple(rows))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return nested names with dots."""
+    found: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found += _flat(value, f"{prefix}{name}.")
+        else:
+            found.append((prefix + name, "" if value is None else str(value)))
+    return found
+
+
+def covered(checks: Sequence[Row]) -> str:
+    """Return how much was checked, in a sentence."""
+    problems = len({problem_key(row["problem"]) for row in checks})
+    kernels = len({row["kernel"] for row in checks})
+    return f"{len(checks)} checks: {kernels} kernels on {problems} problems."

@@ -1,0 +1,294 @@
+"""The arithmetic of the roofline: points, ceilings, ridges and floors from plain result rows."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Row = Mapping[str, Any]
+Source = Literal["measured", "datasheet"]
+Kind = Literal["memory", "tensor", "latency", "other"]
+Unit = Literal["GB/s", "TFLOP/s", "us"]
+Limit = Literal["latency", "memory", "tensor", "unknown"]
+
+# below this bound, launch, ramp-up and the last wave cost as much as the work: on an H200 a plain
+# read of 8.4 MB takes 3.9 us, twice what its bandwidth alone would give
+LATENCY_BOUND_US = 5.0
+# how far above a measured ceiling a point may lie before it is disbelieved; a datasheet's has none
+ANOMALY = 1.05
+SIZE_NAMES = ("M", "tokens", "num_tokens")
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """One limit of the machine.
+
+    kind:   "memory" is device memory; "other" is shown in tables only (L2, ALU)
+    rate:   10^9 B/s (GB/s), 10^12 FLOP/s (TFLOP/s) or us, as `unit` says
+    low:    the rate at the slow end of the interval of time; equal to `rate` if unknown
+    """
+
+    name: str
+    kind: Kind
+    rate: float
+    unit: Unit
+    source: Source
+    low: float
+    high: float
+    regime: str = ""
+
+    @property
+    def text(self) -> str:
+        """Return the rate with its unit, TB/s from 1000 GB/s."""
+        if self.unit == "GB/s" and self.rate >= 1000:
+            return f"{self.rate / 1000:.2f} TB/s"
+        return f"{self.rate:.3g} µs" if self.unit == "us" else f"{self.rate:.4g} {self.unit}"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One kernel on one problem in one regime.
+
+    size:  M, or what else the problem sweeps; None if it has no such size
+    bytes: compulsory traffic to device memory
+    doubt: why the point must not be trusted; empty if it may be
+    """
+
+    kernel: str
+    shape: str
+    size: int | None
+    regime: str
+    flops: float
+    bytes: float
+    us: float
+    us_low: float
+    us_high: float
+    fraction: float | None = None
+    doubt: str = ""
+    modelled: bool = False
+    size_name: str = "M"
+
+    @property
+    def intensity(self) -> float:
+        """Return FLOP per byte of device memory."""
+        return self.flops / self.bytes
+
+    @property
+    def tflops(self) -> float:
+        """Return 10^12 FLOP/s."""
+        return self.flops / self.us / 1e6
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A time somebody else's kernel takes for the same problem.
+
+    kind: what it multiplies: "4-bit" weights or dense "fp16" ones
+    """
+
+    name: str
+    kind: Literal["4-bit", "fp16"]
+    shape: str
+    size: int | None
+    us: float
+    date: str
+    source: str
+
+
+def number(row: Row, name: str) -> float | None:
+    """Return a row's figure, or None if it is missing, not a number or not finite."""
+    value = row.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def work(row: Row) -> tuple[float, float] | None:
+    """Return (FLOPs, compulsory bytes) of a row, from its rates where it does not state them."""
+    flops, size_bytes = number(row, "flops"), number(row, "bytes")
+    us, tflops, gbps = (number(row, name) for name in ("us", "tflops", "gbps"))
+    if us is not None:
+        flops = flops if flops is not None else (tflops or 0.0) * us * 1e6
+        size_bytes = size_bytes if size_bytes is not None else (gbps or 0.0) * us * 1e3
+    if not flops or not size_bytes or flops < 0 or size_bytes < 0:
+        return None
+    return flops, size_bytes
+
+
+def problem_key(problem: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Return a problem as a hashable value."""
+    return tuple(sorted(problem.items()))
+
+
+def size_of(problem: Mapping[str, Any]) -> int | None:
+    """Return the size that problems of one shape sweep: M, or the tokens of a MoE layer."""
+    return next((int(problem[name]) for name in SIZE_NAMES if name in problem), None)
+
+
+def size_name(problem: Mapping[str, Any]) -> str:
+    """Return what the size that problems of one shape sweep is called."""
+    return next((name for name in SIZE_NAMES if name in problem), SIZE_NAMES[0])
+
+
+def varying(problems: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    """Return the fields that differ between these problems; the others need no label."""
+    values: dict[str, set[str]] = {}
+    problems = list(problems)
+    for problem in problems:
+        for name in problem:
+            values.setdefault(name, set())
+    for name, seen in values.items():
+        seen.update(repr(problem.get(name)) for problem in problems)
+    return frozenset(name for name, seen in values.items() if len(seen) > 1)
+
+
+def shape_of(problem: Mapping[str, Any], shown: frozenset[str]) -> str:
+    """Return the name of a problem without its size: `K×N`, then the fields that vary."""
+    words = []
+    if "K" in problem and "N" in problem:
+        words.append(f"{problem['K']}×{problem['N']}")
+    for name, value in problem.items():
+        if name in shown and name not in {*SIZE_NAMES, "K", "N"}:
+            words.append(str(value) if isinstance(value, str) else f"{name}={value}")
+    return " ".join(words) or "all"
+
+
+def titled(shape: str) -> str:
+    """Return a shape's name for a heading, saying what its sizes are."""
+    return f"K×N {shape}" if "×" in shape else shape
+
+
+def natural(text: str) -> tuple[str | int, ...]:
+    """Return a sort key that orders the numbers in a name by value: 8192 before 28672."""
+    return tuple(int(w) if i % 2 else w for i, w in enumerate(re.split(r"(\d+)", text)))
+
+
+def datasheet(facts: Row) -> list[Ceiling]:
+    """Return the ceilings of a GPU's facts; those of a recorded result count as measured."""
+    source: Source = "measured" if facts.get("source") == "recorded" else "datasheet"
+    dram, tensor = number(facts, "dram_gbps"), number(facts, "tensor_tflops")
+    found = []
+    if dram:
+        found.append(Ceiling("DRAM", "memory", dram, "GB/s", source, dram, dram))
+    if tensor:
+        found.append(Ceiling("tensor cores", "tensor", tensor, "TFLOP/s", source, tensor, tensor))
+    return found
+
+
+def _kind_of(name: str, gbps: float, tflops: float) -> tuple[Kind, Unit]:
+    """Return what a ceiling kernel of these rates measures; its name says which FLOPs or bytes."""
+    if tflops * 1e3 > gbps:
+        return "tensor" if "mma" in name else "other", "TFLOP/s"
+    if gbps > 0:
+        cached = any(word in name.lower() for word in ("l2", "shared", "smem"))
+        return "other" if cached else "memory", "GB/s"
+    return "latency", "us"
+
+
+def _ceiling(row: Row) -> Ceiling | None:
+    """Return what a ceiling row measured: a rate of FLOPs, else of bytes, else a time."""
+    us, gbps, tflops = (number(row, name) or 0.0 for name in ("us", "gbps", "tflops"))
+    if not row.get("ok") or us <= 0:
+        return None
+    low_us, high_us = number(row, "us_low") or us, number(row, "us_high") or us
+    name = str(row["kernel"]).replace("_", " ")
+    name = name.replace("dram", "DRAM").replace("mma sync", "mma.sync").replace("l2", "L2")
+    kind, unit = _kind_of(name, gbps, tflops)
+    regime = str(row.get("regime", ""))
+    if unit == "us":
+        return Ceiling(name, kind, us, unit, "measured", low_us, high_us, regime)
+    rate = tflops if unit == "TFLOP/s" else gbps
+    low, high = rate * us / high_us, rate * us / low_us
+    return Ceiling(name, kind, rate, unit, "measured", low, high, regime)
+
+
+def measured_ceilings(rows: Iterable[Row]) -> list[Ceiling]:
+    """Return the best of every ceiling kernel, by name."""
+    best: dict[str, Ceiling] = {}
+    for found in filter(None, map(_ceiling, rows)):
+        known = best.get(found.name)
+        faster = known is None or (found.rate < known.rate) == (found.unit == "us")
+        if faster:
+            best[found.name] = found
+    return [best[name] for name in sorted(best)]
+
+
+def roof(ceilings: Iterable[Ceiling], kind: str, source: Source | None = None) -> Ceiling | None:
+    """Return the highest ceiling of a kind: measured if there is one, else from the datasheet."""
+    found = [c for c in ceilings if c.kind == kind and (source is None or c.source == source)]
+    measured = [c for c in found if c.source == "measured"]
+    return max(measured or found, key=lambda c: c.rate, default=None)
+
+
+def ridge(memory: Ceiling, tensor: Ceiling) -> float:
+    """Return the FLOP per byte above which the tensor cores limit, not the memory."""
+    return tensor.rate * 1e3 / memory.rate
+
+
+def memory_floor_us(size_bytes: float, memory: Ceiling) -> float:
+    """Return the time the compulsory bytes need at a memory ceiling."""
+    return size_bytes / memory.rate / 1e3
+
+
+def tensor_floor_us(flops: float, tensor: Ceiling) -> float:
+    """Return the time the FLOPs need at a tensor ceiling."""
+    return flops / tensor.rate / 1e6
+
+
+def limit_of(row: Row, ceilings: Sequence[Ceiling]) -> Limit:
+    """Return what limits a row's problem on this machine, whatever the kernel."""
+    memory, tensor, amount = roof(ceilings, "memory"), roof(ceilings, "tensor"), work(row)
+    if memory is None or tensor is None or amount is None:
+        return "unknown"
+    memory_us, tensor_us = memory_floor_us(amount[1], memory), tensor_floor_us(amount[0], tensor)
+    if max(memory_us, tensor_us) < LATENCY_BOUND_US:
+        return "latency"
+    return "memory" if memory_us >= tensor_us else "tensor"
+
+
+def doubt(row: Row, ceilings: Sequence[Ceiling]) -> str:
+    """Return why a row must not win: it failed its check, or it beats physics; else nothing."""
+    if not row.get("ok"):
+        return str(row.get("reason") or row.get("status") or "not checked")
+    if row.get("untrusted"):
+        return str(row["untrusted"])
+    # a warm L2 may serve more bytes than device memory can
+    rates = [("tflops", "tensor", "TFLOP/s")]
+    rates += [("gbps", "memory", "GB/s")] if row.get("regime") == "cold" else []
+    for name, kind, unit in rates:
+        limits = [c for c in ceilings if c.kind == kind]
+        sheet = [c.rate for c in limits if c.source == "datasheet"]
+        top = max(sheet or [c.rate * ANOMALY for c in limits], default=math.inf)
+        rate = number(row, name) or 0.0
+        if rate > top:
+            return f"{rate:.0f} {unit} is above the {top:.0f} {unit} this GPU can reach"
+    return ""
+
+
+def point(
+    row: Row, shape: str, ceilings: Sequence[Ceiling], *, modelled: bool = False
+) -> Point | None:
+    """Return the point of a row, or None if it has no time or no work to draw it from."""
+    us = number(row, "bound_us" if modelled else "us")
+    amount = work(row)
+    if us is None or us <= 0 or amount is None:
+        return None
+    bound_us = number(row, "bound_us")
+    return Point(
+        kernel=str(row["kernel"]),
+        shape=shape,
+        size=size_of(row["problem"]),
+        regime="" if modelled else str(row.get("regime", "")),
+        flops=amount[0],
+        bytes=amount[1],
+        us=us,
+        us_low=us if modelled else number(row, "us_low") or us,
+        us_high=us if modelled else number(row, "us_high") or us,
+        fraction=None if modelled or bound_us is None else bound_us / us,
+        doubt="" if modelled else doubt(row, ceilings),
+        modelled=modelled,
+        size_name=size_name(row["problem"]),
+    )

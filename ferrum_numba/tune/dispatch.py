@@ -1,0 +1,123 @@
+"""From measured rows to a decision: who won a problem, by how much, and what to run next time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from math import log
+from typing import TYPE_CHECKING, Any
+
+from ferrum_numba.contract import Config, Kernel, Problem, describe
+from ferrum_numba.errors import ProblemError
+from ferrum_numba.measure import compare
+from ferrum_numba.results import Row, same
+
+if TYPE_CHECKING:
+    from ferrum_numba.gpu import Gpu
+
+# what is slower than the winner by more than this cannot be its equal
+NEAR = 1.1
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The fastest row of a problem, and the rows that cannot be told from it.
+
+    ties:      as fast as the winner, within the tie band
+    undecided: the samples do not say
+    """
+
+    row: Row
+    ties: list[Row] = field(default_factory=list)
+    undecided: list[Row] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to run for a problem, and the rule that said so."""
+
+    kernel: Kernel
+    config: Config
+    rule: str
+
+
+def winners(rows: Iterable[Row]) -> list[Winner]:
+    """Return the winner of every (op, problem, regime), in the order of their first rows."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["status"] == "measured" and row["ok"] and not row.get("untrusted"):
+            about = repr((row["op"], sorted(row["problem"].items()), row["regime"]))
+            groups.setdefault(about, []).append(row)
+    return [_winner(group) for group in groups.values()]
+
+
+def _winner(rows: Sequence[Row]) -> Winner:
+    # times of a final were taken in turn; others may owe a per cent to the clocks of their moment
+    finalists = [row for row in rows if row.get("stage") == "final"]
+    first = min(finalists or rows, key=lambda row: float(row["us"]))
+    found = Winner(first)
+    for row in rows:
+        if row is first or row["us"] > NEAR * first["us"]:
+            continue
+        verdict = compare(first["samples"], row["samples"])
+        if verdict.name == "SAME":
+            found.ties.append(row)
+        elif verdict.name == "UNDECIDED":
+            found.undecided.append(row)
+    return found
+
+
+def choose(
+    rows: Iterable[Row],
+    problem: Problem,
+    kernels: Sequence[Kernel],
+    gpu: Gpu,
+    regime: str = "cold",
+) -> Choice:
+    """Return the kernel and config to run a problem with.
+
+    The winner of this very problem; else of the nearest M with all other sizes equal; else the
+    default of the first kernel that can run it. A stored config that its kernel no longer has, or
+    that does not fit, is passed over.
+
+    Raises:
+        ProblemError: no kernel can run it; says why each cannot.
+    """
+    by_name = {kernel.name: kernel for kernel in kernels}
+    measured = [winner.row for winner in winners(rows) if winner.row["regime"] == regime]
+    for row, rule in _nearest(measured, describe(problem)):
+        kernel = by_name.get(row["kernel"])
+        config = kernel and _config(kernel, row["config"])
+        if kernel is None or config is None or not isinstance(problem, kernel.op.problem):
+            continue
+        if kernel.refuses(problem) is None and kernel.misfit(config, problem, gpu) is None:
+            return Choice(kernel, config, rule)
+    refusals = []
+    for kernel in kernels:
+        refusal = kernel.refuses(problem)
+        if refusal is None:
+            return Choice(kernel, kernel.default(problem, gpu), f"default of {kernel.name}")
+        refusals.append(f"{kernel.name}: {refusal}")
+    raise ProblemError(f"no kernel can run {problem}: {'; '.join(refusals)}")
+
+
+def _nearest(rows: Iterable[Row], wanted: Mapping[str, Any]) -> Iterator[tuple[Row, str]]:
+    """Yield rows that differ from a problem at most in M, nearest first, with the rule's name."""
+    fixed = {name: value for name, value in wanted.items() if name != "M"}
+    found = []
+    for row in rows:
+        sizes = dict(row["problem"])
+        rows_m = sizes.pop("M", None)
+        if same(sizes, fixed) and (rows_m is None) == ("M" not in wanted):
+            # of two as near, the larger: a tile too high wastes less than a loop too many
+            distance = 0.0 if rows_m is None else abs(log(rows_m / wanted["M"]))
+            found.append((distance, -(rows_m or 0), row))
+    for distance, minus_m, row in sorted(found, key=lambda item: item[:2]):
+        yield row, "measured" if distance == 0.0 else f"measured at M = {-minus_m}"
+
+
+def _config(kernel: Kernel, stored: Mapping[str, Any]) -> Config | None:
+    """Return a stored config, or None if the kernel's configs have other fields by now."""
+    if {known.name for known in fields(kernel.config)} != stored.keys():
+        return None
+    return kernel.config(**stored)

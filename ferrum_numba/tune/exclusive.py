@@ -1,0 +1,57 @@
+"""One measuring process a GPU: two at once measure each other."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+from platformdirs import user_cache_path
+
+from ferrum_numba.errors import DeviceError
+
+if TYPE_CHECKING:
+    from ferrum_numba.gpu import Gpu
+
+_NVML_INSUFFICIENT_SIZE = 7
+
+
+@contextmanager
+def exclusive(gpu: Gpu) -> Iterator[None]:
+    """Hold the lock on measuring on a GPU.
+
+    Raises:
+        DeviceError: another process holds it.
+    """
+    path = user_cache_path("ferrum-numba", ensure_exists=True) / f"measuring-{gpu.uuid}.lock"
+    try:
+        lock = FileLock(path).acquire(timeout=0)
+    except Timeout as error:
+        raise DeviceError(
+            f"another process is measuring on {gpu.name}; wait for it to end (it holds {path})"
+        ) from error
+    with lock:
+        yield
+
+
+def compute_processes(uuid: str) -> int:
+    """Return how many processes compute on a GPU; 0 where NVML cannot tell."""
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return 0
+    if nvml.nvmlInit_v2():
+        return 0
+    handle, count = ctypes.c_void_p(), ctypes.c_uint(0)
+    # the driver's own UUID comes without the prefix that NVML wants
+    name = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
+    try:
+        if nvml.nvmlDeviceGetHandleByUUID(name.encode(), ctypes.byref(handle)):
+            return 0
+        # asked with no room for answers, it tells how many there are
+        status = nvml.nvmlDeviceGetComputeRunningProcesses_v3(handle, ctypes.byref(count), None)
+    finally:
+        nvml.nvmlShutdown()
+    return count.value if status in (0, _NVML_INSUFFICIENT_SIZE) else 0

@@ -1,0 +1,113 @@
+"""Compile a whole space for a GPU that need not be there, and say what would be worth measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ferrum_numba.compile import Binary, blocks_per_sm
+from ferrum_numba.contract import Config, Kernel, Problem, describe
+from ferrum_numba.errors import BuildError
+from ferrum_numba.results import Row
+from ferrum_numba.tune.model import bound_us
+from ferrum_numba.tune.space import (
+    Progress,
+    build_space,
+    concerns,
+    does_not_fit,
+    feasible,
+    silent,
+    thinned,
+)
+
+if TYPE_CHECKING:
+    from ferrum_numba.gpu import Gpu
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    kernel: Kernel
+    problem: Problem
+    config: Config
+    misfit: str
+
+
+def plan(
+    kernels: Sequence[Kernel],
+    problems: Sequence[Problem],
+    gpu: Gpu,
+    arch: str | None = None,
+    *,
+    limit: int | None = None,
+    progress: Progress = silent,
+) -> list[Row]:
+    """Return a row for every kernel, problem and config; needs no GPU.
+
+    Args:
+        gpu:   the GPU to plan for: its limits, its bandwidth
+        arch:  architecture to compile for, that of the GPU if None
+        limit: most configs a kernel and problem, evenly over those that fit; None for all
+
+    Returns:
+        rows of kernel, op, problem, config, arch, registers, spill_bytes, smem_bytes,
+        blocks_per_sm (None where it was not built), flops, bytes, bound_us, modelled (always true),
+        status ("ok", "spills", "does not fit" or "build failed") and reason.
+    """
+    arch = arch or gpu.arch
+    candidates = _candidates(kernels, problems, gpu, limit)
+    wanted = [(c.kernel, c.config) for c in candidates if not c.misfit]
+    binaries = build_space(wanted, arch, progress)
+    return [_row(c, binaries.get((c.kernel.name, c.config)), gpu, arch) for c in candidates]
+
+
+def _candidates(
+    kernels: Sequence[Kernel], problems: Sequence[Problem], gpu: Gpu, limit: int | None
+) -> list[_Candidate]:
+    found = []
+    for kernel in kernels:
+        for problem in problems:
+            if not concerns(kernel, problem):
+                continue
+            good, bad = feasible(kernel, problem, gpu)
+            found += [_Candidate(kernel, problem, config, "") for config in thinned(good, limit)]
+            found += [_Candidate(kernel, problem, config, reason) for config, reason in bad]
+    return found
+
+
+def _row(candidate: _Candidate, binary: Binary | BuildError | None, gpu: Gpu, arch: str) -> Row:
+    work = candidate.kernel.op.work(candidate.problem)
+    status, reason = _verdict(candidate, binary, gpu)
+    built = binary if isinstance(binary, Binary) and not candidate.misfit else None
+    return {
+        "kernel": candidate.kernel.name,
+        "op": candidate.kernel.op.name,
+        "problem": describe(candidate.problem),
+        "config": describe(candidate.config),
+        "arch": arch,
+        "registers": built and built.registers,
+        "spill_bytes": built and built.spill_bytes,
+        "smem_bytes": built and built.smem_bytes,
+        "blocks_per_sm": built and blocks_per_sm(built, gpu),
+        "flops": work.flops,
+        "bytes": work.bytes,
+        "bound_us": bound_us(work, gpu),
+        "modelled": True,
+        "status": status,
+        "reason": reason,
+    }
+
+
+def _verdict(
+    candidate: _Candidate, binary: Binary | BuildError | None, gpu: Gpu
+) -> tuple[str, str]:
+    if candidate.misfit:
+        return "does not fit", candidate.misfit
+    if not isinstance(binary, Binary):
+        return "build failed", str(binary)
+    misfit = does_not_fit((candidate.kernel, candidate.config, candidate.problem), binary, gpu)
+    if misfit:
+        return "does not fit", misfit
+    if binary.spill_bytes:
+        return "spills", f"{binary.spill_bytes} bytes a thread go to memory and back"
+    return "ok", ""

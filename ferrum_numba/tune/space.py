@@ -1,0 +1,86 @@
+"""Which candidates there are: what fits a problem, what builds, and what the GPU can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ferrum_numba.compile import Binary, Job, blocks_per_sm, build_many
+from ferrum_numba.contract import Config, Kernel, Problem
+from ferrum_numba.errors import BuildError
+
+if TYPE_CHECKING:
+    from ferrum_numba.gpu import Gpu
+
+T = TypeVar("T")
+# (done, of how many, what is being done)
+Progress = Callable[[int, int, str], None]
+# every program of a space, by kernel name and config
+Binaries = dict[tuple[str, Any], Binary | BuildError]
+
+
+def silent(done: int, total: int, text: str) -> None:
+    """Report nothing."""
+
+
+def feasible(
+    kernel: Kernel, problem: Problem, gpu: Gpu
+) -> tuple[list[Config], list[tuple[Config, str]]]:
+    """Return the configs that can run a problem, and the others with the reason."""
+    refusal = kernel.refuses(problem)
+    good, bad = [], []
+    for config in kernel.configs(gpu):
+        reason = refusal or kernel.misfit(config, problem, gpu)
+        if reason is None:
+            good.append(config)
+        else:
+            bad.append((config, reason))
+    return good, bad
+
+
+def concerns(kernel: Kernel, problem: Problem) -> bool:
+    """Tell whether a problem is one of the kernel's Op."""
+    return isinstance(problem, kernel.op.problem)
+
+
+def thinned(configs: Sequence[T], limit: int | None) -> list[T]:
+    """Return at most `limit` configs, evenly over the space; the first always stays."""
+    if limit is None or len(configs) <= limit:
+        return list(configs)
+    return [configs[i * len(configs) // limit] for i in range(limit)]
+
+
+def build_space(
+    pairs: Iterable[tuple[Kernel, Config]], arch: str, progress: Progress = silent
+) -> Binaries:
+    """Compile every (kernel, config) once, in all processes of the machine; needs no GPU."""
+    unique = {(kernel.name, config): kernel for kernel, config in pairs}
+    jobs = [Job(kernel, config, arch) for (_, config), kernel in unique.items()]
+
+    def report(done: int, total: int) -> None:
+        progress(done, total, "compile")
+
+    built = build_many(jobs, progress=report)
+    return {(job.kernel.name, job.config): binary for job, binary in built}
+
+
+def does_not_fit(candidate: tuple[Kernel, Config, Problem], binary: Binary, gpu: Gpu) -> str | None:
+    """Return why the GPU cannot hold a launch, or None."""
+    kernel, config, problem = candidate
+    if binary.smem_bytes + binary.static_smem_bytes > gpu.smem_per_block:
+        return (
+            f"needs {binary.smem_bytes + binary.static_smem_bytes} bytes of shared memory a block; "
+            f"{gpu.name} has {gpu.smem_per_block}"
+        )
+    resident = blocks_per_sm(binary, gpu)
+    if not resident:
+        return (
+            f"{binary.registers} registers x {binary.num_threads} threads do not fit a SM of "
+            f"{gpu.name} ({gpu.registers_per_sm} registers)"
+        )
+    launch = kernel.launch(config, problem, gpu)
+    places, blocks = resident * gpu.num_sms, prod(launch.grid)
+    if launch.co_resident and blocks > places:
+        return f"its {blocks} blocks wait for each other and {gpu.name} holds {places} at once"
+    return None

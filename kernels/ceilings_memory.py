@@ -1,0 +1,415 @@
+"""How fast a GPU reads, copies and writes its memory, reads its L2, and starts a kernel.
+
+    dram_read     out[t] = sum of the words of row t
+    l2_read       out[t] = sum of the words of rows t, t + stride, ...: all of L2, `passes` times
+    dram_copy     out[i] = data[i]
+    dram_write    out[i] = i
+    launch_floor  out[0] = token, by the first of many threads
+
+    data  [size_bytes / 4] uint32, in rows of 4 KB; a warp takes a row, 16 bytes a lane
+
+A read that is not used would not be made, so a warp sums what it reads; one that was left out
+changes the sum. Sums are modulo 2^32 and exact.
+
+Bound by gmem bandwidth, L2 bandwidth, or the time of a launch: that is what they measure.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import cuda
+from numba.cuda.types import uint32, uint64
+
+from ferrum_numba.contract import Kernel, Launch, Op, Program, Tolerance, Work, pointers, sizes
+from ferrum_numba.errors import ProblemError
+from ferrum_numba.ptx.memory import (
+    ld_global_cg_v4,
+    ld_global_nc_v4_stream,
+    st_global_u32,
+    st_global_v4,
+)
+from ferrum_numba.ptx.shuffle import shfl_xor
+from ferrum_numba.reference.ceilings import row_sums
+from ferrum_numba.space import space
+
+MIB = 2**20
+ROW_BYTES = 4096
+# what a warp loads with one instruction
+WARP_BYTES = 512
+# a lane's accesses to a row, all in flight at once
+LANE_ACCESSES = ROW_BYTES // WARP_BYTES
+# rows of one pass of L2 reads are far from those of the next: L1 has none of them
+L2_STRIDE = 61
+EXACT = Tolerance(0.0, 0.0, "sums and copies of integers are exact")
+
+
+def _check_size(size_bytes):
+    if size_bytes < ROW_BYTES or size_bytes % ROW_BYTES:
+        raise ProblemError(f"size_bytes must be a multiple of {ROW_BYTES}; got {size_bytes}")
+
+
+@dataclass(frozen=True)
+class DramRead:
+    """How much to read; beyond 8 times L2, so that next to nothing is found there."""
+
+    size_bytes: int
+
+    def __post_init__(self):
+        _check_size(self.size_bytes)
+
+
+@dataclass(frozen=True)
+class DramCopy:
+    """How much to copy."""
+
+    size_bytes: int
+
+    def __post_init__(self):
+        _check_size(self.size_bytes)
+
+
+@dataclass(frozen=True)
+class DramWrite:
+    """How much to write."""
+
+    size_bytes: int
+
+    def __post_init__(self):
+        _check_size(self.size_bytes)
+
+
+@dataclass(frozen=True)
+class L2Read:
+    """How much to read again and again, and how often."""
+
+    size_bytes: int
+    passes: int
+
+    def __post_init__(self):
+        _check_size(self.size_bytes)
+
+
+@dataclass(frozen=True)
+class LaunchFloor:
+    """What the kernel writes, so that it must run."""
+
+    token: int
+
+
+@dataclass(frozen=True)
+class RowConfig:
+    """How the warps go over the rows."""
+
+    blocks_per_sm: int = 8  # blocks launched a SM; what does not fit at once follows
+    num_threads: int = 256
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """How large the empty launch is."""
+
+    num_threads: int = 256
+    blocks_per_sm: int = 1
+
+
+CONFIGS = space(RowConfig, blocks_per_sm=(8, 2, 4, 16, 32), num_threads=(256, 128, 512))
+LAUNCH_CONFIGS = space(LaunchConfig, num_threads=(256, 32, 1024), blocks_per_sm=(1, 2))
+
+
+def _words(problem):
+    return problem.size_bytes // 4
+
+
+def _rows(problem):
+    return problem.size_bytes // ROW_BYTES
+
+
+def _data(problem, rng):
+    return {"data": rng.integers(0, 2**32, (_rows(problem), ROW_BYTES // 4), np.uint32)}
+
+
+def _exact(problem):
+    return EXACT
+
+
+# of every Op, the last test is what the ceiling is measured with
+READ = Op(
+    name="dram_read",
+    formula="out[t] = sum_i data[t, i] mod 2^32",
+    problem=DramRead,
+    make_inputs=_data,
+    reference=lambda problem, inputs: row_sums(inputs["data"], 1, 0),
+    output=lambda problem: ((_rows(problem),), np.dtype(np.uint32)),
+    work=lambda problem: Work(flops=0, bytes=problem.size_bytes),
+    tolerance=_exact,
+    tests=(DramRead(ROW_BYTES), DramRead(9 * ROW_BYTES), DramRead(1024 * MIB)),
+    activations=frozenset(),
+)
+COPY = Op(
+    name="dram_copy",
+    formula="out[i] = data[i]",
+    problem=DramCopy,
+    make_inputs=_data,
+    reference=lambda problem, inputs: inputs["data"].reshape(-1),
+    output=lambda problem: ((_words(problem),), np.dtype(np.uint32)),
+    work=lambda problem: Work(flops=0, bytes=2 * problem.size_bytes),
+    tolerance=_exact,
+    tests=(DramCopy(ROW_BYTES), DramCopy(9 * ROW_BYTES), DramCopy(256 * MIB)),
+    activations=frozenset(),
+)
+WRITE = Op(
+    name="dram_write",
+    formula="out[i] = i",
+    problem=DramWrite,
+    make_inputs=lambda problem, rng: {},
+    reference=lambda problem, inputs: np.arange(_words(problem), dtype=np.uint32),
+    output=lambda problem: ((_words(problem),), np.dtype(np.uint32)),
+    work=lambda problem: Work(flops=0, bytes=problem.size_bytes),
+    tolerance=_exact,
+    tests=(DramWrite(ROW_BYTES), DramWrite(9 * ROW_BYTES), DramWrite(256 * MIB)),
+    activations=frozenset(),
+)
+L2 = Op(
+    name="l2_read",
+    formula="out[t] = sum_p sum_i data[(t + p stride) mod rows, i] mod 2^32",
+    problem=L2Read,
+    make_inputs=_data,
+    reference=lambda problem, inputs: row_sums(inputs["data"], problem.passes, L2_STRIDE),
+    output=lambda problem: ((_rows(problem),), np.dtype(np.uint32)),
+    work=lambda problem: Work(flops=0, bytes=problem.passes * problem.size_bytes),
+    tolerance=_exact,
+    tests=(L2Read(ROW_BYTES, 3), L2Read(9 * ROW_BYTES, 2), L2Read(16 * MIB, 64)),
+    # not rotated: what is read must be in L2
+    activations=frozenset({"data"}),
+)
+LAUNCH = Op(
+    name="launch_floor",
+    formula="out[0] = token",
+    problem=LaunchFloor,
+    make_inputs=lambda problem, rng: {},
+    reference=lambda problem, inputs: np.array([problem.token], np.uint32),
+    output=lambda problem: ((1,), np.dtype(np.uint32)),
+    work=lambda problem: Work(flops=0, bytes=0),
+    tolerance=_exact,
+    tests=(LaunchFloor(12345),),
+    activations=frozenset(),
+)
+
+
+class Read(Kernel):
+    """Streams all of the data past L1."""
+
+    name = "dram_read"
+    op = READ
+    config = RowConfig
+    summary = "16-byte loads that leave L1 alone, a row a warp"
+
+    def configs(self, gpu):
+        """Return how to go over the rows."""
+        return CONFIGS
+
+    def refuses(self, problem):
+        """Run every problem."""
+        return None
+
+    def build(self, config, arch):
+        """Return the program."""
+        names = sizes("num_rows", "passes", "stride")
+        function = _read(config, ld_global_nc_v4_stream, False)
+        return Program(function, (*pointers("data", "out"), *names), config.num_threads)
+
+    def prepare(self, problem, inputs):
+        """Return the data as it is."""
+        return dict(inputs)
+
+    def launch(self, config, problem, gpu):
+        """Return one pass."""
+        scalars = {"num_rows": _rows(problem), "passes": 1, "stride": 0}
+        return Launch(_grid(config, problem, gpu), scalars)
+
+
+class ReadL2(Read):
+    """Reads the same data many times, from L2."""
+
+    name = "l2_read"
+    op = L2
+    summary = "16-byte loads past L1 of what fits L2, many times"
+
+    def misfit(self, config, problem, gpu):
+        """Return why the data would not stay in L2, or None."""
+        if 2 * problem.size_bytes > gpu.l2_bytes:
+            return (
+                f"{problem.size_bytes} bytes do not stay in half of the L2 of {gpu.name}, "
+                f"{gpu.l2_bytes} bytes"
+            )
+        return None
+
+    def build(self, config, arch):
+        """Return the program."""
+        names = sizes("num_rows", "passes", "stride")
+        function = _read(config, ld_global_cg_v4, True)
+        return Program(function, (*pointers("data", "out"), *names), config.num_threads)
+
+    def launch(self, config, problem, gpu):
+        """Return all passes."""
+        num_rows = _rows(problem)
+        scalars = {"num_rows": num_rows, "passes": problem.passes, "stride": L2_STRIDE % num_rows}
+        return Launch(_grid(config, problem, gpu), scalars)
+
+
+class Copy(Read):
+    """Copies all of the data."""
+
+    name = "dram_copy"
+    op = COPY
+    summary = "16-byte loads and stores, a row a warp"
+
+    def build(self, config, arch):
+        """Return the program."""
+        parameters = (*pointers("data", "out"), *sizes("num_rows"))
+        return Program(_copy(config), parameters, config.num_threads)
+
+    def launch(self, config, problem, gpu):
+        """Return the launch."""
+        return Launch(_grid(config, problem, gpu), {"num_rows": _rows(problem)})
+
+
+class Write(Copy):
+    """Writes numbers that cost nothing to make."""
+
+    name = "dram_write"
+    op = WRITE
+    summary = "16-byte stores, a row a warp"
+
+    def build(self, config, arch):
+        """Return the program."""
+        parameters = (*pointers("out"), *sizes("num_rows"))
+        return Program(_write(config), parameters, config.num_threads)
+
+
+class Nothing(Kernel):
+    """Starts and ends."""
+
+    name = "launch_floor"
+    op = LAUNCH
+    config = LaunchConfig
+    summary = "an empty kernel: what a launch costs in the regime it is measured in"
+
+    def configs(self, gpu):
+        """Return sizes of a launch."""
+        return LAUNCH_CONFIGS
+
+    def refuses(self, problem):
+        """Run every problem."""
+        return None
+
+    def build(self, config, arch):
+        """Return the program."""
+        return Program(_nothing, (*pointers("out"), *sizes("token")), config.num_threads)
+
+    def prepare(self, problem, inputs):
+        """Return nothing."""
+        return {}
+
+    def launch(self, config, problem, gpu):
+        """Return blocks for every SM."""
+        return Launch((gpu.num_sms * config.blocks_per_sm, 1, 1), {"token": problem.token})
+
+
+def _grid(config, problem, gpu):
+    needed = -(-_rows(problem) // (config.num_threads // 32))
+    return (min(needed, gpu.num_sms * config.blocks_per_sm), 1, 1)
+
+
+def _nothing(out, token):
+    if uint32(cuda.threadIdx.x) == uint32(0) and uint32(cuda.blockIdx.x) == uint32(0):
+        st_global_u32(out, token)
+
+
+def _read(config, load, repeats):
+    num_warps = config.num_threads // 32
+
+    @cuda.jit(device=True, inline="always")
+    def add_row(total, address):
+        for i in range(LANE_ACCESSES):
+            word = load(address + uint64(i * WARP_BYTES))
+            total = uint32(total + uint32(word[0] + word[1]))
+            total = uint32(total + uint32(word[2] + word[3]))
+        return total
+
+    def read(data, out, num_rows, passes, stride):
+        tid = uint32(cuda.threadIdx.x)
+        lane_id = uint32(tid & uint32(31))
+        num_tasks = uint32(uint32(cuda.gridDim.x) * uint32(num_warps))
+        task = uint32(uint32(cuda.blockIdx.x) * uint32(num_warps) + uint32(tid >> uint32(5)))
+        lane_data = data + uint64(lane_id) * uint64(16)
+        while task < num_rows:
+            total = add_row(uint32(0), lane_data + uint64(task) * uint64(ROW_BYTES))
+            if repeats:
+                row = task
+                left = passes
+                while left > uint32(1):
+                    row = uint32(row + stride)
+                    if row >= num_rows:
+                        row = uint32(row - num_rows)
+                    total = add_row(total, lane_data + uint64(row) * uint64(ROW_BYTES))
+                    left = uint32(left - uint32(1))
+            for i in range(5):
+                total = uint32(total + shfl_xor(total, uint32(16 >> i)))
+            if lane_id == uint32(0):
+                st_global_u32(out + uint64(task) * uint64(4), total)
+            task = uint32(task + num_tasks)
+
+    return read
+
+
+def _copy(config):
+    num_warps = config.num_threads // 32
+    words_shape = (LANE_ACCESSES, 4)
+
+    def copy(data, out, num_rows):
+        tid = uint32(cuda.threadIdx.x)
+        lane_id = uint32(tid & uint32(31))
+        num_tasks = uint32(uint32(cuda.gridDim.x) * uint32(num_warps))
+        task = uint32(uint32(cuda.blockIdx.x) * uint32(num_warps) + uint32(tid >> uint32(5)))
+        words = cuda.local.array(words_shape, uint32)
+        while task < num_rows:
+            offset = uint64(task) * uint64(ROW_BYTES) + uint64(lane_id) * uint64(16)
+            # all loads before the first store: that many are in flight
+            for i in range(LANE_ACCESSES):
+                word = ld_global_nc_v4_stream(data + offset + uint64(i * WARP_BYTES))
+                words[i, 0] = word[0]
+                words[i, 1] = word[1]
+                words[i, 2] = word[2]
+                words[i, 3] = word[3]
+            for i in range(LANE_ACCESSES):
+                word = (words[i, 0], words[i, 1], words[i, 2], words[i, 3])
+                st_global_v4(out + offset + uint64(i * WARP_BYTES), word)
+            task = uint32(task + num_tasks)
+
+    return copy
+
+
+def _write(config):
+    num_warps = config.num_threads // 32
+
+    def write(out, num_rows):
+        tid = uint32(cuda.threadIdx.x)
+        lane_id = uint32(tid & uint32(31))
+        num_tasks = uint32(uint32(cuda.gridDim.x) * uint32(num_warps))
+        task = uint32(uint32(cuda.blockIdx.x) * uint32(num_warps) + uint32(tid >> uint32(5)))
+        while task < num_rows:
+            offset = uint64(task) * uint64(ROW_BYTES) + uint64(lane_id) * uint64(16)
+            for i in range(LANE_ACCESSES):
+                at = offset + uint64(i * WARP_BYTES)
+                first = uint32(at >> uint64(2))
+                word = (
+                    first,
+                    uint32(first + uint32(1)),
+                    uint32(first + uint32(2)),
+                    uint32(first + uint32(3)),
+                )
+                st_global_v4(out + at, word)
+            task = uint32(task + num_tasks)
+
+    return write

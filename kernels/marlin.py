@@ -1,0 +1,581 @@
+"""W4A16 GEMM on Marlin's packed weights: int4 weights, fp16 activations, fp32 accumulation.
+
+    out[m, n] = fp16( sum_k x[m, k] * fp16((code[k, n] - 8) * scale[k // group_size, n]) + bias[n] )
+
+    x       [M, K] fp16 row-major          gmem, read once a column slice; cp.async, swizzled smem
+    packed  [K/16, 2N] int32, Marlin tiles gmem, streamed once a row slice; cp.async, as it lies
+    scales  [G, N] fp16, permuted          gmem, one row (or tile_k / group_size) a stage
+    bias    [N] fp16, permuted             gmem, read once in the epilogue
+    out     [M, N] fp16 row-major          gmem, written once, 16 bytes a thread
+
+The tiles of all output slices are numbered K first and cut into equal stripes, one a block, so
+every SM streams the same number of bytes, whatever the shape. With 3 x 3 tiles and 5 blocks:
+
+    slice 0: 0 0 1    slice 1: 1 2 2    slice 2: 3 3 4
+
+The copies of a block run ahead across its slices. A slice that several blocks share is summed in
+fp32 by the block that arrives last, in the order of the blocks: the same bits in every run, and no
+block waits for another.
+
+Bound by gmem bandwidth up to M ~ 32, by the rate of mma.sync (about half of wgmma's on Hopper)
+from there. Limits: K % 64 == 0, N % 64 == 0, group_size in {-1, 32, 64, 128}, symmetric.
+From: Marlin, Frantar et al., arXiv 2408.11743; github.com/IST-DASLab/marlin (Apache-2.0).
+"""
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numba import cuda
+from numba.cuda.types import float32, uint32, uint64
+
+from ferrum_numba.contract import Kernel, Launch, Program, pointers, sizes
+from ferrum_numba.errors import ConfigError
+from ferrum_numba.kernels.w4a16 import OP
+from ferrum_numba.ptx.asynchronous import (
+    cp_async_16,
+    cp_async_16_zfill,
+    cp_async_commit,
+    cp_async_wait,
+)
+from ferrum_numba.ptx.convert import splat_f32, unpack_f16x2
+from ferrum_numba.ptx.dequantize import dequantize_f16, dequantize_scaled_f16
+from ferrum_numba.ptx.memory import (
+    atom_add_acq_rel_gpu,
+    ld_global_nc_v2,
+    ld_global_nc_v4,
+    ld_shared_u32,
+    ld_shared_v4,
+    st_global_u32,
+    st_global_v4,
+    st_shared_u32,
+)
+from ferrum_numba.ptx.special import smem_base
+from ferrum_numba.ptx.sync import fence_acq_rel_gpu
+from ferrum_numba.ptx.tile import add_tile, ldmatrix_tile, mma_tile, store_tile, store_tile_f16
+from ferrum_numba.reference.marlin_layout import pack_weight, permute_scales
+
+GROUP_SIZES = (128, 64, 32, -1)
+PARAMETERS = (
+    *pointers("x", "packed", "scales", "bias", "out", "partials", "counters"),
+    *sizes("m", "n", "k", "tiles_per_block", "has_bias"),
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One way to tile.
+
+    A warp owns 64 columns and all rows of the tile; warps beyond tile_n / 64 split K.
+    """
+
+    tile_m: int = 16  # rows of x a block, a multiple of 16
+    tile_n: int = 128  # columns a block, a multiple of 64
+    tile_k: int = 128  # K a stage
+    num_stages: int = 4  # stages of the cp.async ring
+    num_warps: int = 8
+    blocks_per_sm: int = 1  # blocks launched a SM
+    group_size: int = 128  # K a scale, -1: one scale a column
+
+    def __post_init__(self) -> None:
+        if self.tile_n not in (64, 128, 256) or self.warps_k not in (2, 4):
+            raise ConfigError(
+                "tile_n must be 64, 128 or 256, and num_warps 2 or 4 times its 64-column strips; "
+                f"got tile_n = {self.tile_n}, num_warps = {self.num_warps}"
+            )
+        if self.tile_k % (16 * self.warps_k):
+            raise ConfigError(
+                f"tile_k must give each of the {self.warps_k} warps along K whole steps of 16; "
+                f"got tile_k = {self.tile_k}"
+            )
+        if self.tile_m not in (16, 32, 48, 64) or self.num_stages < 2:
+            raise ConfigError(
+                "tile_m must be 16, 32, 48 or 64 and num_stages at least 2; "
+                f"got tile_m = {self.tile_m}, num_stages = {self.num_stages}"
+            )
+        if self.tile_k not in (64, 128):
+            raise ConfigError(f"tile_k must be 64 or 128; got {self.tile_k}")
+        if self.group_size not in GROUP_SIZES:
+            raise ConfigError(f"group_size must be one of {GROUP_SIZES}; got {self.group_size}")
+
+    @property
+    def warps_k(self) -> int:
+        """Warps that split a tile's K between them."""
+        return self.num_warps * 64 // self.tile_n
+
+    @property
+    def num_threads(self) -> int:
+        """Threads a block."""
+        return 32 * self.num_warps
+
+    @property
+    def scale_rows(self) -> int:
+        """Rows of scales a stage holds."""
+        return 0 if self.group_size < 0 else max(1, self.tile_k // self.group_size)
+
+    @property
+    def a_stage_bytes(self) -> int:
+        """Bytes of x a stage."""
+        return self.tile_m * self.tile_k * 2
+
+    @property
+    def b_stage_bytes(self) -> int:
+        """Bytes of packed weights a stage."""
+        return self.tile_k * self.tile_n // 2
+
+    @property
+    def stage_bytes(self) -> int:
+        """Bytes of one stage of the ring."""
+        return self.a_stage_bytes + self.b_stage_bytes + self.scale_rows * self.tile_n * 2
+
+    @property
+    def sums_bytes(self) -> int:
+        """Bytes for the sums of all warps along K."""
+        return self.warps_k * self.tile_m * self.tile_n * 4
+
+    @property
+    def smem_bytes(self) -> int:
+        """Dynamic shared memory a block: ring, sums, fp16 tile on its way out, flag."""
+        out_bytes = self.tile_m * (self.tile_n * 2 + 16)
+        return self.num_stages * self.stage_bytes + self.sums_bytes + out_bytes + 16
+
+
+# (tile_n, tile_k, num_warps) and the depths of the ring: up to 16 rows the ring hides the latency
+# of memory, beyond them registers and shared memory run out first
+_NARROW = tuple(
+    product(
+        ((128, 128, 8), (256, 64, 8), (64, 128, 4), (128, 64, 4), (256, 128, 8)),
+        (4, 6),
+    )
+)
+_WIDE = tuple(product(((256, 64, 8), (128, 128, 8), (128, 64, 4)), (3, 4)))
+
+
+def _space():
+    """Return the whole space, the default first: Marlin's own tile for up to 16 rows."""
+    configs = [
+        Config(tile_m, *shape, num_stages, num_warps, blocks_per_sm, group_size)
+        for group_size in GROUP_SIZES
+        for tile_m in (16, 32, 48, 64)
+        for (*shape, num_warps), num_stages in (_NARROW if tile_m == 16 else _WIDE)
+        for blocks_per_sm in (1, 2, 3, 4)
+    ]
+    fitting = [c for c in configs if c.blocks_per_sm == 1 or _residency(c) >= c.blocks_per_sm]
+    default = Config()
+    return (default, *(c for c in fitting if c != default))
+
+
+def _residency(config):
+    """Return how many blocks a SM can hold; the accumulators take most registers, the rest ~70."""
+    registers = config.tile_m * config.tile_n // (32 * config.num_warps) * config.warps_k + 70
+    return min(65536 // (registers * config.num_threads), 227 * 1024 // (config.smem_bytes + 1024))
+
+
+_CONFIGS = _space()
+
+
+class Marlin(Kernel):
+    """Marlin's design: mma.sync, a cp.async ring, equal stripes over the SMs."""
+
+    name = "marlin"
+    op = OP
+    config = Config
+    summary = "packed layout, mma.m16n8k16, cp.async ring, stripes over the SMs, ordered fp32 sum"
+
+    def configs(self, gpu):
+        """Return the configs whose shared memory fits the GPU, the default first."""
+        return tuple(c for c in _CONFIGS if _fits(c, gpu))
+
+    def refuses(self, problem):
+        """Return why no config can run this problem, or None."""
+        if problem.zero_points != "none":
+            return f"marlin needs symmetric weights; got zero_points = {problem.zero_points!r}"
+        if problem.act_order:
+            return "marlin needs rows in group order; got act_order = True"
+        if problem.K % 64 or problem.N % 64:
+            near_k, near_n = (max(64, round(v / 64) * 64) for v in (problem.K, problem.N))
+            return (
+                "marlin needs K and N to be multiples of 64; "
+                f"got K = {problem.K}, N = {problem.N}, the nearest are {near_k} and {near_n}"
+            )
+        if _group_size(problem) not in GROUP_SIZES:
+            return f"marlin needs group_size in {GROUP_SIZES}; got {problem.group_size}"
+        return None
+
+    def misfit(self, config, problem, gpu):
+        """Return why this config does not fit this problem, or None."""
+        if config.group_size != _group_size(problem):
+            return f"compiled for group_size {config.group_size}, not {_group_size(problem)}"
+        if problem.N % config.tile_n or problem.K % config.tile_k:
+            return (
+                f"N must be a multiple of tile_n = {config.tile_n} and K of tile_k = "
+                f"{config.tile_k}; got N = {problem.N}, K = {problem.K}"
+            )
+        # a tile with more 16-row blocks than the problem multiplies zeros for nothing
+        if config.tile_m - 16 >= problem.M:
+            return f"tile_m = {config.tile_m} for M = {problem.M} only adds rows of zeros"
+        if not _fits(config, gpu):
+            return (
+                f"needs {config.smem_bytes * config.blocks_per_sm} bytes of shared memory a SM; "
+                f"{gpu.name} has {gpu.smem_per_sm}"
+            )
+        return None
+
+    def build(self, config, arch):
+        """Return the program: Grid: stripes; Block: num_warps; smem: ring + exchange."""
+        return Program(_build(config), PARAMETERS, config.num_threads, smem_bytes=config.smem_bytes)
+
+    def prepare(self, problem, inputs):
+        """Return x as it is, the packed weights, and scales and bias in fragment order."""
+        grouped = _group_size(problem) != -1
+        bias = inputs["bias"] if problem.bias else np.zeros(problem.N, np.float16)
+        return {
+            "x": inputs["x"],
+            "packed": pack_weight(inputs["codes"]),
+            "scales": permute_scales(inputs["scales"], grouped),
+            "bias": permute_scales(bias[None], False)[0],
+        }
+
+    def launch(self, config, problem, gpu):
+        """Return the stripes: as few blocks as give every one the same number of tiles."""
+        slices = -(-problem.M // config.tile_m) * (problem.N // config.tile_n)
+        tiles = slices * (problem.K // config.tile_k)
+        tiles_per_block = -(-tiles // (gpu.num_sms * config.blocks_per_sm))
+        grid = -(-tiles // tiles_per_block)
+        return Launch(
+            (grid, 1, 1),
+            {
+                "m": problem.M,
+                "n": problem.N,
+                "k": problem.K,
+                "tiles_per_block": tiles_per_block,
+                "has_bias": int(problem.bias),
+            },
+            # a block shares at most its first and its last slice
+            {"partials": 2 * grid * config.tile_m * config.tile_n * 4, "counters": 4 * slices},
+        )
+
+
+def _group_size(problem):
+    """Return the group size, with one group for the whole of K as -1."""
+    return -1 if problem.group_size in (-1, problem.K) else problem.group_size
+
+
+def _fits(config, gpu):
+    reserved = gpu.smem_reserved
+    return config.smem_bytes <= gpu.smem_per_block and (
+        (config.smem_bytes + reserved) * config.blocks_per_sm <= gpu.smem_per_sm
+    )
+
+
+def _build(config):
+    tile_m, tile_n, tile_k = config.tile_m, config.tile_n, config.tile_k
+    num_threads, num_stages, warps_k = config.num_threads, config.num_stages, config.warps_k
+    group_size, per_channel = config.group_size, config.group_size < 0
+    warps_n, m_blocks = tile_n // 64, tile_m // 16
+    steps = tile_k // 16 // warps_k  # mma steps of one warp in a stage
+    groups_in_stage = config.scale_rows > 1
+
+    # a stage is copied in pieces of 16 bytes; a thread copies the same columns of every row it has
+    a_row_pieces, b_row_pieces, s_row_pieces = tile_k // 8, tile_n // 2, tile_n // 8
+    a_rows, b_rows = num_threads // a_row_pieces, num_threads // b_row_pieces
+    s_pieces = config.scale_rows * s_row_pieces
+    a_rounds, b_rounds = -(-tile_m // a_rows), -(-(tile_k // 16) // b_rows)
+    s_rounds = -(-s_pieces // num_threads)
+    a_ragged = tile_m % a_rows != 0
+
+    b_offset = config.a_stage_bytes
+    s_offset = b_offset + config.b_stage_bytes
+    stage_bytes = config.stage_bytes
+    ring_bytes = num_stages * stage_bytes
+    sums_bytes = config.sums_bytes
+    flag_offset = config.smem_bytes - 16
+    in_flight = num_stages - 2
+
+    # a warp's sums are four accumulators of a 16-column strip each, in 16-byte pieces of all lanes;
+    # after the reduction a warp owns `strips` of them
+    acc_floats = 8 * m_blocks
+    acc_bytes = acc_floats * 128
+    warp_bytes = 4 * acc_bytes
+    slot_bytes = tile_m * tile_n * 4
+    strips = 4 // warps_k
+    own_floats = strips * acc_floats
+    out_row_bytes = tile_n * 2 + 16  # 16: rows start four banks apart
+    out_row_pieces = tile_n // 8
+
+    zeros = splat_f32(acc_floats)
+    load_a = ldmatrix_tile(m_blocks, 16 * tile_k * 2)
+    mma = mma_tile(m_blocks)
+    zeros_own = splat_f32(own_floats)
+    ones_own = splat_f32(4 * strips)
+    store_sums = store_tile("shared", acc_floats, 512)
+    add_sums = add_tile("shared", own_floats, 512)
+    store_partial = store_tile("global", own_floats, 512)
+    add_partial = add_tile("global", own_floats, 512)
+    store_out = store_tile_f16(m_blocks, strips, out_row_bytes)
+
+    @cuda.jit(device=True, inline="always")
+    def fetch_to_shared(stage, a_gmem, b_gmem, s_gmem, a_rows_left, n, k, k_tile):
+        tid = uint32(cuda.threadIdx.x)
+        r = uint32(tid // uint32(a_row_pieces))
+        c = uint32(tid % uint32(a_row_pieces))
+        smem = uint32(stage + r * (tile_k * 2) + (c ^ (r & 7)) * 16)
+        gmem = a_gmem + uint64(k_tile) * uint64(tile_k * 2)
+        for i in range(a_rounds):
+            if not a_ragged or uint32(r + i * a_rows) < uint32(tile_m):
+                # rows past M become zeros
+                size = uint32(16) if uint32(i * a_rows) < a_rows_left else uint32(0)
+                cp_async_16_zfill(smem + i * (a_rows * tile_k * 2), gmem, size)
+                gmem = gmem + uint64(k) * uint64(a_rows * 2)
+        smem = uint32(stage + b_offset + tid * 16)
+        gmem = b_gmem + uint64(k_tile) * uint64(uint32(n * (tile_k // 2)))
+        for i in range(b_rounds):
+            cp_async_16(smem + i * (num_threads * 16), gmem)
+            gmem = gmem + uint64(n) * uint64(b_rows * 8)
+        for i in range(s_rounds):
+            p = uint32(tid + i * num_threads)
+            if p < uint32(s_pieces):
+                r = uint32(p // uint32(s_row_pieces))
+                c = uint32(p % uint32(s_row_pieces))
+                group = uint32(uint32(k_tile * tile_k) // uint32(group_size) + r)
+                gmem = s_gmem + uint64(group) * uint64(uint32(n * 2)) + uint64(c * 16)
+                cp_async_16(stage + s_offset + p * 16, gmem)
+
+    @cuda.jit(device=True, inline="always")
+    def corner(slice_id, m_tiles):
+        tile_column = uint32(slice_id // m_tiles)
+        return uint32((slice_id - uint32(tile_column * m_tiles)) * tile_m), uint32(
+            tile_column * tile_n
+        )
+
+    @cuda.jit(device=True, inline="always")
+    def locate(x, packed, scales, m, n, k, slice_id, m_tiles):
+        """Return where this thread copies a slice from, at K = 0, and how many rows are left."""
+        tid = uint32(cuda.threadIdx.x)
+        row, column = corner(slice_id, m_tiles)
+        r = uint32(tid // uint32(a_row_pieces))
+        c = uint32(tid % uint32(a_row_pieces))
+        a_gmem = x + ((uint64(uint32(row + r)) * k + uint32(c * 8)) << 1)
+        rows_left = uint32(m - uint32(row + r)) if uint32(row + r) < m else uint32(0)
+        r = uint32(tid // uint32(b_row_pieces))
+        c = uint32(tid % uint32(b_row_pieces))
+        b_gmem = packed + ((uint64(r) * n + uint32(column + c * 2)) << 3)
+        return a_gmem, b_gmem, scales + (uint64(column) << 1), rows_left
+
+    @cuda.jit(device=True, inline="always")
+    def fetch_scale(stage, s_lane, step):
+        if groups_in_stage:
+            group = uint32(uint32(step * 16) // uint32(group_size))
+            return ld_shared_v4(stage + s_lane + group * (tile_n * 2))
+        return ld_shared_v4(stage + s_lane)
+
+    @cuda.jit(device=True, inline="always")
+    def fetch_to_registers(stage, a_lane, a_swizzle, b_lane, step):
+        word = ld_shared_v4(stage + b_lane + step * (b_row_pieces * 16))
+        return word, load_a(stage + a_lane + ((step * 32) ^ a_swizzle))
+
+    @cuda.jit(device=True, inline="always")
+    def dequantize(word, scale):
+        if per_channel:
+            return dequantize_f16(word)
+        return dequantize_scaled_f16(word, scale)
+
+    @cuda.jit(device=True, inline="always")
+    def unpack_pairs(first, second):
+        low = unpack_f16x2(first)
+        high = unpack_f16x2(second)
+        return low[0], low[1], high[0], high[1]
+
+    @cuda.jit(device=True, inline="always")
+    def load_columns(gmem):
+        """Return the fp32 values of the columns a lane owns in the epilogue, in fragment order."""
+        if strips == 1:
+            pairs = ld_global_nc_v2(gmem)
+            return unpack_pairs(pairs[0], pairs[1])
+        pairs = ld_global_nc_v4(gmem)
+        return unpack_pairs(pairs[0], pairs[1]) + unpack_pairs(pairs[2], pairs[3])
+
+    def marlin(
+        x, packed, scales, bias, out, partials, counters, m, n, k, tiles_per_block, has_bias
+    ):
+        # index: which stripe, which slice, which fragment
+        smem = smem_base()
+        ring_end = uint32(smem + ring_bytes)
+        tile_out = uint32(ring_end + sums_bytes)
+        tid = uint32(cuda.threadIdx.x)
+        bid = uint32(cuda.blockIdx.x)
+        lane_id = uint32(tid & 31)
+        warp_id = uint32(tid >> 5)
+        warp_n = uint32(warp_id % uint32(warps_n))
+        warp_k = uint32(warp_id // uint32(warps_n))
+        sums = uint32(ring_end + lane_id * 16)
+        own_offset = uint32(warp_k * (warp_bytes // warps_k))
+        k_tiles = uint32(k // uint32(tile_k))
+        m_tiles = uint32(uint32(m + (tile_m - 1)) // uint32(tile_m))
+        tile = uint32(bid * tiles_per_block)
+        end = uint32(uint32(uint32(n // uint32(tile_n)) * m_tiles) * k_tiles)
+        if uint32(tile + tiles_per_block) < end:
+            end = uint32(tile + tiles_per_block)
+        slice_id = uint32(tile // k_tiles)
+        k_tile = uint32(tile - uint32(slice_id * k_tiles))
+        a_lane = uint32((lane_id & 15) * (tile_k * 2))
+        # the 16-byte piece of the lane in its row: lane / 16, swizzled by the row
+        a_swizzle = uint32(((lane_id >> 4) ^ (lane_id & 7)) * 16)
+        b_lane = uint32(warp_n * 512 + lane_id * 16 + b_offset)
+        s_lane = uint32(warp_n * 128 + (lane_id >> 2) * 16 + s_offset)
+        one = float32(1)
+        zero = float32(0)
+
+        stage = smem
+        fetch_stage = smem
+        fetch_tile = tile
+        fetch_k = k_tile
+        fetch_slice = slice_id
+        a_gmem, b_gmem, s_gmem, a_rows_left = locate(x, packed, scales, m, n, k, slice_id, m_tiles)
+        # prologue: the copies run num_stages - 1 tiles ahead of the mma, across slices
+        for _ in range(num_stages - 1):
+            if fetch_tile < end:
+                fetch_to_shared(fetch_stage, a_gmem, b_gmem, s_gmem, a_rows_left, n, k, fetch_k)
+            cp_async_commit()
+            fetch_tile = uint32(fetch_tile + 1)
+            fetch_k = uint32(fetch_k + 1)
+            if fetch_k == k_tiles:
+                fetch_k = uint32(0)
+                fetch_slice = uint32(fetch_slice + 1)
+                a_gmem, b_gmem, s_gmem, a_rows_left = locate(
+                    x, packed, scales, m, n, k, fetch_slice, m_tiles
+                )
+            fetch_stage = uint32(fetch_stage + stage_bytes)
+        while tile < end:
+            acc0 = zeros(zero)
+            acc1 = zeros(zero)
+            acc2 = zeros(zero)
+            acc3 = zeros(zero)
+            k_first = k_tile
+            k_last = uint32(k_tile + uint32(end - tile))
+            if k_last > k_tiles:
+                k_last = k_tiles
+
+            # main loop: one stage a turn
+            while k_tile < k_last:
+                # this stage has arrived, and every warp has left the one to overwrite next
+                cp_async_wait(in_flight)
+                cuda.syncthreads()
+                step = uint32(warp_k * steps)
+                word, a = fetch_to_registers(stage, a_lane, a_swizzle, b_lane, step)
+                scale = word if per_channel else fetch_scale(stage, s_lane, step)
+                if fetch_tile < end:
+                    fetch_to_shared(fetch_stage, a_gmem, b_gmem, s_gmem, a_rows_left, n, k, fetch_k)
+                cp_async_commit()
+                fetch_tile = uint32(fetch_tile + 1)
+                fetch_k = uint32(fetch_k + 1)
+                if fetch_k == k_tiles:
+                    fetch_k = uint32(0)
+                    fetch_slice = uint32(fetch_slice + 1)
+                    a_gmem, b_gmem, s_gmem, a_rows_left = locate(
+                        x, packed, scales, m, n, k, fetch_slice, m_tiles
+                    )
+                fetch_stage = uint32(fetch_stage + stage_bytes)
+                if fetch_stage == ring_end:
+                    fetch_stage = smem
+
+                for _ in range(steps - 1):
+                    step = uint32(step + 1)
+                    next_word, next_a = fetch_to_registers(stage, a_lane, a_swizzle, b_lane, step)
+                    next_scale = fetch_scale(stage, s_lane, step) if groups_in_stage else scale
+                    acc0 = mma(a, dequantize(word[0], scale[0]), acc0)
+                    acc1 = mma(a, dequantize(word[1], scale[1]), acc1)
+                    acc2 = mma(a, dequantize(word[2], scale[2]), acc2)
+                    acc3 = mma(a, dequantize(word[3], scale[3]), acc3)
+                    word = next_word
+                    scale = next_scale
+                    a = next_a
+                acc0 = mma(a, dequantize(word[0], scale[0]), acc0)
+                acc1 = mma(a, dequantize(word[1], scale[1]), acc1)
+                acc2 = mma(a, dequantize(word[2], scale[2]), acc2)
+                acc3 = mma(a, dequantize(word[3], scale[3]), acc3)
+
+                stage = uint32(stage + stage_bytes)
+                if stage == ring_end:
+                    stage = smem
+                k_tile = uint32(k_tile + 1)
+                tile = uint32(tile + 1)
+
+            # reduction over the warps along K: each sums its share of the strip, in their order
+            store_sums(sums + warp_id * warp_bytes, acc0)
+            store_sums(sums + warp_id * warp_bytes + acc_bytes, acc1)
+            store_sums(sums + warp_id * warp_bytes + 2 * acc_bytes, acc2)
+            store_sums(sums + warp_id * warp_bytes + 3 * acc_bytes, acc3)
+            cuda.syncthreads()
+            own = zeros_own(zero)
+            for i in range(warps_k):
+                own = add_sums(sums + (warp_n + i * warps_n) * warp_bytes + own_offset, own)
+
+            # reduction over the blocks of the slice: the last to arrive adds all, in their order
+            complete = True
+            if k_first > uint32(0) or k_last < k_tiles:
+                begin = uint32(slice_id * k_tiles)
+                first_block = uint32(begin // tiles_per_block)
+                last_block = uint32(uint32(begin + k_tiles - 1) // tiles_per_block)
+                counter = counters + (uint64(slice_id) << 2)
+                own_partial = partials + uint64(warp_n * warp_bytes + own_offset + lane_id * 16)
+                # a block keeps the slice it begins in its second slot, others in the first
+                slot = uint32(bid * 2 + 1) if k_first == uint32(0) else uint32(bid * 2)
+                store_partial(own_partial + uint64(slot) * uint64(slot_bytes), own)
+                cuda.syncthreads()
+                if tid == uint32(0):
+                    fence_acq_rel_gpu()
+                    st_shared_u32(smem + flag_offset, atom_add_acq_rel_gpu(counter, uint32(1)))
+                cuda.syncthreads()
+                arrived = ld_shared_u32(smem + flag_offset)
+                complete = arrived == uint32(last_block - first_block)
+                if complete:
+                    fence_acq_rel_gpu()
+                    if tid == uint32(0):
+                        st_global_u32(counter, uint32(0))  # ready for the next launch
+                    own = zeros_own(zero)
+                    block = first_block
+                    while block <= last_block:
+                        begins = uint32(block * tiles_per_block) <= begin
+                        slot = uint32(block * 2 + 1) if begins else uint32(block * 2)
+                        own = add_partial(own_partial + uint64(slot) * uint64(slot_bytes), own)
+                        block = uint32(block + 1)
+
+            # epilogue: registers -> smem as fp16 rows -> gmem
+            if complete:
+                row, column = corner(slice_id, m_tiles)
+                t = uint32(lane_id & 3)
+                # where `permute_scales` of one group puts this lane's columns
+                columns = uint32(column + warp_n * 64 + t * 8)
+                if strips == 1:
+                    columns = uint32(columns + (warp_k >> 1) * 32 + (warp_k & 1) * 4)
+                else:
+                    columns = uint32(columns + warp_k * 32)
+                scale = ones_own(one)
+                if per_channel:
+                    scale = load_columns(scales + (uint64(columns) << 1))
+                shift = ones_own(zero)
+                if has_bias > uint32(0):
+                    shift = load_columns(bias + (uint64(columns) << 1))
+                store_out(
+                    tile_out
+                    + (lane_id >> 2) * out_row_bytes
+                    + (warp_n * 128 + warp_k * (32 * strips) + t * 4),
+                    own,
+                    scale,
+                    shift,
+                )
+                cuda.syncthreads()
+                piece = tid
+                while piece < uint32(tile_m * out_row_pieces):
+                    r = uint32(piece // uint32(out_row_pieces))
+                    c = uint32(piece % uint32(out_row_pieces))
+                    if uint32(row + r) < m:
+                        value = ld_shared_v4(tile_out + r * out_row_bytes + c * 16)
+                        to = uint64(uint32(row + r)) * n + uint32(column + c * 8)
+                        st_global_v4(out + (to << 1), value)
+                    piece = uint32(piece + num_threads)
+            slice_id = uint32(slice_id + 1)
+            k_tile = uint32(0)
+
+    return marlin

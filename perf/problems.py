@@ -1,0 +1,72 @@
+"""The problems to tune and report: linear layers of real models, with the M of decode and prefill.
+
+Fused as engines run them: q, k and v are one GEMM, gate and up another. Sizes are a whole layer's,
+on one GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ferrum_numba.contract import Problem
+from ferrum_numba.kernels.w4a16 import W4A16Problem
+
+GROUP_SIZE = 128
+DECODE = (1, 2, 4, 8, 16, 32)
+PREFILL = (64, 128, 256, 512, 1024, 2048)
+SWEEP = (*DECODE, *PREFILL)
+# the M of the published peers
+PEER_ROWS = (1, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The weight of one linear layer."""
+
+    K: int
+    N: int
+    bias: bool = False
+
+
+# model -> projection -> weight
+MODELS: dict[str, dict[str, Shape]] = {
+    "llama3-8b": {
+        "qkv": Shape(4096, 6144), "o": Shape(4096, 4096), "gate_up": Shape(4096, 28672),
+        "down": Shape(14336, 4096),
+    },
+    "llama3-70b": {
+        "qkv": Shape(8192, 10240), "o": Shape(8192, 8192), "gate_up": Shape(8192, 57344),
+        "down": Shape(28672, 8192),
+    },
+    "qwen2.5-32b": {
+        "qkv": Shape(5120, 7168, bias=True), "o": Shape(5120, 5120),
+        "gate_up": Shape(5120, 55296), "down": Shape(27648, 5120),
+    },
+    "gemma3-27b": {
+        "qkv": Shape(5376, 8192), "o": Shape(4096, 5376), "gate_up": Shape(5376, 43008),
+        "down": Shape(21504, 5376),
+    },
+}  # fmt: skip
+PEER_SHAPES = (
+    Shape(4096, 4096), Shape(4096, 14336), Shape(14336, 4096), Shape(8192, 8192),
+    Shape(8192, 28672), Shape(28672, 8192),
+)  # fmt: skip
+
+
+def cross(
+    shapes: Iterable[Shape], rows: Sequence[int], group_size: int = GROUP_SIZE
+) -> tuple[W4A16Problem, ...]:
+    """Return every weight with every M; the weights outside, because they are dear to make."""
+    return tuple(
+        W4A16Problem(M, shape.N, shape.K, group_size, bias=shape.bias)
+        for shape in shapes
+        for M in rows
+    )
+
+
+# the first is the default of the command line
+PROBLEM_SETS: Mapping[str, tuple[Problem, ...]] = {
+    **{model: cross(shapes.values(), SWEEP) for model, shapes in MODELS.items()},
+    "h200-peers": cross(PEER_SHAPES, PEER_ROWS),
+}

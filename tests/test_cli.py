@@ -1,0 +1,271 @@
+"""The command line: exit statuses, errors of one sentence, JSON that parses, nothing lost."""
+
+import json
+from dataclasses import dataclass
+
+import pytest
+from axpy import Axpy, Problem
+from toy_kernel import Problem as ToyProblem
+from toy_kernel import Toy
+
+from ferrum_numba import check, cli, gpu, tune
+from ferrum_numba.cli.doctor import newer
+from ferrum_numba.tune.search import Task, search
+from ferrum_numba.tune.worker import Outcome
+
+SETS = {"small": (Problem(64), Problem(100)), "rows": (ToyProblem(1), ToyProblem(16))}
+PLAN_KEYS = {
+    "kernel", "config", "arch", "registers", "spill_bytes", "smem_bytes", "blocks_per_sm",
+    "bound_us", "status", "reason",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(gpu, "_driver_gpus", lambda: "there is none")
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command on the toy kernels; return (status, stdout, stderr)."""
+
+    def run(*argv):
+        status = cli.main((Axpy(), Toy()), SETS, argv)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["plan", "axpi"], "no kernel is named axpi; did you mean axpy?"),
+        (["plan", "--gpu", "h20x"], "no GPU is known as 'h20x': give one of a10, a100"),
+        (["plan", "--problem", "smal"], "no problem set is named smal; did you mean small?"),
+        (["plan", "--problem", "q=1"], "no Op has the sizes q: axpy has n; toy has M, N"),
+        (["plan", "--problem", "n=many"], "n must be a whole number; got many"),
+        (["plan", "--problem", "N=8"], "a Problem needs M too; got N"),
+        (["plan", "--problem", "M=4,"], "'' is no name=value, such as M=16"),
+        (["plan", "--problem", "n=2000000"], "axpy: n must be less than 2^20"),
+        (["plan", "--problem", "small", "--m", "4"], "--m has no meaning for Problem(n=64)"),
+        (["plan", "axpy", "--problem", "rows"], "Problem(M=1, N=8) is no problem of axpy"),
+        (["check", "axpy", "--configs", "num_thread=8"], "Config has no field num_thread; did you"),
+        (["check", "axpy", "--configs", "num_threads=2048"], "too many threads"),
+        (["check", "--on", "gpu"], "no GPU to run on: there is none"),
+        (["tune", "--problem", "small"], "no GPU to run on: there is none"),
+        (["bench", "--problem", "small"], "no GPU to run on: there is none"),
+        (["list", "--kernels", "no_such.kernels"], "--kernels no_such.kernels: no module is named"),
+        (["list", "--kernels", "json"], "--kernels json: it has no KERNELS, a tuple of kernels"),
+        (["bench", "--ceilings"], "no ceiling kernels were handed to the command line"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+@pytest.mark.usefixtures("no_gpu")
+def test_a_mistake_is_one_sentence_and_status_2(run, argv, words):
+    status, out, err = run(*argv)
+    assert (status, out) == (2, "")
+    assert err.startswith("ferrum-numba: ")
+    assert words in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["chek"], ["plan", "--m", "0"], ["tune", "--limit", "none"], ["compare"]]
+)
+def test_a_wrong_usage_exits_with_2(argv):
+    with pytest.raises(SystemExit) as stop:
+        cli.main((), {}, argv)
+    assert stop.value.code == 2
+
+
+def test_doctor_says_what_can_be_done(run):
+    status, out, _ = run("doctor", "--json")
+    facts = json.loads(out)
+    assert status == 0
+    assert facts["can_compile"]
+    assert facts["can_run"] == gpu.driver_present()
+    assert facts["versions"]["numba-cuda"].startswith("0.30")
+
+
+def test_doctor_names_the_command_for_what_is_missing(run, no_gpu):
+    status, out, _ = run("doctor")
+    assert status == 0
+    assert "missing: no GPU to run on: there is none; install NVIDIA driver 580 or newer" in out
+    assert "kernels can be compiled here" in out
+    assert "kernels cannot be run here" in out
+
+
+@pytest.mark.parametrize(
+    ("compiler", "driver", "want"),
+    [("13.5.37", "13.0", True), ("13.0.88", "13.0", False), ("12.9", "13.0", False),
+     (None, "13.0", False), ("13.5", None, False), ("13.10", "13.9", True)],
+)  # fmt: skip
+def test_a_compiler_newer_than_the_driver(compiler, driver, want):
+    assert newer(compiler, driver) is want
+
+
+def test_list_counts_configs_and_refusals(run):
+    status, out, _ = run("list", "axpy", "--gpu", "a100", "--json")
+    (row,) = json.loads(out)
+    assert status == 0
+    assert (row["kernel"], row["configs"], row["runs"]) == ("axpy", 2, "4 of 4")
+
+
+def test_list_is_readable(run):
+    status, out, _ = run("list", "--gpu", "h200")
+    assert status == 0
+    assert "axpy: out[i] = 3 x[i] + w[i]" in out
+    assert "problem sets: small, rows" in out
+
+
+def test_check_passes(run):
+    status, out, _ = run("check", "axpy", "--on", "interpreter", "--json", "--limit", "2")
+    rows = json.loads(out)
+    assert status == 0
+    assert [(row["problem"], row["how"], row["ok"]) for row in rows] == [
+        ({"n": 1}, "interpreter", True),
+        ({"n": 63}, "interpreter", True),
+    ]
+
+
+def test_check_fails_with_status_1_and_says_why(run):
+    argv = ("check", "axpy", "--on", "interpreter", "--problem", "n=64", "--configs", "fault=scale")
+    status, out, _ = run(*argv)
+    assert status == 1
+    assert "0 of 1 checks passed" in out
+    assert "axpy n=64: relative error" in out
+
+
+def test_an_interrupted_check_keeps_its_rows(run, monkeypatch):
+    real, calls = check.on_interpreter, []
+
+    def second_is_interrupted(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(check, "on_interpreter", second_is_interrupted)
+    status, out, err = run("check", "axpy", "--on", "interpreter", "--json")
+    assert status == 130
+    assert len(json.loads(out)) == 1
+    assert "stopped; 1 rows kept" in err
+
+
+def test_plan_has_a_row_for_each_candidate(run):
+    argv = ("plan", "axpy", "--gpu", "h200", "--problem", "small", "--json")
+    status, out, _ = run(*argv)
+    rows = json.loads(out)
+    assert status == 0
+    assert len(rows) == 4
+    assert all(row.keys() >= PLAN_KEYS and row["arch"] == "sm_90a" for row in rows)
+
+
+def test_plan_compiles_for_another_architecture(run):
+    argv = ("plan", "axpy", "--problem", "n=64", "--arch", "sm_80", "--limit", "1", "--json")
+    status, out, _ = run(*argv, "--no-cache")
+    assert status == 0
+    assert [row["arch"] for row in json.loads(out)] == ["sm_80"]
+
+
+@dataclass
+class Measured:
+    """A measurer without a GPU: what it was asked, and one answer."""
+
+    outcome: Outcome
+    asked: list
+
+    def run(self, candidate, best_us):
+        self.asked.append((candidate.config.num_threads, candidate.regime))
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        return self.outcome
+
+    def final(self, candidates):
+        return None
+
+
+@pytest.fixture
+def board(monkeypatch):
+    """Return a measurer that stands for a GPU of this machine."""
+    measurer = Measured(Outcome("measured", us=(50.0,) * 9, rel_error=1e-7), [])
+
+    def fake(kernels, problems, facts, *, policy, store_path, progress, **rest):
+        rest.pop("timeout_s")
+        task = Task(kernels, problems, facts, policy, store_path, **rest)
+        return search(task, measurer, progress)
+
+    monkeypatch.setattr(gpu, "live", lambda: gpu.KNOWN["h200"])
+    monkeypatch.setattr(tune, "tune", fake)
+    return measurer
+
+
+def test_tune_stores_what_it_measured(run, board, tmp_path):
+    status, out, err = run("tune", "axpy", "--problem", "n=64", "--json", "--store", "here")
+    (found,) = json.loads(out)
+    assert status == 0
+    assert [row["status"] for row in found["rows"]] == ["measured"] * 2
+    assert found["environment"]["gpu"] == "NVIDIA H200"
+    assert (tmp_path / "here/h200/axpy.json").is_file()
+    assert "2 rows are in here/h200/axpy.json" in err
+
+
+def test_tune_shows_the_winner(run, board):
+    status, out, _ = run("tune", "axpy", "--problem", "n=64")
+    assert status == 0
+    assert "n=64" in out
+    assert "1 tied" in out
+
+
+def test_a_wrong_candidate_is_status_1_and_a_line(run, board):
+    board.outcome = Outcome("wrong", "relative error 1.0")
+    status, out, _ = run("tune", "axpy", "--problem", "n=64", "--limit", "1")
+    assert status == 1
+    assert "wrong: axpy n=64, num_threads=64 fault=: relative error 1.0" in out
+
+
+def test_an_interrupted_tune_says_what_it_kept(run, board):
+    assert run("tune", "axpy", "--problem", "n=64")[0] == 0
+    board.outcome = KeyboardInterrupt()
+    status, _, err = run("tune", "axpy", "--problem", "small")
+    assert status == 130
+    assert "stopped; 2 rows kept" in err
+
+
+def test_bench_times_the_tuned_config_afresh(run, board):
+    times = {64: 90.0, 128: 50.0}
+    board.run = lambda candidate, best_us: Outcome(
+        "measured", us=(times[candidate.config.num_threads],) * 9
+    )
+    assert run("tune", "axpy", "--problem", "n=64")[0] == 0
+    del board.run
+    argv = ("bench", "axpy", "--problem", "n=64", "--regime", "warm", "--regime", "eager")
+    status, out, _ = run(*argv, "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert board.asked == [(128, "warm"), (128, "eager")]
+    assert [row["regime"] for row in found["rows"]] == ["warm", "eager"]
+    assert found["environment"]["gpu"] == "NVIDIA H200"
+
+
+def test_bench_takes_the_default_where_nothing_was_tuned(run, board, tmp_path):
+    status, out, _ = run("bench", "axpy", "--problem", "n=64", "--out", "rows.json")
+    assert status == 0
+    assert board.asked == [(64, "cold")]
+    assert json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert "NVIDIA H200" in out
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_report_without_a_gpu_plans_and_checks(run, tmp_path):
+    status, out, err = run("report", "axpy", "--problem", "small", "--limit", "1", "--out", "r")
+    assert status == 0
+    assert "r/report.html" in out.split()
+    assert (tmp_path / "r/report.md").is_file()
+    assert "planning for NVIDIA H200" in err

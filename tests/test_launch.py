@@ -1,0 +1,415 @@
+"""Streams and pointers of others, packed arguments, launch configs, buffers, graphs, operands."""
+
+import ctypes
+import gc
+from types import SimpleNamespace
+
+import host_driver
+import numpy as np
+import pytest
+from cuda.bindings import driver
+
+from ferrum_numba.contract import Kernel, Launch, Op, Parameter, Tolerance, Work, pointers, sizes
+from ferrum_numba.errors import ContextError, DeviceError, LaunchError
+from ferrum_numba.launch import Buffer, Device, Graph, OperandSet, load, pointer, stream_handle
+from ferrum_numba.launch.kernel import Loaded, Prepared, launch_config, pack
+from ferrum_numba.launch.operands import copies_to_exceed, repeat
+
+HANDLE = 0x7F12_3456_7890
+
+
+@pytest.fixture
+def host(monkeypatch):
+    return host_driver.install(monkeypatch)
+
+
+class CudaStream:
+    def __cuda_stream__(self):
+        return 0, HANDLE
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        pytest.param(HANDLE, id="int"),
+        pytest.param(CudaStream(), id="protocol"),
+        pytest.param(SimpleNamespace(cuda_stream=HANDLE), id="torch"),
+        pytest.param(SimpleNamespace(ptr=HANDLE), id="cupy"),
+        pytest.param(SimpleNamespace(handle=ctypes.c_void_p(HANDLE)), id="numba"),
+        pytest.param(SimpleNamespace(handle=driver.CUstream(HANDLE)), id="bindings"),
+    ],
+)
+def test_stream_handle_of_every_library(stream):
+    assert stream_handle(stream) == HANDLE
+
+
+def test_stream_handle_of_numbas_default_stream_is_0():
+    assert stream_handle(SimpleNamespace(handle=ctypes.c_void_p(0))) == 0
+
+
+def test_stream_handle_refuses_what_is_no_stream():
+    with pytest.raises(LaunchError, match="a stream is an int handle or a stream object; got str"):
+        stream_handle("default")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        pytest.param(HANDLE, id="int"),
+        pytest.param(SimpleNamespace(data_ptr=lambda: HANDLE, is_cuda=True), id="torch"),
+        pytest.param(
+            SimpleNamespace(__cuda_array_interface__={"data": (HANDLE, False)}), id="cupy"
+        ),
+        pytest.param(SimpleNamespace(handle=HANDLE), id="cuda.core"),
+        pytest.param(Buffer(None, HANDLE, 16), id="ours"),
+    ],
+)
+def test_pointer_of_every_library(array):
+    assert pointer(array) == HANDLE
+
+
+def test_pointer_refuses_memory_of_the_host():
+    tensor = SimpleNamespace(data_ptr=lambda: HANDLE, is_cuda=False, device="cpu")
+    with pytest.raises(LaunchError, match="the tensor is on cpu; a kernel needs it on the GPU"):
+        pointer(tensor)
+    with pytest.raises(LaunchError, match="a kernel needs memory of the GPU; got ndarray"):
+        pointer(np.zeros(3))
+
+
+PARAMETERS = (
+    Parameter("a", "pointer"), Parameter("n", "uint32"), Parameter("d", "int32"),
+    Parameter("b", "pointer"), Parameter("top", "uint32"),
+)  # fmt: skip
+SCALARS = {"n": 7, "d": -2, "top": 2**32 - 1}
+ADDRESSES = {"a": 2**64 - 8, "b": HANDLE}
+
+
+def test_pack_puts_every_value_in_its_own_slot():
+    slots = pack(PARAMETERS, SCALARS, ADDRESSES)
+    assert slots.tobytes() == b"".join(
+        value.to_bytes(8, "little")
+        for value in (2**64 - 8, 7, (1 << 64) - 2, HANDLE, 0x0000_0000_FFFF_FFFF)
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n": 2**32}, "n = 4294967296 does not fit uint32"),
+        ({"n": -1}, "n = -1 does not fit uint32"),
+        ({"d": 2**31}, "d = 2147483648 does not fit int32"),
+    ],
+)
+def test_pack_refuses_what_does_not_fit(change, message):
+    with pytest.raises(LaunchError, match=message):
+        pack(PARAMETERS, SCALARS | change, ADDRESSES)
+
+
+def test_pack_names_the_missing_parameter():
+    with pytest.raises(LaunchError, match="no value for uint32 parameter n"):
+        pack(PARAMETERS, {}, ADDRESSES)
+    with pytest.raises(LaunchError, match="no value for pointer parameter b"):
+        pack(PARAMETERS, SCALARS, {"a": 0})
+
+
+def test_the_driver_reads_the_packed_values_and_the_stream(monkeypatch):
+    seen = []
+
+    def launch(config, function, addresses, extra):
+        seen.append((int(config.hStream), function, extra))
+        seen.append(host_driver.decode(PARAMETERS, addresses))
+        return (driver.CUresult.CUDA_SUCCESS,)
+
+    monkeypatch.setattr("ferrum_numba.launch.kernel._launch", launch)
+    loaded = Loaded(host_driver.binary("kernel", PARAMETERS), None, 11)
+    prepared = Prepared(loaded, Launch((1, 1, 1), SCALARS), ADDRESSES)
+    prepared(5)
+    prepared(CudaStream())
+    assert seen == [
+        (5, 11, 0), SCALARS | ADDRESSES,
+        (HANDLE, 11, 0), SCALARS | ADDRESSES,
+    ]  # fmt: skip
+
+
+def attributes_of(config):
+    ids = driver.CUlaunchAttributeID
+    names = {
+        ids.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION: lambda v: (
+            v.clusterDim.x, v.clusterDim.y, v.clusterDim.z
+        ),
+        ids.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION: lambda v: (
+            v.programmaticStreamSerializationAllowed
+        ),
+        ids.CU_LAUNCH_ATTRIBUTE_COOPERATIVE: lambda v: v.cooperative,
+    }  # fmt: skip
+    assert config.numAttrs == len(config.attrs)
+    return [(a.id.name.removeprefix("CU_LAUNCH_ATTRIBUTE_"), names[a.id](a.value))
+            for a in config.attrs]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("binary_changes", "launch_changes", "attributes"),
+    [
+        ({}, {}, []),
+        ({"cluster": (2, 1, 1)}, {}, [("CLUSTER_DIMENSION", (2, 1, 1))]),
+        ({}, {"programmatic": True}, [("PROGRAMMATIC_STREAM_SERIALIZATION", 1)]),
+        ({}, {"co_resident": True}, [("COOPERATIVE", 1)]),
+        (
+            {"cluster": (1, 4, 1)},
+            {"programmatic": True, "co_resident": True},
+            [("CLUSTER_DIMENSION", (1, 4, 1)), ("PROGRAMMATIC_STREAM_SERIALIZATION", 1)],
+        ),
+    ],
+)
+def test_launch_config(binary_changes, launch_changes, attributes):
+    binary = host_driver.binary("kernel", (), smem_bytes=70_000, num_threads=96, **binary_changes)
+    config = launch_config(binary, Launch((8, 4, 2), {}, **launch_changes))
+    assert (config.gridDimX, config.gridDimY, config.gridDimZ) == (8, 4, 2)
+    assert (config.blockDimX, config.blockDimY, config.blockDimZ) == (96, 1, 1)
+    assert config.sharedMemBytes == 70_000
+    assert attributes_of(config) == attributes
+
+
+@pytest.mark.parametrize(
+    ("cluster", "launch", "message"),
+    [
+        ((1, 1, 1), Launch((0, 1, 1), {}), r"grid \(0, 1, 1\).*a grid needs one block at least"),
+        ((4, 1, 1), Launch((6, 1, 1), {}), r"a multiple of the cluster \(4, 1, 1\)"),
+        (
+            (1, 1, 1),
+            Launch((300, 1, 1), {}, co_resident=True),
+            "its 300 blocks wait for each other, but 264 fit at once on the 132 SMs of NVIDIA H200",
+        ),
+        # the driver counts clusters: 2 of 4 blocks
+        ((4, 1, 1), Launch((12, 1, 1), {}, co_resident=True), "its 12 blocks .* but 8 fit at once"),
+    ],
+)
+def test_prepare_refuses_what_cannot_run(host, cluster, launch, message):
+    loaded = load(host_driver.binary("kernel", (), cluster=cluster), host.device())
+    with pytest.raises(LaunchError, match=message):
+        loaded.prepare(launch, {})
+
+
+def test_prepare_takes_a_co_resident_grid_that_fits(host):
+    loaded = load(host_driver.binary("kernel", ()), host.device())
+    loaded.prepare(Launch((264, 1, 1), {}, co_resident=True), {})
+
+
+def test_load_opts_in_to_shared_memory_and_large_clusters(host):
+    load(host_driver.binary("small", ()), host.device())
+    assert host.log == []
+    load(host_driver.binary("k", (), smem_bytes=200_000, cluster=(16, 1, 1)), host.device())
+    assert host.log == [
+        ("CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES", 200_000),
+        ("CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED", 1),
+    ]
+
+
+def test_load_refuses_more_shared_memory_than_the_gpu_has(host):
+    binary = host_driver.binary("kernel", (), smem_bytes=232_000, static_smem_bytes=1024)
+    with pytest.raises(LaunchError, match=r"233024 bytes of shared memory a block; .* has 232448"):
+        load(binary, host.device())
+
+
+def test_a_failed_load_names_the_binary_and_the_gpu(host):
+    host.fail["cuLibraryLoadData"] = driver.CUresult.CUDA_ERROR_NO_BINARY_FOR_GPU
+    message = "loading kernel, built for sm_90a, on NVIDIA H200 failed with CUDA_ERROR_NO_BINARY"
+    with pytest.raises(LaunchError, match=message):
+        load(host_driver.binary("kernel", ()), host.device())
+
+
+def test_a_refused_launch_names_the_error_and_the_numbers(host, monkeypatch):
+    loaded = load(host_driver.binary("kernel", ()), host.device())
+    prepared = loaded.prepare(Launch((3, 1, 1), {}), {})
+    refused = driver.CUresult.CUDA_ERROR_INVALID_VALUE
+    monkeypatch.setattr("ferrum_numba.launch.kernel._launch", lambda *args: (refused,))
+    numbers = r"kernel \(grid \(3, 1, 1\), 128 threads, 32 registers, 0 bytes of shared memory\)"
+    with pytest.raises(LaunchError, match=f"{numbers} failed with CUDA_ERROR_INVALID_VALUE"):
+        prepared(0)
+
+
+def test_an_error_that_poisons_the_context_has_its_own_type(host):
+    host.fail["cuCtxSynchronize"] = driver.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
+    message = "cuCtxSynchronize failed with CUDA_ERROR_ILLEGAL_ADDRESS"
+    with pytest.raises(ContextError, match=message):
+        host.device().synchronize()
+    host.fail["cuCtxSynchronize"] = driver.CUresult.CUDA_ERROR_INVALID_VALUE
+    with pytest.raises(LaunchError) as caught:
+        host.device().synchronize()
+    assert type(caught.value) is LaunchError
+
+
+def test_a_buffer_keeps_an_array(host, rng):
+    array = rng.standard_normal((5, 7)).astype(np.float16)
+    buffer = Buffer.from_array(host.device(), array.T, guard_bytes=512)
+    np.testing.assert_array_equal(buffer.read((7, 5), np.float16), array.T)
+    assert buffer.damage() is None
+    buffer.fill(0xFF)
+    assert np.isnan(buffer.read((5, 7), np.float16)).all()
+
+
+@pytest.mark.parametrize(
+    ("offset", "message"),
+    [
+        (-1, "1 bytes written before the start, the first at -1"),
+        (10, "1 bytes written past the end, the first at +0"),
+        (521, "1 bytes written past the end, the first at +511"),
+    ],
+)
+def test_guard_zones_tell_where_they_were_written(host, offset, message):
+    buffer = Buffer.empty(host.device(), 10, guard_bytes=512)
+    ctypes.memset(buffer.pointer + offset, 1, 1)
+    assert buffer.damage() == message
+
+
+def test_a_buffer_refuses_more_than_it_holds(host):
+    buffer = Buffer.empty(host.device(), 10)
+    with pytest.raises(LaunchError, match="12 bytes do not fit a buffer of 10"):
+        buffer.write(np.zeros(3, np.float32))
+    with pytest.raises(LaunchError, match="12 bytes asked of a buffer of 10"):
+        buffer.read((3,), np.float32)
+
+
+def test_memory_is_freed_with_the_last_part(host):
+    part = Buffer.empty(host.device(), 64).part(16, 8)
+    gc.collect()
+    assert len(host.memory) == 1
+    ctypes.memset(part.pointer, 7, 8)
+    assert part.read((8,), np.uint8).tolist() == [7] * 8
+    del part
+    gc.collect()
+    assert host.memory == {}
+
+
+def test_a_graph_replays_its_calls_in_order(host):
+    seen = []
+    host.kernels = {"note": (host_driver.parameters([], ["i"]), lambda i: seen.append(i))}
+    loaded = load(host_driver.binary("note", host.kernels["note"][0]), host.device())
+    calls = [loaded.prepare(Launch((1, 1, 1), {"i": i}), {}) for i in (3, 1, 2)]
+    graph = Graph.capture(host.device(), calls)
+    assert seen == []
+    graph.launch(0)
+    graph.launch(CudaStream())
+    assert seen == [3, 1, 2] * 2
+
+
+def test_a_failed_capture_ends_and_frees_its_stream(host):
+    def fail(stream):
+        raise LaunchError("no")
+
+    with pytest.raises(LaunchError, match="no"):
+        Graph.capture(host.device(), [fail])
+    assert host.capturing == {}
+    assert host.log == ["destroy stream 1001"]
+
+
+def test_an_invalidated_capture_is_an_error(host):
+    host.fail["cuStreamEndCapture"] = driver.CUresult.CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
+    with pytest.raises(LaunchError, match="the capture of a graph failed with CUDA_ERROR_STREAM"):
+        Graph.capture(host.device(), [])
+
+
+@pytest.mark.parametrize(
+    ("total_bytes", "copy_bytes", "copies"),
+    [(0, 10, 1), (10, 0, 1), (5, 10, 2), (10, 10, 2), (20, 10, 3), (29, 10, 3), (30, 10, 4)],
+)
+def test_copies_exceed_the_total(total_bytes, copy_bytes, copies):
+    assert copies_to_exceed(total_bytes, copy_bytes) == copies
+    if total_bytes and copy_bytes:
+        assert copies * copy_bytes > total_bytes
+
+
+def test_repeat_aligns_every_copy():
+    array = np.arange(150, dtype=np.uint16)[::-1]
+    rows = repeat(array, 3)
+    assert rows.shape == (3, 512)
+    for row in rows:
+        np.testing.assert_array_equal(row[:300].view(np.uint16), array)
+        assert (row[300:] == 0xFF).all()
+
+
+class Add(Kernel):
+    """out = x + w + what the workspace holds, by the host driver."""
+
+    name = "add"
+    config = None
+    summary = ""
+    op = Op(
+        name="add",
+        formula="out[i] = x[i] + w[i]",
+        problem=int,
+        make_inputs=lambda n, rng: {k: rng.standard_normal(n).astype(np.float32) for k in "xw"},
+        reference=lambda n, inputs: inputs["x"] + inputs["w"],
+        output=lambda n: ((n,), np.dtype(np.float32)),
+        work=lambda n: Work(n, 12 * n),
+        tolerance=lambda n: Tolerance(0, 0, "the same arithmetic"),
+        tests=(),
+        activations=frozenset({"x", "absent"}),
+    )
+    parameters = (*pointers("x", "w", "out", "scratch"), *sizes("n"))
+
+    def configs(self, gpu):
+        return [None]
+
+    def refuses(self, problem):
+        return None
+
+    def build(self, config, arch):
+        raise NotImplementedError
+
+    def prepare(self, problem, inputs):
+        return dict(inputs)
+
+    def launch(self, config, problem, gpu):
+        return Launch((1, 1, 1), {"n": problem}, {"scratch": 4})
+
+    @staticmethod
+    def run(x, w, out, scratch, n):
+        x, w, out = (host_driver.view(address, n, np.float32) for address in (x, w, out))
+        out[:] = x + w + host_driver.view(scratch, 1, np.float32)
+
+
+def test_every_copy_of_the_weights_gives_the_result(host):
+    host.kernels = {"add": (Add.parameters, Add.run)}
+    operands = OperandSet(host.device(), Add(), 100, rotate_bytes=1300, guard_bytes=256)
+    assert operands.copies == 4
+    bound = operands.bind(None, host_driver.binary("add", Add.parameters))
+    views = [operands.buffers(i) for i in range(5)]
+    assert len({v["w"].pointer for v in views}) == 4
+    assert len({v["x"].pointer for v in views}) == 1
+    for prepared in bound.calls():
+        operands.poison()
+        assert np.isnan(operands.result()).all()
+        prepared(0)
+        np.testing.assert_array_equal(operands.result(), operands.want)
+    assert bound.damage() is None
+
+
+def test_damage_names_the_buffer(host):
+    operands = OperandSet(host.device(), Add(), 3, guard_bytes=256)
+    bound = operands.bind(None, host_driver.binary("add", Add.parameters))
+    ctypes.memset(operands.out.pointer + 12, 0, 2)
+    assert bound.damage() == "out: 2 bytes written past the end, the first at +0"
+    ctypes.memset(bound.workspace["scratch"].pointer + 4, 0, 1)
+    assert bound.damage() == "scratch: 1 bytes written past the end, the first at +0"
+
+
+def test_a_call_keeps_its_buffers_alive(host):
+    host.kernels = {"add": (Add.parameters, Add.run)}
+    operands = OperandSet(host.device(), Add(), 8)
+    calls = operands.bind(None, host_driver.binary("add", Add.parameters)).calls()
+    want, out = operands.want, operands.out
+    del operands
+    gc.collect()
+    calls[0](0)
+    np.testing.assert_array_equal(out.read((8,), np.float32), want)
+
+
+def test_opening_without_a_gpu_calls_no_driver(host, monkeypatch):
+    def none(index):
+        raise DeviceError("no GPU to run on")
+
+    monkeypatch.setattr("ferrum_numba.launch.device.live", none)
+    # the host driver has no cuInit: a call of it would be another error
+    with pytest.raises(DeviceError, match="no GPU to run on"):
+        Device.open()

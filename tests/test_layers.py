@@ -1,0 +1,148 @@
+"""The order of the rooms: who may import whom, read off the source, and what importing costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# folder in the tree -> package it is imported as
+FOLDERS = {
+    "ferrum_numba": "ferrum_numba",
+    "kernels": "ferrum_numba.kernels",
+    "reference": "ferrum_numba.reference",
+    "perf": "ferrum_numba.perf",
+}
+BASE = {"errors", "gpu", "contract"}
+# room -> rooms it may import besides itself; a room is what follows `ferrum_numba.`
+LAYERS = {
+    "errors": set(),
+    "gpu": {"errors"},
+    "contract": {"errors", "gpu"},
+    "space": {"errors"},
+    "reference": set(),
+    "ptx": {"errors"},
+    "interpreter": BASE | {"ptx"},
+    "compile": BASE | {"ptx"},
+    "launch": BASE | {"compile"},
+    "measure": BASE | {"compile", "launch"},
+    "results": BASE,
+    "check": BASE | {"compile", "launch", "interpreter"},
+    "tune": BASE | {"compile", "launch", "measure", "check", "results"},
+    "roofline": BASE | {"results"},
+    "report": BASE | {"results", "roofline"},
+    "kernels": BASE | {"space", "ptx", "reference"},
+    "gptq": BASE | {"reference"},
+}
+# they stand above everything; the command line alone must not know a kernel
+TOP = {"perf", "linear", "__main__", "__init__"}
+HANDED_IN = {"kernels", "reference", "perf"}
+# outside package -> rooms that may import it
+OUTSIDE = {
+    "numba": {"ptx", "compile", "interpreter", "kernels"},
+    "llvmlite": {"ptx", "compile"},
+    "greenlet": {"ptx", "interpreter"},
+    "cuda": {"gpu", "compile", "launch", "measure"},
+    "matplotlib": {"roofline", "report"},
+    "rich": {"cli"},
+}
+
+
+def modules():
+    """Return (file, dotted name) of every module of the package."""
+    found = []
+    for folder, package in FOLDERS.items():
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            parts = file.relative_to(ROOT / folder).with_suffix("").parts
+            found.append((file, ".".join((package, *parts))))
+    return found
+
+
+def room_of(module):
+    """Return the room of a dotted name: `ferrum_numba.ptx.mma` is in `ptx`."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def imports_of(source, module):
+    """Return the dotted names that a module's source imports, wherever they stand."""
+    package = module.split(".")[:-1]
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*start, *(node.module or "").split(".")]).strip(".")
+            # `from ferrum_numba import ptx` imports a room, not a name
+            names += [f"{origin}.{a.name}" if origin == "ferrum_numba" else origin
+                      for a in node.names]  # fmt: skip
+    return names
+
+
+def broken_rules(source, module):
+    """Return a sentence for every import that the layers forbid."""
+    room, wrong = room_of(module), []
+    for name in imports_of(source, module):
+        head = name.split(".")[0]
+        if head == "ferrum_numba":
+            target = room_of(name)
+            allowed = LAYERS.get(room)
+            if room == "cli" and target in HANDED_IN:
+                wrong.append(f"{module} imports {name}: kernels are handed to the command line")
+            elif allowed is not None and target not in allowed | {room, "__init__", "__version__"}:
+                wrong.append(f"{module} imports {name}: {room} may import {sorted(allowed)}")
+        elif room == "reference" and head not in {"numpy", *sys.stdlib_module_names}:
+            wrong.append(f"{module} imports {name}: a reference knows NumPy only")
+        elif head in OUTSIDE and room not in OUTSIDE[head]:
+            wrong.append(f"{module} imports {name}: only {sorted(OUTSIDE[head])} may")
+    return wrong
+
+
+@pytest.mark.parametrize(("file", "module"), modules(), ids=lambda value: str(value).split("/")[-1])
+def test_imports_point_down(file, module):
+    assert broken_rules(file.read_text(), module) == []
+
+
+def test_every_room_has_a_place():
+    rooms = {room_of(module) for _, module in modules()}
+    assert rooms <= {*LAYERS, *TOP, "cli"}
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("ferrum_numba.reference.gptq", "import numba"),
+        ("ferrum_numba.reference.gptq", "from ferrum_numba.errors import ProblemError"),
+        ("ferrum_numba.compile.build", "from ferrum_numba import launch"),
+        ("ferrum_numba.ptx.mma", "from ..interpreter import run"),
+        ("ferrum_numba.launch.device", "def f():\n    from numba import cuda"),
+        ("ferrum_numba.report.html", "import cuda.core"),
+        ("ferrum_numba.cli.tune", "from ferrum_numba.kernels import KERNELS"),
+    ],
+)
+def test_a_broken_rule_is_found(module, source):
+    assert len(broken_rules(source, module)) == 1
+
+
+IMPORT_COST = """
+import sys, time
+began = time.perf_counter()
+import ferrum_numba, ferrum_numba.cli
+print(time.perf_counter() - began)
+print(*sorted({"numba", "cuda", "matplotlib", "rich", "llvmlite"} & set(sys.modules)))
+"""
+
+
+def test_importing_is_quick_and_touches_no_driver():
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", IMPORT_COST], capture_output=True, text=True, check=True
+        )
+        for _ in range(3)
+    ]
+    seconds, heavy = zip(*(run.stdout.split("\n")[:2] for run in runs), strict=True)
+    assert set(heavy) == {""}
+    assert min(float(s) for s in seconds) < 0.3

@@ -1,0 +1,107 @@
+"""The data of perf/: model shapes and peers' times."""
+
+import pytest
+
+from ferrum_numba.perf import peers, problems
+from ferrum_numba.perf.peers import PEERS
+from ferrum_numba.perf.problems import PROBLEM_SETS, Shape, cross
+
+DENSE = [row for row in PEERS[0]["rows"] if row["op"] == "w4a16_gemm"]
+MOE = [row for row in PEERS[0]["rows"] if row["op"] == "w4a16_moe"]
+
+
+def us_of(rows, kind, **sizes):
+    found = [
+        row["us"] for row in rows if row["kind"] == kind and sizes.items() <= row["problem"].items()
+    ]
+    assert found
+    return min(found)
+
+
+def test_problem_sets_have_every_projection_and_m():
+    assert {name: len(found) for name, found in PROBLEM_SETS.items()} == {
+        "llama3-8b": 48, "llama3-70b": 48, "qwen2.5-32b": 48, "gemma3-27b": 48, "h200-peers": 72,
+    }  # fmt: skip
+    assert all(len(set(found)) == len(found) for found in PROBLEM_SETS.values())
+
+
+@pytest.mark.parametrize(
+    ("model", "projection", "size_mb"),
+    [
+        ("llama3-8b", "qkv", 12.98), ("llama3-8b", "o", 8.65), ("llama3-8b", "gate_up", 60.56),
+        ("llama3-8b", "down", 30.28), ("llama3-70b", "qkv", 43.25), ("llama3-70b", "o", 34.60),
+        ("llama3-70b", "gate_up", 242.2), ("llama3-70b", "down", 121.1),
+        ("qwen2.5-32b", "qkv", 18.92), ("qwen2.5-32b", "o", 13.52),
+        ("qwen2.5-32b", "gate_up", 146.0), ("qwen2.5-32b", "down", 72.99),
+        ("gemma3-27b", "qkv", 22.7), ("gemma3-27b", "o", 11.4), ("gemma3-27b", "gate_up", 119.2),
+        ("gemma3-27b", "down", 59.6),
+    ],
+)  # fmt: skip
+def test_shapes_have_the_published_size(model, projection, size_mb):
+    shape = problems.MODELS[model][projection]
+    size_bytes = shape.K * shape.N // 2 + 2 * (shape.K // 128) * shape.N
+    assert size_bytes / 1e6 == pytest.approx(size_mb, rel=5e-3)
+
+
+def test_only_qwen_has_a_bias_and_only_on_qkv():
+    biased = [
+        (model, name)
+        for model, layers in problems.MODELS.items()
+        for name, shape in layers.items()
+        if shape.bias
+    ]
+    assert biased == [("qwen2.5-32b", "qkv")]
+
+
+def test_cross_keeps_a_weight_together():
+    found = cross([Shape(64, 128), Shape(128, 64, bias=True)], (1, 2), 32)
+    assert [(p.M, p.N, p.K) for p in found] == [
+        (1, 128, 64), (2, 128, 64), (1, 64, 128), (2, 64, 128)
+    ]  # fmt: skip
+    assert [p.bias for p in found] == [False, False, True, True]
+    assert {p.group_size for p in found} == {32}
+
+
+def test_peers_cover_their_problem_set():
+    wanted = {(p.M, p.N, p.K) for p in PROBLEM_SETS["h200-peers"]}
+    for kind in ("4-bit", "fp16"):
+        found = [
+            tuple(row["problem"][name] for name in "MNK") for row in DENSE if row["kind"] == kind
+        ]
+        assert len(found) == 72
+        assert set(found) == wanted
+
+
+@pytest.mark.parametrize(
+    ("M", "K", "N", "peer_us", "cublas_us"),
+    [
+        (1, 4096, 4096, 6.5, 12.8),
+        (64, 8192, 28672, 71.9, 119.5),
+        (4096, 28672, 8192, 2847.7, 3122.0),
+        (4096, 4096, 4096, 202.2, 209.6),
+    ],
+)
+def test_cells_of_the_published_table(M, K, N, peer_us, cublas_us):
+    assert us_of(DENSE, "4-bit", M=M, K=K, N=N) == peer_us
+    assert us_of(DENSE, "fp16", M=M, K=K, N=N) == cublas_us
+
+
+def test_cells_of_the_moe_table():
+    assert len(MOE) == 18 * 4
+    sizes = {"tokens": 4096, "num_experts": 8}
+    assert us_of(MOE, "4-bit", **sizes) == 3977.6
+    assert us_of(MOE, "fp16", **sizes) == 3112.0
+
+
+def test_no_peer_is_faster_than_the_plain_read():
+    for row in DENSE:
+        floor = peers.read_floor_us(row["problem"]["K"], row["problem"]["N"])
+        assert row["us"] > floor
+    assert peers.read_floor_us(8192, 28672) == 29.08
+    assert peers.read_floor_us(1, 2) is None
+
+
+def test_the_table_says_where_it_comes_from():
+    table = PEERS[0]
+    assert (table["gpu"], table["date"], table["regime"]) == ("NVIDIA H200", "2026-11-22", "cold")
+    assert "humming-kernels 0.1.19" in table["source"]

@@ -1,0 +1,52 @@
+"""The README's example is a package that works, and what it names is there."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from ferrum_numba import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+# a code block that starts with the path of the file it is
+FILE = re.compile(r"^```python\n# (my_package/\w+\.py)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EXAMPLE = ("scale_by_element", "--kernels", "my_package.kernels", "--json")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def example(tmp_path_factory):
+    """Write the README's package into a folder and go there."""
+    folder = tmp_path_factory.mktemp("readme")
+    for path, source in FILE.findall(README):
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_text(source)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield
+
+
+def test_the_example_passes_its_check(capsys):
+    assert cli.main((), {}, ["check", *EXAMPLE, "--on", "interpreter"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["status"] for row in rows] == ["ok"] * 4
+
+
+def test_the_example_can_be_planned(capsys):
+    sizes = ["--problem", "M=4096,N=4096", "--limit", "1"]
+    assert cli.main((), {}, ["plan", *EXAMPLE, *sizes, "--gpu", "h200"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["status"], row["spill_bytes"], row["kernel"]) == ("ok", 0, "scale_by_element")
+
+
+def test_the_example_refuses_in_one_sentence(capsys):
+    assert cli.main((), {}, ["plan", *EXAMPLE, "--problem", "M=65536,N=65536"]) == 2
+    assert "M * N must be below 4294967296; got 4294967296" in capsys.readouterr().err
+
+
+def test_every_folder_of_the_tree_is_there():
+    tree = README.split("## The tree")[1].split("##")[0]
+    for name in re.findall(r"^    (?:  )?((?:[\w.]+/ ?)+)", tree, re.MULTILINE):
+        for folder in name.split():
+            assert (ROOT / folder).is_dir() or (ROOT / "ferrum_numba" / folder).is_dir(), folder

@@ -1,0 +1,190 @@
+"""Result files: what is written is read, what is damaged is named, what is newer holds."""
+
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from ferrum_numba import results
+from ferrum_numba.errors import StoreError
+from ferrum_numba.gpu import KNOWN
+from ferrum_numba.results import ResultFile
+
+
+@dataclass(frozen=True)
+class Policy:
+    samples: int = 3
+
+
+def make_environment(date="2026-01-01T00:00:00.000+00:00"):
+    return {
+        **results.environment(KNOWN["h200"], Policy(), ["ferrum-numba", "tune"]),
+        "date": date,
+    }
+
+
+def make_row(kernel="marlin", us=10.0, M=1, status="measured", **changes):
+    row = {
+        "kernel": kernel, "op": "w4a16_gemm", "problem": {"M": M, "N": 64, "K": 64},
+        "config": {"tile_m": 16}, "arch": "sm_90a", "regime": "cold", "us": us, "us_low": us,
+        "us_high": us, "samples": [us] * 3, "gbps": 1.0, "tflops": 1.0, "bound_us": 5.0,
+        "fraction": 0.5, "rel_error": 1e-4, "max_error": 1e-4, "ok": True, "status": status,
+        "reason": "", "registers": 64, "spill_bytes": 0, "smem_bytes": 0, "blocks_per_sm": 2,
+        "source_hash": "abc", "seed": 0,
+    }  # fmt: skip
+    return {**row, **changes}
+
+
+def test_environment_names_everything_a_result_needs(monkeypatch):
+    found = results.environment(KNOWN["h200"], Policy(), ["ferrum-numba", "tune", "--m", "1"])
+    assert set(found) == set(results.ENVIRONMENT)
+    assert found["gpu"] == "NVIDIA H200"
+    assert found["command"] == "ferrum-numba tune --m 1"
+    assert found["policy"] == {"samples": 3}
+    assert found["gpu_facts"]["num_sms"] == 132
+    assert found["date"].endswith("+00:00")
+    for package in ("python", "numpy", "numba", "numba-cuda", "cuda-core"):
+        assert found["versions"][package]
+
+
+@pytest.mark.parametrize(
+    ("given", "want"),
+    [("1a2b3c", ("1a2b3c", False)), ("1a2b3c-dirty", ("1a2b3c", True)), ("", (None, None))],
+)
+def test_commit_is_given_where_there_is_no_git(monkeypatch, given, want):
+    monkeypatch.setattr(results, "_git", lambda folder, *words: None)
+    monkeypatch.setenv("FERRUM_NUMBA_COMMIT", given)
+    found = results.environment(KNOWN["h200"], Policy(), [])
+    assert (found["commit"], found["dirty"]) == want
+
+
+def test_commit_of_the_checkout_wins(monkeypatch):
+    answers = {"ls-files": "errors.py", "rev-parse": "feed", "status": " M errors.py"}
+    monkeypatch.setattr(results, "_git", lambda folder, *words: answers[words[0]])
+    monkeypatch.setenv("FERRUM_NUMBA_COMMIT", "1a2b3c")
+    found = results.environment(KNOWN["h200"], Policy(), [])
+    assert (found["commit"], found["dirty"]) == ("feed", True)
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    path = tmp_path / "h200" / "w4a16_gemm.json"
+    file = ResultFile(make_environment(), [make_row(us=10.123456789), make_row(M=2)])
+    results.save(path, file)
+    found = results.load(path)
+    assert found.environment == file.environment
+    assert found.rows[0]["us"] == 10.1235
+    assert [row["problem"]["M"] for row in found.rows] == [1, 2]
+    # a row a line
+    assert path.read_text().count('{"kernel"') == 2
+    assert [p.name for p in path.parent.iterdir()] == ["w4a16_gemm.json"]
+
+
+def test_an_infinite_error_is_stored_as_null(tmp_path):
+    path = tmp_path / "a.json"
+    row = make_row(rel_error=float("inf"), ok=False, status="wrong")
+    results.save(path, ResultFile(make_environment(), [row]))
+    assert json.loads(path.read_text())["rows"][0]["rel_error"] is None
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.json"
+    results.save(path, ResultFile(make_environment(), [make_row()]))
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        results.save(path, ResultFile(make_environment(), [make_row(extra=object())]))
+    with pytest.raises(StoreError):
+        results.save(path, ResultFile(make_environment(), [{}]))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"us": "fast"}, "row 0: us must be int or float or null, got 'fast'"),
+        ({"ok": 1}, "row 0: ok must be bool, got 1"),
+        ({"registers": True}, "row 0: registers must be int or null, got True"),
+        ({"status": "nice"}, "row 0: status must be one of"),
+        ({"samples": []}, "row 0: is measured and has no us or no samples"),
+    ],
+    ids=["us", "ok", "registers", "status", "samples"],
+)
+def test_a_damaged_row_is_named(tmp_path, change, words):
+    path = tmp_path / "a.json"
+    text = {"schema": 1, "environment": make_environment(), "rows": [make_row(**change)]}
+    path.write_text(json.dumps(text))
+    with pytest.raises(StoreError, match=rf"a\.json: {words}"):
+        results.load(path)
+
+
+def test_a_missing_field_is_named(tmp_path):
+    path = tmp_path / "a.json"
+    row = make_row()
+    del row["seed"]
+    path.write_text(json.dumps({"schema": 1, "environment": make_environment(), "rows": [row]}))
+    with pytest.raises(StoreError, match="row 0: has no seed"):
+        results.load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "needs schema 1, got 'list'"),
+        ('{"schema": 2}', "needs schema 1, got 2"),
+        ('{"schema": 1, "rows": []}', "environment has no gpu, uuid"),
+        ('{"schema": 1, "environment": {}, "rows": {}}', "rows must be a list"),
+    ],
+    ids=["cut", "list", "schema", "environment", "rows"],
+)
+def test_a_damaged_file_is_named(tmp_path, text, words):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(StoreError, match=words):
+        results.load(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(StoreError, match=r"none\.json: cannot be read: No such file"):
+        results.load(tmp_path / "none.json")
+
+
+def test_a_new_row_replaces_the_old_one_of_its_key():
+    old = [make_row(us=10.0), make_row(us=11.0, M=2), make_row(us=12.0, regime="warm")]
+    new = [make_row(us=9.0, source_hash="def"), make_row(us=8.0, config={"tile_m": 32})]
+    merged = results.merge_rows(old, new)
+    assert [row["us"] for row in merged] == [9.0, 11.0, 12.0, 8.0]
+
+
+def test_rows_keep_the_environment_they_were_measured_in(tmp_path):
+    path = tmp_path / "a.json"
+    first = make_environment("2026-01-01")
+    results.save(path, ResultFile(first, [make_row(), make_row(M=2)]))
+    second = make_environment("2026-02-02")
+    rows = [make_row(us=9.0, run="2026-02-02")]
+    merged = results.merge(results.load(path), ResultFile(second, rows))
+    results.save(path, merged)
+    found = results.load(path)
+    assert found.environment == second
+    assert found.earlier == [first]
+    assert [found.environment_of(row)["date"] for row in found.rows] == ["2026-02-02", "2026-01-01"]
+
+
+def test_an_environment_without_rows_is_forgotten():
+    first, second = make_environment("2026-01-01"), make_environment("2026-02-02")
+    old = ResultFile(first, [make_row(run="2026-01-01")])
+    new = ResultFile(second, [make_row(run="2026-02-02")])
+    assert results.merge(old, new).earlier == []
+
+
+def test_best_is_the_fastest_correct_row_of_a_kernel_and_problem():
+    rows = [
+        make_row(us=10.0),
+        make_row(us=8.0, ok=False, status="wrong"),
+        make_row(us=7.0, status="slow"),
+        make_row(us=9.0, config={"tile_m": 32}),
+        make_row(us=5.0, kernel="gptq"),
+        make_row(us=4.0, M=2),
+        make_row(us=3.0, regime="warm"),
+    ]
+    assert [row["us"] for row in results.best(rows)] == [9.0, 5.0, 4.0, 3.0]

@@ -1,0 +1,480 @@
+"""The tuner without a GPU: which candidates, in which order, what is kept, what a fault costs."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import toy_kernel
+from toy_kernel import Config, Misbehaving, Problem, Toy, make_binary
+
+from ferrum_numba import results, tune
+from ferrum_numba.contract import Work
+from ferrum_numba.errors import BuildError, ConfigError, DeviceError, ProblemError
+from ferrum_numba.gpu import KNOWN
+from ferrum_numba.measure import Policy
+from ferrum_numba.space import space
+from ferrum_numba.tune import exclusive, measurer
+from ferrum_numba.tune.search import search
+from ferrum_numba.tune.space import thinned
+from ferrum_numba.tune.worker import Candidate, Outcome, Worker
+
+GPU = KNOWN["h200"]
+TOY = Toy()
+
+
+class FakeMeasurer:
+    """Measures by a formula, and remembers what it was asked."""
+
+    def __init__(self, us_of=lambda candidate: 100.0 / candidate.config.speed, finals=True):
+        self.us_of, self.finals = us_of, finals
+        self.asked, self.best, self.contests = [], [], []
+
+    def run(self, candidate, best_us):
+        self.asked.append((candidate.problem.M, candidate.config.speed))
+        self.best.append(best_us)
+        us = self.us_of(candidate)
+        return us if isinstance(us, Outcome) else Outcome("measured", us=(us,) * 5, rotated=True)
+
+    def final(self, candidates):
+        self.contests.append([c.config.speed for c in candidates])
+        return [(self.us_of(c) + 1.0,) * 8 for c in candidates] if self.finals else None
+
+
+@pytest.fixture
+def task(tmp_path):
+    return tune.Task((TOY,), (Problem(2),), GPU, Policy(), tmp_path / "toy.json")
+
+
+@pytest.fixture
+def binaries(monkeypatch):
+    """Stand in for the compiler: give every config the binary that a test wants."""
+    special = {}
+
+    def build(pairs, arch, progress):
+        return {(k.name, c): special.get(c.speed, make_binary()) for k, c in pairs}
+
+    monkeypatch.setattr("ferrum_numba.tune.search.build_space", build)
+    return special
+
+
+def by_speed(rows):
+    return {row["config"]["speed"]: row for row in rows}
+
+
+def test_every_config_is_measured_and_stored(task, binaries):
+    fake = FakeMeasurer()
+    rows = search(task, fake)
+    assert fake.asked == [(2, 1), (2, 2), (2, 3), (2, 4)]
+    assert fake.best == [None, 100.0, 50.0, 100.0 / 3]
+    row = by_speed(rows)[1]
+    assert (row["us"], row["us_low"], row["us_high"]) == (100.0, 100.0, 100.0)
+    assert row["gbps"] == pytest.approx(9600 / 100.0 / 1e3)
+    assert row["bound_us"] == pytest.approx(0.002)
+    assert row["fraction"] == pytest.approx(0.002 / 100.0)
+    assert (row["status"], row["ok"], row["source_hash"]) == ("measured", True, "abc")
+    stored = results.load(task.store_path)
+    assert len(stored.rows) == 4
+    assert stored.environment["gpu_facts"]["key"] == "h200"
+
+
+def test_progress_counts_all_candidates(task, binaries):
+    seen = []
+    search(task, FakeMeasurer(), lambda done, total, text: seen.append((done, total)))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_the_best_three_meet_in_a_final(task, binaries):
+    fake = FakeMeasurer()
+    rows = search(task, fake)
+    assert fake.contests == [[4, 3, 2]]
+    assert {s: row["stage"] for s, row in by_speed(rows).items()} == {
+        1: "full", 2: "final", 3: "final", 4: "final"
+    }  # fmt: skip
+    assert by_speed(rows)[4]["us"] == 26.0
+    assert len(by_speed(rows)[4]["samples"]) == 8
+
+
+def test_a_lost_final_leaves_the_first_times(task, binaries):
+    rows = search(task, FakeMeasurer(finals=False))
+    assert by_speed(rows)[4]["us"] == 25.0
+    assert by_speed(rows)[4]["stage"] == "full"
+
+
+def test_stored_rows_are_not_measured_again(task, binaries):
+    first = search(task, FakeMeasurer())
+    again = FakeMeasurer()
+    rows = search(task, again)
+    assert again.asked == []
+    assert again.contests == []
+    assert [row["us"] for row in rows] == pytest.approx([row["us"] for row in first])
+
+
+def test_a_changed_program_alone_is_measured_again(task, binaries):
+    search(task, FakeMeasurer())
+    binaries[3] = make_binary("other")
+    again = FakeMeasurer()
+    search(task, again)
+    assert again.asked == [(2, 3)]
+    # the newcomer was not in the last final
+    assert again.contests == [[4, 3, 2]]
+    assert len(results.load(task.store_path).rows) == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"policy": Policy(samples=3)}, {"gpu": replace(GPU, uuid="another")}, {"regime": "warm"}],
+    ids=["policy", "board", "regime"],
+)
+def test_times_taken_otherwise_do_not_count(task, binaries, change):
+    search(task, FakeMeasurer())
+    again = FakeMeasurer()
+    search(replace(task, **change), again)
+    assert len(again.asked) == 4
+
+
+def test_an_interrupt_keeps_what_was_measured(task, binaries):
+    def interrupted(candidate):
+        if candidate.config.speed == 3:
+            raise KeyboardInterrupt
+        return 10.0
+
+    with pytest.raises(KeyboardInterrupt):
+        search(task, FakeMeasurer(interrupted))
+    assert sorted(by_speed(results.load(task.store_path).rows)) == [1, 2]
+    again = FakeMeasurer()
+    search(task, again)
+    assert again.asked == [(2, 3), (2, 4)]
+
+
+def test_what_cannot_run_is_a_row_with_its_reason(task, binaries):
+    binaries[1] = BuildError("ptxas said no")
+    binaries[2] = make_binary(smem_bytes=300_000)
+    binaries[3] = make_binary(registers=255 * 4)
+    rows = by_speed(search(task, FakeMeasurer()))
+    assert (rows[1]["status"], rows[1]["reason"]) == ("build failed", "ptxas said no")
+    assert rows[2]["status"] == "pruned"
+    assert "needs 300000 bytes of shared memory a block; NVIDIA H200 has" in rows[2]["reason"]
+    assert rows[3]["status"] == "pruned"
+    assert "do not fit a SM of NVIDIA H200" in rows[3]["reason"]
+    assert rows[4]["status"] == "measured"
+
+
+def test_blocks_that_wait_for_each_other_must_all_fit(task, binaries, monkeypatch):
+    monkeypatch.setattr(Toy, "co_resident", True)
+    task = replace(task, problems=(Problem(5000),))
+    rows = search(task, FakeMeasurer())
+    assert {row["status"] for row in rows} == {"pruned"}
+    assert "its 5000 blocks wait for each other and NVIDIA H200 holds 1056" in rows[0]["reason"]
+
+
+def test_a_refused_problem_is_one_row(task, binaries):
+    rows = search(replace(task, problems=(Problem(2, N=9),)), FakeMeasurer())
+    assert [(row["status"], row["reason"], row["config"]) for row in rows] == [
+        ("refused", "toy needs N = 8", {})
+    ]
+
+
+def test_problems_of_another_op_are_passed_over(task, binaries):
+    assert search(replace(task, problems=("a string",)), FakeMeasurer()) == []
+
+
+def test_failures_do_not_win(task, binaries):
+    def outcome(candidate):
+        return [
+            Outcome("wrong", "far off", rel_error=0.5),
+            Outcome("slow", "twice the best", us=(1.0,)),
+            Outcome("timeout", "no answer"),
+            50.0,
+        ][candidate.config.speed - 1]
+
+    rows = search(task, FakeMeasurer(outcome))
+    assert [row["status"] for row in rows] == ["wrong", "slow", "timeout", "measured"]
+    assert [row["ok"] for row in rows] == [False, True, False, True]
+    assert [w.row["config"]["speed"] for w in tune.winners(rows)] == [4]
+
+
+def test_a_time_below_the_bound_is_not_believed(task, binaries):
+    rows = search(replace(task, limit=1), FakeMeasurer(lambda c: 0.001))
+    assert rows[0]["status"] == "wrong"
+    assert "0.001 us is less than the 0.002 us that 9600 bytes" in rows[0]["reason"]
+
+
+def test_an_untrusted_run_says_so(task, binaries):
+    rows = search(replace(task, untrusted="2 other processes"), FakeMeasurer())
+    assert {row["untrusted"] for row in rows} == {"2 other processes"}
+    assert results.load(task.store_path).environment["untrusted"] == "2 other processes"
+    assert tune.winners(rows) == []
+
+
+@pytest.mark.parametrize(("limit", "want"), [(None, 10), (20, 10), (3, 3), (1, 1)])
+def test_a_limit_thins_the_space_evenly(limit, want):
+    found = thinned(list(range(10)), limit)
+    assert len(found) == want
+    assert found[0] == 0
+    assert thinned(list(range(10)), 3) == [0, 3, 6]
+
+
+def test_feasible_says_why_not():
+    good, bad = tune.feasible(TOY, Problem(1), GPU)
+    assert [c.speed for c in good] == [1, 2, 3]
+    assert bad == [(Config(4), "too fast for one row")]
+    assert tune.feasible(TOY, Problem(1, N=9), GPU)[1][0] == (Config(1), "toy needs N = 8")
+
+
+def test_the_bound_is_the_slower_of_two():
+    assert tune.bound_us(Work(flops=0, bytes=48_000_000), GPU) == pytest.approx(10.0)
+    assert tune.bound_us(Work(flops=989_400_000_000, bytes=1), GPU) == pytest.approx(1000.0)
+    assert tune.bound_by(Work(flops=0, bytes=1), GPU) == "memory"
+    assert tune.bound_by(Work(flops=10**6, bytes=1), GPU) == "tensor"
+
+
+# the space helper
+
+
+def test_a_space_is_a_product_with_a_predicate():
+    found = space(Config, speed=(3, 1), deed=("a", "b"), where=lambda c: c != Config(1, "a"))
+    assert found == (Config(3, "a"), Config(3, "b"), Config(1, "b"))
+
+
+@dataclass(frozen=True)
+class Odd:
+    number: int
+
+    def __post_init__(self):
+        if self.number % 2 == 0:
+            raise ConfigError(f"number must be odd, got {self.number}")
+
+
+def test_a_space_leaves_out_what_contradicts_itself():
+    assert space(Odd, number=(1, 2, 3)) == (Odd(1), Odd(3))
+
+
+def test_a_space_names_its_mistakes():
+    with pytest.raises(ConfigError, match="Config has no field sped"):
+        space(Config, sped=(1,))
+    with pytest.raises(ConfigError, match="no Config is left of the space of speed"):
+        space(Config, speed=(1, 2), where=lambda c: c.speed > 2)
+
+
+# the process
+
+
+def candidate(deed="work", M=2):
+    return Candidate(TOY, Config(1, deed), Problem(M), make_binary())
+
+
+def test_faults_cost_one_row_and_the_next_gets_a_new_process():
+    with Worker(Misbehaving, run_timeout_s=2.0) as worker:
+        assert worker.run(candidate(), None).us == (1.0,)
+        died = worker.run(candidate("die"), None)
+        assert died.status == "failed"
+        assert "died with exit code 3" in died.reason
+        # a new process, so its operands were made anew
+        assert worker.run(candidate(), None).us == (1.0,)
+        hung = worker.run(candidate("hang"), None)
+        assert (hung.status, hung.reason) == ("timeout", "no answer within 2 s")
+        raised = worker.run(candidate("raise"), None)
+        assert (raised.status, raised.reason) == ("failed", "ValueError: of no use")
+        assert worker.final([candidate(), candidate()]) == [(0.0,), (1.0,)]
+        process = worker._process
+    assert not process.is_alive()
+
+
+def test_operands_are_made_once_a_problem_and_hopeless_ones_once_at_all():
+    with Worker(Misbehaving) as worker:
+        for _ in range(2):
+            assert worker.run(candidate(), None).us == (1.0,)
+        assert worker.run(candidate(M=3), None).us == (2.0,)
+        unlucky = worker.run(candidate(M=13), None)
+        assert (unlucky.status, unlucky.reason) == ("failed", "ValueError: M is unlucky")
+        assert worker._process is None
+        assert worker.run(candidate("work", M=13), None).reason == "ValueError: M is unlucky"
+        assert worker._process is None, "a problem that failed is not tried for every config"
+        assert worker.final([candidate(M=13)]) is None
+
+
+def test_a_process_without_a_gpu_says_so():
+    with (
+        Worker(toy_kernel.without_gpu) as worker,
+        pytest.raises(DeviceError, match="did not start: no GPU to run on"),
+    ):
+        worker.run(candidate(), None)
+
+
+def test_one_process_measures_on_a_gpu(monkeypatch, tmp_path):
+    monkeypatch.setattr(exclusive, "user_cache_path", lambda *_, **__: tmp_path)
+    board = replace(GPU, uuid="board-1")
+    with exclusive.exclusive(board):
+        with (
+            pytest.raises(DeviceError, match="another process is measuring on NVIDIA H200"),
+            exclusive.exclusive(board),
+        ):
+            pass
+        with exclusive.exclusive(replace(GPU, uuid="board-2")):
+            pass
+    with exclusive.exclusive(board):
+        pass
+
+
+# what the process does on a GPU, with the GPU's part faked
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """Return a GpuMeasurer whose GPU takes the times in `bench.times`, and what it did."""
+    state = SimpleNamespace(times=[], timed=[], bits=[b"same"], ok=True)
+
+    def measure(device, calls, regime, policy):
+        state.timed.append((calls, policy.samples, policy.warmup_ms))
+        us = state.times.pop(0)
+        return SimpleNamespace(
+            us=(us,) * policy.samples, calls=1, clock_mhz=(1980.0, 1980.0), power_w=None,
+            temperature_c=None, throttle=(),
+        )  # fmt: skip
+
+    def result():
+        bits = state.bits.pop(0) if len(state.bits) > 1 else state.bits[0]
+        return SimpleNamespace(tobytes=lambda: bits)
+
+    def operands(*args, **kwargs):
+        def bind(config, binary):
+            return SimpleNamespace(calls=lambda: config.speed)
+
+        return SimpleNamespace(want=None, copies=2, result=result, bind=bind)
+
+    checked = SimpleNamespace(ok=True, reason="", rel_error=1e-4, max_error=2e-4)
+    device = SimpleNamespace(gpu=GPU)
+    monkeypatch.setattr(measurer, "measure", measure)
+    monkeypatch.setattr(measurer, "Device", SimpleNamespace(open=lambda: device))
+    monkeypatch.setattr(measurer, "OperandSet", operands)
+    monkeypatch.setattr(measurer, "on_operands", lambda *_: checked)
+    state.checked = checked
+    state.measurer = measurer.GpuMeasurer(Policy(samples=15, warmup_ms=300.0))
+    state.measurer.open(TOY, Problem(2))
+    return state
+
+
+def test_the_first_candidate_is_timed_in_full(bench):
+    bench.times = [10.0]
+    found = bench.measurer.run(candidate(), None)
+    assert (found.status, found.us, found.rotated) == ("measured", (10.0,) * 15, True)
+    assert (found.rel_error, found.max_error) == (1e-4, 2e-4)
+    assert found.extra["clock_mhz"] == [1980.0, 1980.0]
+    assert bench.timed == [(1, 15, 300.0)]
+
+
+def test_a_far_slower_candidate_is_dropped_after_a_quick_look(bench):
+    bench.times = [20.5]
+    found = bench.measurer.run(candidate(), 10.0)
+    assert (found.status, found.us) == ("slow", (20.5,) * 3)
+    assert found.reason == "more than 2 times the best so far, 10 us"
+    assert bench.timed == [(1, 3, 0.0)]
+
+
+def test_a_near_candidate_is_timed_in_full(bench):
+    bench.times = [19.5, 11.0]
+    found = bench.measurer.run(candidate(), 10.0)
+    assert (found.status, found.us) == ("measured", (11.0,) * 15)
+
+
+def test_a_wrong_result_is_not_timed(bench):
+    bench.checked.ok, bench.checked.reason = False, "relative error 1"
+    found = bench.measurer.run(candidate(), None)
+    assert (found.status, found.reason) == ("wrong", "relative error 1")
+    assert bench.timed == []
+
+
+def test_a_result_that_changes_while_timed_is_wrong(bench):
+    bench.times, bench.bits = [10.0], [b"one", b"two"]
+    assert bench.measurer.run(candidate(), None).status == "wrong"
+
+
+def test_finalists_take_turns(bench):
+    bench.times = [1.0, 2.0, 2.1, 1.1, 1.2, 2.2, 2.3, 1.3]
+    fast, slow = candidate(), replace(candidate(), config=Config(2))
+    first, second = bench.measurer.final([fast, slow])
+    assert [calls for calls, *_ in bench.timed] == [1, 2, 2, 1, 1, 2, 2, 1]
+    assert first == (1.0,) * 8 + (1.1,) * 8 + (1.2,) * 8 + (1.3,) * 8
+    assert second == (2.0,) * 8 + (2.1,) * 8 + (2.2,) * 8 + (2.3,) * 8
+
+
+# dispatch
+
+
+def row(us, M=1, speed=1, stage="final", kernel="toy", regime="cold", spread=0.0, **changes):
+    samples = [us - spread, us - spread, us, us, us, us, us + spread, us + spread]
+    made = {
+        "op": "toy", "kernel": kernel, "problem": {"M": M, "N": 8}, "regime": regime, "us": us,
+        "config": {"speed": speed, "deed": "work"}, "samples": samples, "stage": stage,
+        "status": "measured", "ok": True,
+    }  # fmt: skip
+    return {**made, **changes}
+
+
+def test_a_winner_comes_with_those_it_cannot_be_told_from():
+    fast, tie = row(10.0), row(10.05, speed=2)
+    open_, slower = row(10.2, speed=3, spread=0.6), row(10.9, speed=4)
+    (found,) = tune.winners([slower, tie, open_, fast, row(30.0)])
+    assert found.row is fast
+    assert found.ties == [tie]
+    assert found.undecided == [open_]
+
+
+def test_the_final_decides_not_the_heats():
+    heat, final = row(9.9, stage="full"), row(10.0, speed=2)
+    assert tune.winners([heat, final])[0].row is final
+
+
+def test_regimes_are_never_mixed():
+    found = tune.winners([row(10.0), row(5.0, regime="warm")])
+    assert [winner.row["us"] for winner in found] == [10.0, 5.0]
+
+
+ROWS = [row(5.0, M=1, speed=1), row(6.0, M=4, speed=2), row(9.0, M=16, speed=3)]
+
+
+@pytest.mark.parametrize(
+    ("M", "speed", "rule"),
+    [
+        (4, 2, "measured"),
+        (5, 2, "measured at M = 4"),
+        (8, 3, "measured at M = 16"),
+        (1000, 3, "measured at M = 16"),
+        (2, 2, "measured at M = 4"),
+    ],
+)
+def test_the_nearest_row_is_chosen_and_named(M, speed, rule):
+    found = tune.choose(ROWS, Problem(M), [TOY], GPU)
+    assert (found.kernel, found.config, found.rule) == (TOY, Config(speed), rule)
+
+
+def test_a_config_that_does_not_fit_is_passed_over():
+    rows = [row(1.0, M=2, speed=4), row(2.0, M=8, speed=2)]
+    found = tune.choose(rows, Problem(1), [TOY], GPU)
+    assert (found.config, found.rule) == (Config(2), "measured at M = 8")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [row(1.0, config={"speed": 1})],
+        [row(1.0, kernel="gone")],
+        [row(1.0, regime="warm")],
+        [row(1.0, problem={"M": 1, "N": 16})],
+    ],
+    ids=["none", "stale", "kernel", "regime", "shape"],
+)
+def test_without_a_row_the_default_runs(rows):
+    found = tune.choose(rows, Problem(1), [TOY], GPU)
+    assert (found.config, found.rule) == (Config(1), "default of toy")
+
+
+def test_a_problem_nobody_runs_names_the_reasons():
+    with pytest.raises(ProblemError, match=r"no kernel can run .*: toy: toy needs N = 8"):
+        tune.choose([], Problem(1, N=9), [TOY], GPU)
+
+
+def test_the_module_of_the_toy_is_importable_by_a_process():
+    assert Path(toy_kernel.__file__).parent.name == "tests"
