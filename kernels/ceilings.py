@@ -1,13 +1,8 @@
 """The kernels that measure what a GPU can do at most: the ceilings of the roofline."""
 
-from ferrum_numba.kernels.ceilings_compute import (
-    DequantizeAnd,
-    DequantizeF16,
-    DequantizeScaled,
-    MmaSync,
-    Wgmma,
-)
+from ferrum_numba.kernels.ceilings_dequantize import DequantizeAnd, DequantizeF16, DequantizeScaled
 from ferrum_numba.kernels.ceilings_memory import Copy, Nothing, Read, ReadL2, Write
+from ferrum_numba.kernels.ceilings_tensor import MmaSync, Wgmma
 
 CEILINGS = (
     Read(), Copy(), Write(), ReadL2(), MmaSync(), Wgmma(), DequantizeAnd(), DequantizeF16(),

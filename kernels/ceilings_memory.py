@@ -43,50 +43,35 @@ L2_STRIDE = 61
 EXACT = Tolerance(0.0, 0.0, "sums and copies of integers are exact")
 
 
-def _check_size(size_bytes):
-    if size_bytes < ROW_BYTES or size_bytes % ROW_BYTES:
-        raise ProblemError(f"size_bytes must be a multiple of {ROW_BYTES}; got {size_bytes}")
-
-
 @dataclass(frozen=True)
-class DramRead:
-    """How much to read; beyond 8 times L2, so that next to nothing is found there."""
+class Sized:
+    """How many bytes are read or written."""
 
     size_bytes: int
 
     def __post_init__(self):
-        _check_size(self.size_bytes)
+        if self.size_bytes < ROW_BYTES or self.size_bytes % ROW_BYTES:
+            got = self.size_bytes
+            raise ProblemError(f"size_bytes must be a multiple of {ROW_BYTES}; got {got}")
+
+
+class DramRead(Sized):
+    """Beyond 8 times L2, so that next to nothing is found there."""
+
+
+class DramCopy(Sized):
+    """Bytes of the source, and again of the destination."""
+
+
+class DramWrite(Sized):
+    """Bytes of the destination."""
 
 
 @dataclass(frozen=True)
-class DramCopy:
-    """How much to copy."""
+class L2Read(Sized):
+    """How often the bytes are read."""
 
-    size_bytes: int
-
-    def __post_init__(self):
-        _check_size(self.size_bytes)
-
-
-@dataclass(frozen=True)
-class DramWrite:
-    """How much to write."""
-
-    size_bytes: int
-
-    def __post_init__(self):
-        _check_size(self.size_bytes)
-
-
-@dataclass(frozen=True)
-class L2Read:
-    """How much to read again and again, and how often."""
-
-    size_bytes: int
     passes: int
-
-    def __post_init__(self):
-        _check_size(self.size_bytes)
 
 
 @dataclass(frozen=True)

@@ -145,8 +145,10 @@ CONFIGS = space(
     tile_k=(64, 128, 32),
     num_stages=(4, 3),
     split_k=(1, 2, 4, 8),
-    # a short stage needs a long ring
-    where=lambda c: c.num_stages == 4 or c.tile_k > 32,
+    # a short stage needs a long ring, a long one has no room for it; four warps suit every tile
+    where=lambda c: (
+        c.num_stages == (3 if c.tile_k == 128 else 4) and (c.tile_n == 128 or c.tile_k == 128)
+    ),
 )
 
 
@@ -255,9 +257,9 @@ def _k_tiles(config, problem):
 
 def _build(config):
     tile_m, tile_n, tile_k = config.tile_m, config.tile_n, config.tile_k
-    num_stages, num_threads, split_k = config.num_stages, config.num_threads, config.split_k
+    num_stages, num_threads = config.num_stages, config.num_threads
     by_row = config.group_rows == 1
-    steps, in_flight, is_split = tile_k // STEP_K, num_stages - 2, split_k > 1
+    steps, in_flight = tile_k // STEP_K, num_stages - 2
     steps_per_group = max(1, config.group_rows // STEP_K)
 
     # pieces of 16 bytes a stage, with 4 bytes of zero points to 16 of scales
@@ -287,7 +289,6 @@ def _build(config):
     x_swizzle = uint32(4 if tile_k >= 64 else 0)
     warp_bytes, acc_bytes = uint32(2 * acc_size), uint64(acc_size)
     slot_bytes = uint64(2 * acc_size * (num_threads // 32))
-    shares = uint32(split_k)
 
     zeros = splat_f32(acc_floats)
     load_a = load_rows(blocks, 2 * tile_k)
@@ -310,8 +311,8 @@ def _build(config):
         for i in range(x_rounds):
             piece = uint32(cuda.threadIdx.x + i * num_threads)
             if piece < x_pieces:
-                r, c = piece // x_row_pieces, piece % x_row_pieces
-                m_row, k_row = row + r, k_first + c * uint32(8)
+                r, c = uint32(piece // x_row_pieces), uint32(piece % x_row_pieces)
+                m_row, k_row = uint32(row + r), uint32(k_first + c * uint32(8))
                 # beyond M and K: zeros, from an address that exists
                 inside = m_row < m and k_row < k
                 source = uint64(m_row) * uint64(k) + uint64(k_row) if inside else uint64(0)
@@ -323,9 +324,10 @@ def _build(config):
         for i in range(w_rounds):
             piece = uint32(cuda.threadIdx.x + i * num_threads)
             if piece < w_pieces:
-                r, c = piece // w_row_pieces, piece % w_row_pieces
-                word_row, n_column = k_first // uint32(8) + r, column + c * uint32(4)
-                inside = n_column < n and word_row < k // uint32(8)
+                r, c = uint32(piece // w_row_pieces), uint32(piece % w_row_pieces)
+                word_row = uint32(k_first // uint32(8) + r)
+                n_column = uint32(column + c * uint32(4))
+                inside = n_column < n and word_row < uint32(k // uint32(8))
                 source = uint64(word_row) * uint64(n) + uint64(n_column) if inside else uint64(0)
                 # a quad reads four rows at once, two neighbouring pieces of each
                 swizzled = r * w_row_pieces + (c ^ ((r & uint32(3)) * uint32(2)))
@@ -337,12 +339,13 @@ def _build(config):
         for i in range(s_rounds):
             piece = uint32(cuda.threadIdx.x + i * num_threads)
             if piece < s_pieces:
-                r, c = piece // s_row_pieces, piece % s_row_pieces
-                k_row, n_column = k_first + r * rows_per_scale, column + c * uint32(8)
+                r, c = uint32(piece // s_row_pieces), uint32(piece % s_row_pieces)
+                k_row = uint32(k_first + r * rows_per_scale)
+                n_column = uint32(column + c * uint32(8))
                 # a scale of zero beyond K and N: the zero point there may be anything
                 inside = n_column < n and k_row < k
-                k_row = uint32(k_row) if inside else uint32(0)
-                n_column = uint32(n_column) if inside else uint32(0)
+                k_row = k_row if inside else uint32(0)
+                n_column = n_column if inside else uint32(0)
                 if by_row:
                     group = ld_global_nc_u32(g_idx + uint64(k_row) * uint64(4))
                 else:
@@ -378,16 +381,17 @@ def _build(config):
         g, t = uint32(lane_id >> uint32(2)), uint32(lane_id & uint32(3))
         row = uint32(cuda.blockIdx.x * tile_m)
         column = uint32(cuda.blockIdx.y * tile_n)
-        split = uint32(cuda.blockIdx.z)
+        split, shares = uint32(cuda.blockIdx.z), uint32(cuda.gridDim.z)
         k_tiles = uint32((k + uint32(tile_k - 1)) // uint32(tile_k))
         k_tile = uint32(k_tiles * split // shares)
         k_last = uint32(k_tiles * (split + uint32(1)) // shares)
 
         # where in a stage a lane reads
-        x_lane, x_side = g * uint32(2 * tile_k), (g & uint32(1)) * x_swizzle
-        w_piece = (warp_id * uint32(8) + g) ^ (t * uint32(2))
+        x_lane = uint32(g * uint32(2 * tile_k))
+        x_side = uint32((g & uint32(1)) * x_swizzle)
+        w_piece = uint32((warp_id * uint32(8) + g) ^ (t * uint32(2)))
         w_lane = uint32(w_offset + (t * w_row_pieces + w_piece) * uint32(16))
-        lane_column = warp_id * uint32(WARP_N) + g * uint32(4)
+        lane_column = uint32(warp_id * uint32(WARP_N) + g * uint32(4))
         lane_scale = uint32(s_offset + lane_column * uint32(2))
         lane_zero = uint32(z_offset + lane_column // uint32(8) * uint32(4))
         zero_shift = uint32((g & uint32(1)) * uint32(16))
@@ -423,11 +427,11 @@ def _build(config):
             fetch_stage = next_stage(fetch_stage, smem)
 
             for step in range(steps):
-                x_piece = (uint32(4 * step) + t) ^ x_side
+                x_piece = uint32((uint32(4 * step) + t) ^ x_side)
                 a = load_a(uint32(stage + x_lane + x_piece * uint32(16)))
                 word = ld_shared_v4(uint32(stage + w_lane + uint32(step) * w_step_bytes))
                 if step % steps_per_group == 0:
-                    scale_row = uint32(step * STEP_K) // rows_per_scale + t * quad_rows
+                    scale_row = uint32(uint32(step * STEP_K) // rows_per_scale + t * quad_rows)
                     groups = load_group(
                         uint32(stage + lane_scale + scale_row * scale_row_bytes),
                         uint32(stage + lane_zero + scale_row * zero_row_bytes),
@@ -442,7 +446,7 @@ def _build(config):
 
         # reduction over the blocks of the tile: the last to arrive adds all, in their order
         complete = uint32(1)
-        if is_split:
+        if shares > uint32(1):
             tile = uint32(cuda.blockIdx.y * cuda.gridDim.x + cuda.blockIdx.x)
             first_slot = partials + uint64(tile * shares) * slot_bytes
             first_slot = first_slot + uint64(warp_id * warp_bytes + lane_id * uint32(16))
@@ -466,7 +470,7 @@ def _build(config):
                 acc01 = zeros(float32(0))
                 acc23 = zeros(float32(0))
                 slot = first_slot
-                for _ in range(split_k):
+                while slot < first_slot + uint64(shares) * slot_bytes:
                     acc01 = add_partial(slot, acc01)
                     acc23 = add_partial(slot + acc_bytes, acc23)
                     slot = slot + slot_bytes

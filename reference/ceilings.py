@@ -21,7 +21,8 @@ def row_sums(data: U32, passes: int, stride: int) -> U32:
     total = np.zeros_like(of_row)
     for i in range(passes):
         total += of_row[(rows + i * stride) % len(data)]
-    return total.astype(np.uint32)
+    wrapped: U32 = total.astype(np.uint32)
+    return wrapped
 
 
 def tensor_chain(

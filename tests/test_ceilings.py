@@ -9,10 +9,11 @@ from ferrum_numba import check
 from ferrum_numba.compile import build
 from ferrum_numba.errors import ConfigError, ProblemError
 from ferrum_numba.gpu import KNOWN
-from ferrum_numba.kernels import ceilings_compute, ceilings_memory
+from ferrum_numba.kernels import ceilings_memory, ceilings_tensor
 from ferrum_numba.kernels.ceilings import CEILINGS
-from ferrum_numba.kernels.ceilings_compute import DequantizeConfig, MmaConfig, WgmmaConfig
+from ferrum_numba.kernels.ceilings_dequantize import DequantizeConfig
 from ferrum_numba.kernels.ceilings_memory import LaunchConfig, RowConfig
+from ferrum_numba.kernels.ceilings_tensor import MmaConfig, WgmmaConfig
 from ferrum_numba.reference import ceilings as reference
 
 GPU = KNOWN["h200"]
@@ -108,12 +109,12 @@ def test_row_sums_by_hand():
 
 
 def test_tensor_inputs_are_exact_to_the_longest_chain(rng):
-    problem = ceilings_compute.TensorChain(4, ceilings_compute.MAX_K_STEPS)
-    inputs = ceilings_compute.TENSOR.make_inputs(problem, rng)
+    problem = ceilings_tensor.TensorChain(4, ceilings_tensor.MAX_K_STEPS)
+    inputs = ceilings_tensor.TENSOR.make_inputs(problem, rng)
     assert all((array != 0).all() for array in inputs.values())
     largest = 16 * (15 / 8) ** 2 * problem.k_steps
     assert largest * 64 < 2**24
-    want = ceilings_compute.TENSOR.reference(problem, inputs)
+    want = ceilings_tensor.TENSOR.reference(problem, inputs)
     assert (want == want.astype(np.float32)).all()
 
 
@@ -147,9 +148,7 @@ def test_bad_sizes_are_refused():
     with pytest.raises(ProblemError, match="size_bytes must be a multiple of 4096; got 100"):
         ceilings_memory.DramRead(100)
     with pytest.raises(ProblemError, match="k_steps must be 1 to 4096; got 5000"):
-        ceilings_compute.TensorChain(1, 5000)
-    with pytest.raises(ConfigError, match="unroll must divide 8"):
-        RowConfig(unroll=3)
+        ceilings_tensor.TensorChain(1, 5000)
     with pytest.raises(ConfigError, match="chains must be 8, 16 or 32; got 4"):
         MmaConfig(chains=4)
 

@@ -167,6 +167,12 @@ def test_plan_has_a_row_for_each_candidate(run):
     assert all(row.keys() >= PLAN_KEYS and row["arch"] == "sm_90a" for row in rows)
 
 
+def test_kernels_without_a_problem_set_have_their_tests(capsys):
+    assert cli.main((Axpy(),), {}, ["plan", "--limit", "1", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["problem"]["n"] for row in rows] == [1, 63, 64, 1000]
+
+
 def test_plan_compiles_for_another_architecture(run):
     argv = ("plan", "axpy", "--problem", "n=64", "--arch", "sm_80", "--limit", "1", "--json")
     status, out, _ = run(*argv, "--no-cache")

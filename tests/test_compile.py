@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from toy_builds import Config, Toy, clustered, crowded, unlinkable
 
-from ferrum_numba.compile import Job, blocks_per_sm, build, build_many, build_program, sass
+from ferrum_numba.compile import Job, blocks_per_sm, build, build_many, build_program, link, sass
 from ferrum_numba.contract import Parameter, Program, pointers, sizes
 from ferrum_numba.errors import BuildError
 from ferrum_numba.gpu import KNOWN
@@ -228,3 +228,20 @@ def test_occupancy(binary, registers, threads, smem, gpu, want):
         static_smem_bytes=smem // 2, smem_bytes=smem - smem // 2,
     )  # fmt: skip
     assert blocks_per_sm(program, KNOWN[gpu]) == want
+
+
+def test_both_wordings_of_the_linker_s_log_are_read():
+    long = (
+        "info    : Function properties for add\n"
+        "info    : 16 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads\n"
+        "info    : Used 42 registers, used 0 barriers"
+    )
+    short = (
+        "info    : Function properties for add\n"
+        "info    : used 10 registers, used 0 barriers, 24 stack, 0 bytes smem, "
+        "548 bytes cmem[0], 20 bytes lmem"
+    )
+    assert link.read_log(long, "add", "sm_90a") == (42, 12, 16)
+    assert link.read_log(short, "add", "sm_90a") == (10, 20, 24)
+    with pytest.raises(BuildError, match="tells no registers"):
+        link.read_log("nothing of use", "add", "sm_90a")

@@ -163,6 +163,18 @@ def test_operands_wrap_like_a_register_and_floats_are_no_integers():
     refused(fails, r"st_global_u32 needs an integer for u32; got np.float32\(1.0\)")
 
 
+def test_a_vector_operand_needs_as_many_values():
+    def kernel(out, n):
+        st_global_v4(out, (1, 2, 3))  # here
+
+    refused(kernel, r"st_global_v4 needs a tuple of 4 values; got \(1, 2, 3\)")
+
+    def scalar(out, n):
+        st_global_v4(out, n)  # here
+
+    refused(scalar, "needs a tuple of 4 values; got np.uint32")
+
+
 @pytest.mark.parametrize(
     ("cast", "value", "want"),
     [
@@ -272,7 +284,7 @@ def test_an_address_of_no_buffer_is_refused():
     def kernel(out, n):
         ld_global_u32(uint64(64))  # here
 
-    refused(kernel, "address 0x40 lies in no buffer")
+    refused(kernel, "ld_global_u32 uses address 0x40, which lies in no buffer")
 
 
 def test_lanes_may_read_different_buffers():
@@ -361,6 +373,20 @@ def test_a_missing_syncthreads_reads_unwritten_bytes():
         ld_shared_u32(uint32(smem + uint32(uint32(63) - tid) * uint32(4)))  # here
 
     refused(kernel, "which nobody has written", num_threads=64, smem_bytes=256)
+
+
+def test_a_missing_syncthreads_is_found_in_either_direction():
+    def kernel(out, n):
+        tid = uint32(cuda.threadIdx.x)
+        smem = smem_base()
+        if tid < uint32(32):
+            st_shared_u32(uint32(smem + tid * uint32(4)), tid)
+        else:
+            ld_shared_u32(uint32(smem + uint32(tid - uint32(32)) * uint32(4)))  # here
+
+    # the warps of a block run in turn, and those of the next block in the other order
+    message = refused(kernel, "which nobody has written", grid=2, num_threads=64, smem_bytes=128)
+    assert "block (1, 0, 0)" in message
 
 
 def test_threads_that_ended_are_not_waited_for():
@@ -796,6 +822,13 @@ def test_buffers_must_be_contiguous():
 
     with pytest.raises(InterpreterError, match="buffer out must be C-contiguous"):
         execute(kernel, out=np.zeros((4, 4))[:, ::2])
+
+
+def test_what_the_interpreter_lacks_is_named():
+    def kernel(out, n):
+        cuda.nanosleep(100)  # here
+
+    refused(kernel, "uses cuda.nanosleep, which the interpreter does not have")
 
 
 def test_a_twin_may_wait_for_others():

@@ -11,7 +11,7 @@ from toy_kernel import Config, Misbehaving, Problem, Toy, make_binary
 from ferrum_numba import results, tune
 from ferrum_numba.contract import Work
 from ferrum_numba.errors import BuildError, ConfigError, DeviceError, ProblemError
-from ferrum_numba.gpu import KNOWN
+from ferrum_numba.gpu import KNOWN, driver_present
 from ferrum_numba.measure import Policy
 from ferrum_numba.space import space
 from ferrum_numba.tune import exclusive, measurer
@@ -205,6 +205,9 @@ def test_an_untrusted_run_says_so(task, binaries):
     assert {row["untrusted"] for row in rows} == {"2 other processes"}
     assert results.load(task.store_path).environment["untrusted"] == "2 other processes"
     assert tune.winners(rows) == []
+    again = FakeMeasurer()
+    search(task, again)
+    assert len(again.asked) == 4
 
 
 @pytest.mark.parametrize(("limit", "want"), [(None, 10), (20, 10), (3, 3), (1, 1)])
@@ -300,6 +303,14 @@ def test_a_process_without_a_gpu_says_so():
         pytest.raises(DeviceError, match="did not start: no GPU to run on"),
     ):
         worker.run(candidate(), None)
+
+
+@pytest.mark.skipif(driver_present(), reason="for a machine without a GPU")
+def test_tuning_without_a_gpu_says_so(task, binaries, monkeypatch, tmp_path):
+    monkeypatch.setattr(exclusive, "user_cache_path", lambda *_, **__: tmp_path)
+    with pytest.raises(DeviceError, match="did not start: no GPU to run on"):
+        tune.tune([TOY], [Problem(2)], GPU, policy=Policy(), store_path=task.store_path)
+    assert not task.store_path.exists()
 
 
 def test_one_process_measures_on_a_gpu(monkeypatch, tmp_path):

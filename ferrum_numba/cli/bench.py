@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,23 +122,34 @@ def timed(
 ) -> ResultFile:
     """Time kernels afresh in each regime; nothing of the store is used or changed."""
     from ferrum_numba import results
-    from ferrum_numba.measure import Policy
-    from ferrum_numba.tune import tune
 
-    facts, rows = gpu.live(), []
-    path = Path("unset")
+    files: list[ResultFile] = []
     with tempfile.TemporaryDirectory(prefix="ferrum-numba-") as folder:
         for regime in dict.fromkeys(regimes or REGIMES[:1]):
             for op, of_op in by_op(kernels):
-                path = Path(folder) / f"{op.name}-{regime}.json"
-                with progress(f"{op.name}, {regime}") as bar:
-                    rows += tune(
-                        of_op, [p for p in problems if isinstance(p, op.problem)], facts,
-                        policy=Policy(), store_path=path, regime=regime,
-                        timeout_s=session.args.timeout,
-                        progress=bar,
-                    )  # fmt: skip
-        return results.ResultFile(results.load(path).environment, rows)
+                wanted = [problem for problem in problems if isinstance(problem, op.problem)]
+                if wanted:
+                    path = Path(folder) / f"{op.name}-{regime}.json"
+                    _time(session, of_op, wanted, regime, path)
+                    files.append(results.load(path))
+    return reduce(results.merge, files)
+
+
+def _time(
+    session: Session,
+    kernels: Sequence[Kernel],
+    problems: Sequence[Problem],
+    regime: str,
+    path: Path,
+) -> None:
+    from ferrum_numba.measure import Policy
+    from ferrum_numba.tune import tune
+
+    with progress(f"{kernels[0].op.name}, {regime}") as bar:
+        tune(
+            kernels, problems, gpu.live(), policy=Policy(), store_path=path, regime=regime,
+            timeout_s=session.args.timeout, progress=bar,
+        )  # fmt: skip
 
 
 def _chosen(session: Session, facts: Gpu, problems: Sequence[Problem]) -> list[Kernel]:

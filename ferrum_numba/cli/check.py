@@ -52,6 +52,8 @@ def run(session: Session) -> int:
     cases = [case for kernel in session.kernels for case in _cases(session, kernel, cases_of)]
     rows: list[Row] = []
     with progress("check") as bar:
+        if on_gpu and len(cases) > 1:
+            _build(cases, cases_of.arch, bar)
         session.keep(checked(cases, check, bar), rows.append)
     session.rows_kept = len(rows)
     _print(session, rows)
@@ -73,6 +75,13 @@ def checked(cases: Sequence[Case], check: Check, bar: Progress) -> Iterator[Row]
             return
         yield row | found | {"status": "ok" if found["ok"] else "failed"}
         bar(done + 1, len(cases))
+
+
+def _build(cases: Sequence[Case], arch: str, bar: Progress) -> None:
+    """Compile into the cache, on all processors; what does not compile says so in its check."""
+    from ferrum_numba.tune.space import build_space
+
+    build_space(((kernel, config) for kernel, config, _ in cases), arch, bar)
 
 
 def _on_gpu() -> tuple[Gpu, Check]:

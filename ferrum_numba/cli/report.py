@@ -36,13 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="report", metavar="DIR", help="folder, report by default")
     options.add_timeout(parser)
     options.add_effort(parser, f"configs a kernel and problem, {LIMIT} by default")
+    parser.set_defaults(arch=None, limit=LIMIT)
 
 
 def run(session: Session) -> int:
     """Write the report and print its paths; 1 where a check failed or a candidate is wrong."""
     args = session.args
-    args.limit = args.limit or LIMIT
-    args.arch = None
     measures = not args.gpu and gpu.driver_present()
     status = _measure(session) if measures else 0
     sources = _sources(session, measures)

@@ -79,7 +79,7 @@ class Session:
         return []
 
     def problems(self, rows: Sequence[int] = ()) -> list[Problem]:
-        """Return the problems that the user named, or those of the first set.
+        """Return the problems that the user named, or those of the first set for these kernels.
 
         rows: the M to take from that set where the user named neither problems nor M; all if empty
 
@@ -87,14 +87,25 @@ class Session:
             ProblemError: a name or size that no Op has, or no kernel can run any of them.
         """
         named, m = self.args.problem, self.args.m
-        text = named or next(iter(self.problem_sets))
-        found = names.find_problems(text, self.problem_sets, [k.op for k in self.kernels])
+        if named:
+            ops = [kernel.op for kernel in self.kernels]
+            found = names.find_problems(named, self.problem_sets, ops)
+        else:
+            found = self._usual_problems()
         if m:
             found = names.with_rows(found, m)
         elif not named and rows:
             found = [p for p in found if getattr(p, "M", rows[0]) in rows] or found
         self._refuse(found)
         return found
+
+    def _usual_problems(self) -> list[Problem]:
+        """Return the first set that these kernels know, or the tests of their Ops."""
+        kinds = tuple(kernel.op.problem for kernel in self.kernels)
+        for problems in self.problem_sets.values():
+            if any(isinstance(problem, kinds) for problem in problems):
+                return list(problems)
+        return list(dict.fromkeys(p for kernel in self.kernels for p in kernel.op.tests))
 
     def readable(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Return rows for a table: of a problem, only what is not at its default."""

@@ -48,9 +48,8 @@ def build(kernel: Kernel, config: Config, arch: str, *, use_cache: bool = True) 
     """
     program = kernel.build(config, arch)
     entry = entry_name(kernel.name)
-    try:
-        key = cache.key(_inputs(program, arch, entry))
-    except Unknown:
+    key = _key(program, arch, entry)
+    if key is None:
         # better built again every time than taken for something it is not
         return build_program(program, arch, entry)
     if use_cache and (cached := cache.load(key)):
@@ -59,6 +58,15 @@ def build(kernel: Kernel, config: Config, arch: str, *, use_cache: bool = True) 
     if use_cache:
         cache.store(key, binary)
     return binary
+
+
+def fingerprint(kernel: Kernel, config: Config, arch: str) -> str | None:
+    """Return what a config's binary will be known by, None if its program cannot be known.
+
+    Configs that differ only in how they are launched have the same.
+    """
+    key = _key(kernel.build(config, arch), arch, entry_name(kernel.name))
+    return key and cache.digest(key)
 
 
 def build_program(program: Program, arch: str, entry: str | None = None) -> Binary:
@@ -116,6 +124,13 @@ def compute_capability(arch: str) -> tuple[int, int] | tuple[int, int, str]:
 def entry_name(name: str) -> str:
     """Return a kernel's name as a PTX identifier."""
     return re.sub(r"\W", "_", name)
+
+
+def _key(program: Program, arch: str, entry: str) -> str | None:
+    try:
+        return cache.key(_inputs(program, arch, entry))
+    except Unknown:
+        return None
 
 
 def _inputs(program: Program, arch: str, entry: str) -> dict[str, Any]:

@@ -35,18 +35,28 @@ def link(ptx: str, entry: str, arch: str) -> Linked:
         BuildError: nvJitLink refuses the PTX; its words are in the message
     """
     cubin, log = _run(ptx, entry, arch)
-    registers = re.search(r"Used (\d+) registers", log)
-    frame = re.search(rf"properties for {entry}\n\D*(\d+) bytes stack frame", log)
-    if registers is None or frame is None:
+    registers, spill_bytes, stack_bytes = read_log(log, entry, arch)
+    smem_bytes = _static_smem_bytes(cubin, entry, arch)
+    return Linked(cubin, registers, spill_bytes, stack_bytes, smem_bytes)
+
+
+def read_log(log: str, entry: str, arch: str) -> tuple[int, int, int]:
+    """Return registers, spill bytes and stack bytes, in either of the linker's two wordings.
+
+    The short one, which nvJitLink 13.0 uses from its second link on in a process that holds a CUDA
+    context, gives local memory in place of spills. The kernels here index no local array at run
+    time, so local memory is spills.
+    """
+    registers = re.search(r"[Uu]sed (\d+) registers", log)
+    long = re.search(rf"properties for {entry}\n\D*(\d+) bytes stack frame", log)
+    short = re.search(r"(\d+) stack, .*\b(\d+) bytes lmem", log)
+    if registers is None or (long is None and short is None):
         raise BuildError(f"{entry}: nvJitLink's log for {arch} tells no registers: {log!r}")
+    if long is None:
+        assert short is not None
+        return int(registers[1]), int(short[2]), int(short[1])
     spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
-    return Linked(
-        cubin=cubin,
-        registers=int(registers[1]),
-        spill_bytes=sum(int(stores) + int(loads) for stores, loads in spills),
-        stack_bytes=int(frame[1]),
-        static_smem_bytes=_static_smem_bytes(cubin, entry, arch),
-    )
+    return int(registers[1]), sum(int(s) + int(l) for s, l in spills), int(long[1])
 
 
 def _run(ptx: str, entry: str, arch: str) -> tuple[bytes, str]:

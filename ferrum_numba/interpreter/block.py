@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,14 @@ SMEM_BASE = 1024
 # an address of block r of a cluster, as `mapa` makes it, is (r + 1) << 24 above the block's own
 _RANK_BITS = 24
 Index = tuple[int, int, int]
+
+
+class Dim3(NamedTuple):
+    """Numba's threadIdx, blockIdx, blockDim and gridDim."""
+
+    x: Any
+    y: Any
+    z: Any
 
 
 @dataclass
@@ -58,17 +66,18 @@ class Block:
     rank: int
     cluster: list[Block]
     cluster_barrier: Barrier
-    live: int = 0
-    shared_arrays: dict[Any, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.shared = Region("shared memory", self.smem_bytes, UNWRITTEN, SMEM_BASE)
+        # static shared arrays, by the place in the source that makes them
+        self.shared_arrays: dict[Any, Any] = {}
         self.barriers: dict[int, Barrier] = {}
         self.mbarriers: dict[int, Mbarrier] = {}
         self._copies: dict[int, list[_AsyncCopy]] = defaultdict(list)
         self._commits = np.zeros(self.num_threads, np.int64)
         self._paused: dict[int, int] = {}
         self.live = self.num_threads
+        self.blockIdx = Dim3(*map(np.int32, self.index))
 
     def pause(self, thread: Array) -> bool:
         """Return whether these lanes, which poll, must first let the others have their turn."""
@@ -210,13 +219,20 @@ class Block:
         found = owner.mbarriers.get(place)
         if found is None:
             raise Fault(f"no mbarrier was initialised at shared memory + {place - SMEM_BASE}")
-        self.machine.events += 1
         return found
+
+    def mbarrier_arrive(self, address: int) -> None:
+        """Count one arrival in."""
+        self.mbarrier(address).arrive()
+        self.machine.events += 1
+
+    def mbarrier_expect(self, address: int, size_bytes: int) -> None:
+        """Add to the bytes that copies must bring before the phase can end."""
+        self.mbarrier(address).expect(size_bytes)
 
     def phase_ended(self, address: int, parity: int) -> bool:
         """Return whether the phase of this parity has ended; copies land when it is asked."""
         found = self.mbarrier(address)
-        self.machine.events -= 1
         if found.phase == parity & 1:
             for owner, copy in found.take_copies():
                 owner.shared.land(copy.index, copy.data)

@@ -5,27 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from greenlet import greenlet
 
 from ferrum_numba.errors import InterpreterError
-from ferrum_numba.interpreter.block import Block
+from ferrum_numba.interpreter.block import Block, Dim3
 from ferrum_numba.interpreter.memory import Array
 from ferrum_numba.interpreter.operands import Plan, plan
 from ferrum_numba.ptx.instruction import Instruction
 
 # in the globals of every function that lanes run; tells its frames from the interpreter's own
 MARK = "__interpreted__"
-
-
-class Dim3(NamedTuple):
-    """Numba's threadIdx, blockIdx, blockDim and gridDim."""
-
-    x: Any
-    y: Any
-    z: Any
 
 
 # a frame of the kernel or of a function it calls, and the line it stands at

@@ -165,30 +165,36 @@ class GlobalMemory:
 
     def load(self, address: Array, size_bytes: int) -> Array:
         """Return [n, size_bytes] uint8 at n addresses."""
-        owners = address >> _GAP_BITS
-        if (owners == owners[0]).all():
-            return self._region(address, 0).load(address, size_bytes)
+        try:
+            return self._region(address).load(address, size_bytes)
+        except Fault:
+            parts = _by_owner(address)
+            if len(parts) == 1:
+                raise
         out = np.empty((len(address), size_bytes), np.uint8)
-        for rows in _by_owner(owners):
+        for rows in parts:
             with _Rows(rows):
-                region = self._region(address, rows[0])
-                out[rows] = region.load(address[rows], size_bytes)
+                out[rows] = self._region(address[rows]).load(address[rows], size_bytes)
         return out
 
     def store(self, address: Array, data: Array) -> None:
         """Write [n, size_bytes] uint8 at n addresses."""
-        owners = address >> _GAP_BITS
-        if (owners == owners[0]).all():
-            self._region(address, 0).store(address, data)
+        try:
+            self._region(address).store(address, data)
             return
-        for rows in _by_owner(owners):
+        except Fault:
+            parts = _by_owner(address)
+            if len(parts) == 1:
+                raise
+        for rows in parts:
             with _Rows(rows):
-                self._region(address, rows[0]).store(address[rows], data[rows])
+                self._region(address[rows]).store(address[rows], data[rows])
 
-    def _region(self, address: Array, row: int) -> Region:
-        owner = (int(address[row]) >> _GAP_BITS) - 1
+    def _region(self, address: Array) -> Region:
+        """Return the region that the first address lies in or next to."""
+        owner = (int(address[0]) >> _GAP_BITS) - 1
         if not 0 <= owner < len(self.regions):
-            raise Fault(f"address {int(address[row]):#x} lies in no buffer")
+            raise Fault(f"uses address {int(address[0]):#x}, which lies in no buffer")
         return self.regions[owner]
 
 
@@ -206,7 +212,9 @@ class _Rows:
             error.row = int(self.rows[error.row])
 
 
-def _by_owner(owners: Array) -> list[Array]:
+def _by_owner(address: Array) -> list[Array]:
+    """Return the rows of each buffer that the addresses lie in or next to."""
+    owners = address >> _GAP_BITS
     return [np.flatnonzero(owners == owner) for owner in np.unique(owners)]
 
 

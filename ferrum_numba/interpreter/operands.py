@@ -93,9 +93,13 @@ def _coerce(kind: OperandType, column: tuple[Any, ...]) -> Array:
     """Return the values of all lanes as [lanes] or [lanes, count] of the register's type."""
     if not kind.count:
         return _scalars(kind, column)
-    if any(not hasattr(value, "__len__") or len(value) != kind.count for value in column):
+    try:
+        lengths = set(map(len, column))
+    except TypeError:
+        lengths = set()
+    if lengths != {kind.count}:
         raise Fault(f"needs a tuple of {kind.count} values; got {column[0]!r}")
-    if all(type(value) is Vector for value in column):
+    if set(map(type, column)) == {Vector}:
         rows = np.array([value.row for value in column])
         if rows.dtype == kind.dtype:
             return rows
@@ -110,6 +114,6 @@ def _scalars(kind: OperandType, values: tuple[Any, ...]) -> Array:
     mask = (1 << 8 * np.dtype(kind.dtype).itemsize) - 1
     for row, value in enumerate(values):
         if not isinstance(value, int | np.integer | np.bool_):
-            raise Fault(f"needs an integer for {kind.name}; got {value!r}", row * 0)
+            raise Fault(f"needs an integer for {kind.name}; got {value!r}", row)
     unsigned = np.dtype(f"u{np.dtype(kind.dtype).itemsize}")
     return np.array([int(value) & mask for value in values], unsigned).view(kind.dtype)

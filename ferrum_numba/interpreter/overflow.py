@@ -67,7 +67,7 @@ def _callee(frame: FrameType, instructions: tuple[dis.Instruction, ...], start: 
     for op in instructions:
         if _span(op)[0] != start:
             continue
-        if op.opname in {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FAST", "LOAD_DEREF"}:
+        if op.opname.startswith(("LOAD_GLOBAL", "LOAD_FAST", "LOAD_DEREF")):
             spaces = (frame.f_locals, frame.f_globals, vars(builtins))
             found = next((space[op.argval] for space in spaces if op.argval in space), None)
         elif op.opname in {"LOAD_ATTR", "LOAD_METHOD"} and found is not None:

@@ -14,8 +14,9 @@ from greenlet import getcurrent
 from numba import cuda as numba_cuda
 from numba.cuda import types
 
-from ferrum_numba.interpreter.block import Block
-from ferrum_numba.interpreter.lane import MARK, Dim3, LaneGroup, request
+from ferrum_numba.errors import InterpreterError
+from ferrum_numba.interpreter.block import Block, Dim3
+from ferrum_numba.interpreter.lane import MARK, LaneGroup, request
 from ferrum_numba.interpreter.memory import Fault
 from ferrum_numba.interpreter.operands import Plan, plan
 from ferrum_numba.ptx.instruction import BLOCKED, Instruction
@@ -74,7 +75,7 @@ _SYNCWARP = Plan("syncwarp", (), (), None, "warp", False, lambda: None, any_coun
 
 class _LocalArrays:
     @staticmethod
-    def array(shape: Any, dtype: Any) -> CheckedArray:
+    def array(shape: Any, dtype: Any, alignment: int | None = None) -> CheckedArray:
         return CheckedArray("local array", shape, as_cast(dtype))
 
 
@@ -116,7 +117,10 @@ class FakeCuda:
     def blockIdx(self) -> Dim3:
         """Index of the block in the grid."""
         block: Block = getcurrent().block
-        return Dim3(*map(np.int32, block.index))
+        return block.blockIdx
+
+    def __getattr__(self, name: str) -> Any:
+        raise InterpreterError(f"uses cuda.{name}, which the interpreter does not have")
 
     @property
     def laneid(self) -> Any:
@@ -181,6 +185,7 @@ class _Rebinder:
         copy = FunctionType(
             function.__code__, namespace, function.__name__, function.__defaults__, cells
         )
+        copy.__kwdefaults__ = function.__kwdefaults__
         # before what it calls: a function may reach itself
         self.done[id(function)] = copy
         for name in _names(function.__code__):

@@ -42,16 +42,13 @@ def run(
     Raises:
         InterpreterError: the kernel broke a rule of the machine; names file, line and thread.
     """
-    memory = GlobalMemory(buffers, unwritten)
+    machine = Machine(GlobalMemory(buffers, unwritten))
     function = rebind(program.function, FakeCuda(launch.grid, program.num_threads))
-    arguments = tuple(_arguments(program, launch, memory))
-    machine = Machine(memory)
+    arguments = tuple(_arguments(program, launch, machine.memory))
+    clusters = (_Cluster(group, function, arguments) for group in _blocks(program, launch, machine))
     with np.errstate(all="ignore"):
-        waiting = (
-            _Cluster(blocks, function, arguments) for blocks in _blocks(program, launch, machine)
-        )
-        _run_all(machine, waiting, launch.co_resident)
-    memory.write_back(buffers)
+        _run_all(machine, clusters, launch.co_resident)
+    machine.memory.write_back(buffers)
 
 
 def _arguments(program: Program, launch: Launch, memory: GlobalMemory) -> Iterator[Any]:
@@ -99,12 +96,16 @@ class _Cluster:
         self.warps = [warp for block in blocks for warp in _warps(function, block, context)]
         for warp in self.warps:
             warp.start(arguments)
+        if sum(blocks[0].index) % 2:
+            self.warps.reverse()
 
     def run(self) -> bool:
         """Run until every warp waits or has ended; return whether anything was executed."""
         moved = False
         while any([warp.run() for warp in self.warps]):
             moved = True
+            # a missing barrier shows only if the reader comes before the writer
+            self.warps.reverse()
         self.warps = [warp for warp in self.warps if warp.live]
         return moved
 

@@ -46,6 +46,7 @@ from ferrum_numba.ptx.convert import (
     unpack_bf16x2,
     unpack_f16x2,
 )
+from ferrum_numba.ptx.dequantize import dequantize_f16, dequantize_scaled_f16
 from ferrum_numba.ptx.memory import (
     atom_add_acq_rel_gpu,
     createpolicy_evict_first,
@@ -146,6 +147,7 @@ from ferrum_numba.ptx.sync import (
     setmaxnreg_inc,
     st_shared_cluster_u32,
 )
+from ferrum_numba.ptx.tile import add_tile, ldmatrix_tile, mma_tile, store_tile, store_tile_f16
 from ferrum_numba.ptx.wgmma import (
     smem_descriptor,
     wgmma_commit,
@@ -159,6 +161,7 @@ from ferrum_numba.ptx.wgmma import (
 __all__ = [
     "add_bf16x2",
     "add_f16x2",
+    "add_tile",
     "atom_add_acq_rel_gpu",
     "ballot",
     "bar_arrive",
@@ -184,6 +187,8 @@ __all__ = [
     "cp_async_wait",
     "createpolicy_evict_first",
     "createpolicy_evict_last",
+    "dequantize_f16",
+    "dequantize_scaled_f16",
     "f16_to_f32",
     "f32_bits",
     "f32_to_bf16",
@@ -223,6 +228,7 @@ __all__ = [
     "ld_shared_v2",
     "ld_shared_v4",
     "ld_shared_v4_f32",
+    "ldmatrix_tile",
     "ldmatrix_x1",
     "ldmatrix_x1_trans",
     "ldmatrix_x2",
@@ -241,6 +247,7 @@ __all__ = [
     "membar",
     "mma_m16n8k16_bf16",
     "mma_m16n8k16_f16",
+    "mma_tile",
     "mul_bf16x2",
     "mul_f16x2",
     "pack_bf16x2",
@@ -284,6 +291,8 @@ __all__ = [
     "stmatrix_x2_trans",
     "stmatrix_x4",
     "stmatrix_x4_trans",
+    "store_tile",
+    "store_tile_f16",
     "sub_bf16x2",
     "sub_f16x2",
     "unpack_bf16x2",

@@ -123,7 +123,7 @@ def fence_mbarrier_init() -> None:
 def mbarrier_arrive(lanes: Lanes, bar: U32) -> None:
     """Count one arrival in; see `mbarrier_init`."""
     for address in bar.tolist():
-        lanes.block.mbarrier(address).arrive()
+        lanes.block.mbarrier_arrive(address)
 
 
 @instruction(
@@ -134,8 +134,8 @@ def mbarrier_arrive(lanes: Lanes, bar: U32) -> None:
 def mbarrier_arrive_expect_tx(lanes: Lanes, bar: U32, size_bytes: U32) -> None:
     """Count one arrival in, and say how many bytes copies will bring in this phase."""
     for address, size in zip(bar.tolist(), size_bytes.tolist(), strict=True):
-        lanes.block.mbarrier(address).expect(size)
-        lanes.block.mbarrier(address).arrive()
+        lanes.block.mbarrier_expect(address, size)
+        lanes.block.mbarrier_arrive(address)
 
 
 @instruction(
@@ -146,7 +146,7 @@ def mbarrier_arrive_expect_tx(lanes: Lanes, bar: U32, size_bytes: U32) -> None:
 def mbarrier_expect_tx(lanes: Lanes, bar: U32, size_bytes: U32) -> None:
     """Say how many bytes copies will bring in this phase, without arriving."""
     for address, size in zip(bar.tolist(), size_bytes.tolist(), strict=True):
-        lanes.block.mbarrier(address).expect(size)
+        lanes.block.mbarrier_expect(address, size)
 
 
 def _ended(lanes: Lanes, bar: Array, parity: Array) -> Array:

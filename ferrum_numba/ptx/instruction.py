@@ -180,7 +180,7 @@ class Instruction(_Intrinsic):  # type: ignore[misc]
         return f"<ptx {self.name}>"
 
     def _definition(self) -> Callable[..., Any]:
-        """Return the typing function Numba wants: (typingctx, *operands) -> (signature, codegen)."""
+        """Return the typing function Numba wants: operands -> (signature, codegen)."""
         operands, result = self.operands, self.result
 
         def define(typingctx: Any, *given: Any) -> Any:

@@ -149,6 +149,8 @@ class _Store:
             results.save(self.path, self.file)
 
     def _same_run(self, row: Row) -> bool:
+        if row.get("untrusted"):
+            return False
         then, now = self.file.environment_of(row), self.file.environment
         return then["uuid"] == now["uuid"] and results.same(then["policy"], now["policy"])
 
@@ -181,8 +183,9 @@ class _Run:
     def _rows(
         self, problem: Problem, wanted: Sequence[tuple[Kernel, Sequence[Config]]]
     ) -> Iterator[Row]:
-        best_us: float | None = None
         for kernel, configs in wanted:
+            # a kernel is compared with itself: a slower design still gets its best time in full
+            best_us: float | None = None
             refusal = kernel.refuses(problem)
             if refusal:
                 yield self._blank(kernel, None, problem, "refused", refusal)
@@ -247,7 +250,7 @@ class _Run:
     def _final(self, rows: Sequence[Row], problem: Problem) -> None:
         """Time the best rows in turn, so that a drift of the clocks touches all alike."""
         timed = sorted((row for row in rows if row["status"] == "measured"), key=_us)[:FINALISTS]
-        if len(timed) < 2 or all(row["stage"] == "final" for row in timed):
+        if len(timed) < 2 or all(row.get("stage") == "final" for row in timed):
             return
         kernels = {kernel.name: kernel for kernel in self.task.kernels}
         candidates = []

@@ -1,21 +1,15 @@
-"""How fast a GPU multiplies matrices and unpacks int4, with everything in registers.
+"""How fast the tensor cores multiply, with everything in registers.
 
-    tensor_f16       out[t] = k_steps * a[t] @ b.T       by mma.sync, and by wgmma
-    dequant_and      out[i] = XOR of all pairs of a chain of words, each pair one AND and a shift
-    dequant_f16      the same, of code - 8 as fp16
-    dequant_scaled   the same, of (code - 8) * scale as fp16
+    out[t] = k_steps * a[t] @ b.T       by mma.sync, and by wgmma
 
     a    [tiles, 64, 16] fp16      gmem, one fragment a lane
     b    [256, 16] fp16            registers of mma.sync; smem of wgmma
     out  [tiles, 64, 256] fp32     gmem, written once
-    data [words] uint32            gmem, one word a lane, then word + increment, ...
 
 The operands are random multiples of 1/8 that an fp32 sum of k_steps products holds exactly, so a
-product that was left out shows; zeros would run faster than any GEMM. A chain of words is consumed
-by two lop3 a word, where a GEMM would feed its mma: the roof is at least what is measured.
-Dequantised weights count as the Op's FLOPs: 10^12 weights a second where a table says TFLOP/s.
+product that was left out shows; zeros would run faster than any GEMM.
 
-Bound by the tensor cores; by the integer and fp16 pipes. From: spec of each instruction in ptx/.
+Bound by the tensor cores, and their power.
 """
 
 from dataclasses import dataclass
@@ -27,10 +21,8 @@ from numba.cuda.types import float32, uint32, uint64
 from ferrum_numba.contract import Kernel, Launch, Op, Program, Tolerance, Work, pointers, sizes
 from ferrum_numba.errors import ConfigError, ProblemError
 from ferrum_numba.ptx.accumulator import store_accumulator
-from ferrum_numba.ptx.arithmetic import lop3
 from ferrum_numba.ptx.convert import splat_f32
-from ferrum_numba.ptx.dequantize import dequantize_f16, dequantize_scaled_f16
-from ferrum_numba.ptx.memory import ld_global_nc_u32, st_global_f32, st_global_u32, st_shared_u32
+from ferrum_numba.ptx.memory import ld_global_nc_u32, st_global_f32, st_shared_u32
 from ferrum_numba.ptx.mma import mma_m16n8k16_f16
 from ferrum_numba.ptx.special import smem_base
 from ferrum_numba.ptx.sync import fence_proxy_async
@@ -41,7 +33,7 @@ from ferrum_numba.ptx.wgmma import (
     wgmma_rs,
     wgmma_wait_acc,
 )
-from ferrum_numba.reference.ceilings import dequantize_chain, tensor_chain
+from ferrum_numba.reference.ceilings import tensor_chain
 from ferrum_numba.space import space
 
 TILE_M, TILE_N, MMA_K = 64, 256, 16
@@ -51,12 +43,7 @@ OUT_TILE_BYTES = TILE_M * TILE_N * 4
 MAX_K_STEPS = 4096
 # wgmma between two waits
 GROUP = 4
-# 2^32 divided by the golden ratio: every code of the word changes
-INCREMENT = 0x9E3779B9
-# 0.0107 as fp16, twice: an ordinary scale of a trained layer
-SCALES = 0x217B217B
-XOR3 = 0x96
-EXACT = Tolerance(0.0, 0.0, "integers, and sums of multiples of 1/64 below 2^24 / 64, are exact")
+EXACT = Tolerance(0.0, 0.0, "sums of multiples of 1/64 below 2^24 / 64 are exact in fp32")
 
 
 @dataclass(frozen=True)
@@ -69,14 +56,6 @@ class TensorChain:
     def __post_init__(self):
         if not 1 <= self.k_steps <= MAX_K_STEPS:
             raise ProblemError(f"k_steps must be 1 to {MAX_K_STEPS}; got {self.k_steps}")
-
-
-@dataclass(frozen=True)
-class DequantizeChain:
-    """Chains of words, and how many words each has."""
-
-    chains: int
-    steps: int
 
 
 @dataclass(frozen=True)
@@ -108,14 +87,6 @@ class WgmmaConfig:
         return 227 * 1024 // self.blocks_per_sm // 1024 * 1024 - 1024
 
 
-@dataclass(frozen=True)
-class DequantizeConfig:
-    """How the chains are unrolled."""
-
-    unroll: int = 8
-    num_threads: int = 256
-
-
 # an accumulator has 4 registers and its share of b two, of which the compiler reloads some
 MMA_CONFIGS = space(
     MmaConfig,
@@ -124,7 +95,6 @@ MMA_CONFIGS = space(
     where=lambda c: (5 * c.chains + 24) * c.num_threads * c.blocks_per_sm <= 65536,
 )
 WGMMA_CONFIGS = space(WgmmaConfig, blocks_per_sm=(2, 1, 3))
-DEQUANTIZE_CONFIGS = space(DequantizeConfig, unroll=(8, 4, 16), num_threads=(256, 128, 512))
 
 
 def _eighths(shape, rng):
@@ -154,36 +124,6 @@ TENSOR = Op(
     tests=(TensorChain(1, 4), TensorChain(2, 8), TensorChain(2640, 1024)),
     activations=frozenset(),
 )
-
-
-def _dequantize_op(name, values):
-    """Return the Op of a form of dequantisation, by the bits of its sixteen values."""
-    return Op(
-        name=name,
-        formula="out[i] = XOR of the pairs of data[i] + j increment, j < steps",
-        problem=DequantizeChain,
-        make_inputs=lambda problem, rng: {
-            "data": rng.integers(0, 2**32, problem.chains, np.uint32)
-        },
-        reference=lambda problem, inputs: dequantize_chain(
-            inputs["data"], problem.steps, INCREMENT, values
-        ),
-        output=lambda problem: ((problem.chains,), np.dtype(np.uint32)),
-        work=lambda problem: Work(
-            flops=8 * problem.chains * problem.steps, bytes=8 * problem.chains
-        ),
-        tolerance=lambda problem: EXACT,
-        tests=(DequantizeChain(1, 16), DequantizeChain(70, 16), DequantizeChain(1 << 20, 256)),
-        activations=frozenset(),
-    )
-
-
-_CODES = np.arange(16)
-_HALVES = (_CODES - 8).astype(np.float16)
-_SCALED = _HALVES * np.array([SCALES & 0xFFFF], np.uint16).view(np.float16)
-AND = _dequantize_op("dequant_and", _CODES.astype(np.uint16))
-F16 = _dequantize_op("dequant_f16", _HALVES.view(np.uint16))
-SCALED = _dequantize_op("dequant_scaled", _SCALED.view(np.uint16))
 
 
 class MmaSync(Kernel):
@@ -237,83 +177,6 @@ class Wgmma(MmaSync):
         """Return the program: Grid: tiles; Block: a warpgroup; smem: b."""
         parameters = (*pointers("a", "b", "out"), *sizes("k_steps"))
         return Program(_wgmma(), parameters, 128, config.blocks_per_sm, config.smem_bytes)
-
-
-class DequantizeAnd(Kernel):
-    """Pairs of fp16 subnormals: one AND a pair, and a shift for three of four."""
-
-    name = "dequant_and"
-    op = AND
-    config = DequantizeConfig
-    summary = "int4 to pairs of fp16 subnormals, one AND and a shift a pair"
-
-    def configs(self, gpu):
-        """Return how the chains are unrolled."""
-        return DEQUANTIZE_CONFIGS
-
-    def refuses(self, problem):
-        """Run every problem."""
-        return None
-
-    def misfit(self, config, problem, gpu):
-        """Return why the chain cannot be unrolled, or None."""
-        if problem.steps % config.unroll:
-            return f"steps = {problem.steps} is no multiple of unroll = {config.unroll}"
-        return None
-
-    def build(self, config, arch):
-        """Return the program: Grid: chains; Block: a chain a thread."""
-        parameters = (*pointers("data", "out"), *sizes("chains", "steps"))
-        return Program(_dequantize(config, self.unpack), parameters, config.num_threads)
-
-    def prepare(self, problem, inputs):
-        """Return the words as they are."""
-        return dict(inputs)
-
-    def launch(self, config, problem, gpu):
-        """Return a thread a chain."""
-        blocks = -(-problem.chains // config.num_threads)
-        return Launch((blocks, 1, 1), {"chains": problem.chains, "steps": problem.steps})
-
-    @staticmethod
-    @cuda.jit(device=True, inline="always")
-    def unpack(word):
-        """Return four pairs of codes."""
-        mask = uint32(0x000F000F)
-        return (
-            uint32(word & mask),
-            uint32(uint32(word >> uint32(4)) & mask),
-            uint32(uint32(word >> uint32(8)) & mask),
-            uint32(uint32(word >> uint32(12)) & mask),
-        )
-
-
-class DequantizeF16(DequantizeAnd):
-    """Pairs of code - 8, by the magic number of Marlin."""
-
-    name = "dequant_f16"
-    op = F16
-    summary = "int4 to code - 8 in fp16 pairs: lop3, sub and fma"
-
-    @staticmethod
-    @cuda.jit(device=True, inline="always")
-    def unpack(word):
-        """Return four pairs of code - 8."""
-        return dequantize_f16(word)
-
-
-class DequantizeScaled(DequantizeAnd):
-    """Pairs of (code - 8) * scale: what a prefill kernel does to each weight."""
-
-    name = "dequant_scaled"
-    op = SCALED
-    summary = "int4 to (code - 8) * scale in fp16 pairs: lop3, sub, fma and mul"
-
-    @staticmethod
-    @cuda.jit(device=True, inline="always")
-    def unpack(word):
-        """Return four pairs of (code - 8) * scale."""
-        return dequantize_scaled_f16(word, uint32(SCALES))
 
 
 @cuda.jit(device=True, inline="always")
@@ -439,24 +302,3 @@ def _wgmma():
         store(at + uint64(lane_id & uint32(3)) * uint64(8), acc)
 
     return wgmma
-
-
-def _dequantize(config, unpack):
-    unroll, num_threads = config.unroll, config.num_threads
-
-    def dequantize(data, out, chains, steps):
-        chain = uint32(uint32(cuda.blockIdx.x) * uint32(num_threads) + uint32(cuda.threadIdx.x))
-        if chain < chains:
-            word = ld_global_nc_u32(data + uint64(chain) * uint64(4))
-            total = uint32(0)
-            left = steps
-            while left > uint32(0):
-                for _ in range(unroll):
-                    pairs = unpack(word)
-                    total = lop3(total, pairs[0], pairs[1], XOR3)
-                    total = lop3(total, pairs[2], pairs[3], XOR3)
-                    word = uint32(word + uint32(INCREMENT))
-                left = uint32(left - uint32(unroll))
-            st_global_u32(out + uint64(chain) * uint64(4), total)
-
-    return dequantize

@@ -1,0 +1,142 @@
+"""Every kernel of the house: against its reference, through the compiler, in its default space.
+
+A new kernel adds no test here: it is in KERNELS, and its Op brings the problems.
+"""
+
+from dataclasses import fields, replace
+
+import pytest
+
+from ferrum_numba import check
+from ferrum_numba.compile import Job, build, build_many
+from ferrum_numba.contract import describe
+from ferrum_numba.gpu import KNOWN
+from ferrum_numba.kernels import KERNELS
+from ferrum_numba.kernels.ceilings import CEILINGS
+
+H200 = KNOWN["h200"]
+# three SMs: several blocks share a slice, and a block works on several
+SMALL = replace(H200, num_sms=3)
+ARCHS = {"sm_80": "a100", "sm_90a": "h200", "sm_120": "rtx5090"}
+
+
+def short(value):
+    """Return a readable id of a problem or config: the fields that differ from the default."""
+    if isinstance(value, tuple):
+        return "-".join(short(v) for v in value)
+    if not hasattr(value, "__dataclass_fields__"):
+        return getattr(value, "name", str(value))
+    defaults = {f.name: f.default for f in fields(value)}
+    return ",".join(f"{k}={v}" for k, v in describe(value).items() if v != defaults[k]) or "default"
+
+
+def problems():
+    """Return every kernel with each problem of its Op that it does not refuse."""
+    return [
+        (kernel, problem)
+        for kernel in KERNELS
+        for problem in kernel.op.tests
+        if kernel.refuses(problem) is None
+    ]
+
+
+def cover(kernel):
+    """Return few configs in which every field takes each of its values, each with a problem."""
+    wanted = {(f, v) for c in kernel.configs(H200) for f, v in describe(c).items()}
+    chosen = []
+    for problem in kernel.op.tests:
+        for config in kernel.configs(H200):
+            new = set(describe(config).items()) & wanted
+            fits = kernel.refuses(problem) is None and not kernel.misfit(config, problem, SMALL)
+            if new and fits:
+                wanted -= new
+                chosen.append((kernel, config, problem))
+    return chosen
+
+
+COVER = [case for kernel in KERNELS for case in cover(kernel)]
+
+
+def assert_ok(checked):
+    assert checked.ok, checked.reason
+
+
+@pytest.mark.parametrize("case", problems(), ids=short)
+def test_default_config_equals_reference_on_interpreter(case):
+    kernel, problem = case
+    config = kernel.default(problem, SMALL)
+    assert_ok(check.on_interpreter(kernel, config, problem, gpu=SMALL))
+
+
+@pytest.mark.parametrize("case", COVER, ids=short)
+def test_every_value_of_the_space_equals_reference_on_interpreter(case):
+    kernel, config, problem = case
+    assert_ok(check.on_interpreter(kernel, config, problem, gpu=SMALL))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kernel", KERNELS, ids=short)
+def test_default_config_equals_reference_on_gpu(kernel, device):
+    for problem in kernel.op.tests:
+        if kernel.refuses(problem) is None:
+            config = kernel.default(problem, device.gpu)
+            result = check.on_gpu(kernel, config, problem, device)
+            assert result.ok, f"{problem} {config}: {result.reason}"
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", KERNELS, ids=short)
+def test_whole_space_equals_reference_on_gpu(kernel, device):
+    jobs = [Job(kernel, config, device.gpu.arch) for config in kernel.configs(device.gpu)]
+    failures = []
+    for job, binary in build_many(jobs):
+        fitting = [
+            p
+            for p in kernel.op.tests
+            if kernel.refuses(p) is None and not kernel.misfit(job.config, p, device.gpu)
+        ]
+        assert not isinstance(binary, Exception), binary
+        # the last are the larger: several tiles and blocks
+        for problem in fitting[-2:]:
+            result = check.on_gpu(kernel, job.config, problem, device, binary=binary)
+            if not result.ok:
+                failures.append(f"{job.config} {problem}: {result.reason}")
+    assert not failures, "\n".join(failures)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kernel", KERNELS, ids=short)
+def test_a_hundred_runs_give_equal_bits(kernel, device):
+    problem = replace(kernel.op.tests[0], M=17, N=512, K=2048)
+    config = kernel.default(problem, device.gpu)
+    assert_ok(check.on_gpu(kernel, config, problem, device, repeats=100))
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("kernel", KERNELS, ids=short)
+def test_default_config_compiles_without_spills(kernel, arch):
+    binary = build(kernel, kernel.configs(KNOWN[ARCHS[arch]])[0], arch)
+    assert binary.spill_bytes == 0
+    assert binary.stack_bytes == 0
+    # a double, or an array indexed at run time, is a slip of typing
+    assert ".f64" not in binary.ptx
+    assert ".local" not in binary.ptx
+    assert "mma.sync" in binary.ptx
+    assert binary.entry == kernel.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("kernel", [*KERNELS, *CEILINGS], ids=short)
+def test_whole_space_compiles(kernel, arch):
+    jobs = [Job(kernel, config, arch) for config in kernel.configs(KNOWN[ARCHS[arch]])]
+    failures = [str(result) for _, result in build_many(jobs) if isinstance(result, Exception)]
+    assert not failures, "\n".join(failures)
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=short)
+def test_an_op_s_first_config_runs_where_nothing_was_tuned(kernel):
+    for problem in kernel.op.tests:
+        if kernel.refuses(problem) is None:
+            assert kernel.misfit(kernel.default(problem, H200), problem, H200) is None

@@ -1,0 +1,96 @@
+"""Marlin: what it refuses, how it deals out the tiles, and sums that several blocks share."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ferrum_numba import check
+from ferrum_numba.errors import ConfigError
+from ferrum_numba.gpu import KNOWN
+from ferrum_numba.kernels.marlin import Config, Marlin
+from ferrum_numba.kernels.w4a16 import W4A16Problem
+from ferrum_numba.reference.marlin import stripes
+
+H200 = KNOWN["h200"]
+MARLIN = Marlin()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"tile_m": 24}, "tile_m must be 16, 32, 48 or 64.* got tile_m = 24"),
+        ({"tile_n": 96}, "tile_n must be 64, 128 or 256.* got tile_n = 96"),
+        ({"num_warps": 3}, "num_warps 2 or 4 times its 64-column strips; got .* num_warps = 3"),
+        ({"num_stages": 1}, "num_stages at least 2; got .* num_stages = 1"),
+        ({"tile_k": 32}, "got tile_k = 32"),
+        ({"group_size": 48}, r"group_size must be one of \(128, 64, 32, -1\); got 48"),
+    ],
+)
+def test_a_config_that_contradicts_itself_says_so(fields, words):
+    with pytest.raises(ConfigError, match=words):
+        Config(**fields)
+
+
+@pytest.mark.parametrize(
+    ("problem", "words"),
+    [
+        (W4A16Problem(1, 576, 7392, 32), "K = 7392, N = 576, the nearest are 7424 and 576"),
+        (W4A16Problem(1, 128, 128, 16), "group_size in .* got 16"),
+        (W4A16Problem(1, 128, 128, zero_points="gptq"), "symmetric weights; got .*'gptq'"),
+        (W4A16Problem(1, 128, 256, act_order=True), "got act_order = True"),
+    ],
+)
+def test_what_it_cannot_run_is_refused_with_the_numbers(problem, words):
+    assert re.search(words, MARLIN.refuses(problem))
+
+
+def test_one_group_is_one_scale_a_column():
+    problem = W4A16Problem(1, 128, 256, 256)
+    assert MARLIN.refuses(problem) is None
+    assert MARLIN.default(problem, H200).group_size == -1
+
+
+@pytest.mark.parametrize("num_sms", [1, 2, 5, 7, 132])
+@pytest.mark.parametrize("shape", [(1, 128, 1024), (17, 512, 256), (100, 384, 640)], ids=str)
+def test_stripes_are_those_of_the_reference(num_sms, shape):
+    problem = W4A16Problem(*shape)
+    config = Config(tile_n=128, tile_k=128)
+    launch = MARLIN.launch(config, problem, replace(H200, num_sms=num_sms))
+    k_tiles, m_tiles = problem.K // 128, -(-problem.M // 16)
+    slices = problem.N // 128 * m_tiles
+    dealt = stripes(min(num_sms, slices * k_tiles), k_tiles, slices)
+    length = launch.scalars["tiles_per_block"]
+    assert launch.grid[0] == max(share.block for share in dealt) + 1
+    for share in dealt:
+        first = share.n_tile * k_tiles + share.k_first
+        assert first // length == share.block
+        assert (first + share.k_count - 1) // length == share.block
+
+
+@pytest.mark.parametrize("num_sms", [1, 2, 5, 8])
+def test_the_result_does_not_depend_on_the_number_of_sms(num_sms):
+    """A slice cut among more blocks is the same sum but for fp32 rounding."""
+    problem = W4A16Problem(5, 128, 1024, bias=True)
+    gpu = replace(H200, num_sms=num_sms)
+    result = check.on_interpreter(MARLIN, Config(num_stages=3), problem, gpu=gpu)
+    assert result.ok, result.reason
+
+
+def test_workspace_holds_two_slices_a_block():
+    launch = MARLIN.launch(Config(blocks_per_sm=2), W4A16Problem(16, 8192, 8192), H200)
+    assert launch.grid[0] <= 264
+    assert launch.workspace["partials"] == 2 * launch.grid[0] * 16 * 128 * 4
+    assert launch.workspace["counters"] == 4 * 8192 // 128
+
+
+def test_prepared_scales_and_bias_are_in_fragment_order():
+    problem = W4A16Problem(1, 64, 128, -1, bias=True)
+    inputs = MARLIN.op.make_inputs(problem, np.random.default_rng(0))
+    operands = MARLIN.prepare(problem, inputs)
+    # lane 1 of the epilogue reads the scales of columns 2, 3, 10, 11, 18, 19, 26, 27 in one load
+    np.testing.assert_array_equal(
+        operands["scales"][0, 8:16], inputs["scales"][0, [2, 3, 10, 11, 18, 19, 26, 27]]
+    )
+    np.testing.assert_array_equal(operands["bias"][8:10], inputs["bias"][2:4])
