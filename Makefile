@@ -9,7 +9,7 @@ STAMP := .venv/installed-cu$(CUDA)
 .PHONY: test report lint clean
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -q
+	$(BIN)/python -m pytest -n 2 -q -m "not slow"
 
 report: $(STAMP)
 	$(BIN)/ferrum-numba report

@@ -87,9 +87,13 @@ class Tolerance:
         mean = float(diff.mean() / max(float(np.abs(w).mean()), tiny))
         peak = float(diff.max() / max(float(np.abs(w).max()), tiny))
         ok = rel <= self.rel and peak <= self.max
-        message = "" if ok else (
-            f"relative error {rel:.2e} (bound {self.rel:.1e}), largest {peak:.2e} of the peak "
-            f"(bound {self.max:.1e}) at {worst}: got {g[worst]:.6g}, want {w[worst]:.6g}"
+        message = (
+            ""
+            if ok
+            else (
+                f"relative error {rel:.2e} (bound {self.rel:.1e}), largest {peak:.2e} of the peak "
+                f"(bound {self.max:.1e}) at {worst}: got {g[worst]:.6g}, want {w[worst]:.6g}"
+            )
         )
         return Comparison(rel, mean, peak, worst, ok, message)
 
@@ -184,8 +188,8 @@ class Launch:
 class Kernel(ABC):
     """How to compute an Op: one design, stateless, picklable by reference.
 
-    A subclass sets the class attributes and the abstract methods; `configs` may be large, its
-    first element is the default and must be legal for every problem the kernel does not refuse.
+    A subclass sets the class attributes and the abstract methods. Some config of `configs` must
+    fit every problem that the kernel does not refuse: the first that fits is the default.
     """
 
     name: str

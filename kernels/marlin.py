@@ -315,7 +315,8 @@ def _build(config):
     store_out = store_tile_f16(m_blocks, strips, out_row_bytes)
 
     @cuda.jit(device=True, inline="always")
-    def fetch_to_shared(stage, a_gmem, b_gmem, s_gmem, a_rows_left, n, k, k_tile):
+    def fetch_to_shared(stage, place, n, k, k_tile):
+        a_gmem, b_gmem, s_gmem, a_rows_left = place
         tid = uint32(cuda.threadIdx.x)
         r = uint32(tid // uint32(a_row_pieces))
         c = uint32(tid % uint32(a_row_pieces))
@@ -361,6 +362,23 @@ def _build(config):
         c = uint32(tid % uint32(b_row_pieces))
         b_gmem = packed + ((uint64(r) * n + uint32(column + c * 2)) << 3)
         return a_gmem, b_gmem, scales + (uint64(column) << 1), rows_left
+
+    @cuda.jit(device=True, inline="always")
+    def fetch_next(fetch, place, end, smem, x, packed, scales, m, n, k, m_tiles):
+        """Begin the copies of one tile, if there is one left, and return what comes next."""
+        slice_id, k_tile, tile, stage = fetch
+        if tile < end:
+            fetch_to_shared(stage, place, n, k, k_tile)
+        cp_async_commit()
+        k_tile = uint32(k_tile + 1)
+        if k_tile == uint32(k // uint32(tile_k)):
+            k_tile = uint32(0)
+            slice_id = uint32(slice_id + 1)
+            place = locate(x, packed, scales, m, n, k, slice_id, m_tiles)
+        stage = uint32(stage + stage_bytes)
+        if stage == uint32(smem + ring_bytes):
+            stage = smem
+        return (slice_id, k_tile, uint32(tile + 1), stage), place
 
     @cuda.jit(device=True, inline="always")
     def fetch_scale(stage, s_lane, step):
@@ -427,25 +445,11 @@ def _build(config):
         zero = float32(0)
 
         stage = smem
-        fetch_stage = smem
-        fetch_tile = tile
-        fetch_k = k_tile
-        fetch_slice = slice_id
-        a_gmem, b_gmem, s_gmem, a_rows_left = locate(x, packed, scales, m, n, k, slice_id, m_tiles)
+        fetch = (slice_id, k_tile, tile, smem)
+        place = locate(x, packed, scales, m, n, k, slice_id, m_tiles)
         # prologue: the copies run num_stages - 1 tiles ahead of the mma, across slices
         for _ in range(num_stages - 1):
-            if fetch_tile < end:
-                fetch_to_shared(fetch_stage, a_gmem, b_gmem, s_gmem, a_rows_left, n, k, fetch_k)
-            cp_async_commit()
-            fetch_tile = uint32(fetch_tile + 1)
-            fetch_k = uint32(fetch_k + 1)
-            if fetch_k == k_tiles:
-                fetch_k = uint32(0)
-                fetch_slice = uint32(fetch_slice + 1)
-                a_gmem, b_gmem, s_gmem, a_rows_left = locate(
-                    x, packed, scales, m, n, k, fetch_slice, m_tiles
-                )
-            fetch_stage = uint32(fetch_stage + stage_bytes)
+            fetch, place = fetch_next(fetch, place, end, smem, x, packed, scales, m, n, k, m_tiles)
         while tile < end:
             acc0 = zeros(zero)
             acc1 = zeros(zero)
@@ -464,21 +468,9 @@ def _build(config):
                 step = uint32(warp_k * steps)
                 word, a = fetch_to_registers(stage, a_lane, a_swizzle, b_lane, step)
                 scale = word if per_channel else fetch_scale(stage, s_lane, step)
-                if fetch_tile < end:
-                    fetch_to_shared(fetch_stage, a_gmem, b_gmem, s_gmem, a_rows_left, n, k, fetch_k)
-                cp_async_commit()
-                fetch_tile = uint32(fetch_tile + 1)
-                fetch_k = uint32(fetch_k + 1)
-                if fetch_k == k_tiles:
-                    fetch_k = uint32(0)
-                    fetch_slice = uint32(fetch_slice + 1)
-                    a_gmem, b_gmem, s_gmem, a_rows_left = locate(
-                        x, packed, scales, m, n, k, fetch_slice, m_tiles
-                    )
-                fetch_stage = uint32(fetch_stage + stage_bytes)
-                if fetch_stage == ring_end:
-                    fetch_stage = smem
-
+                fetch, place = fetch_next(
+                    fetch, place, end, smem, x, packed, scales, m, n, k, m_tiles
+                )
                 for _ in range(steps - 1):
                     step = uint32(step + 1)
                     next_word, next_a = fetch_to_registers(stage, a_lane, a_swizzle, b_lane, step)

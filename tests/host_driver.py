@@ -153,15 +153,15 @@ class HostDriver:
         assert config.numAttrs >= 1
         return SUCCESS, self.active_blocks
 
-    def cuLaunchKernelEx(self, config, function, pointers, extra):
-        assert extra == 0
-        parameters, run = self.kernels[self.functions[function]]
-        stream, values = int(config.hStream), decode(parameters, pointers)
+    def launch(self, config, function, pointers, extra):
+        assert extra is None
+        parameters, run = self.kernels[self.functions[function.value]]
+        stream, values = stream_of(config), decode(parameters, pointers.value)
         if stream in self.capturing:
             self.capturing[stream].append(lambda: self._run(run, values))
         else:
             self._run(run, values)
-        return (SUCCESS,)
+        return 0
 
     def _run(self, run, values):
         self.now_us += self.launch_us
@@ -231,11 +231,16 @@ def decode(parameters, pointers):
     return values
 
 
+def stream_of(config):
+    """Return the stream in the CUlaunchConfig at an address."""
+    return int(driver.CUlaunchConfig(config.value).hStream)
+
+
 def install(monkeypatch, **options):
     """Put a HostDriver in the driver's place and return it."""
     host = HostDriver(**options)
     for module in MODULES:
         monkeypatch.setattr(f"ferrum_numba.{module}.driver", host)
-    # bound once there, for speed
-    monkeypatch.setattr("ferrum_numba.launch.kernel._launch", host.cuLaunchKernelEx)
+    # called past cuda.bindings, for speed
+    monkeypatch.setattr("ferrum_numba.launch.kernel._launcher", lambda: host.launch)
     return host

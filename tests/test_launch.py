@@ -116,18 +116,18 @@ def test_the_driver_reads_the_packed_values_and_the_stream(monkeypatch):
     seen = []
 
     def launch(config, function, addresses, extra):
-        seen.append((int(config.hStream), function, extra))
-        seen.append(host_driver.decode(PARAMETERS, addresses))
-        return (driver.CUresult.CUDA_SUCCESS,)
+        seen.append((host_driver.stream_of(config), function.value, extra))
+        seen.append(host_driver.decode(PARAMETERS, addresses.value))
+        return 0
 
-    monkeypatch.setattr("ferrum_numba.launch.kernel._launch", launch)
+    monkeypatch.setattr("ferrum_numba.launch.kernel._launcher", lambda: launch)
     loaded = Loaded(host_driver.binary("kernel", PARAMETERS), None, 11)
     prepared = Prepared(loaded, Launch((1, 1, 1), SCALARS), ADDRESSES)
     prepared(5)
     prepared(CudaStream())
     assert seen == [
-        (5, 11, 0), SCALARS | ADDRESSES,
-        (HANDLE, 11, 0), SCALARS | ADDRESSES,
+        (5, 11, None), SCALARS | ADDRESSES,
+        (HANDLE, 11, None), SCALARS | ADDRESSES,
     ]  # fmt: skip
 
 
@@ -219,10 +219,10 @@ def test_a_failed_load_names_the_binary_and_the_gpu(host):
 
 
 def test_a_refused_launch_names_the_error_and_the_numbers(host, monkeypatch):
+    refused = driver.CUresult.CUDA_ERROR_INVALID_VALUE.value
+    monkeypatch.setattr("ferrum_numba.launch.kernel._launcher", lambda: lambda *args: refused)
     loaded = load(host_driver.binary("kernel", ()), host.device())
     prepared = loaded.prepare(Launch((3, 1, 1), {}), {})
-    refused = driver.CUresult.CUDA_ERROR_INVALID_VALUE
-    monkeypatch.setattr("ferrum_numba.launch.kernel._launch", lambda *args: (refused,))
     numbers = r"kernel \(grid \(3, 1, 1\), 128 threads, 32 registers, 0 bytes of shared memory\)"
     with pytest.raises(LaunchError, match=f"{numbers} failed with CUDA_ERROR_INVALID_VALUE"):
         prepared(0)

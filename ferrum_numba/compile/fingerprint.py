@@ -132,9 +132,7 @@ class _Walk:
             return
         outer = self.compiled
         if isinstance(value, Instruction):
-            # int32 and uint32 results share a constraint but not their arithmetic
-            result = value.result.name if value.result else "none"
-            self.lines.append(f"instruction {value.fingerprint()!r} -> {result}")
+            self.lines.append(f"instruction {value.fingerprint()!r}")
         elif isinstance(value, CUDADispatcher):
             self.compiled = True
             self.lines.append(repr(sorted(value.targetoptions.items())))

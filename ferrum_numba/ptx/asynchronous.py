@@ -46,8 +46,16 @@ def cp_async_16(lanes: Lanes, smem: U32, gmem: U64) -> None:
     _copy(lanes, smem, gmem, 16)
 
 
+# the minimum changes no shared address. Without it ptxas (13.0 and 13.5) splits the address into a
+# lane's and a uniform register, and then puts the latter over half of the policy: an illegal
+# instruction at run time, see docs/facts.md
 @instruction(
-    "cp.async.cg.shared.global.L2::cache_hint [<smem>], [<gmem>], 16, <policy>;", effect="memory"
+    """{
+    .reg .b32 a;
+    min.u32 a, <smem>, 0x7fffffff;
+    cp.async.cg.shared.global.L2::cache_hint [a], [<gmem>], 16, <policy>;
+    }""",
+    effect="memory",
 )
 def cp_async_16_hint(lanes: Lanes, smem: U32, gmem: U64, policy: U64) -> None:
     """Begin to copy 16 bytes, with a policy for L2 from `createpolicy_evict_first`."""

@@ -165,8 +165,10 @@ class Instruction(_Intrinsic):  # type: ignore[misc]
 
     def fingerprint(self) -> str:
         """Return a text that changes whenever the generated code would."""
-        kinds = [getattr(kind, "name", "immediate") for kind in self.operands.values()]
-        return f"{self.name}|{self.asm}|{self.constraints}|{self.effect}|{kinds}"
+        kinds = [
+            getattr(kind, "name", "immediate") for kind in (*self.operands.values(), self.result)
+        ]
+        return f"{self.name}|{self.asm}|{self.constraints}|{self.effect}|{self.scope}|{kinds}"
 
     def __call__(self, *args: Any) -> Any:
         """Run the twin; only possible in a lane of the interpreter."""
@@ -228,7 +230,8 @@ class Instruction(_Intrinsic):  # type: ignore[misc]
             returns = result.llvm
         function = ir.FunctionType(returns, [value.type for value in values])
         asm = ir.InlineAsm(function, self.asm, self.constraints, side_effect=self.effect != "pure")
-        out = builder.call(asm, values)
+        # lanes that must meet here may not be sent different ways by the optimiser
+        out = builder.call(asm, values, attrs=() if self.scope == "lane" else ("convergent",))
         if result is None:
             return context.get_dummy_value()
         if not result.count:
