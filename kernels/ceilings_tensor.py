@@ -131,7 +131,7 @@ class MmaSync(Kernel):
 
     name = "mma_sync"
     op = TENSOR
-    config = MmaConfig
+    config: type = MmaConfig
     summary = "mma.sync.m16n8k16 chains, all operands in registers"
 
     def configs(self, gpu):

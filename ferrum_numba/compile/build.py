@@ -60,7 +60,7 @@ def build(kernel: Kernel, config: Config, arch: str, *, use_cache: bool = True) 
     return binary
 
 
-def fingerprint(kernel: Kernel, config: Config, arch: str) -> str | None:
+def program_fingerprint(kernel: Kernel, config: Config, arch: str) -> str | None:
     """Return what a config's binary will be known by, None if its program cannot be known.
 
     Configs that differ only in how they are launched have the same.

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from ferrum_numba.compile.binary import Binary
-from ferrum_numba.compile.build import build, fingerprint
+from ferrum_numba.compile.build import build
 from ferrum_numba.contract import Config, Kernel
 from ferrum_numba.errors import BuildError
 
@@ -63,35 +63,14 @@ def build_many(
     workers:  processes, by default one a CPU
     progress: called with (done, total) after each job
     """
-    twins = _twins(jobs)
-    first = [group[0] for group in twins.values()]
-    workers = min(workers or os.cpu_count() or 1, len(first))
-    finished = _in_processes(first, workers, timeout_s) if workers > 1 else _in_process(first)
-    done = 0
+    workers = min(workers or os.cpu_count() or 1, len(jobs))
+    finished = _in_processes(jobs, workers, timeout_s) if workers > 1 else _in_process(jobs)
     # whatever stops the run, Ctrl-C too, ends the workers
     with closing(finished):
-        for built, outcome in finished:
-            for job in next(group for group in twins.values() if group[0] is built):
-                done += 1
-                if progress is not None:
-                    progress(done, len(jobs))
-                yield job, outcome
-
-
-def _twins(jobs: Sequence[Job]) -> dict[object, list[Job]]:
-    """Return the jobs grouped by the binary they will have: one build serves a group."""
-    groups: dict[object, list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(_identity(job), []).append(job)
-    return groups
-
-
-def _identity(job: Job) -> object:
-    try:
-        # a kernel that cannot even be described fails again, and is told of, where it is built
-        return fingerprint(job.kernel, job.config, job.arch) or object()
-    except Exception:
-        return object()
+        for done, (job, outcome) in enumerate(finished, start=1):
+            if progress is not None:
+                progress(done, len(jobs))
+            yield job, outcome
 
 
 def _in_process(jobs: Sequence[Job]) -> Generator[tuple[Job, Outcome], None, None]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ferrum_numba.compile import Binary, Job, blocks_per_sm, build_many
+from ferrum_numba.compile import Binary, Job, blocks_per_sm, build_many, program_fingerprint
 from ferrum_numba.contract import Config, Kernel, Problem
 from ferrum_numba.errors import BuildError
 
@@ -54,15 +54,29 @@ def thinned(configs: Sequence[T], limit: int | None) -> list[T]:
 def build_space(
     pairs: Iterable[tuple[Kernel, Config]], arch: str, progress: Progress = silent
 ) -> Binaries:
-    """Compile every (kernel, config) once, in all processes of the machine; needs no GPU."""
+    """Compile every program once, in all processes of the machine; needs no GPU.
+
+    Configs that differ only in how they are launched share a program.
+    """
     unique = {(kernel.name, config): kernel for kernel, config in pairs}
-    jobs = [Job(kernel, config, arch) for (_, config), kernel in unique.items()]
+    twins: dict[object, list[Job]] = {}
+    for (_, config), kernel in unique.items():
+        twins.setdefault(_program(kernel, config, arch), []).append(Job(kernel, config, arch))
 
     def report(done: int, total: int) -> None:
         progress(done, total, "compile")
 
-    built = build_many(jobs, progress=report)
-    return {(job.kernel.name, job.config): binary for job, binary in built}
+    first = {group[0]: group for group in twins.values()}
+    built = build_many(list(first), progress=report)
+    return {(job.kernel.name, job.config): binary for one, binary in built for job in first[one]}
+
+
+def _program(kernel: Kernel, config: Config, arch: str) -> object:
+    try:
+        return program_fingerprint(kernel, config, arch) or object()
+    except Exception:
+        # whatever a candidate does wrong, it does again where it is built, and is told of there
+        return object()
 
 
 def does_not_fit(candidate: tuple[Kernel, Config, Problem], binary: Binary, gpu: Gpu) -> str | None:
