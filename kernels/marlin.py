@@ -150,6 +150,10 @@ _NARROW = tuple(
 )
 _WIDE = tuple(product(((256, 64, 8), (128, 128, 8), (128, 64, 4)), (3, 4)))
 
+# (tile_n, tile_k, num_stages, num_warps, blocks_per_sm) to run untuned, the best first
+_FEW_ROWS = ((64, 128, 4, 4, 4), (64, 128, 4, 4, 2), (64, 128, 4, 4, 1))
+_MANY_ROWS = ((128, 128, 3, 8, 1), (256, 64, 3, 8, 1), (128, 64, 3, 4, 1))
+
 
 def _space():
     """Return the whole space, the default first: Marlin's own tile for up to 16 rows."""
@@ -220,6 +224,20 @@ class Marlin(Kernel):
                 f"{gpu.name} has {gpu.smem_per_sm}"
             )
         return None
+
+    def default(self, problem, gpu):
+        """Return the tile that was fastest for such an M on an H200, where it fits."""
+        tile_m = min(64, 16 * -(-problem.M // 16))
+        group_size = _group_size(problem)
+        wanted = [
+            Config(tile_m, *shape, num_stages, num_warps, blocks_per_sm, group_size)
+            for *shape, num_stages, num_warps, blocks_per_sm in (
+                _FEW_ROWS if tile_m == 16 else _MANY_ROWS
+            )
+        ]
+        space = self.configs(gpu)
+        fitting = (c for c in wanted if c in space and not self.misfit(c, problem, gpu))
+        return next(fitting, None) or super().default(problem, gpu)
 
     def build(self, config, arch):
         """Return the program: Grid: stripes; Block: num_warps; smem: ring + exchange."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ferrum_numba import cli
+from ferrum_numba.perf import readme_table
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -50,3 +51,13 @@ def test_every_folder_of_the_tree_is_there():
     for name in re.findall(r"^    (?:  )?((?:[\w.]+/ ?)+)", tree, re.MULTILINE):
         for folder in name.split():
             assert (ROOT / folder).is_dir() or (ROOT / "ferrum_numba" / folder).is_dir(), folder
+
+
+def test_the_measured_table_is_that_of_the_result_files():
+    shown = README.split("measured: begin")[1].split("-->\n", 1)[1].split("<!--")[0]
+    assert shown.strip() == readme_table.table()
+
+
+def test_the_pictures_are_there():
+    for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
+        assert (ROOT / path).stat().st_size > 10_000, path

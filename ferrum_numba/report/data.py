@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ferrum_numba.gpu import KNOWN
-from ferrum_numba.results import ResultFile
+from ferrum_numba.results import ResultFile, rank
 from ferrum_numba.roofline.model import (
     Ceiling,
     Peer,
@@ -123,8 +123,8 @@ class Board:
         return [p for p in found if p is not None]
 
     def _timed(self) -> list[Row]:
-        """Return the rows that have a time, fastest first."""
-        return sorted((r for r in self.rows if number(r, "us")), key=lambda r: float(r["us"]))
+        """Return the rows that have a time, the best by `results.rank` first."""
+        return sorted((r for r in self.rows if number(r, "us")), key=rank)
 
 
 def boards(sources: Sources) -> list[Board]:
@@ -258,7 +258,7 @@ def winners(board: Board) -> dict[Key, Row]:
     """Return the fastest believable row of every problem that has one."""
     found: dict[Key, Row] = {}
     for (_, key), row in board.best.items():
-        if key not in found or row["us"] < found[key]["us"]:
+        if key not in found or rank(row) < rank(found[key]):
             found[key] = row
     return found
 

@@ -208,8 +208,9 @@ def ceiling_table(machine: Machine) -> Table:
         "measured / datasheet",
         "regime",
     )
-    units = "GB/s = 10^9 bytes/s, TFLOP/s = 10^12 FLOP/s, µs per launch" + _ridge_words(
-        machine.ceilings
+    units = (
+        "GB/s = 10^9 bytes/s, TFLOP/s = 10^12 FLOP/s, weights/s = int4 weights unpacked, "
+        "µs per launch" + _ridge_words(machine.ceilings)
     )
     regimes = ", ".join(sorted({c.regime for c in measured if c.regime})) or "none measured"
     return Table(f"Ceilings of {machine.gpu}", regimes, units, columns, tuple(rows))

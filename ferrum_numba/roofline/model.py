@@ -11,7 +11,7 @@ from typing import Any, Literal
 Row = Mapping[str, Any]
 Source = Literal["measured", "datasheet"]
 Kind = Literal["memory", "tensor", "latency", "other"]
-Unit = Literal["GB/s", "TFLOP/s", "us"]
+Unit = Literal["GB/s", "TFLOP/s", "10^12 weights/s", "us"]
 Limit = Literal["latency", "memory", "tensor", "unknown"]
 
 # below this bound, launch, ramp-up and the last wave cost as much as the work: on an H200 a plain
@@ -27,7 +27,7 @@ class Ceiling:
     """One limit of the machine.
 
     kind:   "memory" is device memory; "other" is shown in tables only (L2, ALU)
-    rate:   10^9 B/s (GB/s), 10^12 FLOP/s (TFLOP/s) or us, as `unit` says
+    rate:   10^9 B/s (GB/s), 10^12 FLOP/s (TFLOP/s), 10^12 weights/s or us, as `unit` says
     low:    the rate at the slow end of the interval of time; equal to `rate` if unknown
     """
 
@@ -180,6 +180,8 @@ def datasheet(facts: Row) -> list[Ceiling]:
 
 def _kind_of(name: str, gbps: float, tflops: float) -> tuple[Kind, Unit]:
     """Return what a ceiling kernel of these rates measures; its name says which FLOPs or bytes."""
+    if name.startswith("dequant"):
+        return "other", "10^12 weights/s"
     if tflops * 1e3 > gbps:
         return "tensor" if "mma" in name else "other", "TFLOP/s"
     if gbps > 0:
@@ -200,7 +202,7 @@ def _ceiling(row: Row) -> Ceiling | None:
     regime = str(row.get("regime", ""))
     if unit == "us":
         return Ceiling(name, kind, us, unit, "measured", low_us, high_us, regime)
-    rate = tflops if unit == "TFLOP/s" else gbps
+    rate = gbps if unit == "GB/s" else tflops
     low, high = rate * us / high_us, rate * us / low_us
     return Ceiling(name, kind, rate, unit, "measured", low, high, regime)
 

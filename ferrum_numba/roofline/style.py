@@ -23,6 +23,8 @@ DASHES: tuple[Any, ...] = (
     (0, (5, 1.5, 1, 1.5)),
     (0, (9, 2)),
     (0, (3, 1, 1, 1, 1, 1)),
+    (0, (7, 1.5, 2, 1.5)),
+    (0, (2, 2.5)),
 )
 # contrast 4.35 both on white and on GitHub's dark page
 NEUTRAL = "#727a84"

@@ -1,0 +1,87 @@
+"""The table of measured times in README.md, made from the result files and the peers' data.
+
+    python -m ferrum_numba.perf.readme_table
+
+prints it; `tests/test_readme.py` asserts that the README holds what this prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ferrum_numba import results
+from ferrum_numba.perf.peers import PEERS
+
+RESULTS = Path(__file__).parent / "results" / "h200" / "w4a16_gemm.json"
+# (K, N): a projection of Llama-3-8B, or the shape of the peers' table
+SHAPES = {
+    (4096, 6144): "Llama-3-8B qkv",
+    (4096, 4096): "Llama-3-8B o",
+    (4096, 28672): "Llama-3-8B gate_up",
+    (14336, 4096): "Llama-3-8B down",
+    (8192, 8192): "Llama-3-70B o",
+    (28672, 8192): "Llama-3-70B down",
+}
+SIZES_M = (1, 16, 256)
+KERNELS = ("marlin", "w4a16_gptq")
+HEAD = (
+    "| K × N | M | `marlin` | `w4a16_gptq` | best 4-bit peer | cuBLAS fp16 |",
+    "|---|--:|--:|--:|--:|--:|",
+)
+
+
+def best_us(rows: Iterable[results.Row]) -> dict[tuple[int, int, int, str], float]:
+    """Return the best correct cold time by (K, N, M, kernel)."""
+    return {
+        (*(row["problem"][size] for size in "KNM"), row["kernel"]): row["us"]
+        for row in results.best(rows)
+        if row["regime"] == "cold"
+    }
+
+
+def peer_cell(shape: tuple[int, int], m: int, kind: str) -> str:
+    """Return a peer's time, with its name where it is not the only one of its kind."""
+    wanted = {"M": m, "K": shape[0], "N": shape[1]}
+    rows: list[dict[str, Any]] = [
+        row
+        for table in PEERS
+        for row in table["rows"]
+        if row["kind"] == kind and wanted.items() <= row["problem"].items()
+    ]
+    if not rows:
+        return ""
+    row = min(rows, key=lambda found: found["us"])
+    return f"{row['us']:.1f}" + (f" {row['peer']}" if kind == "4-bit" else "")
+
+
+def table(path: Path = RESULTS) -> str:
+    """Return the Markdown table of a result file: µs a call."""
+    file = results.load(path)
+    best = best_us(file.rows)
+    lines = list(HEAD)
+    for shape, name in SHAPES.items():
+        for m in SIZES_M:
+            ours = [best.get((*shape, m, kernel)) for kernel in KERNELS]
+            if ours[0] is None:
+                continue
+            cells = [f"**{us:.1f}**" if us == min(filter(None, ours)) else f"{us:.1f}" if us else ""
+                     for us in ours]  # fmt: skip
+            label = f"{shape[0]} × {shape[1]} ({name})"
+            peers = [peer_cell(shape, m, kind) for kind in ("4-bit", "fp16")]
+            lines.append(f"| {label} | {m} | " + " | ".join((*cells, *peers)) + " |")
+    environment = file.environment
+    return "\n".join(
+        (
+            f"µs a call, group 128, cold, in a CUDA graph; {environment['gpu']}, driver "
+            f"{environment['driver']}, {environment['date'][:10]}, commit {environment['commit']}. "
+            f"Peers: {PEERS[0]['date']}, another board of the same model, the same protocol.",
+            "",
+            *lines,
+        )
+    )
+
+
+if __name__ == "__main__":
+    print(table())
