@@ -142,17 +142,16 @@ class Config:
 
 # (tile_n, tile_k, num_warps) and the depths of the ring: up to 16 rows the ring hides the latency
 # of memory, beyond them registers and shared memory run out first
-_NARROW = tuple(
-    product(
-        ((128, 128, 8), (256, 64, 8), (64, 128, 4), (128, 64, 4), (256, 128, 8)),
-        (4, 6),
-    )
+_NARROW = (
+    *product(((128, 128, 8), (256, 64, 8), (64, 128, 4), (128, 64, 4), (256, 128, 8)), (4, 6)),
+    # the one tile that every shape divides into
+    ((64, 64, 4), 4),
 )
-_WIDE = tuple(product(((256, 64, 8), (128, 128, 8), (128, 64, 4)), (3, 4)))
+_WIDE = (*product(((256, 64, 8), (128, 128, 8), (128, 64, 4)), (3, 4)), ((64, 64, 4), 3))
 
 # (tile_n, tile_k, num_stages, num_warps, blocks_per_sm) to run untuned, the best first
-_FEW_ROWS = ((64, 128, 4, 4, 4), (64, 128, 4, 4, 2), (64, 128, 4, 4, 1))
-_MANY_ROWS = ((128, 128, 3, 8, 1), (256, 64, 3, 8, 1), (128, 64, 3, 4, 1))
+_FEW_ROWS = ((64, 128, 4, 4, 4), (64, 128, 4, 4, 2), (64, 128, 4, 4, 1), (64, 64, 4, 4, 1))
+_MANY_ROWS = ((128, 128, 3, 8, 1), (256, 64, 3, 8, 1), (128, 64, 3, 4, 1), (64, 64, 3, 4, 1))
 
 
 def _space():

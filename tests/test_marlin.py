@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -52,6 +53,15 @@ def test_one_group_is_one_scale_a_column():
     assert MARLIN.default(problem, H200).group_size == -1
 
 
+@pytest.mark.parametrize("gpu", KNOWN.values(), ids=KNOWN)
+def test_every_shape_it_accepts_has_a_tile_on_every_gpu(gpu):
+    for m, n, k in product((1, 17, 64, 65), (64, 128, 192, 320), (64, 128, 192, 448)):
+        for group_size in (32, 64, -1):
+            problem = W4A16Problem(m, n, k, group_size)
+            assert MARLIN.refuses(problem) is None
+            assert MARLIN.misfit(MARLIN.default(problem, gpu), problem, gpu) is None
+
+
 @pytest.mark.parametrize("num_sms", [1, 2, 5, 7, 132])
 @pytest.mark.parametrize("shape", [(1, 128, 1024), (17, 512, 256), (100, 384, 640)], ids=str)
 def test_stripes_are_those_of_the_reference(num_sms, shape):
@@ -94,3 +104,10 @@ def test_prepared_scales_and_bias_are_in_fragment_order():
         operands["scales"][0, 8:16], inputs["scales"][0, [2, 3, 10, 11, 18, 19, 26, 27]]
     )
     np.testing.assert_array_equal(operands["bias"][8:10], inputs["bias"][2:4])
+
+
+def test_the_smallest_tile_equals_the_reference():
+    problem = W4A16Problem(33, 64, 192, 64, bias=True)
+    for config in (Config(16, 64, 64, 4, 4, 1, 64), Config(48, 64, 64, 3, 4, 1, 64)):
+        result = check.on_interpreter(MARLIN, config, problem, gpu=replace(H200, num_sms=2))
+        assert result.ok, result.reason
