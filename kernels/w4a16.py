@@ -58,13 +58,17 @@ class W4A16Problem:
             )
         for name, size in (("N", self.N), ("K", self.K)):
             if size % PACK_FACTOR:
+                below = size // PACK_FACTOR * PACK_FACTOR
                 raise ProblemError(
                     f"{name} must be a multiple of {PACK_FACTOR}, the int4 codes of a word; "
-                    f"got {name} = {size}"
+                    f"got {name} = {size}, the nearest are {below} and {below + PACK_FACTOR}"
                 )
         if self.group_size != -1 and (self.group_size < 1 or self.K % self.group_size):
+            divisors = (size for size in range(1, self.K + 1) if self.K % size == 0)
+            nearest = min(divisors, key=lambda size: abs(size - self.group_size))
             raise ProblemError(
-                f"group_size must be -1 or divide K = {self.K}; got {self.group_size}"
+                f"group_size must be -1 or divide K = {self.K}; got {self.group_size}, "
+                f"the nearest is {nearest}"
             )
         if self.zero_points not in ZERO_POINTS:
             raise ProblemError(

@@ -1,6 +1,8 @@
 """The command line: exit statuses, errors of one sentence, JSON that parses, nothing lost."""
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -275,3 +277,11 @@ def test_report_without_a_gpu_plans_and_checks(run, tmp_path):
     assert "r/report.html" in out.split()
     assert (tmp_path / "r/report.md").is_file()
     assert "planning for NVIDIA H200" in err
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    command = [sys.executable, "-m", "ferrum_numba", "list", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+    assert process.returncode == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -56,9 +57,14 @@ def main(
     try:
         with _cache(args.no_cache):
             status: int = COMMANDS[args.command].run(session)
+        sys.stdout.flush()
     except FerrumError as error:
         say(f"ferrum-numba: {error}")
         return MISTAKE
+    except BrokenPipeError:
+        # the reader has enough; what Python would still flush at exit goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         session.stopped = True
     if session.stopped:
