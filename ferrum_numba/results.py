@@ -104,7 +104,8 @@ def environment(
         "commit": commit,
         "dirty": dirty,
         "date": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "command": " ".join(command),
+        # by what it is called, wherever it is installed
+        "command": " ".join(("ferrum-numba", *command[1:])),
         "clocks": dict(clocks or {}),
         "policy": asdict(policy),
         "gpu_facts": asdict(gpu),
