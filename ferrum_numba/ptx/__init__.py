@@ -1,5 +1,6 @@
 """The PTX vocabulary: every instruction once, as a Numba intrinsic and as NumPy."""
 
+from ferrum_numba.ptx.accumulator import store_accumulator
 from ferrum_numba.ptx.arithmetic import (
     add_bf16x2,
     add_f16x2,
@@ -47,6 +48,13 @@ from ferrum_numba.ptx.convert import (
     unpack_f16x2,
 )
 from ferrum_numba.ptx.dequantize import dequantize_f16, dequantize_scaled_f16
+from ferrum_numba.ptx.gptq_tile import (
+    dequantize_column,
+    load_groups,
+    load_rows,
+    mma_rows,
+    store_rows_f16,
+)
 from ferrum_numba.ptx.memory import (
     atom_add_acq_rel_gpu,
     createpolicy_evict_first,
@@ -187,6 +195,7 @@ __all__ = [
     "cp_async_wait",
     "createpolicy_evict_first",
     "createpolicy_evict_last",
+    "dequantize_column",
     "dequantize_f16",
     "dequantize_scaled_f16",
     "f16_to_f32",
@@ -235,6 +244,8 @@ __all__ = [
     "ldmatrix_x2_trans",
     "ldmatrix_x4",
     "ldmatrix_x4_trans",
+    "load_groups",
+    "load_rows",
     "lop3",
     "mapa",
     "match_any",
@@ -247,6 +258,7 @@ __all__ = [
     "membar",
     "mma_m16n8k16_bf16",
     "mma_m16n8k16_f16",
+    "mma_rows",
     "mma_tile",
     "mul_bf16x2",
     "mul_f16x2",
@@ -291,6 +303,8 @@ __all__ = [
     "stmatrix_x2_trans",
     "stmatrix_x4",
     "stmatrix_x4_trans",
+    "store_accumulator",
+    "store_rows_f16",
     "store_tile",
     "store_tile_f16",
     "sub_bf16x2",
