@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -158,6 +159,11 @@ def _poisoned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     return np.full(math.prod(shape) * dtype.itemsize, 0xFF, np.uint8).view(dtype).reshape(shape)
 
 
+def _where(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+
+
 def _checked(how: How, attempt: Callable[[], Comparison]) -> Checked:
     began = time.perf_counter()
     try:
@@ -167,5 +173,9 @@ def _checked(how: How, attempt: Callable[[], Comparison]) -> Checked:
         raise
     except FerrumError as error:
         ok, rel, peak, reason = False, math.inf, math.inf, str(error)
+    except Exception as error:
+        # one candidate's slip, whatever it is, must not end the check of the others
+        words = f"{type(error).__name__}: {error}{_where(error)}"
+        ok, rel, peak, reason = False, math.inf, math.inf, words
     seconds = time.perf_counter() - began
     return Checked(ok, rel, peak, "" if ok else reason, how, seconds)

@@ -93,6 +93,8 @@ class Config:
                 "tile_m must be 16, 32, 48 or 64 and num_stages at least 2; "
                 f"got tile_m = {self.tile_m}, num_stages = {self.num_stages}"
             )
+        if self.blocks_per_sm < 1:
+            raise ConfigError(f"blocks_per_sm must be at least 1; got {self.blocks_per_sm}")
         if self.tile_k not in (64, 128):
             raise ConfigError(f"tile_k must be 64 or 128; got {self.tile_k}")
         if self.group_size not in GROUP_SIZES:
@@ -202,7 +204,11 @@ class Marlin(Kernel):
                 f"got K = {problem.K}, N = {problem.N}, the nearest are {near_k} and {near_n}"
             )
         if _group_size(problem) not in GROUP_SIZES:
-            return f"marlin needs group_size in {GROUP_SIZES}; got {problem.group_size}"
+            nearest = min(GROUP_SIZES[:3], key=lambda size: abs(size - problem.group_size))
+            return (
+                f"marlin needs group_size in {GROUP_SIZES}; got {problem.group_size}, "
+                f"the nearest is {nearest}"
+            )
         return None
 
     def misfit(self, config, problem, gpu):

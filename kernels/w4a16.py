@@ -30,6 +30,10 @@ ZERO_POINTS = ("none", "gptq", "gptq_v2")
 # what a packed word holds; no layout has smaller pieces
 PACK_FACTOR = 8
 
+# far beyond any model; products of two of them, and byte offsets, still fit 64 bits, and counts of
+# tiles 32
+MOST_M, MOST = 65_536, 1 << 20
+
 
 @dataclass(frozen=True)
 class W4A16Problem:
@@ -56,12 +60,19 @@ class W4A16Problem:
             raise ProblemError(
                 f"M, N and K must be at least 1; got M = {self.M}, N = {self.N}, K = {self.K}"
             )
+        for name, size, most in (("M", self.M, MOST_M), ("N", self.N, MOST), ("K", self.K, MOST)):
+            if size > most:
+                raise ProblemError(f"{name} must be at most {most}; got {name} = {size}")
         for name, size in (("N", self.N), ("K", self.K)):
             if size % PACK_FACTOR:
-                below = size // PACK_FACTOR * PACK_FACTOR
+                below = max(size // PACK_FACTOR, 1) * PACK_FACTOR
+                above = (size // PACK_FACTOR + 1) * PACK_FACTOR
+                nearest = (
+                    f"nearest are {below} and {above}" if below < above else f"nearest is {above}"
+                )
                 raise ProblemError(
                     f"{name} must be a multiple of {PACK_FACTOR}, the int4 codes of a word; "
-                    f"got {name} = {size}, the nearest are {below} and {below + PACK_FACTOR}"
+                    f"got {name} = {size}, the {nearest}"
                 )
         if self.group_size != -1 and (self.group_size < 1 or self.K % self.group_size):
             divisors = (size for size in range(1, self.K + 1) if self.K % size == 0)

@@ -114,9 +114,11 @@ def test_a_hundred_runs_give_equal_bits(kernel, device):
 
 
 @pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("M", [1, 256])
 @pytest.mark.parametrize("kernel", KERNELS, ids=short)
-def test_default_config_compiles_without_spills(kernel, arch):
-    binary = build(kernel, kernel.configs(KNOWN[ARCHS[arch]])[0], arch)
+def test_default_config_compiles_without_spills(kernel, M, arch):
+    problem = replace(kernel.op.tests[0], M=M, N=4096, K=4096)
+    binary = build(kernel, kernel.default(problem, KNOWN[ARCHS[arch]]), arch)
     assert binary.spill_bytes == 0
     assert binary.stack_bytes == 0
     # a double, or an array indexed at run time, is a slip of typing

@@ -26,6 +26,7 @@ MARLIN = Marlin()
         ({"num_warps": 3}, "num_warps 2 or 4 times its 64-column strips; got .* num_warps = 3"),
         ({"num_stages": 1}, "num_stages at least 2; got .* num_stages = 1"),
         ({"tile_k": 32}, "got tile_k = 32"),
+        ({"blocks_per_sm": 0}, "blocks_per_sm must be at least 1; got 0"),
         ({"group_size": 48}, r"group_size must be one of \(128, 64, 32, -1\); got 48"),
     ],
 )
@@ -38,7 +39,7 @@ def test_a_config_that_contradicts_itself_says_so(fields, words):
     ("problem", "words"),
     [
         (W4A16Problem(1, 576, 7392, 32), "K = 7392, N = 576, the nearest are 7424 and 576"),
-        (W4A16Problem(1, 128, 128, 16), "group_size in .* got 16"),
+        (W4A16Problem(1, 128, 128, 16), "group_size in .* got 16, the nearest is 32"),
         (W4A16Problem(1, 128, 128, zero_points="gptq"), "symmetric weights; got .*'gptq'"),
         (W4A16Problem(1, 128, 256, act_order=True), "got act_order = True"),
     ],

@@ -38,7 +38,12 @@ class FakeMeasurer:
 
     def final(self, candidates):
         self.contests.append([c.config.speed for c in candidates])
-        return [(self.us_of(c) + 1.0,) * 8 for c in candidates] if self.finals else None
+        if not self.finals:
+            return None
+        return [
+            Outcome("measured", us=(self.us_of(c) + 1.0,) * 8, extra={"power_w": 7.0})
+            for c in candidates
+        ]
 
 
 @pytest.fixture
@@ -93,6 +98,8 @@ def test_the_best_three_meet_in_a_final(task, binaries):
     }  # fmt: skip
     assert by_speed(rows)[4]["us"] == 26.0
     assert len(by_speed(rows)[4]["samples"]) == 8
+    # what was seen of the board belongs to the times that are kept
+    assert by_speed(rows)[4]["power_w"] == 7.0
 
 
 def test_a_lost_final_leaves_the_first_times(task, binaries):
@@ -404,7 +411,7 @@ def test_a_result_that_changes_while_timed_is_wrong(bench):
 def test_finalists_take_turns(bench):
     bench.times = [1.0, 2.0, 2.1, 1.1, 1.2, 2.2, 2.3, 1.3]
     fast, slow = candidate(), replace(candidate(), config=Config(2))
-    first, second = bench.measurer.final([fast, slow])
+    first, second = (outcome.us for outcome in bench.measurer.final([fast, slow]))
     assert [calls for calls, *_ in bench.timed] == [1, 2, 2, 1, 1, 2, 2, 1]
     assert first == (1.0,) * 8 + (1.1,) * 8 + (1.2,) * 8 + (1.3,) * 8
     assert second == (2.0,) * 8 + (2.1,) * 8 + (2.2,) * 8 + (2.3,) * 8

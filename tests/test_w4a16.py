@@ -16,6 +16,9 @@ FULL = W4A16Problem(3, 64, 256, 32, "gptq", act_order=True, bias=True)
     ("fields", "message"),
     [
         ({"M": 0}, r"at least 1; got M = 0, N = 64, K = 256"),
+        ({"N": 4}, r"got N = 4, the nearest is 8"),
+        ({"M": 65537}, r"M must be at most 65536; got M = 65537"),
+        ({"K": 1 << 21}, r"K must be at most 1048576; got K = 2097152"),
         ({"N": 60}, r"N must be a multiple of 8, .* got N = 60, the nearest are 56 and 64"),
         ({"K": 252}, r"K must be a multiple of 8, .* got K = 252, the nearest are 248 and 256"),
         ({"group_size": 96}, r"group_size must be -1 or divide K = 256; got 96, the nearest is 64"),

@@ -6,7 +6,8 @@ access. `v2` and `v4` are vectors of 32-bit words: 8 and 16 bytes, the widest a 
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,9 @@ from ferrum_numba.ptx.instruction import (
     instruction,
 )
 
-Space = Literal["global", "shared"]
+# opcodes of what passes once: no room in L1; of a policy for L2, an operand of its own
+_STREAM = ".L1::no_allocate"
+_HINT = ".L2::cache_hint"
 # registers of the widest predicated access; a load must leave its result alone where it is off
 _TEMPORARIES = ("t0", "t1", "t2", "t3")
 
@@ -52,37 +55,62 @@ def _bytes(values: Array) -> Array:
     return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
 
 
-def _load(name: str, opcode: str, kind: OperandType, doc: str) -> Instruction:
-    """Make `(address) -> value`; the space is the second word of the opcode."""
-    shared = opcode.split(".")[1] == "shared"
-    # what nobody writes may be read in another order than the accesses around it
-    effect: Effect = "volatile" if ".nc" in opcode else "memory"
+def _is_shared(opcode: str) -> bool:
+    """Return whether the space, the second word of an opcode, is shared memory."""
+    return opcode.split(".")[1] == "shared"
 
-    def twin(lanes: Lanes, address: Array) -> Array:
+
+def _operands(opcode: str, kind: OperandType | None = None) -> dict[str, OperandType]:
+    """Return the address, the value where there is one, and the policy that a hint asks for."""
+    operands = {"address": U32 if _is_shared(opcode) else U64}
+    if kind is not None:
+        operands["value"] = kind
+    if opcode.endswith(_HINT):
+        operands["policy"] = U64
+    return operands
+
+
+def _effect(opcode: str) -> Effect:
+    # what nobody writes may be read in another order than the accesses around it
+    return "volatile" if ".nc" in opcode else "memory"
+
+
+def _document(twin: Callable[..., Any], doc: str, word: str) -> None:
+    twin.__doc__ = f'{doc}\n\n    Source: PTX ISA, "Data Movement Instructions: {word}".\n    '
+
+
+def _load(name: str, opcode: str, kind: OperandType, doc: str) -> Instruction:
+    """Make `(address) -> value`, with a policy for L2 at the end where the opcode has a hint."""
+    shared = _is_shared(opcode)
+
+    def twin(lanes: Lanes, address: Array, *policy: Array) -> Array:
         read = lanes.load_shared if shared else lanes.load_global
         return _values(read(address, _size_bytes(kind)), kind)
 
-    twin.__doc__ = f'{doc}\n\n    Source: PTX ISA, "Data Movement Instructions: ld".\n    '
-    template = f"{opcode}{_suffix(kind)} <d>, [<address>];"
-    operands = {"address": U32 if shared else U64}
-    return Instruction(name, template, operands, kind, twin, effect=effect)
+    _document(twin, doc, "ld")
+    operands = _operands(opcode)
+    policy = ", <policy>" if "policy" in operands else ""
+    template = f"{opcode}{_suffix(kind)} <d>, [<address>]{policy};"
+    return Instruction(name, template, operands, kind, twin, effect=_effect(opcode))
 
 
 def _store(name: str, opcode: str, kind: OperandType, doc: str) -> Instruction:
-    """Make `(address, value)`; the space is the second word of the opcode."""
-    shared = opcode.split(".")[1] == "shared"
+    """Make `(address, value)`, with a policy for L2 at the end where the opcode has a hint."""
+    shared = _is_shared(opcode)
 
-    def twin(lanes: Lanes, address: Array, value: Array) -> None:
+    def twin(lanes: Lanes, address: Array, value: Array, *policy: Array) -> None:
         (lanes.store_shared if shared else lanes.store_global)(address, _bytes(value))
 
-    twin.__doc__ = f'{doc}\n\n    Source: PTX ISA, "Data Movement Instructions: st".\n    '
-    template = f"{opcode}{_suffix(kind)} [<address>], <value>;"
-    operands = {"address": U32 if shared else U64, "value": kind}
+    _document(twin, doc, "st")
+    operands = _operands(opcode, kind)
+    policy = ", <policy>" if "policy" in operands else ""
+    template = f"{opcode}{_suffix(kind)} [<address>], <value>{policy};"
     return Instruction(name, template, operands, None, twin, effect="memory")
 
 
 def _load_if(name: str, opcode: str, kind: OperandType, doc: str) -> Instruction:
     """Make `(address, pred) -> value`: zero, and no access at all, where pred is 0."""
+    shared = _is_shared(opcode)
     registers = _TEMPORARIES[: max(kind.count, 1)]
     vector = "{" + ", ".join(registers) + "}" if kind.count else registers[0]
     results = [f"<d.{i}>" for i in range(kind.count)] or ["<d>"]
@@ -98,29 +126,31 @@ def _load_if(name: str, opcode: str, kind: OperandType, doc: str) -> Instruction
         on = np.flatnonzero(pred)
         data = np.zeros((len(address), _size_bytes(kind)), np.uint8)
         if on.size:
-            data[on] = lanes.load_global(address[on], _size_bytes(kind))
+            read = lanes.load_shared if shared else lanes.load_global
+            data[on] = read(address[on], _size_bytes(kind))
         return _values(data, kind)
 
-    twin.__doc__ = f'{doc}\n\n    Source: PTX ISA, "Data Movement Instructions: ld".\n    '
+    _document(twin, doc, "ld")
     template = "{\n" + "\n".join(lines) + "\n}"
-    operands = {"address": U64, "pred": U32}
-    return Instruction(name, template, operands, kind, twin, effect="volatile")
+    operands = {**_operands(opcode), "pred": U32}
+    return Instruction(name, template, operands, kind, twin, effect=_effect(opcode))
 
 
 def _store_if(name: str, opcode: str, kind: OperandType, doc: str) -> Instruction:
     """Make `(address, value, pred)`: nothing is written where pred is 0."""
+    shared = _is_shared(opcode)
 
     def twin(lanes: Lanes, address: Array, value: Array, pred: Array) -> None:
         on = np.flatnonzero(pred)
         if on.size:
-            lanes.store_global(address[on], _bytes(value[on]))
+            (lanes.store_shared if shared else lanes.store_global)(address[on], _bytes(value[on]))
 
-    twin.__doc__ = f'{doc}\n\n    Source: PTX ISA, "Data Movement Instructions: st".\n    '
+    _document(twin, doc, "st")
     template = (
         "{\n.reg .pred p;\nsetp.ne.u32 p, <pred>, 0;\n"
         f"@p {opcode}{_suffix(kind)} [<address>], <value>;\n}}"
     )
-    operands = {"address": U64, "value": kind, "pred": U32}
+    operands = {**_operands(opcode, kind), "pred": U32}
     return Instruction(name, template, operands, None, twin, effect="memory")
 
 
@@ -136,12 +166,33 @@ ld_global_nc_u16 = _load("ld_global_nc_u16", "ld.global.nc", U16, "Load 2 consta
 ld_global_nc_u32 = _load("ld_global_nc_u32", "ld.global.nc", U32, "Load 4 constant bytes.")
 ld_global_nc_v2 = _load("ld_global_nc_v2", "ld.global.nc", U32x2, "Load 8 constant bytes.")
 ld_global_nc_v4 = _load("ld_global_nc_v4", "ld.global.nc", U32x4, "Load 16 constant bytes.")
+
+# _stream: for what this SM reads once; _hint: the same, with a policy from `createpolicy_*`
+_NC_STREAM = f"ld.global.nc{_STREAM}"
+_NC_HINT = f"{_NC_STREAM}{_HINT}"
+ld_global_nc_u32_stream = _load(
+    "ld_global_nc_u32_stream", _NC_STREAM, U32, "Load 4 constant bytes past L1."
+)
+ld_global_nc_v2_stream = _load(
+    "ld_global_nc_v2_stream", _NC_STREAM, U32x2, "Load 8 constant bytes past L1."
+)
 ld_global_nc_v4_stream = _load(
-    "ld_global_nc_v4_stream", "ld.global.nc.L1::no_allocate", U32x4,
-    "Load 16 constant bytes that this SM reads once: they take no room in L1.",
-)  # fmt: skip
+    "ld_global_nc_v4_stream", _NC_STREAM, U32x4, "Load 16 constant bytes past L1."
+)
+ld_global_nc_u32_hint = _load(
+    "ld_global_nc_u32_hint", _NC_HINT, U32, "Load 4 constant bytes, with a policy for L2."
+)
+ld_global_nc_v2_hint = _load(
+    "ld_global_nc_v2_hint", _NC_HINT, U32x2, "Load 8 constant bytes, with a policy for L2."
+)
+ld_global_nc_v4_hint = _load(
+    "ld_global_nc_v4_hint", _NC_HINT, U32x4, "Load 16 constant bytes, with a policy for L2."
+)
 ld_global_nc_u32_if = _load_if(
     "ld_global_nc_u32_if", "ld.global.nc", U32, "Load 4 constant bytes; 0 where pred is 0."
+)
+ld_global_nc_v2_if = _load_if(
+    "ld_global_nc_v2_if", "ld.global.nc", U32x2, "Load 8 constant bytes; 0 where pred is 0."
 )
 ld_global_nc_v4_if = _load_if(
     "ld_global_nc_v4_if", "ld.global.nc", U32x4, "Load 16 constant bytes; 0 where pred is 0."
@@ -158,8 +209,31 @@ st_global_f32 = _store("st_global_f32", "st.global", F32, "Store an fp32.")
 st_global_v2 = _store("st_global_v2", "st.global", U32x2, "Store 8 bytes.")
 st_global_v4 = _store("st_global_v4", "st.global", U32x4, "Store 16 bytes.")
 st_global_v4_f32 = _store("st_global_v4_f32", "st.global", F32x4, "Store 4 fp32.")
+_ST_STREAM = f"st.global{_STREAM}"
+_ST_HINT = f"st.global{_HINT}"
+st_global_u32_stream = _store(
+    "st_global_u32_stream", _ST_STREAM, U32, "Store 4 bytes that take no room in L1."
+)
+st_global_v2_stream = _store(
+    "st_global_v2_stream", _ST_STREAM, U32x2, "Store 8 bytes that take no room in L1."
+)
+st_global_v4_stream = _store(
+    "st_global_v4_stream", _ST_STREAM, U32x4, "Store 16 bytes that take no room in L1."
+)
+st_global_u32_hint = _store(
+    "st_global_u32_hint", _ST_HINT, U32, "Store 4 bytes, with a policy for L2."
+)
+st_global_v2_hint = _store(
+    "st_global_v2_hint", _ST_HINT, U32x2, "Store 8 bytes, with a policy for L2."
+)
+st_global_v4_hint = _store(
+    "st_global_v4_hint", _ST_HINT, U32x4, "Store 16 bytes, with a policy for L2."
+)
 st_global_u32_if = _store_if(
     "st_global_u32_if", "st.global", U32, "Store 4 bytes where pred is not 0."
+)
+st_global_v2_if = _store_if(
+    "st_global_v2_if", "st.global", U32x2, "Store 8 bytes where pred is not 0."
 )
 st_global_v4_if = _store_if(
     "st_global_v4_if", "st.global", U32x4, "Store 16 bytes where pred is not 0."
@@ -177,18 +251,24 @@ st_shared_f32 = _store("st_shared_f32", "st.shared", F32, "Store an fp32 to shar
 st_shared_v2 = _store("st_shared_v2", "st.shared", U32x2, "Store 8 bytes to shared memory.")
 st_shared_v4 = _store("st_shared_v4", "st.shared", U32x4, "Store 16 bytes to shared memory.")
 st_shared_v4_f32 = _store("st_shared_v4_f32", "st.shared", F32x4, "Store 4 fp32 to shared memory.")
-
-
-@instruction(
-    "ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 <d>, [<address>], <policy>;",
-    effect="volatile",
+ld_shared_u32_if = _load_if(
+    "ld_shared_u32_if", "ld.shared", U32, "Load 4 bytes of shared memory; 0 where pred is 0."
 )
-def ld_global_nc_v4_hint(lanes: Lanes, address: U64, policy: U64) -> U32x4:
-    """Load 16 constant bytes, with a policy for L2 from `createpolicy_evict_first`.
-
-    Source: PTX ISA, "Data Movement Instructions: ld".
-    """
-    return _values(lanes.load_global(address, 16), U32x4)
+ld_shared_v2_if = _load_if(
+    "ld_shared_v2_if", "ld.shared", U32x2, "Load 8 bytes of shared memory; 0 where pred is 0."
+)
+ld_shared_v4_if = _load_if(
+    "ld_shared_v4_if", "ld.shared", U32x4, "Load 16 bytes of shared memory; 0 where pred is 0."
+)
+st_shared_u32_if = _store_if(
+    "st_shared_u32_if", "st.shared", U32, "Store 4 bytes to shared memory where pred is not 0."
+)
+st_shared_v2_if = _store_if(
+    "st_shared_v2_if", "st.shared", U32x2, "Store 8 bytes to shared memory where pred is not 0."
+)
+st_shared_v4_if = _store_if(
+    "st_shared_v4_if", "st.shared", U32x4, "Store 16 bytes to shared memory where pred is not 0."
+)
 
 
 @instruction("createpolicy.fractional.L2::evict_first.b64 <d>, 1.0;")

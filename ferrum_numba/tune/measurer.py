@@ -11,7 +11,7 @@ from typing import Any
 from ferrum_numba.check import GUARD_BYTES, on_operands
 from ferrum_numba.contract import Kernel, Problem
 from ferrum_numba.launch import Bound, Device, OperandSet
-from ferrum_numba.measure import Policy, Samples, measure
+from ferrum_numba.measure import Policy, Samples, host_time_us, measure
 from ferrum_numba.tune.worker import Candidate, Outcome
 
 QUICK_SAMPLES = 3
@@ -70,20 +70,34 @@ class GpuMeasurer:
             return Outcome(
                 "wrong", "gave other bits while it was timed than when checked", **errors
             )
-        rotated = candidate.regime == "cold" and operands.copies > 1
-        return Outcome("measured", "", taken.us, rotated=rotated, extra=_seen(taken), **errors)
+        extra = _seen(taken)
+        if candidate.regime == "eager":
+            extra["host_us"] = host_time_us(bound.prepared(), 0)
+        rotated = self._rotated(candidate)
+        return Outcome("measured", "", taken.us, rotated=rotated, extra=extra, **errors)
 
-    def final(self, candidates: Sequence[Candidate]) -> list[tuple[float, ...]]:
+    def final(self, candidates: Sequence[Candidate]) -> list[Outcome]:
         """Time candidates in turn, the order reversed from round to round."""
         bounds = [self._operands[c.kernel.name].bind(c.config, c.binary) for c in candidates]
         samples = math.ceil(self._policy.samples / 2)
-        us: list[list[float]] = [[] for _ in candidates]
+        taken: list[list[Samples]] = [[] for _ in candidates]
         for turn in range(FINAL_ROUNDS):
             order = range(len(candidates))
             for i in order if turn % 2 == 0 else reversed(order):
-                taken = self._measure(bounds[i], candidates[i], samples, self._policy.warmup_ms)
-                us[i] += taken.us
-        return [tuple(times) for times in us]
+                warmup_ms = self._policy.warmup_ms
+                taken[i].append(self._measure(bounds[i], candidates[i], samples, warmup_ms))
+        return [
+            Outcome(
+                "measured",
+                us=tuple(us for one in rounds for us in one.us),
+                rotated=self._rotated(candidate),
+                extra=_seen(*rounds),
+            )
+            for candidate, rounds in zip(candidates, taken, strict=True)
+        ]
+
+    def _rotated(self, candidate: Candidate) -> bool:
+        return candidate.regime == "cold" and self._operands[candidate.kernel.name].copies > 1
 
     def _measure(
         self, bound: Bound, candidate: Candidate, samples: int, warmup_ms: float
@@ -92,11 +106,13 @@ class GpuMeasurer:
         return measure(self._device, bound.calls(), candidate.regime, policy)
 
 
-def _seen(samples: Samples) -> dict[str, Any]:
+def _seen(*taken: Samples) -> dict[str, Any]:
+    """Return the board's state: over all that was taken, the last where there is one of each."""
+    last = taken[-1]
     return {
-        "calls": samples.calls,
-        "clock_mhz": list(samples.clock_mhz),
-        "power_w": samples.power_w,
-        "temperature_c": samples.temperature_c,
-        "throttle": list(samples.throttle),
+        "calls": last.calls,
+        "clock_mhz": [taken[0].clock_mhz[0], last.clock_mhz[1]],
+        "power_w": last.power_w,
+        "temperature_c": last.temperature_c,
+        "throttle": sorted({reason for samples in taken for reason in samples.throttle}),
     }

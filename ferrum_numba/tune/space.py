@@ -31,12 +31,21 @@ def feasible(
     refusal = kernel.refuses(problem)
     good, bad = [], []
     for config in kernel.configs(gpu):
-        reason = refusal or kernel.misfit(config, problem, gpu)
+        reason = refusal or _misfit(kernel, config, problem, gpu)
         if reason is None:
             good.append(config)
         else:
             bad.append((config, reason))
     return good, bad
+
+
+def _misfit(kernel: Kernel, config: Config, problem: Problem, gpu: Gpu) -> str | None:
+    try:
+        kernel.launch(config, problem, gpu)
+        return kernel.misfit(config, problem, gpu)
+    except Exception as error:
+        # a config that its own kernel trips over is a row with the reason, like any that cannot run
+        return f"{type(error).__name__}: {error}"
 
 
 def concerns(kernel: Kernel, problem: Problem) -> bool:

@@ -66,8 +66,8 @@ class Measurer(Protocol):
         """
         ...
 
-    def final(self, candidates: Sequence[Candidate]) -> list[tuple[float, ...]] | None:
-        """Time several candidates in turn; None if that failed. Returns us by candidate."""
+    def final(self, candidates: Sequence[Candidate]) -> list[Outcome] | None:
+        """Time several candidates in turn; None if that failed. Errors are not measured again."""
         ...
 
 
@@ -119,17 +119,17 @@ class Worker:
             return Outcome(lost.status, str(lost))
         return outcome
 
-    def final(self, candidates: Sequence[Candidate]) -> list[tuple[float, ...]] | None:
+    def final(self, candidates: Sequence[Candidate]) -> list[Outcome] | None:
         """Time candidates in turn; None if the process did not survive it."""
         try:
             for candidate in candidates:
                 self._open(candidate.kernel, candidate.problem)
-            us: list[tuple[float, ...]] | None = self._call(
+            outcomes: list[Outcome] = self._call(
                 self._run_timeout_s * len(candidates), "final", candidates
             )
         except _Lost:
             return None
-        return us
+        return outcomes
 
     def close(self) -> None:
         """End the process.
