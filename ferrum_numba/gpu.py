@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from ferrum_numba.errors import DeviceError
 
@@ -124,12 +125,46 @@ def find(name_or_path: str) -> Gpu:
 def _recorded(path: Path) -> Gpu:
     try:
         facts = json.loads(path.read_text())["environment"]["gpu_facts"]
-        return replace(Gpu(**facts), source="recorded")
-    except (ValueError, KeyError, TypeError) as error:
-        wanted = ", ".join(f.name for f in fields(Gpu))
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DeviceError(
-            f"{path} holds no GPU: its environment.gpu_facts must have {wanted} ({error})"
+            f"{path} holds no GPU: a recorded result file has environment.gpu_facts ({error})"
         ) from error
+    wrong = _facts_error(facts)
+    if wrong:
+        raise DeviceError(f"{path}: environment.gpu_facts {wrong}")
+    return Gpu(**{**facts, "source": "recorded"})
+
+
+def _facts_error(facts: object) -> str | None:
+    """Return what keeps facts from being a Gpu."""
+    if not isinstance(facts, dict):
+        return f"must be an object, got {type(facts).__name__}"
+    kinds = get_type_hints(Gpu)
+    missing = [f.name for f in fields(Gpu) if f.default is MISSING and f.name not in facts]
+    if missing:
+        return f"has no {', '.join(missing)}"
+    for name, value in facts.items():
+        if name not in kinds:
+            return f"has {name}, which is no fact of a GPU"
+        wanted = _unmet(kinds[name], value)
+        if wanted:
+            return f"has a wrong {name}: it must be {wanted}, got {value!r}"
+    return None
+
+
+def _unmet(kind: Any, value: object) -> str | None:
+    """Return what a fact of this kind must be, where the value is not."""
+    if kind is str:
+        return None if isinstance(value, str) else "text"
+    if kind not in (int, float):
+        return None if value in get_args(kind) else f"one of {', '.join(get_args(kind))}"
+    if (
+        isinstance(value, int if kind is int else (int, float))
+        and not isinstance(value, bool)
+        and 0 < value < math.inf
+    ):
+        return None
+    return f"{'an integer' if kind is int else 'a number'} above 0"
 
 
 def driver_present() -> bool:

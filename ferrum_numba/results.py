@@ -247,7 +247,11 @@ def load(path: str | Path) -> ResultFile:
 
 
 def save(path: str | Path, file: ResultFile) -> None:
-    """Write a result file at once: a reader sees the old one or the new one, never a part."""
+    """Write a result file at once: a reader sees the old one or the new one, never a part.
+
+    Raises:
+        StoreError: a field is wrong, or the folder cannot be made or written.
+    """
     path = Path(path)
     rounded = ResultFile(
         _plain(file.environment), [_plain(row) for row in file.rows], _plain(file.earlier)
@@ -259,11 +263,18 @@ def save(path: str | Path, file: ResultFile) -> None:
     )  # fmt: skip
     # a row a line: a change of one result is a change of one line
     rows = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in rounded.rows)
+    try:
+        _replace(path, f'{head[:-2]},\n "rows": [\n  {rows}\n ]\n}}\n')
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _replace(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(f'{head[:-2]},\n "rows": [\n  {rows}\n ]\n}}\n')
+            stream.write(text)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -315,6 +326,34 @@ def _row_error(row: object) -> str | None:
             return f"{name} must be {wanted}, got {value!r}"
     if row["status"] not in STATUSES:
         return f"status must be one of {', '.join(sorted(STATUSES))}, got {row['status']!r}"
-    if row["status"] == "measured" and not (row["samples"] and row["us"]):
+    if row["status"] == "measured" and (not row["samples"] or row["us"] is None):
         return "is measured and has no us or no samples"
+    return _times_error(row) or _sizes_error(row)
+
+
+def _times_error(row: Row) -> str | None:
+    for name in ("us", "us_low", "us_high"):
+        if row[name] is not None and not _positive(row[name]):
+            return f"{name} must be above 0, got {row[name]!r}"
+    for i, sample in enumerate(row["samples"]):
+        if not _positive(sample):
+            return f"samples[{i}] must be a number above 0, got {sample!r}"
+    return None
+
+
+def _positive(value: object) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return 0 < value < math.inf
+
+
+def _sizes_error(row: Row) -> str | None:
+    for part in ("problem", "config"):
+        for name, value in row[part].items():
+            if not isinstance(value, str | int | float | None):
+                return f"{part}.{name} must be text, a number, a bool or null, got {value!r}"
+    for name in ("M", "N", "K"):
+        value = row["problem"].get(name, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+            return f"problem.{name} must be an integer above 0, got {value!r}"
     return None

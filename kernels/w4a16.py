@@ -76,10 +76,10 @@ class W4A16Problem:
                 )
         if self.group_size != -1 and (self.group_size < 1 or self.K % self.group_size):
             divisors = (size for size in range(1, self.K + 1) if self.K % size == 0)
-            nearest = min(divisors, key=lambda size: abs(size - self.group_size))
+            divisor = min(divisors, key=lambda size: abs(size - self.group_size))
             raise ProblemError(
                 f"group_size must be -1 or divide K = {self.K}; got {self.group_size}, "
-                f"the nearest is {nearest}"
+                f"the nearest is {divisor}"
             )
         if self.zero_points not in ZERO_POINTS:
             raise ProblemError(

@@ -30,16 +30,6 @@ def copy(load, store, size_bytes):
     return copy_case
 
 
-def copy_hint(a, out):
-    i = uint64(uint32(cuda.threadIdx.x)) * uint64(16)
-    ptx.st_global_v4(out + i, ptx.ld_global_nc_v4_hint(a + i, ptx.createpolicy_evict_first()))
-
-
-def copy_keep(a, out):
-    i = uint64(uint32(cuda.threadIdx.x)) * uint64(16)
-    ptx.st_global_v4(out + i, ptx.ld_global_nc_v4_hint(a + i, ptx.createpolicy_evict_last()))
-
-
 COPIES = [
     (ptx.ld_global_u16, ptx.st_global_u16, 2, np.uint16),
     (ptx.ld_global_u32, ptx.st_global_u32, 4, np.uint32),
@@ -51,7 +41,6 @@ COPIES = [
     (ptx.ld_global_nc_u32, ptx.st_global_u32, 4, np.uint32),
     (ptx.ld_global_nc_v2, ptx.st_global_v2, 8, np.uint32),
     (ptx.ld_global_nc_v4, ptx.st_global_v4, 16, np.uint32),
-    (ptx.ld_global_nc_v4_stream, ptx.st_global_v4, 16, np.uint32),
     (ptx.ld_global_cg_u32, ptx.st_global_u32, 4, np.uint32),
     (ptx.ld_global_cg_v4, ptx.st_global_v4, 16, np.uint32),
     (ptx.ld_global_cg_v4_f32, ptx.st_global_v4_f32, 16, np.float32),
@@ -62,17 +51,6 @@ GLOBAL = [
         lambda i: i["a"], num_threads=64, num_blocks=2,
     )
     for load, store, size, dtype in COPIES
-] + [
-    Case(
-        "ld_global_nc_v4_hint-evict_first",
-        (ptx.ld_global_nc_v4_hint, ptx.createpolicy_evict_first), copy_hint,
-        random_bytes(32, 16), lambda i: i["a"],
-    ),
-    Case(
-        "ld_global_nc_v4_hint-evict_last",
-        (ptx.ld_global_nc_v4_hint, ptx.createpolicy_evict_last), copy_keep,
-        random_bytes(32, 16), lambda i: i["a"],
-    ),
 ]  # fmt: skip
 
 
@@ -116,6 +94,7 @@ PREDICATED = [
     )
     for load, store, size in (
         (ptx.ld_global_nc_u32_if, ptx.st_global_u32, 4),
+        (ptx.ld_global_nc_v2_if, ptx.st_global_v2, 8),
         (ptx.ld_global_nc_v4_if, ptx.st_global_v4, 16),
     )
 ] + [
@@ -125,6 +104,7 @@ PREDICATED = [
     )
     for load, store, size in (
         (ptx.ld_global_u32, ptx.st_global_u32_if, 4),
+        (ptx.ld_global_v2, ptx.st_global_v2_if, 8),
         (ptx.ld_global_v4, ptx.st_global_v4_if, 16),
     )
 ]  # fmt: skip

@@ -54,6 +54,7 @@ def run(capsys):
         (["plan", "--problem", "n=many"], "n must be a whole number; got many"),
         (["plan", "--problem", "N=8"], "a Problem needs M too; got N"),
         (["plan", "--problem", "M=4,"], "'' is no name=value, such as M=16"),
+        (["plan", "--problem", "M=1,N=8,M=2"], "M is given twice in M=1,N=8,M=2"),
         (["plan", "--problem", "n=2000000"], "axpy: n must be less than 2^20"),
         (["plan", "--problem", "small", "--m", "4"], "--m has no meaning for Problem(n=64)"),
         (["plan", "axpy", "--problem", "rows"], "Problem(M=1, N=8) is no problem of axpy"),
@@ -84,6 +85,107 @@ def test_a_wrong_usage_exits_with_2(argv):
     with pytest.raises(SystemExit) as stop:
         cli.main((), {}, argv)
     assert stop.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["plan", "--problem", ""], "argument --problem: must not be empty"),
+        (["list", "--kernels", " "], "argument --kernels: must not be empty"),
+        (["report", "--out", ""], "argument --out: must not be empty"),
+        (["plan", "--arch", "foo"], "must be one of sm_80, sm_86, sm_87, sm_89, sm_90, sm_90a"),
+        (["plan", "--arch", "sm_30"], "'sm_30' is not supported; the nearest that is, is sm_80"),
+        (
+            ["check", "--arch", "sm_91a"],
+            "'sm_91a' is not supported; the nearest that is, is sm_90a",
+        ),
+        (["tune", "--timeout", "-3"], "--timeout: must be a positive number of seconds; got '-3'"),
+        (["bench", "--timeout", "0"], "--timeout: must be a positive number of seconds; got '0'"),
+        (["report", "--timeout", "nan"], "must be a positive number of seconds; got 'nan'"),
+        (["tune", "--timeout", "soon"], "must be a positive number of seconds; got 'soon'"),
+        (["plan", "--limit", "0"], "--limit: must be a whole number of at least 1; got '0'"),
+        (["plan", "--limit", "-1"], "--limit: must be a whole number of at least 1; got '-1'"),
+        (["plan", "--m", "0"], "--m: must be a whole number of at least 1; got '0'"),
+        (["plan", "--m", "1,x"], "--m: must be a whole number of at least 1; got 'x'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_value_is_refused_before_anything_runs(argv, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main((Axpy(), Toy()), SETS, argv)
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out) == (2, "")
+    assert err.startswith("ferrum-numba ")
+    assert words in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("KERNELS = (", "SyntaxError: '(' was never closed (broken_syntax.py, line 1)"),
+        (
+            "x = 1\nraise ValueError('of\\nmine')",
+            "ValueError: of mine at {folder}/broken_value.py:2",
+        ),
+        ("import no_such_room", "ModuleNotFoundError: No module named 'no_such_room' at {folder}/"),
+        ("import json.no_such", "ModuleNotFoundError: No module named 'json.no_such' at {folder}/"),
+        ("raise SystemExit(0)", "SystemExit: 0 at {folder}/broken_exit.py:1"),
+        ("KERNELS = ()", "its KERNELS is empty; it needs a kernel or more"),
+        ("KERNELS = 3", "it has no KERNELS, a tuple of kernels"),
+        ("KERNELS = (int,)", "KERNELS holds <class 'int'>; it needs instances of Kernel"),
+    ],
+    ids=["syntax", "value", "import", "submodule", "exit", "empty", "number", "class"],
+)
+def test_a_module_that_cannot_be_had_is_named(run, source, words, request, tmp_path, monkeypatch):
+    # what is imported stays for the whole process: each case has a name of its own
+    module = f"broken_{request.node.callspec.id}"
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / f"{module}.py").write_text(source)
+    status, out, err = run("list", "--kernels", module)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"ferrum-numba: --kernels {module}: ")
+    assert words.format(folder=tmp_path) in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("out", ["file", "file/below", "/proc/no_such"])
+@pytest.mark.usefixtures("no_gpu")
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(
+    run, out, tmp_path, monkeypatch
+):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(tune, "plan", None)
+    status, text, err = run("report", "axpy", "--problem", "small", "--out", out)
+    assert (status, text) == (2, "")
+    assert err.startswith(f"ferrum-numba: {out} cannot be written: ")
+    assert err.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_mistaken_report_leaves_no_folder(run, tmp_path):
+    assert run("report", "axpy", "--problem", "q=1", "--out", "r")[0] == 2
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["bench", "--out", "file/rows.json"], "file cannot be written: "),
+        (["bench", "--out", "."], ". cannot be written: it is a folder"),
+        (["bench", "--store", "file"], "file cannot be read: Not a directory"),
+        (["tune", "--store", "file"], "file/h200 cannot be written: "),
+        (["tune", "--store", "/proc/no_such"], "/proc/no_such/h200 cannot be written: "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_place_that_cannot_be_used_is_refused_before_the_work(run, board, argv, words, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    status, out, err = run(*argv, "axpy", "--problem", "n=64")
+    assert (status, out, board.asked) == (2, "", [])
+    assert err.startswith(f"ferrum-numba: {words}")
+    assert err.count("\n") == 1
 
 
 def test_doctor_says_what_can_be_done(run):

@@ -58,14 +58,63 @@ def test_a_recorded_gpu_keeps_its_measured_ceilings(tmp_path):
     assert gpu.find(str(path)) == replace(measured, source="recorded")
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"environment": {}}', '{"environment": {"gpu_facts": {"key": "a"}}}']
-)
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"environment": {}}'])
 def test_a_file_without_a_gpu_is_refused(tmp_path, text):
     path = tmp_path / "result.json"
     path.write_text(text)
-    with pytest.raises(DeviceError, match=r"result.json holds no GPU: .*gpu_facts must have key,"):
+    with pytest.raises(DeviceError, match=r"result.json holds no GPU: .* environment.gpu_facts"):
         gpu.find(str(path))
+
+
+def find_with(tmp_path, facts):
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({"environment": {"gpu_facts": facts}}))
+    return gpu.find(str(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_sms": "132"}, "num_sms: it must be an integer above 0, got '132'"),
+        ({"num_sms": 0}, "num_sms: it must be an integer above 0, got 0"),
+        ({"num_sms": 132.0}, "num_sms: it must be an integer above 0, got 132.0"),
+        ({"num_sms": True}, "num_sms: it must be an integer above 0, got True"),
+        ({"l2_bytes": -1}, "l2_bytes: it must be an integer above 0, got -1"),
+        ({"dram_gbps": None}, "dram_gbps: it must be a number above 0, got None"),
+        ({"dram_gbps": float("nan")}, "dram_gbps: it must be a number above 0, got nan"),
+        ({"tensor_tflops": float("inf")}, "tensor_tflops: it must be a number above 0, got inf"),
+        ({"clock_mhz": 0.0}, "clock_mhz: it must be a number above 0, got 0.0"),
+        ({"arch": 90}, "arch: it must be text, got 90"),
+        ({"uuid": None}, "uuid: it must be text, got None"),
+        ({"source": "hearsay"}, "source: it must be one of live, table, recorded, got 'hearsay'"),
+    ],
+    ids=lambda value: "=".join(map(str, *value.items())) if isinstance(value, dict) else "",
+)
+def test_a_damaged_fact_is_named(tmp_path, change, words):
+    with pytest.raises(DeviceError) as caught:
+        find_with(tmp_path, asdict(KNOWN["h200"]) | change)
+    path = tmp_path / "result.json"
+    assert str(caught.value) == f"{path}: environment.gpu_facts has a wrong {words}"
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ([], "must be an object, got list"),
+        ({"key": "a"}, "has no name, arch, num_sms, l2_bytes,"),
+        (asdict(KNOWN["h200"]) | {"colour": 1}, "has colour, which is no fact of a GPU"),
+    ],
+    ids=["list", "missing", "unknown"],
+)
+def test_facts_of_another_form_are_refused(tmp_path, facts, words):
+    with pytest.raises(DeviceError, match=rf"result\.json: environment\.gpu_facts {words}"):
+        find_with(tmp_path, facts)
+
+
+def test_whole_numbers_and_no_uuid_are_facts(tmp_path):
+    facts = asdict(KNOWN["h200"]) | {"dram_gbps": 4800}
+    del facts["uuid"]
+    assert find_with(tmp_path, facts) == replace(KNOWN["h200"], source="recorded")
 
 
 def test_a_live_gpu_of_the_table_takes_its_ceilings():

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import re
 from types import SimpleNamespace
 
 import host_driver
@@ -52,14 +53,27 @@ def test_stream_handle_refuses_what_is_no_stream():
         stream_handle("default")
 
 
+def interface(shape, strides):
+    """Return what CuPy and numba arrays look like; strides in bytes."""
+    described = {"data": (HANDLE, False), "shape": shape, "typestr": "<f4"}
+    if strides is not None:
+        described["strides"] = strides
+    return SimpleNamespace(__cuda_array_interface__=described)
+
+
 @pytest.mark.parametrize(
     "array",
     [
         pytest.param(HANDLE, id="int"),
-        pytest.param(SimpleNamespace(data_ptr=lambda: HANDLE, is_cuda=True), id="torch"),
         pytest.param(
-            SimpleNamespace(__cuda_array_interface__={"data": (HANDLE, False)}), id="cupy"
+            SimpleNamespace(data_ptr=lambda: HANDLE, is_cuda=True, is_contiguous=lambda: True),
+            id="torch",
         ),
+        pytest.param(interface((4, 6), None), id="cupy"),
+        pytest.param(interface((4, 6), (24, 4)), id="with strides"),
+        pytest.param(interface((4, 1, 6), (24, 999, 4)), id="a dimension of 1"),
+        pytest.param(interface((4, 0), (4, 16)), id="empty"),
+        pytest.param(interface((), ()), id="scalar"),
         pytest.param(SimpleNamespace(handle=HANDLE), id="cuda.core"),
         pytest.param(Buffer(None, HANDLE, 16), id="ours"),
     ],
@@ -74,6 +88,35 @@ def test_pointer_refuses_memory_of_the_host():
         pointer(tensor)
     with pytest.raises(LaunchError, match="a kernel needs memory of the GPU; got ndarray"):
         pointer(np.zeros(3))
+
+
+NOT_CONTIGUOUS = "; a kernel needs it contiguous, row-major: pass a copy, as .contiguous"
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides"),
+    [
+        pytest.param((6, 4), (4, 24), id="transposed"),
+        pytest.param((4, 6), (48, 4), id="columns of a wider one"),
+        pytest.param((4, 6), (24, 8), id="every other column"),
+        pytest.param((4, 6), (-24, 4), id="reversed"),
+        pytest.param((4, 6), (0, 4), id="broadcast"),
+    ],
+)
+def test_pointer_refuses_an_array_that_is_not_row_major(shape, strides):
+    words = f"the array has shape {shape} and strides {strides} in bytes{NOT_CONTIGUOUS}"
+    with pytest.raises(LaunchError, match=re.escape(words)):
+        pointer(interface(shape, strides))
+
+
+def test_pointer_refuses_a_transposed_tensor():
+    tensor = SimpleNamespace(
+        data_ptr=lambda: HANDLE, is_cuda=True, is_contiguous=lambda: False, shape=(6, 4),
+        stride=lambda: (1, 6),
+    )  # fmt: skip
+    words = f"the tensor has shape (6, 4) and strides (1, 6) in elements{NOT_CONTIGUOUS}"
+    with pytest.raises(LaunchError, match=re.escape(words)):
+        pointer(tensor)
 
 
 PARAMETERS = (

@@ -7,7 +7,7 @@ from numba import cuda, uint32, uint64
 from ferrum_numba.compile import build_program
 from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.errors import LaunchError
-from ferrum_numba.launch import Buffer, Graph, load
+from ferrum_numba.launch import Buffer, Graph, load, pointer
 from ferrum_numba.measure import Policy, host_time_us, measure
 from ferrum_numba.ptx.memory import (
     ld_acquire_gpu,
@@ -269,3 +269,77 @@ def test_twice_the_work_takes_twice_the_replay(device, capsys):
     with capsys.disabled():
         print(f"\na call in graphs of 400 and 1600 us: {us[0]:.3f} and {us[1]:.3f} us")
     assert us[0] == pytest.approx(us[1], rel=0.05)
+
+
+VALUES = np.arange(NUM_THREADS, dtype=np.int32)
+# what other libraries warn of, at import or at first use, is theirs
+foreign = pytest.mark.filterwarnings("ignore")
+
+
+def add_7(device, x, out, stream):
+    kernel = loaded(device, add, ADD)
+    kernel.prepare(Launch((1, 1, 1), {"step": 7}), {"x": x, "out": out})(stream)
+
+
+@foreign
+@pytest.mark.gpu
+def test_a_torch_tensor_on_a_torch_stream(device):
+    torch = pytest.importorskip("torch")
+    x = torch.from_numpy(VALUES).to("cuda")
+    out = torch.empty_like(x)
+    stream = torch.cuda.Stream()
+    device.synchronize()
+    add_7(device, x, out, stream)
+    stream.synchronize()
+    np.testing.assert_array_equal(out.cpu().numpy(), VALUES + 7)
+
+
+@foreign
+@pytest.mark.gpu
+def test_a_transposed_torch_tensor_is_refused(device):
+    torch = pytest.importorskip("torch")
+    tensor = torch.empty((8, 16), dtype=torch.int32, device="cuda").t()
+    with pytest.raises(LaunchError, match=r"shape \(16, 8\) and strides \(1, 16\) in elements"):
+        add_7(device, tensor, tensor, 0)
+
+
+@foreign
+@pytest.mark.gpu
+def test_a_cupy_array_on_a_cupy_stream(device):
+    cupy = pytest.importorskip("cupy")
+    x, out = cupy.asarray(VALUES), cupy.empty(VALUES.shape, VALUES.dtype)
+    stream = cupy.cuda.Stream(non_blocking=True)
+    device.synchronize()
+    add_7(device, x, out, stream)
+    stream.synchronize()
+    np.testing.assert_array_equal(cupy.asnumpy(out), VALUES + 7)
+    with pytest.raises(LaunchError, match=r"shape \(16, 8\) and strides \(4, 64\) in bytes"):
+        pointer(x.reshape(8, 16).T)
+
+
+@foreign
+@pytest.mark.gpu
+def test_a_numba_array_on_a_numba_stream(device):
+    x, out = cuda.to_device(VALUES), cuda.device_array(VALUES.shape, VALUES.dtype)
+    stream = cuda.stream()
+    device.synchronize()
+    add_7(device, x, out, stream)
+    stream.synchronize()
+    np.testing.assert_array_equal(out.copy_to_host(), VALUES + 7)
+    in_columns = cuda.device_array((8, 16), VALUES.dtype, order="F")
+    with pytest.raises(LaunchError, match=r"shape \(8, 16\) and strides \(4, 32\) in bytes"):
+        pointer(in_columns)
+
+
+@foreign
+@pytest.mark.gpu
+def test_a_cuda_core_buffer_on_a_cuda_core_stream(device):
+    core = pytest.importorskip("cuda.core").Device(device.index)
+    core.set_current()
+    stream = core.create_stream()
+    x, out = (core.allocate(VALUES.nbytes, stream=stream) for _ in range(2))
+    # copies by our own views of the same memory; each waits for the device
+    Buffer(device, pointer(x), VALUES.nbytes).write(VALUES)
+    add_7(device, x, out, stream)
+    found = Buffer(device, pointer(out), VALUES.nbytes).read(VALUES.shape, VALUES.dtype)
+    np.testing.assert_array_equal(found, VALUES + 7)

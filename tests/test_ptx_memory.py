@@ -5,7 +5,8 @@ import re
 import pytest
 from numba import cuda
 from numba.cuda.types import uint32, uint64
-from ptx_cases_memory import CASES
+from ptx_cases_hints import CASES as HINT_CASES
+from ptx_cases_memory import CASES as MEMORY_CASES
 
 from ferrum_numba import ptx
 from ferrum_numba.compile.build import compile_ptx
@@ -19,6 +20,7 @@ VOCABULARY = [
     for value in vars(module).values()
     if isinstance(value, Instruction)
 ]
+CASES = [case for case in (*MEMORY_CASES, *HINT_CASES) if case.runs_on("sm_90a")]
 # reads of what nobody writes, and what touches no memory at all
 NO_CLOBBER = re.compile(
     r"ld_global_nc_|createpolicy_|clock64|globaltimer|cluster_ctarank|mapa|smem"
@@ -35,7 +37,7 @@ def test_what_touches_memory_clobbers_it(one):
     assert clobbers == (one.effect == "memory") == (not NO_CLOBBER.match(one.name))
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.runs_on("sm_90a")], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_cases_compile_for_the_tuned_architecture(case):
     assert ".target sm_90a" in compile_ptx(case.program(), "sm_90a", "case")
 

@@ -1,5 +1,6 @@
 """Result files: what is written is read, what is damaged is named, what is newer holds."""
 
+import errno
 import json
 from dataclasses import dataclass
 
@@ -106,8 +107,25 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
         ({"registers": True}, "row 0: registers must be int or null, got True"),
         ({"status": "nice"}, "row 0: status must be one of"),
         ({"samples": []}, "row 0: is measured and has no us or no samples"),
+        ({"us": None}, "row 0: is measured and has no us or no samples"),
+        ({"us": 0}, "row 0: us must be above 0, got 0"),
+        ({"us": -1.5}, "row 0: us must be above 0, got -1.5"),
+        ({"us": float("nan")}, "row 0: us must be above 0, got nan"),
+        ({"us_low": 0.0}, "row 0: us_low must be above 0, got 0.0"),
+        ({"us_high": float("inf")}, "row 0: us_high must be above 0, got inf"),
+        ({"samples": 3}, "row 0: samples must be list, got 3"),
+        ({"samples": [1, "2"]}, r"row 0: samples\[1\] must be a number above 0, got '2'"),
+        ({"samples": [0.0]}, r"row 0: samples\[0\] must be a number above 0, got 0.0"),
+        ({"samples": [True]}, r"row 0: samples\[0\] must be a number above 0, got True"),
+        ({"problem": []}, r"row 0: problem must be dict, got \[\]"),
+        ({"problem": {"M": "1"}}, "row 0: problem.M must be an integer above 0, got '1'"),
+        ({"problem": {"N": 0}}, "row 0: problem.N must be an integer above 0, got 0"),
+        ({"problem": {"K": 1.5}}, "row 0: problem.K must be an integer above 0, got 1.5"),
+        ({"problem": {"M": True}}, "row 0: problem.M must be an integer above 0, got True"),
+        ({"problem": {"sizes": [1]}}, r"row 0: problem.sizes must be text, .*got \[1\]"),
+        ({"config": {"tile": {}}}, "row 0: config.tile must be text, a number, a bool or null,"),
     ],
-    ids=["us", "ok", "registers", "status", "samples"],
+    ids=lambda value: "=".join(map(str, *value.items())) if isinstance(value, dict) else "",
 )
 def test_a_damaged_row_is_named(tmp_path, change, words):
     path = tmp_path / "a.json"
@@ -115,6 +133,27 @@ def test_a_damaged_row_is_named(tmp_path, change, words):
     path.write_text(json.dumps(text))
     with pytest.raises(StoreError, match=rf"a\.json: {words}"):
         results.load(path)
+
+
+def test_a_row_without_a_time_is_whole():
+    row = make_row(status="refused", us=None, samples=[], config={"split": None, "name": "a"})
+    results.validate(ResultFile(make_environment(), [row]))
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "h200").write_text("a file, where the folder would be")
+    path = tmp_path / "h200" / "a.json"
+    with pytest.raises(StoreError, match=r"h200/a\.json: cannot be written: (File|Not a dir)"):
+        results.save(path, ResultFile(make_environment(), [make_row()]))
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    def refused(**where):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(results.tempfile, "mkstemp", refused)
+    with pytest.raises(StoreError, match=r"a\.json: cannot be written: Permission denied$"):
+        results.save(tmp_path / "a.json", ResultFile(make_environment(), [make_row()]))
 
 
 def test_a_missing_field_is_named(tmp_path):

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ferrum_numba import __version__
 from ferrum_numba.cli import bench, check, doctor, listing, plan, report, tune
@@ -73,8 +73,16 @@ def main(
     return status
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are one sentence, as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit without the usage, under which the sentence would be lost."""
+        self.exit(MISTAKE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="ferrum-numba", description="Prove, tune and measure GPU kernels written in Python."
     )
     parser.add_argument("--version", action="version", version=f"ferrum-numba {__version__}")

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from ferrum_numba import gpu
 from ferrum_numba.cli import options
-from ferrum_numba.cli.output import print_json, print_table, progress, say
+from ferrum_numba.cli.output import make_folder, print_json, print_table, progress, say, writing
 from ferrum_numba.cli.session import Session
 from ferrum_numba.cli.tune import WRONG, by_op, report_trouble
 from ferrum_numba.contract import Config, Inputs, Kernel, Launch, Problem, Program
-from ferrum_numba.errors import FerrumError
+from ferrum_numba.errors import FerrumError, StoreError
 
 if TYPE_CHECKING:
     from ferrum_numba.gpu import Gpu
@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="may be given again; cold by default",
     )  # fmt: skip
     parser.add_argument("--ceilings", action="store_true", help="what this GPU can do at most")
-    parser.add_argument("--out", metavar="FILE", help="write a result file too")
+    parser.add_argument("--out", type=options.given, metavar="FILE", help="write a result file too")
     options.add_timeout(parser)
     parser.add_argument("--no-cache", action="store_true", help="compile everything anew")
 
@@ -83,15 +83,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(session: Session) -> int:
     """Time and print; 1 where a kernel is wrong."""
     args = session.args
+    problems = [] if args.ceilings else session.problems()
+    if args.out:
+        _make_place(Path(args.out))
     if args.ceilings:
         file = ceilings(session)
     else:
-        problems = session.problems()
         file = timed(session, _chosen(session, gpu.live(), problems), problems, args.regime)
     if args.out:
         from ferrum_numba import results
 
-        results.save(args.out, file)
+        with writing(args.out):
+            results.save(args.out, file)
         session.rows_kept = len(file.rows)
         say(f"{len(file.rows)} rows are in {args.out}")
     if args.json:
@@ -102,6 +105,12 @@ def run(session: Session) -> int:
         print_table(session.readable(file.rows), COLUMNS, title)
         report_trouble(file.rows)
     return WRONG if any(row["status"] == "wrong" for row in file.rows) else 0
+
+
+def _make_place(path: Path) -> None:
+    if path.is_dir():
+        raise StoreError(f"{path} cannot be written: it is a folder")
+    make_folder(path.parent)
 
 
 def ceilings(session: Session) -> ResultFile:

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on", choices=("gpu", "interpreter", "auto"), default="auto", help="where to run"
     )
-    parser.add_argument("--arch", help="what the interpreter builds for, such as sm_80")
+    options.add_arch(parser, "what the interpreter builds for, such as sm_80")
     options.add_effort(parser, "checks a kernel")
 
 

@@ -6,6 +6,7 @@ import difflib
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from typing import Any, get_type_hints
@@ -32,19 +33,35 @@ def import_kernels(module: str) -> tuple[Kernel, ...]:
     sys.path.append(os.getcwd())
     try:
         found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        # it may be a module that the user's module imports
-        raise FerrumError(f"--kernels {module}: no module is named {error.name}") from error
-    kernels = tuple(getattr(found, "KERNELS", ()))
-    if not kernels:
+    # a module is a program of the user's: it may raise anything, and may even exit
+    except (Exception, SystemExit) as error:
+        raise FerrumError(f"--kernels {module}: {_import_failure(module, error)}") from error
+    kernels = getattr(found, "KERNELS", None)
+    if not isinstance(kernels, tuple | list):
         raise FerrumError(f"--kernels {module}: it has no KERNELS, a tuple of kernels")
+    if not kernels:
+        raise FerrumError(f"--kernels {module}: its KERNELS is empty; it needs a kernel or more")
     for kernel in kernels:
         if not isinstance(kernel, Kernel):
             raise FerrumError(
                 f"--kernels {module}: KERNELS holds {kernel!r}; it needs instances of Kernel, "
                 "such as KERNELS = (MyKernel(),)"
             )
-    return kernels
+    return tuple(kernels)
+
+
+def _import_failure(module: str, error: BaseException) -> str:
+    """Return in one line what the import raised, and the last line of the module that ran."""
+    # the module itself or a package around it; else something that it imports is missing
+    if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+        return f"no module is named {error.name}"
+    words = " ".join(f"{type(error).__name__}: {error}".split())
+    lines = [
+        f"{frame.f_code.co_filename}:{line}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__") == module
+    ]
+    return f"its import raised {words}" + (f" at {lines[-1]}" if lines else "")
 
 
 def select_kernels(kernels: Sequence[Kernel], names: Sequence[str]) -> tuple[Kernel, ...]:
@@ -116,6 +133,8 @@ def assignments(text: str) -> dict[str, str]:
         name, _, value = part.partition("=")
         if not (name.strip() and value.strip()):
             raise ProblemError(f"{part.strip()!r} is no name=value, such as M=16")
+        if name.strip() in found:
+            raise ProblemError(f"{name.strip()} is given twice in {text}")
         found[name.strip()] = value.strip()
     return found
 

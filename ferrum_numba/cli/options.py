@@ -3,32 +3,55 @@
 from __future__ import annotations
 
 import argparse
+import math
+import re
+
+# what NVVM compiles for and the kernels' instructions need
+ARCHS = (
+    "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_100a", "sm_103",
+    "sm_103a", "sm_120", "sm_120a", "sm_121", "sm_121a",
+)  # fmt: skip
 
 
 def add_kernels(parser: argparse.ArgumentParser) -> None:
     """Add the kernels to work on."""
     parser.add_argument("kernel", nargs="*", metavar="KERNEL", help="names; all by default")
     parser.add_argument(
-        "--kernels", metavar="MODULE", help="adds your own, such as my_package.kernels"
+        "--kernels",
+        type=given,
+        metavar="MODULE",
+        help="adds your own, such as my_package.kernels",
     )
 
 
 def add_problems(parser: argparse.ArgumentParser) -> None:
     """Add the problems to work on."""
     parser.add_argument(
-        "--problem", metavar="SET|SIZES", help="llama3-8b, or M=16,N=4096,K=4096,group_size=128"
+        "--problem",
+        type=given,
+        metavar="SET|SIZES",
+        help="llama3-8b, or M=16,N=4096,K=4096,group_size=128",
     )
     parser.add_argument("--m", type=_rows, metavar="M,M,…", help="these M for every problem")
 
 
 def add_gpu(parser: argparse.ArgumentParser) -> None:
     """Add the GPU to plan for."""
-    parser.add_argument("--gpu", metavar="NAME|FILE", help="h200, …, or a recorded result file")
+    parser.add_argument(
+        "--gpu", type=given, metavar="NAME|FILE", help="h200, …, or a recorded result file"
+    )
+
+
+def add_arch(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the architecture to compile for."""
+    parser.add_argument("--arch", type=_arch, metavar="sm_NN", help=what)
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
     """Add the folder of results."""
-    parser.add_argument("--store", metavar="DIR", help="folder of results: DIR/<gpu>/<op>.json")
+    parser.add_argument(
+        "--store", type=given, metavar="DIR", help="folder of results: DIR/<gpu>/<op>.json"
+    )
 
 
 def add_effort(parser: argparse.ArgumentParser, limited: str) -> None:
@@ -40,14 +63,46 @@ def add_effort(parser: argparse.ArgumentParser, limited: str) -> None:
 def add_timeout(parser: argparse.ArgumentParser) -> None:
     """Add the time after which a candidate is given up."""
     parser.add_argument(
-        "--timeout", type=float, default=30.0, metavar="S", help="seconds a candidate may take"
+        "--timeout", type=_seconds, default=30.0, metavar="S", help="seconds a candidate may take"
     )
+
+
+def given(text: str) -> str:
+    """Return an option's text; an empty one, as of an unset shell variable, is a mistake."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
+def _arch(text: str) -> str:
+    if text in ARCHS:
+        return text
+    number = re.search(r"\d{2,3}", text)
+    if number is None:
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(ARCHS)}; got {text!r}")
+
+    def distance(arch: str) -> tuple[int, bool]:
+        away = abs(int(arch[3:].rstrip("a")) - int(number[0]))
+        return away, arch.endswith("a") != text.endswith("a")
+
+    near = min(ARCHS, key=distance)
+    raise argparse.ArgumentTypeError(f"{text!r} is not supported; the nearest that is, is {near}")
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"must be a positive number of seconds; got {text!r}")
+    return value
 
 
 def _positive(text: str) -> int:
     value = int(text) if text.isdecimal() else 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1; got {text}")
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1; got {text!r}")
     return value
 
 

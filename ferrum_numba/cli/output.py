@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 from ferrum_numba.cli.names import in_words
+from ferrum_numba.errors import StoreError
 
 Row = Mapping[str, Any]
 # a table on a pipe is for grep: no line is folded or cut at 80 columns
@@ -27,6 +30,27 @@ class Progress(Protocol):
 def say(text: str) -> None:
     """Print one line for people on stderr, where it never mixes with JSON."""
     print(text, file=sys.stderr, flush=True)
+
+
+def make_folder(path: str | Path) -> None:
+    """Make a folder and write into it, before the work whose results go there.
+
+    Raises:
+        StoreError: it cannot be made or written.
+    """
+    with writing(path):
+        Path(path).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Make what the system refuses a mistake that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def print_json(value: Any) -> None:

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_kernels(parser)
     options.add_problems(parser)
     options.add_gpu(parser)
-    parser.add_argument("--arch", help="compile for this architecture instead of the GPU's")
+    options.add_arch(parser, "compile for this architecture instead of the GPU's, such as sm_80")
     options.add_effort(parser, "configs a kernel and problem, evenly over its space")
 
 

@@ -11,7 +11,7 @@ from ferrum_numba import gpu
 from ferrum_numba.cli import options
 from ferrum_numba.cli.bench import ceilings
 from ferrum_numba.cli.check import Case, checked, on_interpreter
-from ferrum_numba.cli.output import print_json, progress, say
+from ferrum_numba.cli.output import make_folder, print_json, progress, say
 from ferrum_numba.cli.plan import SOME_ROWS, planned, was_built
 from ferrum_numba.cli.session import Session
 from ferrum_numba.cli.tune import WRONG, tuned
@@ -33,7 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_problems(parser)
     options.add_gpu(parser)
     options.add_store(parser)
-    parser.add_argument("--out", default="report", metavar="DIR", help="folder, report by default")
+    parser.add_argument(
+        "--out",
+        type=options.given,
+        default="report",
+        metavar="DIR",
+        help="folder, report by default",
+    )
     options.add_timeout(parser)
     options.add_effort(parser, f"configs a kernel and problem, {LIMIT} by default")
     parser.set_defaults(arch=None, limit=LIMIT)
@@ -43,6 +49,9 @@ def run(session: Session) -> int:
     """Write the report and print its paths; 1 where a check failed or a candidate is wrong."""
     args = session.args
     measures = not args.gpu and gpu.driver_present()
+    # a mistake in what to report on leaves no folder behind
+    session.problems(SOME_ROWS)
+    make_folder(args.out)
     status = _measure(session) if measures else 0
     sources = _sources(session, measures)
     from ferrum_numba.report import write
@@ -60,6 +69,7 @@ def _measure(session: Session) -> int:
     from ferrum_numba import results
 
     problems = session.problems(SOME_ROWS)
+    make_folder(session.store / session.gpu.key)
     if session.ceilings:
         results.save(session.store_path(session.gpu.key, "ceilings"), ceilings(session))
     files = [file for _, file in tuned(session, problems)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ferrum_numba import gpu
 from ferrum_numba.cli import names
 from ferrum_numba.contract import Kernel, Problem
-from ferrum_numba.errors import ProblemError
+from ferrum_numba.errors import ProblemError, StoreError
 
 if TYPE_CHECKING:
     from ferrum_numba.gpu import Gpu
@@ -69,9 +71,18 @@ class Session:
         return self.store / key / f"{op}.json"
 
     def measured(self, key: str) -> list[ResultFile]:
-        """Return the stored results of a GPU, or else those that ship with the kernels."""
+        """Return the stored results of a GPU, or else those that ship with the kernels.
+
+        Raises:
+            StoreError: the store is no folder, or cannot be read.
+        """
         from ferrum_numba import results
 
+        try:
+            with suppress(FileNotFoundError):
+                os.scandir(self.store).close()
+        except OSError as error:
+            raise StoreError(f"{self.store} cannot be read: {error.strerror}") from error
         for folder in (self.store, self.recorded):
             files = sorted((folder / key).glob("*.json")) if folder else []
             if files:

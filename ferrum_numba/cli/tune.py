@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ferrum_numba import gpu
 from ferrum_numba.cli import options
 from ferrum_numba.cli.names import in_words
-from ferrum_numba.cli.output import Row, print_json, print_table, progress, say
+from ferrum_numba.cli.output import Row, make_folder, print_json, print_table, progress, say
 from ferrum_numba.cli.session import Session
 from ferrum_numba.contract import Kernel, Op, Problem
 
@@ -54,6 +54,7 @@ def tuned(session: Session, problems: Sequence[Problem]) -> list[tuple[Op, Resul
     from ferrum_numba.tune import tune
 
     facts = gpu.live()
+    make_folder(session.store / facts.key)
     found = []
     for op, kernels in by_op(session.kernels):
         wanted = [problem for problem in problems if isinstance(problem, op.problem)]

@@ -60,7 +60,17 @@ def _is_shared(opcode: str) -> bool:
     return opcode.split(".")[1] == "shared"
 
 
-def _operands(opcode: str, kind: OperandType | None = None) -> dict[str, OperandType]:
+def _read(lanes: Lanes, opcode: str, address: Array, kind: OperandType) -> Array:
+    read = lanes.load_shared if _is_shared(opcode) else lanes.load_global
+    return read(address, _size_bytes(kind))
+
+
+def _write(lanes: Lanes, opcode: str, address: Array, values: Array) -> None:
+    write = lanes.store_shared if _is_shared(opcode) else lanes.store_global
+    write(address, _bytes(values))
+
+
+def _operands(opcode: str, kind: OperandType | None = None) -> dict[str, Any]:
     """Return the address, the value where there is one, and the policy that a hint asks for."""
     operands = {"address": U32 if _is_shared(opcode) else U64}
     if kind is not None:
@@ -81,11 +91,9 @@ def _document(twin: Callable[..., Any], doc: str, word: str) -> None:
 
 def _load(name: str, opcode: str, kind: OperandType, doc: str) -> Instruction:
     """Make `(address) -> value`, with a policy for L2 at the end where the opcode has a hint."""
-    shared = _is_shared(opcode)
 
     def twin(lanes: Lanes, address: Array, *policy: Array) -> Array:
-        read = lanes.load_shared if shared else lanes.load_global
-        return _values(read(address, _size_bytes(kind)), kind)
+        return _values(_read(lanes, opcode, address, kind), kind)
 
     _document(twin, doc, "ld")
     operands = _operands(opcode)
@@ -96,10 +104,9 @@ def _load(name: str, opcode: str, kind: OperandType, doc: str) -> Instruction:
 
 def _store(name: str, opcode: str, kind: OperandType, doc: str) -> Instruction:
     """Make `(address, value)`, with a policy for L2 at the end where the opcode has a hint."""
-    shared = _is_shared(opcode)
 
     def twin(lanes: Lanes, address: Array, value: Array, *policy: Array) -> None:
-        (lanes.store_shared if shared else lanes.store_global)(address, _bytes(value))
+        _write(lanes, opcode, address, value)
 
     _document(twin, doc, "st")
     operands = _operands(opcode, kind)
@@ -110,7 +117,6 @@ def _store(name: str, opcode: str, kind: OperandType, doc: str) -> Instruction:
 
 def _load_if(name: str, opcode: str, kind: OperandType, doc: str) -> Instruction:
     """Make `(address, pred) -> value`: zero, and no access at all, where pred is 0."""
-    shared = _is_shared(opcode)
     registers = _TEMPORARIES[: max(kind.count, 1)]
     vector = "{" + ", ".join(registers) + "}" if kind.count else registers[0]
     results = [f"<d.{i}>" for i in range(kind.count)] or ["<d>"]
@@ -126,8 +132,7 @@ def _load_if(name: str, opcode: str, kind: OperandType, doc: str) -> Instruction
         on = np.flatnonzero(pred)
         data = np.zeros((len(address), _size_bytes(kind)), np.uint8)
         if on.size:
-            read = lanes.load_shared if shared else lanes.load_global
-            data[on] = read(address[on], _size_bytes(kind))
+            data[on] = _read(lanes, opcode, address[on], kind)
         return _values(data, kind)
 
     _document(twin, doc, "ld")
@@ -138,12 +143,11 @@ def _load_if(name: str, opcode: str, kind: OperandType, doc: str) -> Instruction
 
 def _store_if(name: str, opcode: str, kind: OperandType, doc: str) -> Instruction:
     """Make `(address, value, pred)`: nothing is written where pred is 0."""
-    shared = _is_shared(opcode)
 
     def twin(lanes: Lanes, address: Array, value: Array, pred: Array) -> None:
         on = np.flatnonzero(pred)
         if on.size:
-            (lanes.store_shared if shared else lanes.store_global)(address[on], _bytes(value[on]))
+            _write(lanes, opcode, address[on], value[on])
 
     _document(twin, doc, "st")
     template = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ferrum_numba.errors import StoreError
 from ferrum_numba.report import html, markdown
 from ferrum_numba.report.blocks import Picture
 from ferrum_numba.report.data import Sources, boards
@@ -18,9 +19,11 @@ def write(folder: str | Path, sources: Sources) -> list[Path]:
 
     folder:  made if it is not there; files of the same names are replaced
     sources: what is known; each part may be missing
+
+    Raises:
+        StoreError: the folder cannot be written.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     found = boards(sources)
     blocks = document(sources, found)
     machines = sorted({board.gpu for board in found})
@@ -35,6 +38,10 @@ def write(folder: str | Path, sources: Sources) -> list[Path]:
         if isinstance(block, Picture):
             contents[f"{block.name}.svg"] = block.svg.encode()
             contents[f"{block.name}.png"] = block.png
-    for name, content in contents.items():
-        (folder / name).write_bytes(content)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            (folder / name).write_bytes(content)
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be written: {error.strerror}") from error
     return [folder / name for name in contents]
