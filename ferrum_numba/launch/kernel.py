@@ -37,7 +37,7 @@ _LaunchAttribute = driver.CUlaunchAttributeID
 def _launcher() -> Callable[..., int]:
     """Return the driver's cuLaunchKernelEx, called with addresses as they are.
 
-    cuda.bindings would wrap every argument and the result: 3.6 us a launch in place of 2 us.
+    What a launch costs the host is nearly all the driver's: see docs/facts.md.
     """
     function: Callable[..., int] = ctypes.CDLL("libcuda.so.1").cuLaunchKernelEx
     return function
