@@ -182,7 +182,8 @@ def _serve(pipe: Connection) -> None:
     """Build what comes through the pipe until its other end is closed; runs in a worker process."""
     # Ctrl-C goes to the whole group; the parent decides what it means
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with suppress(EOFError):
+    # the parent may also be gone when the answer is ready
+    with suppress(EOFError, BrokenPipeError):
         while True:
             pipe.send(_attempt_pickled(pipe.recv_bytes()))
 
