@@ -13,6 +13,7 @@ from ferrum_numba.gpu import KNOWN
 from ferrum_numba.kernels.marlin import Config, Marlin
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.reference.marlin import stripes
+from ferrum_numba.tune.space import feasible
 
 H200 = KNOWN["h200"]
 MARLIN = Marlin()
@@ -112,3 +113,9 @@ def test_the_smallest_tile_equals_the_reference():
     for config in (Config(16, 64, 64, 4, 4, 1, 64), Config(48, 64, 64, 3, 4, 1, 64)):
         result = check.on_interpreter(MARLIN, config, problem, gpu=replace(H200, num_sms=2))
         assert result.ok, result.reason
+
+
+def test_a_tile_wider_than_the_problem_is_a_misfit_in_numbers():
+    reasons = [reason for _, reason in feasible(MARLIN, W4A16Problem(1, 64, 192, 64), H200)[1]]
+    assert any(re.search("N must be a multiple of tile_n = 128", reason) for reason in reasons)
+    assert not any("Error" in reason for reason in reasons)

@@ -41,8 +41,11 @@ def feasible(
 
 def _misfit(kernel: Kernel, config: Config, problem: Problem, gpu: Gpu) -> str | None:
     try:
-        kernel.launch(config, problem, gpu)
-        return kernel.misfit(config, problem, gpu)
+        reason = kernel.misfit(config, problem, gpu)
+        if reason is None:
+            # only what fits must have a launch
+            kernel.launch(config, problem, gpu)
+        return reason
     except Exception as error:
         # a config that its own kernel trips over is a row with the reason, like any that cannot run
         return f"{type(error).__name__}: {error}"
