@@ -18,7 +18,8 @@ fp32 by the block that arrives last, in the order of the blocks: the same bits i
 block waits for another.
 
 Bound by gmem bandwidth and latency for few rows of x, by mma.sync for many: on an H200 that gives
-three quarters of wgmma's rate (docs/facts.md). Limits: K % 64 == 0, N % 64 == 0, group_size in {-1, 32, 64, 128}, symmetric.
+three quarters of wgmma's rate (docs/facts.md).
+Limits: K % 64 == 0, N % 64 == 0, group_size in {-1, 32, 64, 128}, symmetric.
 From: Marlin, Frantar et al., arXiv 2408.11743; github.com/IST-DASLab/marlin (Apache-2.0).
 """
 
