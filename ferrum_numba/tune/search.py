@@ -234,7 +234,7 @@ class _Run:
 
     def _fill(self, row: Row, outcome: Outcome) -> None:
         row.update(
-            outcome.extra, status=outcome.status, reason=outcome.reason,
+            status=outcome.status, reason=outcome.reason,
             rel_error=outcome.rel_error, max_error=outcome.max_error,
             ok=outcome.status in ("measured", "slow"), stage="full",
         )  # fmt: skip
