@@ -190,6 +190,9 @@ class Kernel(ABC):
 
     A subclass sets the class attributes and the abstract methods. Some config of `configs` must
     fit every problem that the kernel does not refuse: the first that fits is the default.
+
+    What a program is compiled for and nobody may choose, such as the type of the activations, is a
+    field of the config too, but not an axis of the space: `specialise` sets it.
     """
 
     name: str
@@ -205,13 +208,18 @@ class Kernel(ABC):
     def refuses(self, problem: Problem) -> str | None:
         """Return why no config can run this problem, with the nearest that can, or None."""
 
+    def specialise(self, config: Config, problem: Problem) -> Config:
+        """Return the config with what this problem dictates; only asked where it is not refused."""
+        return config
+
     def misfit(self, config: Config, problem: Problem, gpu: Gpu) -> str | None:
         """Return why this config does not fit this problem on this GPU, or None."""
         return None
 
     def default(self, problem: Problem, gpu: Gpu) -> Config:
         """Return the config to run an untuned problem with: the first of `configs` that fits."""
-        for config in self.configs(gpu):
+        for choice in self.configs(gpu):
+            config = self.specialise(choice, problem)
             if self.misfit(config, problem, gpu) is None:
                 return config
         raise AssertionError(f"{self.name}: no config fits {problem}; the default must")

@@ -1,15 +1,17 @@
-"""W4A16 GEMM on a GPTQ checkpoint's own tensors: int4 weights, fp16 activations, fp32 sums.
+"""W4A16 GEMM on a GPTQ checkpoint's own tensors: int4 weights, 16-bit activations, fp32 sums.
 
-    w[k, n] = fp16((code[k, n] - zero[g(k), n]) * scales[g(k), n])
-    out[m, n] = fp16(sum_k x[m, k] * w[k, n] + bias[n])
+    w[k, n] = round((code[k, n] - zero[g(k), n]) * scales[g(k), n])
+    out[m, n] = round(sum_k x[m, k] * w[k, n] + bias[n])
 
-    x        [M, K] fp16 row-major     gmem, read once a column of tiles; cp.async, swizzled smem
+    x        [M, K] row-major          gmem, read once a column of tiles; cp.async, swizzled smem
     qweight  [K/8, N] int32            gmem, streamed once a row of tiles; cp.async, swizzled smem
-    scales   [G, N] fp16               gmem, a row for every `group_rows` rows of a stage
+    scales   [G, N]                    gmem, a row for every `group_rows` rows of a stage
     qzeros   [G, N/8] int32            gmem, likewise; v1 words get zero_offset = 0x11111111 added
     g_idx    [K] int32                 gmem, read where group_rows is 1: g(k), else k // group_size
-    bias     [N] fp16                  gmem, read once in the epilogue; zeros for none
-    out      [M, N] fp16 row-major     gmem, written once, 16 bytes a lane
+    bias     [N]                       gmem, read once in the epilogue where there is one
+    out      [M, N] row-major          gmem, written once, 16 bytes a lane
+
+x, scales, bias and out are fp16 or bf16, whichever `dtype` is built for.
 
 The kernel for what the packed layouts refuse: any group size, any g_idx, any N and K of whole
 words. A warp owns 32 columns and all rows of its tile; how it reads words without unpacking them
@@ -30,20 +32,20 @@ from numba.cuda.types import float32, uint32, uint64
 
 from ferrum_numba.contract import Kernel, Launch, Program, pointers, sizes
 from ferrum_numba.errors import ConfigError
-from ferrum_numba.kernels.w4a16 import OP
+from ferrum_numba.kernels.w4a16 import DTYPES, OP
 from ferrum_numba.ptx.asynchronous import (
     cp_async_4,
     cp_async_16_zfill,
     cp_async_commit,
     cp_async_wait,
 )
-from ferrum_numba.ptx.convert import splat_f32, unpack_f16x2
+from ferrum_numba.ptx.convert import splat_f32, unpack_bf16x2, unpack_f16x2
 from ferrum_numba.ptx.gptq_tile import (
     dequantize_column,
     load_groups,
     load_rows,
     mma_rows,
-    store_rows_f16,
+    store_rows,
 )
 from ferrum_numba.ptx.memory import (
     atom_add_acq_rel_gpu,
@@ -70,7 +72,7 @@ SYMMETRIC_FORMAT = "gptq"
 
 PARAMETERS = (
     *pointers("x", "qweight", "scales", "qzeros", "g_idx", "bias", "out", "partials", "counters"),
-    *sizes("m", "n", "k", "group_size", "zero_offset"),
+    *sizes("m", "n", "k", "group_size", "zero_offset", "has_bias"),
 )
 
 
@@ -85,6 +87,7 @@ class GptqConfig:
     split_k: int = 1  # blocks that share the K of a tile
     # rows that are sure to share a scale; 1 looks every row up in g_idx
     group_rows: int = 128
+    dtype: str = "fp16"  # of x, scales, bias and out
 
     def __post_init__(self) -> None:
         if self.tile_m not in (16, 32, 64):
@@ -103,6 +106,8 @@ class GptqConfig:
             )
         if self.group_rows not in GROUP_ROWS:
             raise ConfigError(f"group_rows must be one of {GROUP_ROWS}; got {self.group_rows}")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f'dtype must be "fp16" or "bf16"; got "{self.dtype}"')
 
     @property
     def num_threads(self) -> int:
@@ -139,7 +144,6 @@ class GptqConfig:
 
 CONFIGS = space(
     GptqConfig,
-    group_rows=GROUP_ROWS,
     tile_m=(16, 32, 64),
     tile_n=(128, 64, 256),
     tile_k=(64, 128, 32),
@@ -168,9 +172,15 @@ class W4A16Gptq(Kernel):
         """Return None: every problem of the Op is one of whole words."""
         return None
 
+    def specialise(self, config, problem):
+        """Return the config for the problem's groups and type."""
+        return replace(config, group_rows=_group_rows(problem), dtype=problem.dtype)
+
     def misfit(self, config, problem, gpu):
         """Return why this config does not fit this problem on this GPU, or None."""
         group_rows = _group_rows(problem)
+        if config.dtype != problem.dtype:
+            return f"compiled for {config.dtype}, not {problem.dtype}"
         if config.group_rows != group_rows:
             return (
                 f"group_rows must be {group_rows} for group_size {problem.group_size}"
@@ -193,9 +203,9 @@ class W4A16Gptq(Kernel):
     def default(self, problem, gpu):
         """Return the tile that holds M, and as many shares of K as give every SM two blocks."""
         tile_m = next((size for size in (16, 32) if size >= problem.M), 64)
-        group_rows = _group_rows(problem)
         # a scale a row fills the ring: half the rows a stage, so that it fits every GPU
-        config = GptqConfig(tile_m, tile_k=32 if group_rows == 1 else 64, group_rows=group_rows)
+        tile_k = 32 if _group_rows(problem) == 1 else 64
+        config = self.specialise(GptqConfig(tile_m, tile_k=tile_k), problem)
         blocks = -(-problem.M // tile_m) * -(-problem.N // config.tile_n)
         most = min(2 * gpu.num_sms // blocks, _k_tiles(config, problem))
         return replace(config, split_k=next((s for s in (8, 4, 2) if s <= most), 1))
@@ -206,16 +216,15 @@ class W4A16Gptq(Kernel):
 
     def prepare(self, problem, inputs):
         """Return the tensors of a checkpoint; a symmetric one stores its zero points too."""
-        K, N, G = problem.K, problem.N, problem.num_groups
-        zeros = inputs.get("zero_points", np.full((G, N), 8, np.uint8))
-        ordered = np.arange(K, dtype=np.int32) // np.int32(problem.group_rows)
+        symmetric = np.full((problem.num_groups, problem.N), 8, np.uint8)
+        zeros = inputs.get("zero_points", symmetric)
         return {
             "x": inputs["x"],
             "qweight": pack_codes(inputs["codes"]),
             "scales": inputs["scales"],
             "qzeros": pack_zero_points(zeros, _checkpoint_format(problem)),
-            "g_idx": inputs.get("g_idx", ordered),
-            "bias": inputs.get("bias", np.zeros(N, np.float16)),
+            "g_idx": inputs.get("g_idx", problem.ordered_groups),
+            "bias": inputs.get("bias", np.zeros(problem.N, DTYPES[problem.dtype])),
         }
 
     def launch(self, config, problem, gpu):
@@ -234,6 +243,7 @@ class W4A16Gptq(Kernel):
             "k": problem.K,
             "group_size": problem.group_rows,
             "zero_offset": int(WORD_OFFSET[_checkpoint_format(problem)]),
+            "has_bias": int(problem.bias),
         }
         return Launch((m_tiles, n_tiles, config.split_k), scalars, workspace)
 
@@ -258,6 +268,8 @@ def _k_tiles(config, problem):
 def _build(config):
     tile_m, tile_n, tile_k = config.tile_m, config.tile_n, config.tile_k
     num_stages, num_threads = config.num_stages, config.num_threads
+    half = {"fp16": "f16", "bf16": "bf16"}[config.dtype]
+    unpack = {"fp16": unpack_f16x2, "bf16": unpack_bf16x2}[config.dtype]
     by_row = config.group_rows == 1
     steps, in_flight = tile_k // STEP_K, num_stages - 2
     steps_per_group = max(1, config.group_rows // STEP_K)
@@ -293,12 +305,12 @@ def _build(config):
     zeros = splat_f32(acc_floats)
     load_a = load_rows(blocks, 2 * tile_k)
     groups_of_word = WORD_ROWS if by_row else 1
-    load_group = load_groups(groups_of_word, config.scale_row_bytes, tile_n // 2)
+    load_group = load_groups(groups_of_word, config.scale_row_bytes, tile_n // 2, half)
     dequantize_0, dequantize_1, dequantize_2, dequantize_3 = (
-        dequantize_column(column, groups_of_word) for column in range(4)
+        dequantize_column(column, groups_of_word, half) for column in range(4)
     )
-    mma = mma_rows(blocks)
-    store_out = store_rows_f16(blocks)
+    mma = mma_rows(blocks, half)
+    store_out = store_rows(blocks, half)
     store_partial = store_tile("global", acc_floats, 512)
     add_partial = add_tile("global", acc_floats, 512)
 
@@ -372,7 +384,7 @@ def _build(config):
 
     def w4a16_gptq(
         x, qweight, scales, qzeros, g_idx, bias, out, partials, counters,
-        m, n, k, group_size, zero_offset,
+        m, n, k, group_size, zero_offset, has_bias,
     ):  # fmt: skip
         # index: which tile, which share of K, which columns of the tile
         smem = smem_base()
@@ -479,9 +491,10 @@ def _build(config):
         n_column = uint32(column + warp_id * uint32(WARP_N) + t * uint32(8))
         m_row = uint32(row + g)
         if complete == uint32(1) and n_column < n and m_row < m:
-            b = ld_global_nc_v4(bias + uint64(n_column) * uint64(2))
-            b01, b23 = unpack_f16x2(b[0]), unpack_f16x2(b[1])
-            b45, b67 = unpack_f16x2(b[2]), unpack_f16x2(b[3])
+            b = (uint32(0), uint32(0), uint32(0), uint32(0))
+            if has_bias > uint32(0):
+                b = ld_global_nc_v4(bias + uint64(n_column) * uint64(2))
+            b01, b23, b45, b67 = unpack(b[0]), unpack(b[1]), unpack(b[2]), unpack(b[3])
             place = out + (uint64(m_row) * uint64(n) + uint64(n_column)) * uint64(2)
             eight = (b01[0], b01[1], b23[0], b23[1], b45[0], b45[1], b67[0], b67[1])
             store_out(place, uint64(n) * uint64(2), uint32(m - m_row), acc01, acc23, eight)

@@ -1,5 +1,6 @@
 """Cases of a warp on GPTQ words, and of a wgmma accumulator on its way out."""
 
+import ml_dtypes
 import numpy as np
 from numba import cuda
 from numba.cuda.types import float32, uint32, uint64
@@ -15,6 +16,7 @@ from ferrum_numba.reference.gptq import (
     unpack_zero_points,
 )
 
+HALVES = {"f16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 COLUMNS = 32
 SCALE_BYTES, ZERO_BYTES = 2 * COLUMNS, COLUMNS // 2
 GROUP_BYTES = SCALE_BYTES + ZERO_BYTES
@@ -23,12 +25,12 @@ DEQUANTIZE_BLOCKS = 8
 WARP_PIECES = 512  # bytes a warp moves in one 16-byte access of all lanes
 
 
-def group_loader(rows):
+def group_loader(rows, dtype):
     """Return `load_groups` and a device function that stages a block's groups and calls it.
 
-    A row of the groups is 32 fp16 scales, then four words of zero points.
+    A row of the groups is 32 scales, then four words of zero points.
     """
-    load = ptx.load_groups(rows, GROUP_BYTES, GROUP_BYTES)
+    load = ptx.load_groups(rows, GROUP_BYTES, GROUP_BYTES, dtype)
     words = rows * GROUP_BYTES // 4
     rounds = (words + 31) // 32
 
@@ -49,9 +51,10 @@ def group_loader(rows):
     return load, groups_of_lane
 
 
-def group_inputs(rng, rows, checkpoint_format, zeros, num_blocks):
+def group_inputs(rng, dtype, checkpoint_format, zeros):
     """Return the groups of every block as bytes, and what their zero points lack."""
-    scales = (rng.standard_normal((num_blocks, rows, COLUMNS)) * 0.01).astype(np.float16)
+    num_blocks, rows, _ = zeros.shape
+    scales = (rng.standard_normal(zeros.shape) * 0.01).astype(HALVES[dtype])
     # subnormal, normal by the product only, the largest that 15 steps keep finite, overflow, zero
     scales[0, 0, :5] = [2.0**-24, 2.0**-16, 4364.0, 65504.0, 0.0]
     packed = pack_zero_points(zeros.reshape(-1, COLUMNS), checkpoint_format)
@@ -60,18 +63,18 @@ def group_inputs(rng, rows, checkpoint_format, zeros, num_blocks):
     return {"groups": image, "offset": np.array([WORD_OFFSET[checkpoint_format]], np.uint32)}
 
 
-def scales_and_zeros(inputs):
+def scales_and_zeros(inputs, dtype):
     """Return [blocks, rows, 32] scales and zero points of the staged groups."""
     image = inputs["groups"]
-    scales = np.ascontiguousarray(image[..., :SCALE_BYTES]).view(np.float16)
+    scales = np.ascontiguousarray(image[..., :SCALE_BYTES]).view(HALVES[dtype])
     packed = np.ascontiguousarray(image[..., SCALE_BYTES:]).view(np.int32)
     checkpoint_format = "gptq" if inputs["offset"][0] else "gptq_v2"
     zeros = unpack_zero_points(packed.reshape(-1, COLUMNS // 8), checkpoint_format)
     return scales, zeros.reshape(scales.shape).astype(int)
 
 
-def load_groups_case(rows, checkpoint_format):
-    load, groups_of_lane = group_loader(rows)
+def load_groups_case(rows, checkpoint_format, dtype="f16"):
+    load, groups_of_lane = group_loader(rows, dtype)
     pairs = max(1, rows // 2)
     pieces = 2 * pairs
 
@@ -86,19 +89,20 @@ def load_groups_case(rows, checkpoint_format):
         zeros = rng.integers(0, 16, (1, rows, COLUMNS), np.uint8)
         # the words that borrow furthest when 0x11111111 is taken from them
         zeros[0, 0, :16] = [0] * 8 + [0, 15] * 4
-        return group_inputs(rng, rows, checkpoint_format, zeros, 1)
+        return group_inputs(rng, dtype, checkpoint_format, zeros)
 
     def want(inputs):
-        scales, zeros = scales_and_zeros(inputs)
-        out = np.zeros((32, pairs, 8, 2), np.float16)
+        scales, zeros = scales_and_zeros(inputs, dtype)
+        out = np.zeros((32, pairs, 8, 2), HALVES[dtype])
+        bases = (1024, 64) if dtype == "f16" else (128, 128)
         for lane, pair, j, half in np.ndindex(32, pairs, 4, 2):
             row, column = (2 * pair + half) % rows, 4 * (lane // 4) + j
             out[lane, pair, j, half] = scales[0, row, column]
-            out[lane, pair, 4 + j, half] = -(1024, 64)[half] - zeros[0, row, column]
-        return out
+            out[lane, pair, 4 + j, half] = -bases[half] - zeros[0, row, column]
+        return out.view(np.uint16)
 
     return Case(
-        f"load_groups_{rows}_{checkpoint_format}",
+        f"load_groups_{rows}_{checkpoint_format}_{dtype}",
         (load,),
         load_groups_kernel,
         inputs,
@@ -120,9 +124,9 @@ def every_code_and_zero_point(rows):
     return codes.astype(np.uint8), zeros.astype(np.uint8)
 
 
-def dequantize_case(rows, checkpoint_format):
-    load, groups_of_lane = group_loader(rows)
-    columns = tuple(ptx.dequantize_column(column, rows) for column in range(4))
+def dequantize_case(rows, checkpoint_format, dtype="f16"):
+    load, groups_of_lane = group_loader(rows, dtype)
+    columns = tuple(ptx.dequantize_column(column, rows, dtype) for column in range(4))
     column_0, column_1, column_2, column_3 = columns
 
     def dequantize_column_kernel(groups, offset, words, out):
@@ -140,23 +144,23 @@ def dequantize_case(rows, checkpoint_format):
     def inputs(rng):
         codes, zeros = every_code_and_zero_point(rows)
         words = pack_codes(codes.reshape(-1, COLUMNS))
-        staged = group_inputs(rng, rows, checkpoint_format, zeros, DEQUANTIZE_BLOCKS)
+        staged = group_inputs(rng, dtype, checkpoint_format, zeros)
         return {**staged, "words": words.view(np.uint32)}
 
     def want(inputs):
-        scales, zeros = scales_and_zeros(inputs)
+        scales, zeros = scales_and_zeros(inputs, dtype)
         codes = unpack_codes(inputs["words"].view(np.int32)).reshape(-1, 4, 8, COLUMNS).astype(int)
-        out = np.zeros((DEQUANTIZE_BLOCKS, 32, 4, 8), np.float16)
+        out = np.zeros((DEQUANTIZE_BLOCKS, 32, 4, 8), HALVES[dtype])
         for block, lane, j, i in np.ndindex(out.shape):
             row, column = i % rows, 4 * (lane // 4) + j
             steps = codes[block, lane % 4, i, column] - zeros[block, row, column]
             with np.errstate(over="ignore"):
-                exact = np.float64(steps) * np.float64(scales[block, row, column])
-                out[block, lane, j, i] = exact.astype(np.float16)
-        return out
+                exact = np.float32(steps) * np.float32(scales[block, row, column])
+                out[block, lane, j, i] = exact.astype(HALVES[dtype])
+        return out.view(np.uint16)
 
     return Case(
-        f"dequantize_column_{rows}_{checkpoint_format}",
+        f"dequantize_column_{rows}_{checkpoint_format}_{dtype}",
         (load, *columns),
         dequantize_column_kernel,
         inputs,
@@ -190,8 +194,8 @@ def row_loader(blocks):
     return load, rows_of_lane
 
 
-def rows_of_x(rng, blocks):
-    return rng.standard_normal((16 * blocks, K)).astype(np.float16)
+def rows_of_x(rng, blocks, dtype="f16"):
+    return rng.standard_normal((16 * blocks, K)).astype(HALVES[dtype])
 
 
 # k of the columns 0..15 of the A fragment of step 0; step 1 takes those four further
@@ -224,9 +228,9 @@ def load_rows_case(blocks):
     )
 
 
-def product_parts(inputs, of):
+def product_parts(inputs, dtype, of):
     """Return [pieces, 32, 4]: `of` the factors of each 16x8 part, block by block."""
-    x, b = (values16(inputs[name].view(np.uint16), "f16") for name in ("x", "b"))
+    x, b = (values16(inputs[name].view(np.uint16), dtype) for name in ("x", "b"))
     return np.stack(
         [
             fragment_c(of(x[m : m + 16], b[n : n + 8].T))
@@ -236,9 +240,9 @@ def product_parts(inputs, of):
     )
 
 
-def mma_rows_case(blocks):
+def mma_rows_case(blocks, dtype="f16"):
     load, rows_of_lane = row_loader(blocks)
-    multiply = ptx.mma_rows(blocks)
+    multiply = ptx.mma_rows(blocks, dtype)
     add = ptx.add_tile("global", 8 * blocks, WARP_PIECES)
     store = ptx.store_tile("global", 8 * blocks, WARP_PIECES)
     splat = ptx.splat_f32(8 * blocks)
@@ -254,21 +258,21 @@ def mma_rows_case(blocks):
 
     def inputs(rng):
         return {
-            "x": rows_of_x(rng, blocks),
-            "b": rng.standard_normal((16, K)).astype(np.float16),
+            "x": rows_of_x(rng, blocks, dtype),
+            "b": rng.standard_normal((16, K)).astype(HALVES[dtype]),
             "c": rng.standard_normal((2 * blocks, 32, 4)).astype(np.float32),
         }
 
     def bound(inputs):
-        magnitudes = product_parts(inputs, lambda a, b: np.abs(a) @ np.abs(b))
+        magnitudes = product_parts(inputs, dtype, lambda a, b: np.abs(a) @ np.abs(b))
         return 2 * SUM_ERROR * (magnitudes + np.abs(inputs["c"]))
 
     return Case(
-        f"mma_rows_{blocks}",
+        f"mma_rows_{blocks}_{dtype}",
         (load, multiply),
         mma_rows_kernel,
         inputs,
-        lambda inputs: np.float32(product_parts(inputs, loop_product) + inputs["c"]),
+        lambda inputs: np.float32(product_parts(inputs, dtype, loop_product) + inputs["c"]),
         bound,
         smem_bytes=16 * blocks * ROW_BYTES,
     )
@@ -281,8 +285,8 @@ def untouched(shape, dtype):
     return out
 
 
-def store_rows_case(blocks):
-    store = ptx.store_rows_f16(blocks)
+def store_rows_case(blocks, dtype="f16"):
+    store = ptx.store_rows(blocks, dtype)
     add = ptx.add_tile("global", 8 * blocks, WARP_PIECES)
     splat = ptx.splat_f32(8 * blocks)
     side_bytes = 2 * blocks * WARP_PIECES
@@ -312,18 +316,18 @@ def store_rows_case(blocks):
         return {"sums": sums, "bias": bias, "rows": np.array(heights, np.uint32)}
 
     def want(inputs):
-        out = untouched((len(heights), 16 * blocks, ROW_BYTES // 2), np.float16)
+        out = untouched((len(heights), 16 * blocks, ROW_BYTES // 2), HALVES[dtype])
         for *place, lane, c in np.ndindex(inputs["sums"].shape):
             side, block, n = place
             row = 16 * block + lane // 4 + 8 * (c // 2)
             column = 4 * (2 * (lane % 4) + c % 2) + 2 * side + n
             value = inputs["sums"][side, block, n, lane, c] + inputs["bias"][column]
             with np.errstate(over="ignore"):
-                out[inputs["rows"] > row, row, column] = value.astype(np.float16)
-        return out
+                out[inputs["rows"] > row, row, column] = value.astype(HALVES[dtype])
+        return out.view(np.uint16)
 
     return Case(
-        f"store_rows_f16_{blocks}",
+        f"store_rows_{blocks}_{dtype}",
         (store,),
         store_rows_kernel,
         inputs,
@@ -369,12 +373,18 @@ CASES = (
     dequantize_case(1, "gptq_v2"),
     dequantize_case(1, "gptq"),
     dequantize_case(8, "gptq"),
+    load_groups_case(1, "gptq", "bf16"),
+    load_groups_case(8, "gptq", "bf16"),
+    dequantize_case(1, "gptq", "bf16"),
+    dequantize_case(8, "gptq_v2", "bf16"),
     load_rows_case(1),
     load_rows_case(4),
     mma_rows_case(1),
     mma_rows_case(4),
+    mma_rows_case(2, "bf16"),
     store_rows_case(1),
     store_rows_case(2),
+    store_rows_case(2, "bf16"),
     store_accumulator_case(8),
     store_accumulator_case(128),
 )

@@ -1,5 +1,6 @@
 """Cases of what a GEMM tile is made of: dequantisation and the instructions of many blocks."""
 
+import ml_dtypes
 import numpy as np
 from numba import cuda
 from numba.cuda.types import float32, uint32, uint64
@@ -12,17 +13,7 @@ BLOCKS = 2
 WARP_PIECES = 512  # bytes a warp moves in one 16-byte access of all lanes
 
 
-def dequantize_kernel(word, out):
-    t = uint32(cuda.threadIdx.x)
-    value = ptx.ld_global_u32(word + uint64(t * 4))
-    ptx.st_global_v4(out + uint64(t * 16), ptx.dequantize_f16(value))
-
-
-def dequantize_scaled_kernel(word, scales, out):
-    t = uint32(cuda.threadIdx.x)
-    value = ptx.ld_global_u32(word + uint64(t * 4))
-    scale = ptx.ld_global_u32(scales + uint64(t * 4))
-    ptx.st_global_v4(out + uint64(t * 16), ptx.dequantize_scaled_f16(value, scale))
+HALVES = {"f16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 
 
 def words(rng):
@@ -31,73 +22,110 @@ def words(rng):
     return (codes.astype(np.uint32) << (4 * np.arange(8, dtype=np.uint32))).sum(1, dtype=np.uint32)
 
 
-def scaled_words(rng):
-    scales = (rng.standard_normal((32, 2)) * 0.01).astype(np.float16)
-    # a subnormal, the largest that does not overflow, zero
-    scales[0], scales[1], scales[2] = 2.0**-24, 8000.0, 0.0
-    return {"word": words(rng), "scales": scales}
+def dequantize_case(dtype, zeros, scaled):
+    """Return the case of one of the eight; the kernel has as many inputs as it has operands."""
+    convert = ptx.dequantize(dtype, zeros=zeros, scaled=scaled)
+    others = [name for name, given in (("zeros", zeros), ("scales", scaled)) if given]
+    half = HALVES[dtype]
 
+    def inputs(rng):
+        scales = (rng.standard_normal((32, 2)) * 0.01).astype(half)
+        # a subnormal, the largest that does not overflow, zero
+        scales[0], scales[1], scales[2] = 2.0**-24, 4000.0, 0.0
+        lane = np.arange(32)[:, None]
+        # no two of a lane alike, and all of them over the lanes
+        points = ((5 * lane + 7 * np.arange(2)) % 16).astype(np.uint16)
+        given = {"zeros": points, "scales": scales}
+        return {"word": words(rng), **{name: given[name].view(np.uint32)[:, 0] for name in others}}
 
-def dequantized(inputs):
-    """Return [32, 4] words, nibble by nibble, as the layout of Marlin's word has them."""
-    out = np.zeros((32, 4, 2), np.float16)
-    scales = inputs.get("scales", np.ones((32, 2), np.float16))
-    for lane in range(32):
-        for nibble in range(8):
+    def want(inputs):
+        """Return [32, 4] words, nibble by nibble, as the layout of Marlin's word has them."""
+        out = np.zeros((32, 4, 2), half)
+        points = inputs["zeros"].view(np.uint16) if zeros else np.full(64, 8)
+        factors = inputs["scales"].view(half) if scaled else np.ones(64)
+        for lane, nibble in np.ndindex(32, 8):
             code = int(inputs["word"][lane]) >> (4 * nibble) & 15
-            half, selector = nibble >> 2, nibble & 3
-            scale = scales[lane, selector >> 1]
-            out[lane, selector, half] = np.float16(np.float64(code - 8) * np.float64(scale))
-    return out.view(np.uint32)[..., 0]
+            place, selector = nibble >> 2, nibble & 3
+            column = 2 * lane + (selector >> 1)
+            out[lane, selector, place] = (code - int(points[column])) * np.float32(factors[column])
+        return out.view(np.uint32)[..., 0]
+
+    def one(word, out):
+        t = uint32(cuda.threadIdx.x)
+        value = ptx.ld_global_u32(word + uint64(t * 4))
+        ptx.st_global_v4(out + uint64(t * 16), convert(value))
+
+    def two(word, second, out):
+        t = uint32(cuda.threadIdx.x)
+        value = ptx.ld_global_u32(word + uint64(t * 4))
+        ptx.st_global_v4(
+            out + uint64(t * 16), convert(value, ptx.ld_global_u32(second + uint64(t * 4)))
+        )
+
+    def three(word, second, third, out):
+        t = uint32(cuda.threadIdx.x)
+        value = ptx.ld_global_u32(word + uint64(t * 4))
+        zero = ptx.ld_global_u32(second + uint64(t * 4))
+        scale = ptx.ld_global_u32(third + uint64(t * 4))
+        ptx.st_global_v4(out + uint64(t * 16), convert(value, zero, scale))
+
+    return Case(convert.name, (convert,), (one, two, three)[len(others)], inputs, want)
 
 
 load_tile = ptx.ldmatrix_tile(BLOCKS, 16 * 32)
-multiply_tile = ptx.mma_tile(BLOCKS)
 store_product = ptx.store_tile("global", 8 * BLOCKS, WARP_PIECES)
 zeros = ptx.splat_f32(8 * BLOCKS)
 
 
-def mma_tile_kernel(x, b, out):
-    t = uint32(cuda.threadIdx.x)
-    base = ptx.smem_base()
-    for i in range(BLOCKS):
-        piece = uint32(t + i * 32)
-        ptx.st_shared_v4(base + piece * 16, ptx.ld_global_v4(x + uint64(piece * 16)))
-    cuda.syncthreads()
-    a = load_tile(base + (t & 15) * 32 + (t >> 4) * 16)
-    acc = multiply_tile(a, ptx.ld_global_v4(b + uint64(t * 16)), zeros(float32(1)))
-    store_product(out + uint64(t * 16), acc)
-
-
-def product_inputs(rng):
-    b = rng.standard_normal((2, 16, 8)).astype(np.float16).view(np.uint16)
-    x = rng.standard_normal((16 * BLOCKS, 16)).astype(np.float16)
-    return {"x": x, "b": np.concatenate([fragment_b(b[0]), fragment_b(b[1])], axis=1)}
-
-
-def product_parts(inputs, of):
+def product_parts(inputs, dtype, of):
     """Return [pieces, 32, 4]: `of` the factors of each 16x8 part, in the order of the pieces."""
     x = inputs["x"].view(np.uint16)
     parts = []
     for block in range(BLOCKS):
-        a = values16(x[16 * block : 16 * block + 16], "f16")
+        a = values16(x[16 * block : 16 * block + 16], dtype)
         for n in range(2):
             b = np.zeros((16, 8))
             for lane in range(32):
                 for half in range(4):
                     bits = int(inputs["b"][lane, 2 * n + half // 2]) >> (16 * (half % 2)) & 0xFFFF
                     k = 2 * (lane % 4) + half % 2 + 8 * (half // 2)
-                    b[k, lane // 4] = values16(np.array([bits], np.uint16), "f16")[0]
+                    b[k, lane // 4] = values16(np.array([bits], np.uint16), dtype)[0]
             parts.append(fragment_c(of(a, b)))
     return np.stack(parts)
 
 
-def product(inputs):
-    return np.float32(product_parts(inputs, loop_product) + 1)
+def mma_tile_case(dtype):
+    multiply_tile = ptx.mma_tile(BLOCKS, dtype)
 
+    def mma_tile_kernel(x, b, out):
+        t = uint32(cuda.threadIdx.x)
+        base = ptx.smem_base()
+        for i in range(BLOCKS):
+            piece = uint32(t + i * 32)
+            ptx.st_shared_v4(base + piece * 16, ptx.ld_global_v4(x + uint64(piece * 16)))
+        cuda.syncthreads()
+        a = load_tile(base + (t & 15) * 32 + (t >> 4) * 16)
+        acc = multiply_tile(a, ptx.ld_global_v4(b + uint64(t * 16)), zeros(float32(1)))
+        store_product(out + uint64(t * 16), acc)
 
-def product_bound(inputs):
-    return SUM_ERROR * (product_parts(inputs, lambda a, b: np.abs(a) @ np.abs(b)) + 1)
+    def inputs(rng):
+        b = rng.standard_normal((2, 16, 8)).astype(HALVES[dtype]).view(np.uint16)
+        x = rng.standard_normal((16 * BLOCKS, 16)).astype(HALVES[dtype])
+        return {"x": x, "b": np.concatenate([fragment_b(b[0]), fragment_b(b[1])], axis=1)}
+
+    def bound(inputs):
+        parts = product_parts(inputs, dtype, lambda a, b: np.abs(a) @ np.abs(b))
+        return SUM_ERROR * (parts + 1)
+
+    return Case(
+        f"mma_tile_{dtype}",
+        (load_tile, multiply_tile, store_product),
+        mma_tile_kernel,
+        inputs,
+        lambda inputs: np.float32(product_parts(inputs, dtype, loop_product) + 1),
+        bound,
+        smem_bytes=512 * BLOCKS,
+    )
 
 
 add_from_global = ptx.add_tile("global", 8, WARP_PIECES)
@@ -121,31 +149,13 @@ def tile_values(rng):
 
 ROW_BYTES = 80
 add_strips = ptx.add_tile("global", 16, WARP_PIECES)
-store_halves = ptx.store_tile_f16(1, 2, ROW_BYTES)
 sixteen = ptx.splat_f32(16)
-
-
-def store_tile_f16_kernel(values, scale, bias, out):
-    t = uint32(cuda.threadIdx.x)
-    base = ptx.smem_base()
-    got = add_strips(values + uint64(t * 16), sixteen(float32(0)))
-    factors = ptx.ld_global_v4_f32(scale + uint64(t * 32)) + ptx.ld_global_v4_f32(
-        scale + uint64(t * 32 + 16)
-    )
-    shifts = ptx.ld_global_v4_f32(bias + uint64(t * 32)) + ptx.ld_global_v4_f32(
-        bias + uint64(t * 32 + 16)
-    )
-    store_halves(base + (t >> 2) * ROW_BYTES + (t & 3) * 4, got, factors, shifts)
-    cuda.syncthreads()
-    for i in range(2):
-        row = uint32((t >> 2) + i * 8)
-        value = ptx.ld_shared_v4(base + row * ROW_BYTES + (t & 3) * 16)
-        ptx.st_global_v4(out + uint64((row * 4 + (t & 3)) * 16), value)
 
 
 def strip_inputs(rng):
     values = rng.standard_normal((4, 32, 4)).astype(np.float32)
-    values[0, 0] = [1e5, -1e5, 2.0**-25, 65519.0]  # overflow, underflow, the largest that rounds
+    # overflow of fp16, underflow, the largest that rounds
+    values[0, 0] = [1e5, -1e5, 2.0**-25, 65519.0]
     return {
         "values": values,
         "scale": np.float32(rng.choice([0.5, 1.0, 3.0], (32, 8))),
@@ -153,47 +163,57 @@ def strip_inputs(rng):
     }
 
 
-def strip_rows(inputs):
-    """Return [16, 32] fp16, element by element."""
-    out = np.zeros((16, 32), np.float16)
-    for lane in range(32):
-        for strip in range(2):
-            for n in range(2):
-                for c in range(4):
-                    column = 4 * strip + 2 * n + c % 2
-                    value = np.float64(inputs["values"][2 * strip + n, lane, c])
-                    exact = value * inputs["scale"][lane, column] + inputs["bias"][lane, column]
-                    with np.errstate(over="ignore"):
-                        rounded = np.float32(exact).astype(np.float16)
-                    place = (lane // 4 + 8 * (c // 2), 16 * strip + 8 * n + 2 * (lane % 4) + c % 2)
-                    out[place] = rounded
+def strip_rows(inputs, half):
+    """Return [16, 32] halves, element by element."""
+    out = np.zeros((16, 32), half)
+    for lane, strip, n, c in np.ndindex(32, 2, 2, 4):
+        column = 4 * strip + 2 * n + c % 2
+        value = np.float64(inputs["values"][2 * strip + n, lane, c])
+        exact = value * inputs["scale"][lane, column] + inputs["bias"][lane, column]
+        place = (lane // 4 + 8 * (c // 2), 16 * strip + 8 * n + 2 * (lane % 4) + c % 2)
+        with np.errstate(over="ignore"):
+            out[place] = np.float32(exact).astype(half)
     return out
 
 
+def store_rounded_case(dtype):
+    store_halves = ptx.store_tile_rounded(1, 2, ROW_BYTES, dtype)
+
+    def store_rounded_kernel(values, scale, bias, out):
+        t = uint32(cuda.threadIdx.x)
+        base = ptx.smem_base()
+        got = add_strips(values + uint64(t * 16), sixteen(float32(0)))
+        factors = ptx.ld_global_v4_f32(scale + uint64(t * 32)) + ptx.ld_global_v4_f32(
+            scale + uint64(t * 32 + 16)
+        )
+        shifts = ptx.ld_global_v4_f32(bias + uint64(t * 32)) + ptx.ld_global_v4_f32(
+            bias + uint64(t * 32 + 16)
+        )
+        store_halves(base + (t >> 2) * ROW_BYTES + (t & 3) * 4, got, factors, shifts)
+        cuda.syncthreads()
+        for i in range(2):
+            row = uint32((t >> 2) + i * 8)
+            value = ptx.ld_shared_v4(base + row * ROW_BYTES + (t & 3) * 16)
+            ptx.st_global_v4(out + uint64((row * 4 + (t & 3)) * 16), value)
+
+    return Case(
+        f"store_tile_rounded_{dtype}",
+        (store_halves,),
+        store_rounded_kernel,
+        strip_inputs,
+        lambda inputs: strip_rows(inputs, HALVES[dtype]).view(np.uint16),
+        smem_bytes=16 * ROW_BYTES,
+    )
+
+
 CASES = (
-    Case(
-        "dequantize_f16",
-        (ptx.dequantize_f16,),
-        dequantize_kernel,
-        lambda rng: {"word": words(rng)},
-        dequantized,
+    *(
+        dequantize_case(dtype, zeros, scaled)
+        for dtype in HALVES
+        for zeros in (False, True)
+        for scaled in (False, True)
     ),
-    Case(
-        "dequantize_scaled_f16",
-        (ptx.dequantize_scaled_f16,),
-        dequantize_scaled_kernel,
-        scaled_words,
-        dequantized,
-    ),
-    Case(
-        "mma_tile",
-        (load_tile, multiply_tile, store_product),
-        mma_tile_kernel,
-        product_inputs,
-        product,
-        product_bound,
-        smem_bytes=512 * BLOCKS,
-    ),
+    *(mma_tile_case(dtype) for dtype in HALVES),
     Case(
         "add_tile",
         (add_from_global, add_from_shared, store_to_shared, store_to_global),
@@ -202,12 +222,5 @@ CASES = (
         lambda inputs: np.float32(2) * (inputs["values"] + np.float32(1)),
         smem_bytes=2 * WARP_PIECES,
     ),
-    Case(
-        "store_tile_f16",
-        (store_halves,),
-        store_tile_f16_kernel,
-        strip_inputs,
-        strip_rows,
-        smem_bytes=16 * ROW_BYTES,
-    ),
+    *(store_rounded_case(dtype) for dtype in HALVES),
 )

@@ -73,8 +73,8 @@ def test_it_compiles_to_tensor_cores_without_spills(config, arch):
 
 @pytest.mark.parametrize("gpu", KNOWN.values(), ids=KNOWN)
 def test_the_default_of_every_problem_fits_and_is_one_of_the_space(gpu):
-    configs = KERNEL.configs(gpu)
     for problem in OP.tests:
+        configs = [KERNEL.specialise(choice, problem) for choice in KERNEL.configs(gpu)]
         config = KERNEL.default(problem, gpu)
         assert KERNEL.refuses(problem) is None
         assert KERNEL.misfit(config, problem, gpu) is None

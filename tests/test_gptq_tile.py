@@ -8,7 +8,7 @@ from ferrum_numba.ptx.gptq_tile import (
     load_groups,
     load_rows,
     mma_rows,
-    store_rows_f16,
+    store_rows,
 )
 from ferrum_numba.reference.gptq import WORD_OFFSET, pack_codes, pack_zero_points
 
@@ -92,7 +92,7 @@ def test_a_warp_multiplies_rows_by_words(rng, blocks):
     rows = M - 3
     out = Memory(np.full((M, N), np.nan, np.float16))
     address = (G * 2 * N + T * 16).astype(np.uint64)
-    store_rows_f16(blocks).twin(
+    store_rows(blocks).twin(
         out, address, np.full(32, 2 * N, np.uint64), (rows - G).astype(np.uint32),
         left, right, bias.reshape(4, 8)[T],
     )  # fmt: skip

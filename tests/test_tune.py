@@ -477,7 +477,7 @@ def test_a_config_that_does_not_fit_is_passed_over():
     "rows",
     [
         [],
-        [row(1.0, config={"speed": 1})],
+        [row(1.0, config={"speed": 1, "gone": 2})],
         [row(1.0, kernel="gone")],
         [row(1.0, regime="warm")],
         [row(1.0, problem={"M": 1, "N": 16})],
@@ -487,6 +487,13 @@ def test_a_config_that_does_not_fit_is_passed_over():
 def test_without_a_row_the_default_runs(rows):
     found = tune.choose(rows, Problem(1), [TOY], GPU)
     assert (found.config, found.rule) == (Config(1), "default of toy")
+
+
+def test_a_row_from_before_a_field_counts_as_its_default():
+    old = row(3.0, M=2, config={"speed": 2})
+    del old["problem"]["N"]
+    found = tune.choose([old], Problem(2), [TOY], GPU)
+    assert (found.config, found.rule) == (Config(2), "measured")
 
 
 def test_a_problem_nobody_runs_names_the_reasons():

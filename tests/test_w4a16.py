@@ -7,7 +7,7 @@ import pytest
 
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.kernels import w4a16
-from ferrum_numba.kernels.w4a16 import OP, W4A16Problem
+from ferrum_numba.kernels.w4a16 import DTYPES, OP, W4A16Problem
 
 FULL = W4A16Problem(3, 64, 256, 32, "gptq", act_order=True, bias=True)
 
@@ -21,8 +21,9 @@ FULL = W4A16Problem(3, 64, 256, 32, "gptq", act_order=True, bias=True)
         ({"K": 1 << 21}, r"K must be at most 1048576; got K = 2097152"),
         ({"N": 60}, r"N must be a multiple of 8, .* got N = 60, the nearest are 56 and 64"),
         ({"K": 252}, r"K must be a multiple of 8, .* got K = 252, the nearest are 248 and 256"),
-        ({"group_size": 96}, r"group_size must be -1 or divide K = 256; got 96, the nearest is 64"),
-        ({"group_size": 0}, r"group_size must be -1 or divide K = 256; got 0, the nearest is 1"),
+        ({"group_size": 264}, r"group_size must be -1 or 1 to K = 256; got 264"),
+        ({"group_size": 0}, r"group_size must be -1 or 1 to K = 256; got 0"),
+        ({"dtype": "fp32"}, r'dtype must be "fp16" or "bf16"; got "fp32"'),
         ({"zero_points": "awq"}, r'"none", "gptq" or "gptq_v2"; got "awq"'),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -42,13 +43,14 @@ def test_one_group_spans_all_rows():
 def test_inputs_have_the_shapes_of_the_op(problem, rng):
     inputs = OP.make_inputs(problem, rng)
     M, N, K, G = problem.M, problem.N, problem.K, problem.num_groups
-    want = {"x": (np.float16, (M, K)), "codes": (np.uint8, (K, N)), "scales": (np.float16, (G, N))}
+    half = DTYPES[problem.dtype].type
+    want = {"x": (half, (M, K)), "codes": (np.uint8, (K, N)), "scales": (half, (G, N))}
     if problem.zero_points != "none":
         want["zero_points"] = (np.uint8, (G, N))
     if problem.act_order:
         want["g_idx"] = (np.int32, (K,))
     if problem.bias:
-        want["bias"] = (np.float16, (N,))
+        want["bias"] = (half, (N,))
     assert {name: (a.dtype.type, a.shape) for name, a in inputs.items()} == want
     result = OP.reference(problem, inputs)
     assert result.shape == OP.output(problem)[0]
@@ -101,9 +103,9 @@ def test_the_tolerance_passes_two_roundings_and_no_more(problem, rng):
     want = OP.reference(problem, inputs)
     bounds = OP.tolerance(problem)
     assert bounds.compare(rounded_like_a_kernel(problem, inputs), want).ok
-    # one scale of a group off by 1 %, or one of 64 rows of a group left out, is too much
-    scales = inputs["scales"].copy()
-    scales[0] *= np.float16(1.01)
+    # scales of a group off by 1 % (8 % in bf16), or one of 64 rows of a group left out, is too much
+    scales = inputs["scales"].astype(np.float32)
+    scales[0] *= 1.01 if problem.dtype == "fp16" else 1.08
     assert not bounds.compare(OP.reference(problem, {**inputs, "scales": scales}), want).ok
     x = inputs["x"].copy()
     x[:, problem.K // 2] = 0
@@ -111,13 +113,15 @@ def test_the_tolerance_passes_two_roundings_and_no_more(problem, rng):
 
 
 def rounded_like_a_kernel(problem, inputs):
-    """Round every weight to fp16, sum in fp32, round the result to fp16."""
+    """Round every weight to the type of x, sum in fp32, round the result to that type."""
+    half = DTYPES[problem.dtype]
     group = inputs.get("g_idx", np.arange(problem.K) // problem.group_rows)
-    zeros = inputs["zero_points"][group] if "zero_points" in inputs else np.float16(8)
-    weight = (inputs["codes"].astype(np.float16) - zeros).astype(np.float16)
-    weight = (weight * inputs["scales"][group]).astype(np.float16)
+    zeros = inputs["zero_points"][group] if "zero_points" in inputs else 8
+    weight = inputs["codes"].astype(np.float32) - zeros
+    weight = (weight * inputs["scales"][group].astype(np.float32)).astype(half)
     product = inputs["x"].astype(np.float32) @ weight.astype(np.float32)
-    return (product + inputs.get("bias", np.float32(0))).astype(np.float16)
+    bias = inputs.get("bias", np.zeros(problem.N)).astype(np.float32)
+    return (product + bias).astype(half)
 
 
 def test_problems_lie_on_tile_edges_and_cover_every_kind():
@@ -128,5 +132,7 @@ def test_problems_lie_on_tile_edges_and_cover_every_kind():
     assert any(p.act_order and p.zero_points == "gptq" and p.bias for p in tests)
     assert any(p.group_size == p.K for p in tests)
     assert any(p.N % 64 and p.K % 16 for p in tests)
+    assert {p.dtype for p in tests} == set(DTYPES)
+    assert any(p.K % p.group_rows for p in tests)
     # small enough for the interpreter
     assert max(p.M * p.N * p.K for p in tests) <= 2_000_000

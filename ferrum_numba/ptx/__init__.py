@@ -47,18 +47,19 @@ from ferrum_numba.ptx.convert import (
     unpack_bf16x2,
     unpack_f16x2,
 )
-from ferrum_numba.ptx.dequantize import dequantize_f16, dequantize_scaled_f16
+from ferrum_numba.ptx.dequantize import dequantize
 from ferrum_numba.ptx.gptq_tile import (
     dequantize_column,
     load_groups,
     load_rows,
     mma_rows,
-    store_rows_f16,
+    store_rows,
 )
 from ferrum_numba.ptx.memory import (
     atom_add_acq_rel_gpu,
     createpolicy_evict_first,
     createpolicy_evict_last,
+    gather_8x16,
     ld_acquire_gpu,
     ld_global_cg_u32,
     ld_global_cg_v4,
@@ -173,7 +174,7 @@ from ferrum_numba.ptx.sync import (
     setmaxnreg_inc,
     st_shared_cluster_u32,
 )
-from ferrum_numba.ptx.tile import add_tile, ldmatrix_tile, mma_tile, store_tile, store_tile_f16
+from ferrum_numba.ptx.tile import add_tile, ldmatrix_tile, mma_tile, store_tile, store_tile_rounded
 from ferrum_numba.ptx.wgmma import (
     smem_descriptor,
     wgmma_commit,
@@ -213,9 +214,8 @@ __all__ = [
     "cp_async_wait",
     "createpolicy_evict_first",
     "createpolicy_evict_last",
+    "dequantize",
     "dequantize_column",
-    "dequantize_f16",
-    "dequantize_scaled_f16",
     "f16_to_f32",
     "f32_bits",
     "f32_to_bf16",
@@ -225,6 +225,7 @@ __all__ = [
     "fence_proxy_async",
     "fma_bf16x2",
     "fma_f16x2",
+    "gather_8x16",
     "globaltimer",
     "griddepcontrol_launch_dependents",
     "griddepcontrol_wait",
@@ -340,9 +341,9 @@ __all__ = [
     "stmatrix_x4",
     "stmatrix_x4_trans",
     "store_accumulator",
-    "store_rows_f16",
+    "store_rows",
     "store_tile",
-    "store_tile_f16",
+    "store_tile_rounded",
     "sub_bf16x2",
     "sub_f16x2",
     "unpack_bf16x2",

@@ -99,6 +99,9 @@ def round_to_bf16(value: Array) -> Array:
     return np.where(np.isnan(value), CANONICAL_NAN, rounded.astype(np.uint16))
 
 
+ROUND = {"f16": round_to_f16, "bf16": round_to_bf16}
+
+
 def add_to_odd(a: Array, b: Array) -> Array:
     """Return a + b in float64, rounded to odd, so that a later rounding is as if the only one.
 

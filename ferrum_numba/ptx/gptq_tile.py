@@ -21,8 +21,8 @@ from functools import cache
 
 import numpy as np
 
-from ferrum_numba.ptx.arithmetic import fma_f16x2, lop3, mul_f16x2, prmt
-from ferrum_numba.ptx.convert import pack_f16x2
+from ferrum_numba.ptx.arithmetic import ROUND, widen
+from ferrum_numba.ptx.dequantize import Half
 from ferrum_numba.ptx.instruction import (
     F32,
     U32,
@@ -31,35 +31,39 @@ from ferrum_numba.ptx.instruction import (
     Instruction,
     Lanes,
 )
-from ferrum_numba.ptx.mma import mma_m16n8k16_f16
+from ferrum_numba.ptx.tile import MMA, PACK
 
-# a byte of the word in either half, then (word & mask) | magic: the lower nibble OR-ed into 1024.0
-# in one half, the upper in the other, a pair of fp16 1024 + q, 1024 + 16q; 0xea is that lop3
-_MASK, _MAGIC, _OR_OF_AND = 0x00F0000F, 0x64006400, 0xEA
-# (1, 1/16) brings them to 1024 + q and 64 + q
-_UNIT = 0x2C003C00
+# (a & b) | c
+_OR_OF_AND = 0xEA
 # the four pairs of a lane's 16 bytes, or of a word, in order: (step, pair within the step)
 _PAIRS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
-# an offset is the fp16 pair -(1024 + zero), -(64 + zero): the zero point OR-ed into these, at bit 0
-# of the lower half and bit 4 of the upper, where the unit is 1/16
-_OFFSET = 0xD400E400
+# A pair of codes is two nibbles of a byte, OR-ed into the mantissas of a pair of halves.
+# fp16: 1024 + q and 1024 + 16q, the byte in either half; (1, 1/16) makes them 1024 + q, 64 + q.
+# bf16: 128 + q both; its mantissa has no room for 16q.
+# The offsets that a fma adds, -(1024 + zero), -(64 + zero) or -(128 + zero) twice, are the zero
+# points OR-ed into these, `shift` bits up in the upper half, where fp16's unit is 1/16.
+_UNIT = {"f16": 0x2C003C00, "bf16": 0x3F803F80}
+_OFFSET = {"f16": (0xD400E400, 20), "bf16": (0xC300C300, 16)}
 
 
 @cache
-def load_groups(rows: int, scale_row_bytes: int, zero_row_bytes: int) -> Instruction:
+def load_groups(
+    rows: int, scale_row_bytes: int, zero_row_bytes: int, dtype: Half = "f16"
+) -> Instruction:
     """Make `(scale, zero, shift, zero_offset) -> U32 x 8*pairs`: a lane's scales and zero points.
 
     rows:        8: each row of a word has its own; 1: all share one
-    scale:       U32, shared address of the first row's fp16 scales of columns 4g .. 4g + 3
+    scale:       U32, shared address of the first row's scales of columns 4g .. 4g + 3
     zero:        U32, shared address of the first row's packed zero points of 4g .. 4g + 3
     shift:       U32, bits below column 4g's nibble in its word: 0 or 16
     zero_offset: U32, added to a word of zero points: 0x11111111 for GPTQ v1
     Returns for each of the pairs of rows (0, 1), (2, 3), (4, 5), (6, 7), or for the one row twice,
-    four fp16 pairs of scales, then of offsets -(1024 + zero), -(64 + zero), a column each.
+    four pairs of scales, then of offsets for `dequantize_column`, a column each.
     """
     pairs = max(1, rows // 2)
+    base, up = _OFFSET[dtype]
     lines = [".reg .b32 low, high;"]
     for row in range(rows):
         lines += [
@@ -76,9 +80,9 @@ def load_groups(rows: int, scale_row_bytes: int, zero_row_bytes: int) -> Instruc
             lines += [
                 f"prmt.b32 <d.{8 * pair + j}>, s{first}{half}, s{second}{half}, {selector:#x};",
                 f"shr.u32 low, z{first}, {4 * j};",
-                f"lop3.b32 low, low, 0xf, {_OFFSET:#x}, {_OR_OF_AND:#x};",
-                f"shl.b32 high, z{second}, {20 - 4 * j};",
-                f"lop3.b32 <d.{8 * pair + 4 + j}>, high, 0xf00000, low, {_OR_OF_AND:#x};",
+                f"lop3.b32 low, low, 0xf, {base:#x}, {_OR_OF_AND:#x};",
+                f"shl.b32 high, z{second}, {up - 4 * j};",
+                f"lop3.b32 <d.{8 * pair + 4 + j}>, high, {0xF << up:#x}, low, {_OR_OF_AND:#x};",
             ]
 
     def twin(lanes: Lanes, scale: Array, zero: Array, shift: Array, zero_offset: Array) -> Array:
@@ -93,52 +97,78 @@ def load_groups(rows: int, scale_row_bytes: int, zero_row_bytes: int) -> Instruc
         low, high = (np.stack(scales[i::2] or scales, axis=1).astype(np.uint32) for i in (0, 1))
         scale_pairs = low | high << np.uint32(16)
         low, high = (np.stack(zeros[i::2] or zeros, axis=1) for i in (0, 1))
-        offsets = np.uint32(_OFFSET) | low | high << np.uint32(20)
+        offsets = np.uint32(base) | low | high << np.uint32(up)
         return np.concatenate([scale_pairs, offsets], axis=2).reshape(len(scale), -1)
 
     return Instruction(
-        f"load_groups_{rows}x{scale_row_bytes}x{zero_row_bytes}",
+        f"load_groups_{rows}x{scale_row_bytes}x{zero_row_bytes}_{dtype}",
         "{\n" + "\n".join(lines) + "\n}",
         {"scale": U32, "zero": U32, "shift": U32, "zero_offset": U32},
         U32 * (8 * pairs), twin, effect="memory",
     )  # fmt: skip
 
 
+def _pair_of_codes(i: int, dtype: Half) -> list[str]:
+    """Return PTX for p<i>: the codes of the word's byte i, OR-ed into the magic number."""
+    if dtype == "f16":
+        return [
+            f"prmt.b32 p{i}, <word>, 0, {0x1111 * i:#x};",
+            f"lop3.b32 p{i}, p{i}, 0x00f0000f, magic, {_OR_OF_AND:#x};",
+        ]
+    # the lower nibble to bit 0, the upper to bit 16
+    up = 12 - 8 * i
+    return [
+        f"shr.u32 p{i}, <word>, {8 * i};",
+        f"lop3.b32 p{i}, p{i}, 0xf, magic, {_OR_OF_AND:#x};",
+        f"shl.b32 q, <word>, {up};" if up > 0 else f"shr.u32 q, <word>, {-up};",
+        f"lop3.b32 p{i}, q, 0xf0000, p{i}, {_OR_OF_AND:#x};",
+    ]
+
+
 @cache
-def dequantize_column(column: int, rows: int) -> Instruction:
-    """Make `(word, groups) -> U32 x 4`: (q - zero) * scale of a word's eight codes, as fp16 pairs.
+def dequantize_column(column: int, rows: int, dtype: Half = "f16") -> Instruction:
+    """Make `(word, groups) -> U32 x 4`: (q - zero) * scale of a word's eight codes, as pairs.
 
     column: which of a lane's four columns
     word:   eight int4 codes, nibble i = row i
-    groups: from `load_groups` of as many rows; q - zero is exact, the product is rounded to fp16
+    groups: from `load_groups` of as many rows; q - zero is exact, the product is rounded once
     Returns the pairs of rows (0, 1), (2, 3), (4, 5), (6, 7).
     """
     pairs = max(1, rows // 2)
     places = [8 * (i % pairs) + column for i in range(4)]
-    lines = [".reg .b32 p0, p1, p2, p3, magic, unit;"]
-    lines += [f"mov.b32 magic, {_MAGIC:#x};", f"mov.b32 unit, {_UNIT:#x};"]
+    magic = {"f16": 0x64006400, "bf16": 0x43004300}[dtype]
+    lines = [".reg .b32 p0, p1, p2, p3, q, magic, unit, nothing;"]
+    lines += [f"mov.b32 magic, {magic:#x};", f"mov.b32 unit, {_UNIT[dtype]:#x};"]
+    lines += ["mov.b32 nothing, 0x80008000;"]
     for i, place in enumerate(places):
+        scale = f"<groups.{place}>"
+        lines += _pair_of_codes(i, dtype)
         lines += [
-            f"prmt.b32 p{i}, <word>, 0, {0x1111 * i:#x};",
-            f"lop3.b32 p{i}, p{i}, {_MASK:#x}, magic, {_OR_OF_AND:#x};",
-            f"fma.rn.f16x2 p{i}, p{i}, unit, <groups.{place + 4}>;",
-            f"mul.rn.f16x2 p{i}, p{i}, <groups.{place}>;",
+            f"fma.rn.{dtype}x2 p{i}, p{i}, unit, <groups.{place + 4}>;",
+            # sm_80 has no product of bf16; adding -0 keeps the sign of a zero
+            f"mul.rn.f16x2 p{i}, p{i}, {scale};"
+            if dtype == "f16"
+            else f"fma.rn.bf16x2 p{i}, p{i}, {scale}, nothing;",
         ]
     # the results are written last: they may share registers with the operands
     lines += [f"mov.b32 <d.{i}>, p{i};" for i in range(4)]
+    low, up = (1024, 64) if dtype == "f16" else (128, 128)
 
     def twin(word: Array, groups: Array) -> Array:
-        magic, unit = np.full_like(word, _MAGIC), np.full_like(word, _UNIT)
         results = []
         for i, place in enumerate(places):
-            pair = prmt.twin(word, word, np.full_like(word, 0x1111 * i))
-            pair = lop3.twin(pair, np.full_like(word, _MASK), magic, _OR_OF_AND)
-            pair = fma_f16x2.twin(pair, unit, groups[:, place + 4])
-            results.append(mul_f16x2.twin(pair, groups[:, place]))
+            byte = word >> np.uint32(8 * i) & np.uint32(255)
+            codes = np.stack([low + (byte & 15), up + (byte >> 4)], axis=1).astype(np.float64)
+            offsets, scales = (
+                widen(groups[:, p : p + 1], dtype) for p in (place + 4, place)
+            )  # fmt: skip
+            # the sum is exact, so only the product is rounded
+            halves = ROUND[dtype]((codes + offsets) * scales)
+            results.append(np.ascontiguousarray(halves).view(np.uint32)[:, 0])
         return np.stack(results, axis=1)
 
     return Instruction(
-        f"dequantize_column_{column}x{rows}", "{\n" + "\n".join(lines) + "\n}",
+        f"dequantize_column_{column}x{rows}_{dtype}", "{\n" + "\n".join(lines) + "\n}",
         {"word": U32, "groups": U32 * (8 * pairs)}, U32 * 4, twin,
     )  # fmt: skip
 
@@ -177,7 +207,7 @@ def load_rows(blocks: int, row_bytes: int) -> Instruction:
 
 
 @cache
-def mma_rows(blocks: int) -> Instruction:
+def mma_rows(blocks: int, dtype: Half = "f16") -> Instruction:
     """Make `(a, left, right, c) -> F32 x 8*blocks`: c + a * b over 32 k and two column blocks.
 
     a:           U32 x 8*blocks, from `load_rows`
@@ -192,7 +222,7 @@ def mma_rows(blocks: int) -> Instruction:
                 c = _quad("d", 8 * block + 4 * n)
                 b = f"{{<{word}.{2 * step}>, <{word}.{2 * step + 1}>}}"
                 lines.append(
-                    f"mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {c}, {a}, {b}, {c};"
+                    f"mma.sync.aligned.m16n8k16.row.col.f32.{dtype}.{dtype}.f32 {c}, {a}, {b}, {c};"
                 )
 
     def twin(a: Array, left: Array, right: Array, c: Array) -> Array:
@@ -201,21 +231,19 @@ def mma_rows(blocks: int) -> Instruction:
         sums = out.reshape(-1, blocks, 2, 4)
         for step, block, n in np.ndindex(2, blocks, 2):
             b = (left, right)[n][:, 2 * step : 2 * step + 2]
-            sums[:, block, n] = mma_m16n8k16_f16.twin(
-                fragments[:, step, block], b, sums[:, block, n]
-            )
+            sums[:, block, n] = MMA[dtype].twin(fragments[:, step, block], b, sums[:, block, n])
         return out
 
     return Instruction(
-        f"mma_rows_{blocks}", "\n".join(lines),
+        f"mma_rows_{blocks}_{dtype}", "\n".join(lines),
         {"a": U32 * (8 * blocks), "left": U32 * 4, "right": U32 * 4, "c": F32 * (8 * blocks)},
         F32 * (8 * blocks), twin, scope="warp", tied="c",
     )  # fmt: skip
 
 
 @cache
-def store_rows_f16(blocks: int) -> Instruction:
-    """Make `(address, stride_bytes, rows, left, right, bias)`: write fp16(sum + bias), 8 columns.
+def store_rows(blocks: int, dtype: Half = "f16") -> Instruction:
+    """Make `(address, stride_bytes, rows, left, right, bias)`: write round(sum + bias), 8 columns.
 
     address:      U64, of the lane's eight columns in row g of the first block, in global memory
     stride_bytes: U64, of a row
@@ -231,7 +259,7 @@ def store_rows_f16(blocks: int) -> Instruction:
             for name, column in (("lo", 2 * pair), ("hi", 2 * pair + 1)):
                 operand, element = _element(block, half, column)
                 lines.append(f"add.rn.f32 {name}, <{operand}.{element}>, <bias.{column}>;")
-            lines.append(f"cvt.rn.f16x2.f32 h{pair}, hi, lo;")
+            lines.append(f"cvt.rn.{dtype}x2.f32 h{pair}, hi, lo;")
         lines.append(f"setp.lt.u32 p, {16 * block + 8 * half}, <rows>;")
         lines.append("@p st.global.v4.b32 [row], {h0, h1, h2, h3};")
 
@@ -243,7 +271,7 @@ def store_rows_f16(blocks: int) -> Instruction:
         for block, half in places:
             elements = [_element(block, half, column) for column in range(8)]
             values = np.stack([sums[operand][:, e] for operand, e in elements], axis=1) + bias
-            words = [pack_f16x2.twin(values[:, i], values[:, i + 1]) for i in range(0, 8, 2)]
+            words = [PACK[dtype].twin(values[:, i], values[:, i + 1]) for i in range(0, 8, 2)]
             below = 16 * block + 8 * half
             exists = rows > below
             row = address + stride_bytes * np.uint64(below)
@@ -253,7 +281,7 @@ def store_rows_f16(blocks: int) -> Instruction:
 
     accumulator = F32 * (8 * blocks)
     return Instruction(
-        f"store_rows_f16_{blocks}", "{\n" + "\n".join(lines) + "\n}",
+        f"store_rows_{blocks}_{dtype}", "{\n" + "\n".join(lines) + "\n}",
         {
             "address": U64, "stride_bytes": U64, "rows": U32,
             "left": accumulator, "right": accumulator, "bias": F32 * 8,

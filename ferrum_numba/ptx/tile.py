@@ -14,15 +14,19 @@ from typing import Literal
 
 import numpy as np
 
+from ferrum_numba.ptx.convert import pack_bf16x2, pack_f16x2
+from ferrum_numba.ptx.dequantize import Half
 from ferrum_numba.ptx.instruction import F32, U32, U64, Array, Instruction, Lanes
-from ferrum_numba.ptx.mma import ldmatrix_x4, mma_m16n8k16_f16
+from ferrum_numba.ptx.mma import ldmatrix_x4, mma_m16n8k16_bf16, mma_m16n8k16_f16
 
 Space = Literal["shared", "global"]
+MMA = {"f16": mma_m16n8k16_f16, "bf16": mma_m16n8k16_bf16}
+PACK = {"f16": pack_f16x2, "bf16": pack_bf16x2}
 
 
 @cache
 def ldmatrix_tile(blocks: int, block_stride_bytes: int) -> Instruction:
-    """Make `(address) -> U32 x 4*blocks`: the A fragments of `blocks` 16x16 fp16 matrices.
+    """Make `(address) -> U32 x 4*blocks`: the A fragments of `blocks` 16x16 matrices of halves.
 
     address: each lane's row of the first block, as `ldmatrix_x4` wants it; block i lies
              i * block_stride_bytes further
@@ -44,7 +48,7 @@ def ldmatrix_tile(blocks: int, block_stride_bytes: int) -> Instruction:
 
 
 @cache
-def mma_tile(blocks: int) -> Instruction:
+def mma_tile(blocks: int, dtype: Half = "f16") -> Instruction:
     """Make `(a, b, c) -> F32 x 8*blocks`: c + a * b for all blocks and two n8 column blocks.
 
     a: U32 x 4*blocks, from `ldmatrix_tile`
@@ -56,7 +60,7 @@ def mma_tile(blocks: int) -> Instruction:
         for n in range(2):
             c = _registers("d", 8 * i + 4 * n)
             lines.append(
-                "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                f"mma.sync.aligned.m16n8k16.row.col.f32.{dtype}.{dtype}.f32 "
                 f"{c}, {_registers('a', 4 * i)}, {{<b.{2 * n}>, <b.{2 * n + 1}>}}, {c};"
             )
 
@@ -65,13 +69,13 @@ def mma_tile(blocks: int) -> Instruction:
         for i in range(blocks):
             for n in range(2):
                 part = slice(8 * i + 4 * n, 8 * i + 4 * n + 4)
-                out[:, part] = mma_m16n8k16_f16.twin(
+                out[:, part] = MMA[dtype].twin(
                     a[:, 4 * i : 4 * i + 4], b[:, 2 * n : 2 * n + 2], c[:, part]
                 )
         return out
 
     return Instruction(
-        f"mma_tile_{blocks}", "\n".join(lines),
+        f"mma_tile_{blocks}_{dtype}", "\n".join(lines),
         {"a": U32 * (4 * blocks), "b": U32 * 4, "c": F32 * (8 * blocks)}, F32 * (8 * blocks),
         twin, scope="warp", tied="c",
     )  # fmt: skip
@@ -129,13 +133,15 @@ def add_tile(space: Space, count: int, stride_bytes: int) -> Instruction:
 
 
 @cache
-def store_tile_f16(blocks: int, strips: int, row_stride_bytes: int) -> Instruction:
-    """Make `(address, values, scale, bias)`: write fp16(values * scale + bias) to shared memory.
+def store_tile_rounded(
+    blocks: int, strips: int, row_stride_bytes: int, dtype: Half = "f16"
+) -> Instruction:
+    """Make `(address, values, scale, bias)`: write round(values * scale + bias) to shared memory.
 
     address: U32, of the lane's element (lane / 4, 2 * (lane % 4)) of the first block
     values:  F32 x 8*blocks*strips, accumulators of neighbouring strips of 16 columns
     scale:   F32 x 4*strips, of the lane's columns 2t, 2t+1, 2t+8, 2t+9 (t = lane % 4) a strip
-    bias:    F32 x 4*strips, of the same columns; one fma, then one rounding to fp16
+    bias:    F32 x 4*strips, of the same columns; one fma, then one rounding to dtype
     """
     places = [
         (strip, block, n, row, (16 * block + 8 * row) * row_stride_bytes + 32 * strip + 16 * n)
@@ -149,20 +155,21 @@ def store_tile_f16(blocks: int, strips: int, row_stride_bytes: int) -> Instructi
             f"fma.rn.f32 {r}, <values.{value + i}>, <scale.{column + i}>, <bias.{column + i}>;"
             for i, r in enumerate("pq")
         ]
-        lines += ["cvt.rn.f16x2.f32 h, q, p;", f"st.shared.b32 [<address>+{offset}], h;"]
+        lines += [f"cvt.rn.{dtype}x2.f32 h, q, p;", f"st.shared.b32 [<address>+{offset}], h;"]
 
     def twin(lanes: Lanes, address: Array, values: Array, scale: Array, bias: Array) -> None:
         fragments = values.reshape(-1, strips, blocks, 2, 2, 2).astype(np.float64)
         factors, shifts = (v.reshape(-1, strips, 1, 2, 1, 2) for v in (scale, bias))
-        # the fp32 fma rounds once, then the conversion rounds to fp16
+        # the fp32 fma rounds once, then the conversion rounds to dtype
         sums = (fragments * factors.astype(np.float64) + shifts).astype(np.float32)
-        with np.errstate(over="ignore"):
-            halves = sums.astype(np.float16)
         for *place, offset in places:
-            lanes.store_shared(address + np.uint32(offset), _bytes(halves[(slice(None), *place)]))
+            pair = sums[(slice(None), *place)]
+            word = PACK[dtype].twin(pair[:, 0], pair[:, 1])
+            lanes.store_shared(address + np.uint32(offset), _bytes(word))
 
     return Instruction(
-        f"store_tile_f16_{blocks}x{strips}x{row_stride_bytes}", "{\n" + "\n".join(lines) + "\n}",
+        f"store_tile_rounded_{blocks}x{strips}x{row_stride_bytes}_{dtype}",
+        "{\n" + "\n".join(lines) + "\n}",
         {
             "address": U32,
             "values": F32 * (8 * blocks * strips),

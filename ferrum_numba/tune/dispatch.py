@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from math import log
 from typing import TYPE_CHECKING, Any
 
@@ -78,14 +78,19 @@ def choose(
 
     The winner of this very problem; else of the nearest M with all other sizes equal; else the
     default of the first kernel that can run it. A stored config that its kernel no longer has, or
-    that does not fit, is passed over.
+    that does not fit, is passed over; a field that came later than the row is at its default.
 
     Raises:
         ProblemError: no kernel can run it; says why each cannot.
     """
     by_name = {kernel.name: kernel for kernel in kernels}
-    measured = [winner.row for winner in winners(rows) if winner.row["regime"] == regime]
-    for row, rule in _nearest(measured, describe(problem)):
+    op = {kernel.op.name: kernel.op for kernel in kernels if isinstance(problem, kernel.op.problem)}
+    measured = [
+        winner.row
+        for winner in winners(row for row in rows if row["op"] in op)
+        if winner.row["regime"] == regime
+    ]
+    for row, rule in _nearest(measured, problem):
         kernel = by_name.get(row["kernel"])
         config = kernel and _config(kernel, row["config"])
         if kernel is None or config is None or not isinstance(problem, kernel.op.problem):
@@ -101,12 +106,13 @@ def choose(
     raise ProblemError(f"no kernel can run {problem}: {'; '.join(refusals)}")
 
 
-def _nearest(rows: Iterable[Row], wanted: Mapping[str, Any]) -> Iterator[tuple[Row, str]]:
+def _nearest(rows: Iterable[Row], problem: Problem) -> Iterator[tuple[Row, str]]:
     """Yield rows that differ from a problem at most in M, nearest first, with the rule's name."""
+    wanted, usual = describe(problem), _defaults(type(problem))
     fixed = {name: value for name, value in wanted.items() if name != "M"}
     found = []
     for row in rows:
-        sizes = dict(row["problem"])
+        sizes = {**usual, **row["problem"]}
         rows_m = sizes.pop("M", None)
         if same(sizes, fixed) and (rows_m is None) == ("M" not in wanted):
             # of two as near, the larger: a tile too high wastes less than a loop too many
@@ -118,6 +124,11 @@ def _nearest(rows: Iterable[Row], wanted: Mapping[str, Any]) -> Iterator[tuple[R
 
 def _config(kernel: Kernel, stored: Mapping[str, Any]) -> Config | None:
     """Return a stored config, or None if the kernel's configs have other fields by now."""
-    if {known.name for known in fields(kernel.config)} != stored.keys():
-        return None
-    return kernel.config(**stored)
+    known = {field.name for field in fields(kernel.config)}
+    needed = known - _defaults(kernel.config).keys()
+    return kernel.config(**stored) if needed <= stored.keys() <= known else None
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    """Return the fields of a problem or config that have a default."""
+    return {field.name: field.default for field in fields(kind) if field.default is not MISSING}

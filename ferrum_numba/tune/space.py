@@ -27,11 +27,13 @@ def silent(done: int, total: int, text: str) -> None:
 def feasible(
     kernel: Kernel, problem: Problem, gpu: Gpu
 ) -> tuple[list[Config], list[tuple[Config, str]]]:
-    """Return the configs that can run a problem, and the others with the reason."""
+    """Return the configs that can run a problem, specialised, and the others with the reason."""
     refusal = kernel.refuses(problem)
     good, bad = [], []
     for config in kernel.configs(gpu):
-        reason = refusal or _misfit(kernel, config, problem, gpu)
+        reason = refusal
+        if reason is None:
+            config, reason = _specialised(kernel, config, problem, gpu)
         if reason is None:
             good.append(config)
         else:
@@ -39,16 +41,19 @@ def feasible(
     return good, bad
 
 
-def _misfit(kernel: Kernel, config: Config, problem: Problem, gpu: Gpu) -> str | None:
+def _specialised(
+    kernel: Kernel, config: Config, problem: Problem, gpu: Gpu
+) -> tuple[Config, str | None]:
     try:
+        config = kernel.specialise(config, problem)
         reason = kernel.misfit(config, problem, gpu)
         if reason is None:
             # only what fits must have a launch
             kernel.launch(config, problem, gpu)
-        return reason
+        return config, reason
     except Exception as error:
         # a config that its own kernel trips over is a row with the reason, like any that cannot run
-        return f"{type(error).__name__}: {error}"
+        return config, f"{type(error).__name__}: {error}"
 
 
 def concerns(kernel: Kernel, problem: Problem) -> bool:

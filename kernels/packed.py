@@ -1,0 +1,89 @@
+"""What all kernels on the packed layout share: the operands, and how a shape is padded to fit it.
+
+    packed       [Kp/16, 2*Np] int32  Marlin's tiles, rows in the order of their groups
+    scales       [G, Np]              permuted: per group for the weights, of one group for the sums
+    zero_points  [G, Np/8] int32      of an asymmetric weight: vLLM's order
+    bias         [Np]                 where there is one, permuted as the scales of one group
+    perm         [K] int32            of a weight in act-order: packed row k is the weight's perm[k]
+
+Kp and Np are K and N, or the next larger that the tiles of every kernel divide: such a weight is
+padded once, when it is made, with codes of 8 and scales of 0. x [M, K] and out [M, N] are never
+padded. Where K and N divide, the bytes are those of IST-DASLab's and vLLM's Marlin.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ferrum_numba.contract import Inputs
+from ferrum_numba.kernels.w4a16 import W4A16Problem
+from ferrum_numba.reference.marlin_layout import pack_weight, pack_zero_points, permute_scales
+from ferrum_numba.reference.w4a16 import SYMMETRIC_ZERO_POINT
+
+Array = npt.NDArray[Any]
+
+# what the layout's kernels are made for; K itself counts as -1
+GROUP_SIZES = (128, 64, 32, -1)
+TILE_N, TILE_K = 64, 64
+
+
+def group_size_of(problem: W4A16Problem) -> int:
+    """Return the group size, with one group for the whole of K as -1."""
+    return -1 if problem.num_groups == 1 else problem.group_size
+
+
+def padded_shape(K: int, N: int, group_size: int) -> tuple[int, int]:
+    """Return K and N as they are stored: N to a multiple of 64, K to one of 64 and of the group.
+
+    group_size: rows that share a scale; -1, or K, for all
+    """
+    tile_k = TILE_K if group_size in (-1, K) else max(TILE_K, group_size)
+    return -(-K // tile_k) * tile_k, -(-N // TILE_N) * TILE_N
+
+
+def stored_shape(problem: W4A16Problem) -> tuple[int, int]:
+    """Return K and N of a problem's weight as they are stored."""
+    return padded_shape(problem.K, problem.N, group_size_of(problem))
+
+
+def refuses(name: str, problem: W4A16Problem) -> str | None:
+    """Return why a kernel on this layout cannot run a problem, with the nearest that can."""
+    if problem.num_groups == 1 or problem.group_size in GROUP_SIZES:
+        return None
+    nearest = min(GROUP_SIZES[:-1], key=lambda size: abs(size - problem.group_size))
+    return (
+        f"{name} needs group_size in {GROUP_SIZES}; got {problem.group_size}, "
+        f"the nearest is {nearest}"
+    )
+
+
+def pack_operands(problem: W4A16Problem, inputs: Inputs) -> dict[str, Array]:
+    """Return a weight's operands by name (see the module); those it does not have are absent."""
+    shape, grouped = stored_shape(problem), problem.num_groups > 1
+    columns = ((0, 0), (0, shape[1] - problem.N))
+    operands: dict[str, Array] = {}
+    codes = inputs["codes"]
+    if problem.act_order:
+        # stable: the rows of a group stay in the order of the checkpoint
+        operands["perm"] = np.argsort(inputs["g_idx"], kind="stable").astype(np.int32)
+        codes = codes[operands["perm"]]
+    rows = (0, shape[0] - problem.K)
+    padded = np.pad(codes, (rows, columns[1]), constant_values=SYMMETRIC_ZERO_POINT)
+    operands["packed"] = pack_weight(padded)
+    operands["scales"] = permute_scales(np.pad(inputs["scales"], _group_padding(problem)), grouped)
+    if "zero_points" in inputs:
+        zeros = np.pad(inputs["zero_points"], _group_padding(problem))
+        operands["zero_points"] = pack_zero_points(zeros)
+    if "bias" in inputs:
+        operands["bias"] = permute_scales(np.pad(inputs["bias"][None], columns), False)[0]
+    return operands
+
+
+def _group_padding(problem: W4A16Problem) -> tuple[tuple[int, int], tuple[int, int]]:
+    K, N = stored_shape(problem)
+    size = group_size_of(problem)
+    groups = 1 if size == -1 else K // size
+    return (0, groups - problem.num_groups), (0, N - problem.N)
