@@ -16,10 +16,13 @@ _HOME = {
     "Work": "contract",
     "pointers": "contract",
     "sizes": "contract",
+    "CheckpointError": "errors",
     "FerrumError": "errors",
     "ConfigError": "errors",
     "ProblemError": "errors",
     "Gpu": "gpu",
+    "GptqConfig": "gptq.config",
+    "GptqTensors": "gptq.tensors",
 }
 
 __all__ = ["__version__", *_HOME]
