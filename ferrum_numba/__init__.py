@@ -21,6 +21,7 @@ _HOME = {
     "ConfigError": "errors",
     "ProblemError": "errors",
     "Gpu": "gpu",
+    "GptqCheckpoint": "gptq.checkpoint",
     "GptqConfig": "gptq.config",
     "GptqTensors": "gptq.tensors",
 }
