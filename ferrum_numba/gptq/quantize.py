@@ -105,7 +105,7 @@ def quantize_weight(name: str, weight: Array, recipe: Recipe) -> dict[str, Array
         ProblemError: a weight that is not finite, or too large for its scale's type.
     """
     N, K = weight.shape
-    rows = K if recipe.group_size == -1 else min(recipe.group_size, K)
+    rows = K if recipe.group_size == -1 else recipe.group_size
     group = np.arange(K, dtype=np.int32) // np.int32(rows)
     G = int(group[-1]) + 1
     bf16 = weight.dtype == ml_dtypes.bfloat16
