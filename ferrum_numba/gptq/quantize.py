@@ -105,7 +105,7 @@ def quantize_weight(name: str, weight: Array, recipe: Recipe) -> dict[str, Array
         ProblemError: a weight that is not finite, or too large for its scale's type.
     """
     N, K = weight.shape
-    rows = K if recipe.group_size == -1 else recipe.group_size
+    rows = K if recipe.group_size == -1 else min(recipe.group_size, K)
     group = np.arange(K, dtype=np.int32) // np.int32(rows)
     G = int(group[-1]) + 1
     bf16 = weight.dtype == ml_dtypes.bfloat16
@@ -142,8 +142,8 @@ def _scales(name: str, ends: tuple[Array, Array], sym: bool, dtype: np.dtype[Any
     """Return [n, G] float32, the scales as they will be stored; 1 where a group is all zeros."""
     low, high = ends
     # symmetric: from -8 to 7; the range to +-7.5 keeps both ends within half a scale
-    span = 2 * np.maximum(-low, high) if sym else high - low
     with np.errstate(over="ignore"):
+        span = 2 * np.maximum(-low, high) if sym else high - low
         scale = (span / LARGEST_CODE).astype(dtype).astype(np.float32)
     if not np.isfinite(scale).all():
         raise ProblemError(
