@@ -16,10 +16,14 @@ _HOME = {
     "Work": "contract",
     "pointers": "contract",
     "sizes": "contract",
+    "CheckpointError": "errors",
     "FerrumError": "errors",
     "ConfigError": "errors",
     "ProblemError": "errors",
     "Gpu": "gpu",
+    "GptqCheckpoint": "gptq.checkpoint",
+    "GptqConfig": "gptq.config",
+    "GptqTensors": "gptq.tensors",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -43,3 +43,7 @@ class MismatchError(FerrumError, AssertionError):
 
 class StoreError(FerrumError, ValueError):
     """A result or cache file that is damaged or of another schema."""
+
+
+class CheckpointError(FerrumError, ValueError):
+    """A checkpoint's file, index or config that is missing, damaged or of an unknown format."""

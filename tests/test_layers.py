@@ -47,6 +47,7 @@ OUTSIDE = {
     "cuda": {"gpu", "compile", "launch", "measure"},
     "matplotlib": {"roofline", "report"},
     "rich": {"cli"},
+    "safetensors": {"gptq"},
 }
 
 
@@ -134,7 +135,8 @@ began = time.process_time()
 import ferrum_numba
 print(time.process_time() - began)
 import ferrum_numba.cli
-print(*sorted({"numba", "cuda", "matplotlib", "rich", "llvmlite"} & set(sys.modules)))
+heavy = {"numba", "cuda", "matplotlib", "rich", "llvmlite", "safetensors", "ml_dtypes"}
+print(*sorted(heavy & set(sys.modules)))
 """
 
 

@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ferrum_numba import __version__
-from ferrum_numba.cli import bench, check, doctor, listing, plan, report, tune
+from ferrum_numba.cli import (
+    bench,
+    check,
+    doctor,
+    inspect,
+    listing,
+    plan,
+    quantize,
+    report,
+    tune,
+)
 from ferrum_numba.cli.output import say
 from ferrum_numba.cli.session import Session
 from ferrum_numba.contract import Kernel, Problem
@@ -26,6 +36,8 @@ COMMANDS = {
     "tune": tune,
     "bench": bench,
     "report": report,
+    "inspect": inspect,
+    "quantize": quantize,
 }
 MISTAKE = 2
 INTERRUPTED = 130

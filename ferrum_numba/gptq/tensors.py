@@ -1,0 +1,294 @@
+"""The tensors of one quantised layer in GPTQ's layout, checked and brought to one form.
+
+qweight [K/8, N] int32   nibble i of word [r, n] is the code of row 8*r + i, column n
+scales  [G, N]           G = ceil(K / group_size); the last group may be smaller
+qzeros  [G, N/8] int32   nibble i of word [g, c] belongs to group g, column 8*c + i
+g_idx   [K] int32        the group of each row
+bias    [N]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from ferrum_numba.contract import Array
+from ferrum_numba.errors import ProblemError
+
+# codes of a word
+PACK_FACTOR = 8
+FLOATS = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32))
+# the word of zero points of 8 everywhere, by the checkpoint format that stores it
+SYMMETRIC_WORD = {"gptq": 0x77777777, "gptq_v2": 0x88888888}
+
+
+@dataclass(frozen=True, eq=False)
+class GptqTensors:
+    """One layer's quantised weight; the arrays may be read-only views of a file.
+
+    name:              such as model.layers.0.mlp.down_proj; every error names it
+    qweight:           [K/8, N] int32
+    scales:            [G, N] float16, bfloat16 or float32, as stored
+    qzeros:            [G, N/8] int32; None for a zero point of 8 everywhere
+    g_idx:             [K] int32; None where rows are in order: k // group_size
+    bias:              [N] float16, bfloat16 or float32, or None
+    group_size:        rows that share a scale, at least 1; K where there is one group
+    checkpoint_format: how qzeros are stored: "gptq" (each word less 0x11111111) or "gptq_v2"
+    """
+
+    name: str
+    qweight: Array
+    scales: Array
+    qzeros: Array | None
+    g_idx: Array | None
+    bias: Array | None
+    group_size: int
+    checkpoint_format: str = "gptq"
+
+    @classmethod
+    def make(
+        cls,
+        name: str,
+        qweight: Array,
+        scales: Array,
+        qzeros: Array | None = None,
+        g_idx: Array | None = None,
+        bias: Array | None = None,
+        *,
+        group_size: int = 128,
+        sym: bool = False,
+        desc_act: bool = False,
+        checkpoint_format: str = "gptq",
+    ) -> GptqTensors:
+        """Check a checkpoint's tensors and bring them to one form, without a copy.
+
+        Zero points of 8 everywhere and the g_idx of ordered rows become None. `sym` means that
+        stored zero points are ignored, whatever they say. A g_idx that orders rows otherwise counts
+        whatever `desc_act` says; `desc_act` alone asks for one. In a single group it is nothing.
+
+        group_size: -1 for one group
+
+        Raises:
+            ProblemError: tensors that do not fit each other; it names the layer and the tensor.
+        """
+        layer = cls(name, qweight, scales, qzeros, g_idx, bias, group_size, checkpoint_format)
+        _check_weight(layer)
+        layer = replace(layer, group_size=_group_rows(layer))
+        _check_scales(layer)
+        if bias is not None:
+            _check(layer, "bias", bias, (layer.out_features,), FLOATS)
+        return replace(
+            layer,
+            qzeros=None if sym else _zero_points(layer),
+            g_idx=_group_index(layer, desc_act),
+        )
+
+    @property
+    def in_features(self) -> int:
+        """Rows of the weight, K."""
+        return len(self.qweight) * PACK_FACTOR
+
+    @property
+    def out_features(self) -> int:
+        """Columns of the weight, N."""
+        return int(self.qweight.shape[1])
+
+    @property
+    def num_groups(self) -> int:
+        """Rows of scales, G."""
+        return len(self.scales)
+
+    @property
+    def symmetric(self) -> bool:
+        """Tell whether every zero point is 8."""
+        return self.qzeros is None
+
+    @property
+    def act_order(self) -> bool:
+        """Tell whether the rows' groups are permuted."""
+        return self.g_idx is not None
+
+
+def concatenate(parts: Sequence[GptqTensors], name: str) -> GptqTensors:
+    """Return the layer whose columns are those of the parts, in order: a fused projection.
+
+    Where only some parts have zero points, the others' 8 becomes explicit.
+
+    Raises:
+        ProblemError: parts that differ in K, group size, type of scales or g_idx, or some but not
+            all of which have a bias.
+    """
+    first = parts[0]
+    for part in parts[1:]:
+        _check_partner(name, first, part)
+
+    def joined(of: Callable[[GptqTensors], Array]) -> Array:
+        return np.concatenate([of(part) for part in parts], axis=-1)
+
+    stored = {part.checkpoint_format for part in parts if part.qzeros is not None}
+    stored_as = stored.pop() if len(stored) == 1 else "gptq_v2"
+    mixed = any(part.qzeros is not None for part in parts)
+    return GptqTensors(
+        name=name,
+        qweight=joined(lambda part: part.qweight),
+        scales=joined(lambda part: part.scales),
+        qzeros=joined(lambda part: zero_words(part, stored_as)) if mixed else None,
+        g_idx=first.g_idx,
+        bias=None if first.bias is None else joined(_bias_of),
+        group_size=first.group_size,
+        checkpoint_format=stored_as if mixed else first.checkpoint_format,
+    )
+
+
+def zero_words(layer: GptqTensors, checkpoint_format: str) -> Array:
+    """Return [G, N/8] int32, the layer's zero points as a format stores them, 8s made explicit."""
+    shape = (layer.num_groups, layer.out_features // PACK_FACTOR)
+    if layer.qzeros is None:
+        return np.full(shape, SYMMETRIC_WORD[checkpoint_format], np.uint32).view(np.int32)
+    # a word of one format and the same word of the other differ by 0x11111111, modulo 2^32
+    offset = SYMMETRIC_WORD[checkpoint_format] - SYMMETRIC_WORD[layer.checkpoint_format]
+    words: Array = layer.qzeros.view(np.uint32) + np.uint32(offset % 2**32)
+    return words.view(np.int32)
+
+
+def all_say_8(qzeros: Array, checkpoint_format: str) -> bool:
+    """Tell whether every stored word means zero points of 8."""
+    return bool((qzeros.view(np.uint32) == SYMMETRIC_WORD[checkpoint_format]).all())
+
+
+def stand_in(K: int, N: int) -> Array:
+    """Return [K/8, N] int32 of zeros that take no memory, for a weight in another layout."""
+    return np.broadcast_to(np.int32(0), (K // PACK_FACTOR, N))
+
+
+def check_matrix(name: str, tensor: str, array: Array, meaning: str) -> None:
+    """Raise ProblemError unless a layer's tensor is a matrix of int32 that is not empty."""
+    if array.ndim != 2 or array.dtype != np.int32 or array.size == 0:
+        raise ProblemError(
+            f"{name}: {tensor} must be {meaning} of int32; got {list(array.shape)} {array.dtype}"
+        )
+
+
+def _check(
+    layer: GptqTensors,
+    tensor: str,
+    array: Array,
+    shape: tuple[int, ...],
+    dtypes: Sequence[np.dtype[Any]],
+) -> None:
+    """Raise ProblemError unless a tensor of the layer has this shape and one of these types."""
+    if array.dtype not in dtypes:
+        wanted = " or ".join(str(dtype) for dtype in dtypes)
+        raise ProblemError(f"{layer.name}: {tensor} must be {wanted}; got {array.dtype}")
+    if array.shape != shape:
+        raise ProblemError(f"{layer.name}: {tensor} must be {list(shape)}; got {list(array.shape)}")
+
+
+def _check_weight(layer: GptqTensors) -> None:
+    check_matrix(layer.name, "qweight", layer.qweight, "[K/8, N]")
+    if layer.out_features % PACK_FACTOR:
+        raise ProblemError(
+            f"{layer.name}: qweight must have a multiple of {PACK_FACTOR} columns; "
+            f"got {list(layer.qweight.shape)}"
+        )
+    if layer.checkpoint_format not in SYMMETRIC_WORD:
+        raise ProblemError(
+            f'{layer.name}: checkpoint format must be "gptq" or "gptq_v2"; '
+            f'got "{layer.checkpoint_format}"'
+        )
+
+
+def _group_rows(layer: GptqTensors) -> int:
+    size, K = layer.group_size, layer.in_features
+    if size != -1 and size < 1:
+        raise ProblemError(f"{layer.name}: group_size must be -1 or at least 1; got {size}")
+    return K if size == -1 else min(size, K)
+
+
+def _check_scales(layer: GptqTensors) -> None:
+    G = -(-layer.in_features // layer.group_size)
+    if (
+        layer.scales.ndim == 2
+        and layer.scales.shape[1] == layer.out_features
+        and len(layer.scales) != G
+    ):
+        raise ProblemError(
+            f"{layer.name}: scales must have {G} rows, one for each {layer.group_size} of K = "
+            f"{layer.in_features}; got {len(layer.scales)}"
+        )
+    _check(layer, "scales", layer.scales, (G, layer.out_features), FLOATS)
+
+
+def _zero_points(layer: GptqTensors) -> Array | None:
+    """Return the stored zero points, or None where all are 8."""
+    if layer.qzeros is None:
+        raise ProblemError(
+            f"{layer.name}: qzeros are missing; a weight that is not symmetric needs "
+            f"{[layer.num_groups, layer.out_features // PACK_FACTOR]} int32"
+        )
+    shape = (layer.num_groups, layer.out_features // PACK_FACTOR)
+    _check(layer, "qzeros", layer.qzeros, shape, (np.dtype(np.int32),))
+    return None if all_say_8(layer.qzeros, layer.checkpoint_format) else layer.qzeros
+
+
+def _group_index(layer: GptqTensors, desc_act: bool) -> Array | None:
+    """Return the stored g_idx, or None where it says k // group_size."""
+    K, G = layer.in_features, layer.num_groups
+    if layer.g_idx is None:
+        if desc_act and G > 1:
+            raise ProblemError(
+                f"{layer.name}: g_idx is missing; desc_act with {G} groups needs [{K}] int32"
+            )
+        return None
+    _check(layer, "g_idx", layer.g_idx, (K,), (np.dtype(np.int32),))
+    ordered = np.arange(K, dtype=np.int32) // np.int32(layer.group_size)
+    if np.array_equal(layer.g_idx, ordered):
+        return None
+    low, high = int(layer.g_idx.min()), int(layer.g_idx.max())
+    if low < 0 or high >= G:
+        raise ProblemError(f"{layer.name}: g_idx must be 0..{G - 1}; got {low}..{high}")
+    _check_balance(layer, np.bincount(layer.g_idx, minlength=G), np.bincount(ordered))
+    return layer.g_idx
+
+
+def _check_balance(layer: GptqTensors, got: Array, want: Array) -> None:
+    """Raise ProblemError unless each group has its rows: sorted rows then are in order."""
+    for group in np.flatnonzero(got != want)[:1]:
+        raise ProblemError(
+            f"{layer.name}: g_idx must give group {group} {want[group]} rows; got {got[group]}"
+        )
+
+
+def _check_partner(name: str, first: GptqTensors, part: GptqTensors) -> None:
+    for words, got, want in (
+        ("K", part.in_features, first.in_features),
+        ("group size", part.group_size, first.group_size),
+        ("type of scales", part.scales.dtype, first.scales.dtype),
+    ):
+        if got != want:
+            raise ProblemError(
+                f"{name}: its parts must have one {words}; "
+                f"{first.name} has {want}, {part.name} has {got}"
+            )
+    for tensor in ("g_idx", "bias"):
+        lacks = getattr(part, tensor) is None
+        if lacks != (getattr(first, tensor) is None):
+            with_it, without = (first, part) if lacks else (part, first)
+            raise ProblemError(
+                f"{name}: all of its parts must have a {tensor}, or none; "
+                f"{with_it.name} has one, {without.name} has none"
+            )
+    mine, others = part.g_idx, first.g_idx
+    if mine is not None and others is not None and not np.array_equal(mine, others):
+        raise ProblemError(
+            f"{name}: its parts must have the same g_idx; {first.name} and {part.name} differ"
+        )
+
+
+def _bias_of(part: GptqTensors) -> Array:
+    assert part.bias is not None
+    return part.bias
