@@ -35,7 +35,7 @@ def model(tmp_path, rng):
     """Write a checkpoint of 32 blocks that differ in nothing but their numbers."""
     kinds = {
         "self_attn.q_proj": build.make(rng, bias=True, sym=True),
-        "mlp.up_proj": build.make(rng, N=72, sym=True),
+        "mlp.up_proj": build.make(rng, N=72, group_size=16, sym=True),
         "mlp.down_proj": build.make(rng, act_order=True),
     }
     layers = {
@@ -43,7 +43,8 @@ def model(tmp_path, rng):
         for block in range(32)
         for name, layer in kinds.items()
     }
-    config = {"group_size": 32, "dynamic": {r".*\.31\.mlp\.up": {"bits": 8}}}
+    dynamic = {r".*\.31\.mlp\.up": {"bits": 8}, r".*\.up_proj": {"group_size": 16}}
+    config = {"group_size": 32, "dynamic": dynamic}
     return build.write(tmp_path / "model", layers, config)
 
 
@@ -54,7 +55,7 @@ def test_inspect_prints_a_line_for_layers_of_a_kind(run, model):
     assert [row[:10] for row in rows[:4]] == [
         ["32", "model.layers.*.mlp.down_proj", "gptq", "64", "64", "32", "no", "yes", "no",
          "float16"],
-        ["31", "model.layers.*.mlp.up_proj", "gptq", "64", "72", "32", "yes", "no", "no",
+        ["31", "model.layers.*.mlp.up_proj", "gptq", "64", "72", "16", "yes", "no", "no",
          "float16"],
         ["32", "model.layers.*.self_attn.q_proj", "gptq", "64", "64", "32", "yes", "no", "yes",
          "float16"],
@@ -65,7 +66,7 @@ def test_inspect_prints_a_line_for_layers_of_a_kind(run, model):
     assert "toy" not in out
     assert len(out.splitlines()) < 15
     want = (
-        "  marlin cannot run 31 of them, such as model.layers.*.mlp.up_proj: marlin needs K and N"
+        "  marlin cannot run 31 of them, such as model.layers.*.mlp.up_proj: marlin needs group_size"
     )
     assert want in out
     assert "dynamic '.*\\\\.31\\\\.mlp\\\\.up': bits must be 4; got 8" in out

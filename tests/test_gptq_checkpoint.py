@@ -2,6 +2,7 @@
 
 import json
 import struct
+import tracemalloc
 import weakref
 
 import gptq_layers as build
@@ -116,13 +117,24 @@ def test_a_quantised_layer_wins_over_a_dense_one(tmp_path, model):
 
 def test_rules_by_layer_are_honoured(tmp_path, rng):
     layers = {
-        "a.q_proj": build.make(rng, group_size=64, sym=True),
+        "a.q_proj": build.make(rng, group_size=64),
         "a.k_proj": build.make(rng, act_order=True),
     }
     config = CONFIG | {"dynamic": {"+:.*q_proj": {"group_size": -1, "sym": True}}}
     checkpoint = GptqCheckpoint.open(build.write(tmp_path, stored(layers), config))
+    # what is stored counts for k_proj only
+    layers["a.q_proj"].zeros[:] = 8
     for name, layer in layers.items():
         build.check(checkpoint.linear(name), layer)
+
+
+def test_desc_act_needs_a_g_idx_where_the_config_says_so(tmp_path, rng):
+    layers = {name: build.make(rng).gptq(g_idx=False) for name in ("a", "b")}
+    config = CONFIG | {"dynamic": {"a": {"desc_act": True}}}
+    checkpoint = GptqCheckpoint.open(build.write(tmp_path, layers, config))
+    assert not checkpoint.linear("b").act_order
+    with pytest.raises(ProblemError, match=r"^a: g_idx is missing; desc_act with 2 groups needs"):
+        checkpoint.linear("a")
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32"])
@@ -309,6 +321,24 @@ def test_a_layer_is_a_view_of_the_file(tmp_path, model):
     assert isinstance(tensors.qweight.base, np.memmap)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "most"),
+    [("gptq", "up_proj", 0.1), ("gptq", "gate_up_proj", 1.1), ("awq", "up_proj", 2.1),
+     ("marlin", "up_proj", 1.8)],
+)  # fmt: skip
+def test_no_layer_is_in_memory_more_than_twice(tmp_path, rng, kind, name, most):
+    """What maps of files take is the system's to give back; codes of a byte are a block's only."""
+    layer = build.make(rng, 8192, 64, 128, sym=True)
+    config = {"gptq": {}, "awq": {"quant_method": "awq"}, "marlin": {"quant_method": "marlin"}}
+    layers = dict.fromkeys(("gate_proj", "up_proj"), getattr(layer, kind)())
+    checkpoint = GptqCheckpoint.open(build.write(tmp_path, layers, config[kind]))
+    tracemalloc.start()
+    got = checkpoint.linear(name)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes <= most * (got.qweight.nbytes + got.scales.nbytes) + 100_000
+
+
 def test_layers_outlive_their_checkpoint(tmp_path, model):
     name = "model.layers.0.mlp.down_proj"
     with GptqCheckpoint.open(build.write(tmp_path, stored(model), CONFIG)) as checkpoint:
@@ -316,6 +346,25 @@ def test_layers_outlive_their_checkpoint(tmp_path, model):
     build.check(got, model[name])
     with pytest.raises(CheckpointError, match=r"model\.safetensors was closed"):
         checkpoint.linear(name)
+
+
+def test_a_file_cut_while_it_is_open_is_an_error(tmp_path, model):
+    folder = build.write(tmp_path, stored(model), CONFIG)
+    checkpoint = GptqCheckpoint.open(folder)
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.truncate(100)
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors was cut short while it was open"
+    ):
+        checkpoint.linear("model.layers.0.mlp.down_proj")
+
+
+def test_a_file_may_be_removed_while_it_is_open(tmp_path, model):
+    name = "model.layers.0.mlp.down_proj"
+    folder = build.write(tmp_path, stored(model), CONFIG)
+    checkpoint = GptqCheckpoint.open(folder)
+    (folder / "model.safetensors").unlink()
+    build.check(checkpoint.linear(name), model[name])
 
 
 def test_a_header_is_read_once(tmp_path, model, monkeypatch):

@@ -219,6 +219,7 @@ def test_a_fused_layer_is_its_parts_side_by_side(rng, checkpoint_format, kinds):
     got = concatenate(parts, "qkv_proj")
     build.check(got, build.beside(*layers))
     assert (got.name, got.symmetric) == ("qkv_proj", all(kinds))
+    assert got.checkpoint_format == checkpoint_format
 
 
 def test_parts_of_two_formats_fuse(rng):

@@ -4,7 +4,7 @@ The `safetensors` library judges a file when it is opened: header, offsets, type
 the tensors cover the file. Its `get_tensor` copies what it returns, so a view of the map is taken
 here instead: a weight that is packed for a kernel then is in memory once, in the page cache, until
 the packed copy is made. bfloat16 is NumPy's from `ml_dtypes`, as in the library's own `get_tensor`.
-A file must not be cut short while it is open: no mapped file survives that.
+A file that is cut short while an array is read from it ends the process: no map survives that.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,11 +75,15 @@ class TensorFiles:
         """Return a tensor as a read-only view of its file, which stays mapped while it lives.
 
         Raises:
-            CheckpointError: its type is none of NumPy's, or the files were closed.
+            CheckpointError: its type is none of NumPy's, or the file was closed or cut short.
         """
         entry = self.entries[name]
         if entry.path not in self._maps:
             raise CheckpointError(f"{entry.path} was closed")
+        # a removed file lives on in its map, what was cut off does not
+        with suppress(FileNotFoundError):
+            if entry.path.stat().st_size < len(self._maps[entry.path]):
+                raise CheckpointError(f"{entry.path} was cut short while it was open")
         if entry.dtype not in DTYPES:
             raise CheckpointError(
                 f"{entry.path}: tensor {name} is {entry.dtype}; it needs to be one of "

@@ -62,11 +62,11 @@ def checked(
 
 def weight_from_marlin(B: Array) -> Array:
     """Return [K/8, N] int32, GPTQ's words, of [K/16, 2*N] int32, Marlin's."""
-    blocks = [
-        pack_codes(unpack_weight(np.ascontiguousarray(B[row : row + BLOCK])))
-        for row in range(0, len(B), BLOCK)
-    ]
-    return np.concatenate(blocks)
+    packed = np.empty((2 * len(B), B.shape[1] // 2), np.int32)
+    for row in range(0, len(B), BLOCK):
+        tiles = np.ascontiguousarray(B[row : row + BLOCK])
+        packed[2 * row : 2 * (row + BLOCK)] = pack_codes(unpack_weight(tiles))
+    return packed
 
 
 def to_marlin(layer: GptqTensors) -> dict[str, Array]:
@@ -79,13 +79,12 @@ def to_marlin(layer: GptqTensors) -> dict[str, Array]:
     reason = _misfit(layer)
     if reason is not None:
         raise ProblemError(f"{layer.name}: a Marlin checkpoint {reason}")
-    rows = BLOCK * TILE_K // 8
-    blocks = [
-        pack_weight(unpack_codes(layer.qweight[row : row + rows]))
-        for row in range(0, len(layer.qweight), rows)
-    ]
+    B = np.empty((layer.in_features // TILE_K, 2 * layer.out_features), np.int32)
+    for row in range(0, len(B), BLOCK):
+        codes = unpack_codes(layer.qweight[2 * row : 2 * (row + BLOCK)])
+        B[row : row + BLOCK] = pack_weight(codes)
     scales = permute_scales(layer.scales, grouped=layer.num_groups > 1)
-    tensors = {"B": np.concatenate(blocks), "s": scales}
+    tensors = {"B": B, "s": scales}
     return tensors if layer.bias is None else tensors | {"bias": layer.bias}
 
 

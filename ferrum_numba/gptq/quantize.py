@@ -142,8 +142,8 @@ def _scales(name: str, ends: tuple[Array, Array], sym: bool, dtype: np.dtype[Any
     """Return [n, G] float32, the scales as they will be stored; 1 where a group is all zeros."""
     low, high = ends
     # symmetric: from -8 to 7; the range to +-7.5 keeps both ends within half a scale
-    span = 2 * np.maximum(-low, high) if sym else high - low
     with np.errstate(over="ignore"):
+        span = 2 * np.maximum(-low, high) if sym else high - low
         scale = (span / LARGEST_CODE).astype(dtype).astype(np.float32)
     if not np.isfinite(scale).all():
         raise ProblemError(
