@@ -17,7 +17,10 @@ from ferrum_numba.launch import Device
 
 SUCCESS = driver.CUresult.CUDA_SUCCESS
 FORMATS = {"pointer": "<Q", "uint32": "<I", "int32": "<i"}
-MODULES = ("launch.device", "launch.buffer", "launch.kernel", "launch.graph", "measure.timing")
+MODULES = (
+    "launch.device", "launch.buffer", "launch.kernel", "launch.graph",
+    "measure.timing",
+)  # fmt: skip
 
 
 def view(address, count, dtype):
@@ -51,6 +54,10 @@ class HostDriver:
     kernels:     entry name -> (parameters, function)
     launch_us:   simulated device time of a launch; a graph's launches cost as much
     fail:        function name -> CUresult it returns from now on
+
+    calls:       every function of the driver that was called, by name
+    memory:      address -> what was allocated and not freed
+    allocated:   bytes of every allocation, in order
     """
 
     def __init__(self, kernels=(), launch_us=5.0):
@@ -58,7 +65,10 @@ class HostDriver:
         self.launch_us = launch_us
         self.fail = {}
         self.log = []
+        self.calls = []
         self.memory = {}
+        self.allocated = []
+        self.contexts = [None]
         self.now_us = 0.0
         self.events = {}
         self.graphs = {}
@@ -66,10 +76,15 @@ class HostDriver:
         self.functions = {}
         self.next_handle = 1000
         self.active_blocks = 2
+        # handle -> id, of a handle that an earlier stream had before
+        self.stream_ids = {}
 
     def __getattribute__(self, name):
         # a failure is asked for by the function's name, so every call passes here
-        fail = object.__getattribute__(self, "__dict__").get("fail", {})
+        state = object.__getattribute__(self, "__dict__")
+        fail = state.get("fail", {})
+        if name.startswith("cu") and "calls" in state:
+            state["calls"].append(name)
         if name in fail:
             return _named(name, lambda *args: (fail[name], None))
         return object.__getattribute__(self, name)
@@ -91,6 +106,26 @@ class HostDriver:
         self.log.append("synchronize")
         return (SUCCESS,)
 
+    def cuCtxGetCurrent(self):
+        return SUCCESS, self.contexts[-1]
+
+    def cuCtxPushCurrent(self, context):
+        self.contexts.append(context)
+        return (SUCCESS,)
+
+    def cuCtxPopCurrent(self):
+        return SUCCESS, self.contexts.pop()
+
+    def cuStreamGetId(self, stream):
+        return SUCCESS, self.stream_ids.get(stream, stream)
+
+    def cuStreamIsCapturing(self, stream):
+        states = driver.CUstreamCaptureStatus
+        active = states.CU_STREAM_CAPTURE_STATUS_ACTIVE
+        return SUCCESS, active if stream in self.capturing else (
+            states.CU_STREAM_CAPTURE_STATUS_NONE
+        )
+
     def cuStreamCreate(self, flags):
         assert flags == 1
         return SUCCESS, self._handle()
@@ -104,6 +139,7 @@ class HostDriver:
 
     def cuMemAlloc(self, size_bytes):
         assert size_bytes > 0
+        self.allocated.append(size_bytes)
         memory = np.full(size_bytes + 256, 0x5A, np.uint8)
         address = -(-memory.ctypes.data // 256) * 256
         self.memory[address] = memory

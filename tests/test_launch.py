@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import re
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import host_driver
@@ -12,6 +13,7 @@ from cuda.bindings import driver
 
 from ferrum_numba.contract import Kernel, Launch, Op, Parameter, Tolerance, Work, pointers, sizes
 from ferrum_numba.errors import ContextError, DeviceError, LaunchError
+from ferrum_numba.gpu import KNOWN
 from ferrum_numba.launch import Buffer, Device, Graph, OperandSet, load, pointer, stream_handle
 from ferrum_numba.launch.kernel import Loaded, Prepared, launch_config, pack
 from ferrum_numba.launch.operands import copies_to_exceed, repeat
@@ -174,6 +176,33 @@ def test_the_driver_reads_the_packed_values_and_the_stream(monkeypatch):
     ]  # fmt: skip
 
 
+def test_a_repeated_launch_takes_other_buffers_with_every_call(host):
+    seen = []
+    parameters = host_driver.parameters(["x", "out"], ["n"])
+    host.kernels = {"note": (parameters, lambda **values: seen.append(values))}
+    loaded = load(host_driver.binary("note", parameters), host.device())
+    repeated = loaded.repeated(Launch((1, 1, 1), {"n": 7}))
+    repeated(0, (HANDLE, 16))
+    repeated(5, [32, 2**64 - 8])
+    assert seen == [
+        {"x": HANDLE, "out": 16, "n": 7}, {"x": 32, "out": 2**64 - 8, "n": 7},
+    ]  # fmt: skip
+    with pytest.raises(LaunchError, match="a grid needs one block at least"):
+        loaded.repeated(Launch((0, 1, 1), {"n": 7}))
+
+
+def test_threads_share_a_repeated_launch(host):
+    """Its arguments are one block of memory: what one thread wrote is what its launch reads."""
+    seen, parameters = [], host_driver.parameters(["x", "out"])
+    host.kernels = {"note": (parameters, lambda x, out: seen.append((x, out)))}
+    repeated = load(host_driver.binary("note", parameters), host.device()).repeated(
+        Launch((1, 1, 1), {})
+    )
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda i: repeated(0, (i, i)), range(2000)))
+    assert sorted(seen) == [(i, i) for i in range(2000)]
+
+
 def attributes_of(config):
     ids = driver.CUlaunchAttributeID
     names = {
@@ -305,6 +334,25 @@ def test_guard_zones_tell_where_they_were_written(host, offset, message):
     assert buffer.damage() == message
 
 
+def test_a_buffer_is_freed_now_or_with_its_last_reference(host):
+    buffers = [Buffer.empty(host.device(), 64) for _ in range(2)]
+    buffers[0].free()
+    buffers[0].free()
+    assert list(host.memory) == [buffers[1].pointer]
+    del buffers
+    gc.collect()
+    assert host.memory == {}
+    assert host.contexts == [None]
+
+
+def test_a_device_is_current_for_a_while(host):
+    device = Device(1, KNOWN["h200"], 77)
+    assert not device.is_current()
+    with device.activated():
+        assert device.is_current()
+    assert host.contexts == [None]
+
+
 def test_a_buffer_refuses_more_than_it_holds(host):
     buffer = Buffer.empty(host.device(), 10)
     with pytest.raises(LaunchError, match="12 bytes do not fit a buffer of 10"):
@@ -344,6 +392,14 @@ def test_a_failed_capture_ends_and_frees_its_stream(host):
         Graph.capture(host.device(), [fail])
     assert host.capturing == {}
     assert host.log == ["destroy stream 1001"]
+
+
+def test_a_capture_on_a_stream_of_the_caller_s(host):
+    streams = []
+    Graph.capture(host.device(), [streams.append], CudaStream())
+    assert streams == [HANDLE]
+    # it is the caller's to destroy
+    assert host.log == []
 
 
 def test_an_invalidated_capture_is_an_error(host):

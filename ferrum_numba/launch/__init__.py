@@ -4,7 +4,7 @@ from ferrum_numba.launch.buffer import Buffer
 from ferrum_numba.launch.device import Device
 from ferrum_numba.launch.graph import Graph
 from ferrum_numba.launch.interop import pointer, stream_handle
-from ferrum_numba.launch.kernel import Loaded, Prepared, load
+from ferrum_numba.launch.kernel import Loaded, Prepared, Repeated, load
 from ferrum_numba.launch.operands import Bound, OperandSet
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Loaded",
     "OperandSet",
     "Prepared",
+    "Repeated",
     "load",
     "pointer",
     "stream_handle",

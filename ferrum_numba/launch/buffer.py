@@ -17,8 +17,15 @@ Array = npt.NDArray[Any]
 POISON = 0xFF
 
 
+def _free(cuda: Any, context: Any, base: int) -> None:
+    """Free memory, from whatever thread; in a lost context there is nothing left to free."""
+    cuda.cuCtxPushCurrent(context)
+    cuda.cuMemFree(base)
+    cuda.cuCtxPopCurrent()
+
+
 class Buffer:
-    """Device memory between two guard zones; freed with its last reference.
+    """Device memory between two guard zones; freed with its last reference, or by `free`.
 
     Copies and fills wait for the whole device: they order themselves after every stream's work and
     before whatever is launched next. They are for preparing and reading, not for timing.
@@ -30,6 +37,7 @@ class Buffer:
         self.size_bytes = size_bytes
         self.guard_bytes = guard_bytes
         self._owner: Buffer | None = None
+        self._release: weakref.finalize[..., Buffer] | None = None
 
     @classmethod
     def empty(cls, device: Device, size_bytes: int, guard_bytes: int = 0) -> Buffer:
@@ -38,8 +46,8 @@ class Buffer:
         # the driver refuses to allocate nothing
         base = int(call(driver.cuMemAlloc, max(total_bytes, 1)))
         buffer = cls(device, base + guard_bytes, size_bytes, guard_bytes)
-        # its status is ignored: in a lost context there is nothing left to free
-        weakref.finalize(buffer, driver.cuMemFree, base).atexit = False
+        buffer._release = weakref.finalize(buffer, _free, driver, device.context, base)
+        buffer._release.atexit = False
         if guard_bytes:
             call(driver.cuMemsetD8, base, POISON, total_bytes)
             device.synchronize()
@@ -57,6 +65,11 @@ class Buffer:
         view = Buffer(self.device, self.pointer + offset_bytes, size_bytes)
         view._owner = self
         return view
+
+    def free(self) -> None:
+        """Give the memory back now; whoever still has its address must not use it."""
+        if self._release is not None:
+            self._release()
 
     def fill(self, byte: int) -> None:
         """Set every byte."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,15 +39,17 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU whose primary context is current in the thread that opened it."""
+    """A GPU and its primary context, current in the thread that opened it unless told otherwise."""
 
     index: int
     gpu: Gpu
     context: Any
 
     @classmethod
-    def open(cls, index: int = 0) -> Device:
+    def open(cls, index: int = 0, *, current: bool = True) -> Device:
         """Open a GPU.
+
+        current: make it that of the calling thread
 
         Raises:
             DeviceError: there is no driver or no such GPU.
@@ -56,12 +59,26 @@ class Device:
         call(driver.cuInit, 0)
         context = call(driver.cuDevicePrimaryCtxRetain, call(driver.cuDeviceGet, index))
         device = cls(index, gpu, context)
-        device.make_current()
+        if current:
+            device.make_current()
         return device
 
     def make_current(self) -> None:
         """Make the GPU's primary context current in the calling thread."""
         call(driver.cuCtxSetCurrent, self.context)
+
+    def is_current(self) -> bool:
+        """Tell whether launches of the calling thread go to this GPU."""
+        return bool(call(driver.cuCtxGetCurrent) == self.context)
+
+    @contextmanager
+    def activated(self) -> Iterator[None]:
+        """Make the GPU's context current, and afterwards again what was current before."""
+        call(driver.cuCtxPushCurrent, self.context)
+        try:
+            yield
+        finally:
+            call(driver.cuCtxPopCurrent)
 
     def new_stream(self) -> int:
         """Return the handle of a new stream that does not wait for the default stream."""

@@ -23,12 +23,15 @@ class Graph:
         weakref.finalize(self, driver.cuGraphExecDestroy, executable).atexit = False
 
     @classmethod
-    def capture(cls, device: Device, calls: Sequence[Call]) -> Graph:
-        """Capture calls on a stream of their own; each is called once, with its handle.
+    def capture(cls, device: Device, calls: Sequence[Call], stream: Any = None) -> Graph:
+        """Capture calls on a stream; each is called once, with its handle.
 
         A call that must warm up (load a module, allocate) has done so before.
+
+        stream: not the default stream; by default one that is made for this capture
         """
-        stream = device.new_stream()
+        own = stream is None
+        stream = device.new_stream() if own else stream_handle(stream)
         # relaxed: a peer's library may allocate, or ask an event, while it is captured
         mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
         call(driver.cuStreamBeginCapture, stream, mode)
@@ -38,7 +41,8 @@ class Graph:
         finally:
             # also after a failure: a stream left in capture refuses all later work
             status, graph = driver.cuStreamEndCapture(stream)
-            driver.cuStreamDestroy(stream)
+            if own:
+                driver.cuStreamDestroy(stream)
         if status != driver.CUresult.CUDA_SUCCESS:
             raise failure(status, "the capture of a graph")
         executable = call(driver.cuGraphInstantiate, graph, 0)

@@ -47,7 +47,7 @@ def pointer(array: Any) -> int:
         if not array.is_cuda:
             raise LaunchError(f"the tensor is on {array.device}; a kernel needs it on the GPU")
         if not array.is_contiguous():
-            raise _not_contiguous("tensor", array.shape, array.stride(), "elements")
+            raise not_contiguous("tensor", array.shape, array.stride(), "elements")
         return int(array.data_ptr())
     interface = getattr(array, "__cuda_array_interface__", None)
     if interface is not None:
@@ -65,7 +65,7 @@ def _address(interface: Mapping[str, Any]) -> int:
     if strides is not None:
         itemsize = np.dtype(interface["typestr"]).itemsize
         if not _row_major(shape, strides, itemsize):
-            raise _not_contiguous("array", shape, strides, "bytes")
+            raise not_contiguous("array", shape, strides, "bytes")
     return int(interface["data"][0])
 
 
@@ -81,9 +81,10 @@ def _row_major(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> b
     return True
 
 
-def _not_contiguous(
+def not_contiguous(
     what: str, shape: Sequence[int], strides: Sequence[int], unit: str
 ) -> LaunchError:
+    """Return the error of an array that is not row-major."""
     return LaunchError(
         f"the {what} has shape {tuple(shape)} and strides {tuple(strides)} in {unit}; a kernel "
         "needs it contiguous, row-major: pass a copy, as .contiguous() of torch or "

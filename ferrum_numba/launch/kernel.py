@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import math
+import struct
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,13 +110,16 @@ class Prepared:
 
     It keeps the buffers it was prepared with alive, and writes the stream into its own launch
     config: one thread at a time.
+
+    slots: [n] uint64, the values of the parameters, read by the driver with every call
     """
 
-    __slots__ = ("_arguments", "_keep", "_launch", "_stream")
+    __slots__ = ("_arguments", "_keep", "_launch", "_stream", "slots")
 
     def __init__(self, loaded: Loaded, launch: Launch, buffers: Mapping[str, Any]) -> None:
         addresses = {name: pointer(buffer) for name, buffer in buffers.items()}
         slots = pack(loaded.binary.parameters, launch.scalars, addresses)
+        self.slots = slots
         pointers = slots.ctypes.data + 8 * np.arange(len(slots), dtype=np.uint64)
         config = launch_config(loaded.binary, launch)
         config_address = int(config.getPtr())
@@ -126,7 +131,7 @@ class Prepared:
             None,
         )
         self._stream = ctypes.c_void_p.from_address(config_address + _STREAM_OFFSET)
-        self._keep = (loaded, launch, config, slots, pointers, tuple(buffers.values()))
+        self._keep = (loaded, launch, config, pointers, tuple(buffers.values()))
 
     def __call__(self, stream: Any) -> None:
         """Launch on a stream: an int handle (the fast way) or any library's stream object.
@@ -140,6 +145,36 @@ class Prepared:
             loaded, launch, *_ = self._keep
             result = driver.CUresult(status)
             raise failure(result, f"the launch of {loaded.describe(launch)}")
+
+
+class Repeated:
+    """One launch on other buffers with every call, by any thread.
+
+    Call it with a stream's handle and the addresses of all pointer parameters, in their order.
+    """
+
+    __slots__ = ("_lock", "_prepared", "_slots", "_write")
+
+    def __init__(self, loaded: Loaded, launch: Launch) -> None:
+        names = [p.name for p in loaded.binary.parameters if p.kind == "pointer"]
+        self._prepared = Prepared(loaded, launch, dict.fromkeys(names, 0))
+        self._slots = self._prepared.slots
+        # one write of neighbouring slots is the cheap way
+        kinds = [p.kind == "pointer" for p in loaded.binary.parameters]
+        assert kinds == sorted(kinds, reverse=True), "a kernel's pointers come before its sizes"
+        self._write = struct.Struct(f"={len(names)}Q").pack_into
+        self._lock = threading.Lock()
+
+    def __call__(self, stream: int, addresses: Sequence[int]) -> None:
+        """Launch on a stream.
+
+        Raises:
+            LaunchError: the driver refused.
+        """
+        # the driver has read the arguments when the launch returns
+        with self._lock:
+            self._write(self._slots, 0, *addresses)
+            self._prepared(stream)
 
 
 @dataclass(frozen=True)
@@ -159,6 +194,19 @@ class Loaded:
         Raises:
             LaunchError: it cannot run: the message has the numbers.
         """
+        self._refuse(launch)
+        return Prepared(self, launch, pointers)
+
+    def repeated(self, launch: Launch) -> Repeated:
+        """Return a launch whose pointers are given with every call.
+
+        Raises:
+            LaunchError: it cannot run: the message has the numbers.
+        """
+        self._refuse(launch)
+        return Repeated(self, launch)
+
+    def _refuse(self, launch: Launch) -> None:
         if any(size < 1 for size in launch.grid):
             raise LaunchError(f"{self.describe(launch)}: a grid needs one block at least")
         if any(g % c for g, c in zip(launch.grid, self.binary.cluster, strict=True)):
@@ -168,7 +216,6 @@ class Loaded:
             )
         if launch.co_resident:
             self._refuse_more_than_fits(launch)
-        return Prepared(self, launch, pointers)
 
     def blocks_at_once(self, launch: Launch) -> int:
         """Return how many blocks of this launch the GPU holds at once, by the driver's count."""
