@@ -29,6 +29,10 @@ class LaunchError(FerrumError, RuntimeError):
     """A kernel that the driver refused to launch, or that failed while running."""
 
 
+class CaptureError(LaunchError):
+    """Something that was not prepared, and cannot be while a graph is captured."""
+
+
 class ContextError(LaunchError):
     """A failure that poisons the CUDA context: nothing runs in this process any more."""
 

@@ -18,7 +18,7 @@ from ferrum_numba.launch import Device
 SUCCESS = driver.CUresult.CUDA_SUCCESS
 FORMATS = {"pointer": "<Q", "uint32": "<I", "int32": "<i"}
 MODULES = (
-    "launch.device", "launch.buffer", "launch.kernel", "launch.graph",
+    "launch.device", "launch.buffer", "launch.kernel", "launch.graph", "launch.scratch",
     "measure.timing",
 )  # fmt: skip
 

@@ -6,6 +6,7 @@ from ferrum_numba.launch.graph import Graph
 from ferrum_numba.launch.interop import pointer, stream_handle
 from ferrum_numba.launch.kernel import Loaded, Prepared, Repeated, load
 from ferrum_numba.launch.operands import Bound, OperandSet
+from ferrum_numba.launch.scratch import Scratch, capturing
 
 __all__ = [
     "Bound",
@@ -16,6 +17,8 @@ __all__ = [
     "OperandSet",
     "Prepared",
     "Repeated",
+    "Scratch",
+    "capturing",
     "load",
     "pointer",
     "stream_handle",
