@@ -1,0 +1,1 @@
+"""Checkpoints of GPTQ weights, and their way into the layouts of the kernels."""
