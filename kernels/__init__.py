@@ -1,10 +1,11 @@
 """The kernels, one design a file: KERNELS are GEMMs, TOOLS what stands before and after them."""
 
 from ferrum_numba.kernels.add_bias import AddBias
+from ferrum_numba.kernels.dequantize import Dequantize
 from ferrum_numba.kernels.gather_columns import GatherColumns
 from ferrum_numba.kernels.gptq import W4A16Gptq
 from ferrum_numba.kernels.marlin import Marlin
 from ferrum_numba.kernels.repack import Repack
 
 KERNELS = (W4A16Gptq(), Marlin())
-TOOLS = (Repack(), GatherColumns(), AddBias())
+TOOLS = (Repack(), GatherColumns(), AddBias(), Dequantize())
