@@ -1,5 +1,7 @@
 """The kernels, one design a file: KERNELS are GEMMs, TOOLS what stands before and after them."""
 
+from ferrum_numba.kernels.add_bias import AddBias
+from ferrum_numba.kernels.dequantize import Dequantize
 from ferrum_numba.kernels.gather_columns import GatherColumns
 from ferrum_numba.kernels.gptq import W4A16Gptq
 from ferrum_numba.kernels.marlin import Marlin
@@ -9,4 +11,4 @@ from ferrum_numba.kernels.repack import Repack
 RAW = (W4A16Gptq(),)
 PACKED = (Marlin(),)
 KERNELS = RAW + PACKED
-TOOLS = (Repack(), GatherColumns())
+TOOLS = (Repack(), GatherColumns(), AddBias(), Dequantize())

@@ -76,6 +76,8 @@ class HostDriver:
         self.functions = {}
         self.next_handle = 1000
         self.active_blocks = 2
+        # of the launch that is running
+        self.grid = (1, 1, 1)
         # handle -> id, of a handle that an earlier stream had before
         self.stream_ids = {}
 
@@ -193,14 +195,16 @@ class HostDriver:
         assert extra is None
         parameters, run = self.kernels[self.functions[function.value]]
         stream, values = stream_of(config), decode(parameters, pointers.value)
+        grid = grid_of(config)
         if stream in self.capturing:
-            self.capturing[stream].append(lambda: self._run(run, values))
+            self.capturing[stream].append(lambda: self._run(run, values, grid))
         else:
-            self._run(run, values)
+            self._run(run, values, grid)
         return 0
 
-    def _run(self, run, values):
+    def _run(self, run, values, grid):
         self.now_us += self.launch_us
+        self.grid = grid
         run(**values)
 
     def cuStreamBeginCapture(self, stream, mode):
@@ -270,6 +274,12 @@ def decode(parameters, pointers):
 def stream_of(config):
     """Return the stream in the CUlaunchConfig at an address."""
     return int(driver.CUlaunchConfig(config.value).hStream)
+
+
+def grid_of(config):
+    """Return the grid in the CUlaunchConfig at an address."""
+    found = driver.CUlaunchConfig(config.value)
+    return found.gridDimX, found.gridDimY, found.gridDimZ
 
 
 def install(monkeypatch, **options):

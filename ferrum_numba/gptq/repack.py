@@ -133,8 +133,9 @@ def _to_gptq(packed: Array, columns: Array, scratch: Array) -> Array:
     _exchange(words[:, 0], words[:, 1], *HALVES, spare)
     _exchange(words[:, :, 0], words[:, :, 1], *BYTES, spare)
     _exchange(words[:, 0], words[:, 1], *NIBBLES, spare)
-    rows = spare.reshape(2 * k_tiles, N)
-    return words.reshape(rows.shape).take(columns, axis=1, out=rows, mode="clip")
+    rows: Array = spare.reshape(2 * k_tiles, N)
+    words.reshape(rows.shape).take(columns, axis=1, out=rows, mode="clip")
+    return rows
 
 
 def _exchange(low: Array, high: Array, shift: int, mask: int, spare: Array) -> None:
