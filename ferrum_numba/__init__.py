@@ -16,6 +16,7 @@ _HOME = {
     "Work": "contract",
     "pointers": "contract",
     "sizes": "contract",
+    "CaptureError": "errors",
     "CheckpointError": "errors",
     "FerrumError": "errors",
     "ConfigError": "errors",
@@ -24,6 +25,14 @@ _HOME = {
     "GptqCheckpoint": "gptq.checkpoint",
     "GptqConfig": "gptq.config",
     "GptqTensors": "gptq.tensors",
+    "ExpertStack": "linear.experts",
+    "MarlinLinear": "linear.marlin",
+    "MarlinStackedExpertLinear": "linear.experts",
+    "MarlinStore": "linear.stores",
+    "RawGptqStore": "linear.stores",
+    "marlin_gemm_with_offset": "linear.offset",
+    "marlin_gemm_with_offset_strided": "linear.offset",
+    "marlin_gemm_with_perm": "linear.offset",
 }
 
 __all__ = ["__version__", *_HOME]

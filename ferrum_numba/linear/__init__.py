@@ -1,0 +1,1 @@
+"""Quantised linear layers on torch, CuPy and NumPy arrays: dense ones, and stacks of experts."""

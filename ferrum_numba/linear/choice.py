@@ -1,0 +1,52 @@
+"""Which kernel and config run a problem: the measured winner of this GPU where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ferrum_numba import perf
+from ferrum_numba import results as store
+from ferrum_numba.contract import Kernel
+from ferrum_numba.gpu import Gpu
+from ferrum_numba.kernels.w4a16 import OP, W4A16Problem
+from ferrum_numba.results import Row
+from ferrum_numba.tune.dispatch import Choice, choose, winners
+
+# the regime whose winner runs: a model's layers find their weights in device memory, not in L2
+REGIME = "cold"
+
+
+def recorded(gpu: Gpu, kernels: Sequence[Kernel]) -> list[Row]:
+    """Return the winning rows of some kernels among the results that ship for a GPU."""
+    path = Path(perf.__file__).parent / "results" / gpu.key / f"{OP.name}.json"
+    if not path.is_file():
+        return []
+    names = {kernel.name for kernel in kernels}
+    rows = [row for row in store.load(path).rows if row["kernel"] in names]
+    return [winner.row for winner in winners(rows) if winner.row["regime"] == REGIME]
+
+
+def best(problem: W4A16Problem, kernels: Sequence[Kernel], rows: Sequence[Row], gpu: Gpu) -> Choice:
+    """Return what to run a problem with.
+
+    Where nothing was measured of its kind, what won its sizes without zero points, act-order and
+    bias in fp16 serves it too, where it fits.
+
+    Raises:
+        ProblemError: no kernel can run it; says why each cannot.
+    """
+    choice = choose(rows, problem, kernels, gpu, REGIME)
+    plain = W4A16Problem(problem.M, problem.N, problem.K, problem.group_size)
+    if not choice.rule.startswith("default") or plain == problem:
+        return choice
+    similar = choose(rows, plain, kernels, gpu, REGIME)
+    config = similar.kernel.specialise(similar.config, problem)
+    if (
+        similar.rule.startswith("default")
+        or similar.kernel.refuses(problem) is not None
+        or similar.kernel.misfit(config, problem, gpu) is not None
+    ):
+        return choice
+    return replace(similar, config=config)

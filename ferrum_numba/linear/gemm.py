@@ -1,0 +1,119 @@
+"""The product of rows with one weight of a store: launches on a GPU, the reference on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from ferrum_numba.contract import Array
+from ferrum_numba.errors import CaptureError
+from ferrum_numba.kernels.w4a16 import DTYPES
+from ferrum_numba.launch import capturing
+from ferrum_numba.linear.plan import Plan, Task
+from ferrum_numba.linear.runtime import Runtime
+from ferrum_numba.linear.slabs import Slabs, filling
+from ferrum_numba.linear.stores import Store
+from ferrum_numba.reference import w4a16_gemm
+
+
+class GpuGemm:
+    """Launches of one weight on its GPU, on any stream, by any thread.
+
+    store:  holds the weight
+    expert: which one of a stack
+    bias:   [N] in place of the store's own; a copy of it goes to the GPU
+    """
+
+    def __init__(self, store: Store, expert: int = 0, bias: Array | None = None) -> None:
+        assert store.runtime is not None, "the store is on a GPU"
+        self._store = store
+        self._runtime: Runtime = store.runtime
+        self._addresses = dict.fromkeys(store.optional, 0) | store.operands.addresses(expert)
+        # those of a stack are shared by its experts
+        self._plans: dict[int, Plan] = store.plans
+        self._own_bias: Slabs | None = None
+        if bias is not None:
+            self._plans = {}
+            with filling(self._runtime.device, 1) as self._own_bias:
+                self._own_bias.put("bias", 0, store.bias_operand(bias))
+            self._addresses |= self._own_bias.addresses(0)
+
+    def __call__(self, stream: int, x: int, out: int, M: int) -> None:
+        """Launch out = x times the weight; allocates and waits for nothing once it is prepared.
+
+        x, out: addresses of [M, K] and [M, N]
+
+        Raises:
+            CaptureError: the stream is being captured, and something is not prepared.
+        """
+        if not self._runtime.device.is_current():
+            with self._runtime.device.activated():
+                self(stream, x, out, M)
+                return
+        plan = self._plans.get(M) or self._plan(M, stream)
+        scratch: Mapping[str, int] = {}
+        if plan.scratch:
+            scratch = self._scratch(plan, stream, M)
+        plan(stream, {**self._addresses, **scratch, "x": x, "out": out})
+
+    def prepare(self, rows: Iterable[int], stream: int | None) -> None:
+        """Build, load and reserve scratch for these numbers of rows.
+
+        stream: whose scratch; None for the default stream's and that of captures to come
+        """
+        with self._runtime.device.activated():
+            for M in rows:
+                if M == 0:
+                    continue
+                plan = self._plans[M] = self._runtime.plans.make(self._task(M))
+                for each in (0, None) if stream is None else (stream,):
+                    self._runtime.scratch.reserve(plan.scratch, each)
+
+    def _task(self, M: int) -> Task:
+        return self._store.task(M, bias=self._own_bias is not None)
+
+    def _plan(self, M: int, stream: int) -> Plan:
+        """Return the plan of a number of rows seen for the first time."""
+        task = self._task(M)
+        plan = self._runtime.plans.get(task)
+        if plan is None:
+            if capturing(stream):
+                raise self._unprepared(M, "a kernel cannot be loaded while a graph is captured")
+            plan = self._runtime.plans.make(task)
+        self._plans[M] = plan
+        return plan
+
+    def _scratch(self, plan: Plan, stream: int, M: int) -> Mapping[str, int]:
+        try:
+            return self._runtime.scratch.addresses(stream, plan.scratch)
+        except CaptureError as error:
+            raise self._unprepared(M, str(error)) from None
+
+    def _unprepared(self, M: int, reason: str) -> CaptureError:
+        return CaptureError(
+            f"{self._store.weight.name}: {reason}; call prepare([{M}]) of the layer before"
+        )
+
+
+class HostGemm:
+    """The reference on the operands of a store in the host's memory."""
+
+    def __init__(self, store: Store, expert: int = 0, bias: Array | None = None) -> None:
+        self._store, self._expert, self._bias = store, expert, bias
+
+    def __call__(self, x: Array, out: Array) -> None:
+        """Compute out [M, N] = x [M, K] times the weight."""
+        parts = self._store.parts(self._expert)
+        if self._bias is not None:
+            parts["bias"] = self._bias
+        perm = parts.pop("perm", None)
+        if perm is not None:
+            x = x[:, perm]
+        weight = self._store.weight
+        if not weight.two_step:
+            out[:] = w4a16_gemm(x, **parts)
+            return
+        bias, dtype = parts.pop("bias"), DTYPES[weight.dtype]
+        product = w4a16_gemm(x, **parts).astype(dtype)
+        out[:] = product.astype(np.float32) + bias.astype(np.float32)

@@ -1,0 +1,167 @@
+"""What all linear layers share: checked arrays in, launches or the reference, arrays of a kind out.
+
+A layer is for inference: torch's gradients do not pass through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ferrum_numba.contract import Array
+from ferrum_numba.errors import LaunchError, ProblemError
+from ferrum_numba.launch import Buffer, stream_handle
+from ferrum_numba.linear import arrays
+from ferrum_numba.linear.arrays import HOST, Seen
+from ferrum_numba.linear.gemm import GpuGemm, HostGemm
+from ferrum_numba.linear.stores import Store
+
+ELEMENT_BYTES = 2
+
+
+class Linear:
+    """out = x times a weight, plus its bias; on the GPU or the host that holds the weight.
+
+    name:   of the layer; every error has it
+    store:  holds the weight
+    expert: which one of a stack
+    bias:   [N] of the layer's type, in place of the store's own
+    """
+
+    def __init__(self, name: str, store: Store, expert: int = 0, bias: Array | None = None) -> None:
+        self.name = name
+        self.store = store
+        self._expert, self._bias = expert, bias
+        weight, on = store.weight, store.runtime
+        self._K, self._N, self._dtype = weight.K, weight.N, weight.dtype
+        self._device = HOST if on is None else on.device.index
+        self._gemm = HostGemm(store, expert, bias) if on is None else GpuGemm(store, expert, bias)
+
+    @property
+    def in_features(self) -> int:
+        """Rows of the weight, K."""
+        return self._K
+
+    @property
+    def out_features(self) -> int:
+        """Columns of the weight, N."""
+        return self._N
+
+    @property
+    def bias(self) -> Array | None:
+        """A copy of the bias, [N] in the order of the columns; None where there is none."""
+        return self.store.bias(self._expert) if self._bias is None else self._bias.copy()
+
+    def forward(self, x: Any, out: Any, stream: Any = None) -> None:
+        """Compute out = x times the weight, plus bias; on a GPU, when the stream gets there.
+
+        On a GPU nothing is allocated and nobody waits, once rows and stream were seen before or
+        `prepare` was called for them; then it can be captured in a graph.
+
+        Args:
+            x:      [..., K] contiguous, of the layer's type, on its device
+            out:    [..., N] likewise, with as many rows
+            stream: handle or stream object; by default that on which x's library works now
+
+        Raises:
+            ProblemError: shapes or types that are not the layer's.
+            LaunchError:  arrays elsewhere, not contiguous or overlapping.
+            CaptureError: the stream is being captured, and something is not prepared.
+        """
+        seen_x, seen_out = self._see("x", x), self._see("out", out)
+        M = self._rows(seen_x, seen_out)
+        if M == 0:
+            return
+        if isinstance(self._gemm, HostGemm):
+            rows = arrays.host_array(x).reshape(M, self._K)
+            self._gemm(rows, arrays.host_array(out).reshape(M, self._N))
+            return
+        handle = arrays.current_stream(x) if stream is None else stream_handle(stream)
+        self._gemm(handle, seen_x.address, seen_out.address, M)
+
+    def __call__(self, x: Any) -> Any:
+        """Return x times the weight, plus bias, as an array of the kind of x.
+
+        x: [..., K] of the layer's type, on its device; a NumPy array is copied to a GPU and back
+
+        Raises:
+            ProblemError: a shape or type that is not the layer's.
+            LaunchError:  an array elsewhere.
+        """
+        x = arrays.contiguous(x)
+        seen = self._see("x", x)
+        through_the_gpu = isinstance(x, np.ndarray) and self._device != HOST
+        if through_the_gpu:
+            # as its copy will be
+            seen = seen._replace(device=self._device, address=0)
+        # before anything is allocated for it
+        self._refuse_x(seen)
+        shape = (*seen.shape[:-1], self._N)
+        if through_the_gpu:
+            return self._through_the_gpu(x, shape)
+        out = arrays.empty_like(x, shape)
+        self.forward(x, out)
+        return out
+
+    def prepare(self, rows: int | Iterable[int], stream: Any = None) -> None:
+        """Build and load what some numbers of rows need, and reserve its scratch, for a capture.
+
+        stream: that will be captured; by default whatever stream is captured next
+        """
+        if isinstance(self._gemm, GpuGemm):
+            handle = None if stream is None else stream_handle(stream)
+            self._gemm.prepare([rows] if isinstance(rows, int) else rows, handle)
+
+    def _through_the_gpu(self, x: Array, shape: tuple[int, ...]) -> Array:
+        M = x.size // self._K
+        if M == 0:
+            return np.empty(shape, x.dtype)
+        assert self.store.runtime is not None
+        assert isinstance(self._gemm, GpuGemm)
+        device = self.store.runtime.device
+        with device.activated():
+            source = Buffer.from_array(device, x)
+            target = Buffer.empty(device, M * self._N * ELEMENT_BYTES)
+            self._gemm(0, source.pointer, target.pointer, M)
+            return target.read(shape, x.dtype)
+
+    def _see(self, what: str, array: Any) -> Seen:
+        try:
+            return arrays.see(array)
+        except LaunchError as error:
+            raise LaunchError(f"{self.name}: {what}: {error}") from None
+
+    def _rows(self, x: Seen, out: Seen) -> int:
+        """Return the rows of x, after checking both."""
+        self._refuse_x(x)
+        shape = out.shape
+        M = _rows_of(x)
+        if not shape or shape[-1] != self._N or _rows_of(out) != M:
+            raise ProblemError(
+                f"{self.name}: out must be [{M}, {self._N}] for x of {list(x.shape)}; "
+                f"got {list(shape)}"
+            )
+        arrays.refuse(f"{self.name}: out", out, self._dtype, self._device)
+        if out.read_only:
+            raise LaunchError(f"{self.name}: out is read-only")
+        x_bytes, out_bytes = M * self._K * ELEMENT_BYTES, M * self._N * ELEMENT_BYTES
+        if x.address < out.address + out_bytes and out.address < x.address + x_bytes and M:
+            raise LaunchError(
+                f"{self.name}: out overlaps x: {out_bytes} bytes at {out.address:#x}, "
+                f"{x_bytes} bytes at {x.address:#x}"
+            )
+        return M
+
+    def _refuse_x(self, x: Seen) -> None:
+        if not x.shape or x.shape[-1] != self._K:
+            raise ProblemError(f"{self.name}: x must be [..., {self._K}]; got {list(x.shape)}")
+        arrays.refuse(f"{self.name}: x", x, self._dtype, self._device)
+
+
+def _rows_of(array: Seen) -> int:
+    rows = 1
+    for size in array.shape[:-1]:
+        rows *= size
+    return rows

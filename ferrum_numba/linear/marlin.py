@@ -1,0 +1,49 @@
+"""A dense quantised linear layer."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from ferrum_numba.gptq.tensors import GptqTensors
+from ferrum_numba.linear.layer import Linear
+from ferrum_numba.linear.select import make_store
+from ferrum_numba.linear.stores import Store
+
+
+class MarlinLinear(Linear):
+    """out = x times a layer's weight, plus its bias.
+
+    It holds the weight on its device and nothing else: scratch is shared by all layers of a stream.
+    """
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store.weight.name, store)
+
+    @classmethod
+    def from_gptq(
+        cls,
+        layer: GptqTensors,
+        *,
+        device: Any = "cuda",
+        store: Literal["marlin", "raw"] | None = None,
+        dtype: str = "fp16",
+        bias_mode: Literal["fused", "two_step"] = "fused",
+    ) -> MarlinLinear:
+        """Put a checkpoint's layer on a device.
+
+        Args:
+            layer:     as `GptqCheckpoint.linear` returns it
+            device:    "cuda:0", "cuda", a number, a torch.device; "cpu" runs the reference
+            store:     "marlin" for packed tiles, "raw" for the checkpoint's own layout; by default
+                       raw where FERRUM_TRITON_INT4 is 1, else packed where it can be
+            dtype:     "fp16" or "bf16", of x and out; scales and bias are rounded to it once
+            bias_mode: "fused" rounds once; "two_step" rounds before and after the bias is added, as
+                       ferrum-kernels does
+
+        Raises:
+            ProblemError: the layer cannot be held so; it names the layer and says why.
+            DeviceError:  no such device.
+        """
+        return cls(
+            make_store([layer], 1, store=store, device=device, dtype=dtype, bias_mode=bias_mode)
+        )

@@ -1,0 +1,137 @@
+"""What runs a problem on a GPU: kernels chosen, built and loaded once for all layers that have it.
+
+A plan is a list of launches: the columns of x are gathered first where an act-order weight asks for
+it, and a bias is added last where it is added to the rounded result. Buffers change from layer to
+layer and from call to call, so a plan has none; it takes addresses by name:
+
+    x, out                                of the call
+    packed, scales, zero_points, ...      of the weight, as its kernels name them; 0 where absent
+    partials, counters, gathered, ...     of the stream's scratch
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import itemgetter
+
+from ferrum_numba.compile import build
+from ferrum_numba.contract import Config, Kernel, Problem
+from ferrum_numba.kernels.add_bias import AddBias, AddBiasProblem
+from ferrum_numba.kernels.gather_columns import GatherColumns, GatherProblem
+from ferrum_numba.kernels.w4a16 import W4A16Problem
+from ferrum_numba.launch import Device, Loaded, Repeated, load
+from ferrum_numba.linear.choice import best, recorded
+from ferrum_numba.results import Row
+
+ELEMENT_BYTES = 2
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a layer asks of a plan.
+
+    kernels:  those that can read the layer's weight
+    gathered: a kernel of its own brings the columns of x into the order of an act-order weight
+    two_step: a kernel of its own adds the bias, to the rounded result
+    """
+
+    problem: W4A16Problem
+    kernels: tuple[Kernel, ...]
+    gathered: bool = False
+    two_step: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """One launch of a plan, and what picks the addresses it takes, in its own order."""
+
+    launch: Repeated
+    pick: Callable[[Mapping[str, int]], tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What runs one problem: launches in order, and the scratch they need, bytes by name."""
+
+    steps: tuple[Step, ...]
+    scratch: Mapping[str, int]
+
+    def __call__(self, stream: int, addresses: Mapping[str, int]) -> None:
+        """Launch on a stream; allocates nothing and waits for nothing."""
+        for step in self.steps:
+            step.launch(stream, step.pick(addresses))
+
+
+class Plans:
+    """The plans of one GPU, each made when it is first asked for."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._plans: dict[Task, Plan] = {}
+        self._loaded: dict[str, Loaded] = {}
+        self._recorded: dict[tuple[Kernel, ...], list[Row]] = {}
+        # a program is compiled once, however many threads ask for it
+        self._lock = threading.Lock()
+
+    def get(self, task: Task) -> Plan | None:
+        """Return a plan if it was made before."""
+        return self._plans.get(task)
+
+    def make(self, task: Task) -> Plan:
+        """Return a plan, choosing, compiling and loading what it needs.
+
+        Raises:
+            ProblemError: no kernel can run the problem.
+        """
+        with self._lock:
+            if task not in self._plans:
+                self._plans[task] = self._make(task)
+            return self._plans[task]
+
+    def step(
+        self,
+        kernel: Kernel,
+        problem: Problem,
+        renamed: Mapping[str, str],
+        config: Config | None = None,
+    ) -> tuple[Step, Mapping[str, int]]:
+        """Return a kernel's launch and the scratch it needs.
+
+        renamed: name of a buffer by the parameter that takes it, where they differ
+        config:  the kernel's default unless one is given
+        """
+        gpu = self._device.gpu
+        config = config or kernel.default(problem, gpu)
+        binary = build(kernel, config, gpu.arch)
+        loaded = self._loaded.get(binary.fingerprint)
+        if loaded is None:
+            loaded = self._loaded[binary.fingerprint] = load(binary, self._device)
+        launch = kernel.launch(config, problem, gpu)
+        names = [p.name for p in binary.parameters if p.kind == "pointer"]
+        pick = itemgetter(*(renamed.get(name, name) for name in names))
+        return Step(loaded.repeated(launch), pick), launch.workspace
+
+    def _make(self, task: Task) -> Plan:
+        problem, steps, scratch, renamed = task.problem, [], {}, {}
+        if task.gathered:
+            gather = GatherProblem(problem.M, problem.K)
+            steps.append(self.step(GatherColumns(), gather, {"out": "gathered"})[0])
+            scratch["gathered"] = problem.M * problem.K * ELEMENT_BYTES
+            problem, renamed = replace(problem, act_order=False), {"x": "gathered"}
+        if task.two_step:
+            problem = replace(problem, bias=False)
+        choice = best(problem, task.kernels, self._rows(task.kernels), self._device.gpu)
+        step, workspace = self.step(choice.kernel, problem, renamed, choice.config)
+        steps.append(step)
+        if task.two_step:
+            bias = AddBiasProblem(problem.M, problem.N, problem.dtype)
+            steps.append(self.step(AddBias(), bias, {"x": "out"})[0])
+        return Plan(tuple(steps), {**scratch, **workspace})
+
+    def _rows(self, kernels: Sequence[Kernel]) -> list[Row]:
+        kernels = tuple(kernels)
+        if kernels not in self._recorded:
+            self._recorded[kernels] = recorded(self._device.gpu, kernels)
+        return self._recorded[kernels]
