@@ -158,7 +158,7 @@ class Repeated:
     def __init__(self, loaded: Loaded, launch: Launch) -> None:
         names = [p.name for p in loaded.binary.parameters if p.kind == "pointer"]
         self._prepared = Prepared(loaded, launch, dict.fromkeys(names, 0))
-        self._slots = self._prepared.slots
+        self._slots = self._prepared.slots.data
         # one write of neighbouring slots is the cheap way
         kinds = [p.kind == "pointer" for p in loaded.binary.parameters]
         assert kinds == sorted(kinds, reverse=True), "a kernel's pointers come before its sizes"

@@ -23,17 +23,17 @@ from ferrum_numba.linear.stores import Store
 class Rows(NamedTuple):
     """Some rows of a buffer.
 
-    what:    its name in an error
-    array:   whole, as the caller gave it
-    first:   the first row
-    count:   rows
-    columns: elements of a row
+    what:     its name in an error
+    array:    whole, as the caller gave it
+    first:    the first row
+    num_rows: how many
+    columns:  elements of a row
     """
 
     what: str
     array: Any
     first: int
-    count: int
+    num_rows: int
     columns: int
 
 
@@ -81,7 +81,7 @@ def marlin_gemm_with_offset_strided(
     expert = expert_index(weight, expert_offset, expert_n)
     source = Rows("x", x, in_row_offset, m, weight.weight.K)
     target = Rows("out", out, out_row_offset, m, expert_n)
-    places = [_place(weight, rows) for rows in (source, target)]
+    places = _place(weight, source), _place(weight, target)
     if m == 0:
         return
     _refuse_overlap(weight, source, target, places)
@@ -95,21 +95,23 @@ def marlin_gemm_with_offset_strided(
 def _place(store: Store, rows: Rows) -> int:
     """Return the address of the first row, after checking that all are there."""
     name, what = store.weight.name, rows.what
-    if min(rows.first, rows.count) < 0:
+    if min(rows.first, rows.num_rows) < 0:
         raise ProblemError(
-            f"{name}: rows of {what} must be counted from 0; got {rows.count} from {rows.first} on"
+            f"{name}: rows of {what} must be counted from 0; "
+            f"got {rows.num_rows} from {rows.first} on"
         )
     offset_bytes = rows.first * rows.columns * ELEMENT_BYTES
-    if isinstance(rows.array, int):
+    on_gpu = store.runtime is not None
+    if on_gpu and isinstance(rows.array, int):
         return rows.array + offset_bytes
-    if isinstance(rows.array, Buffer):
+    if on_gpu and isinstance(rows.array, Buffer):
         address, size_bytes = rows.array.pointer, rows.array.size_bytes
     else:
         address, size_bytes = _seen(store, rows)
-    if (rows.first + rows.count) * rows.columns * ELEMENT_BYTES > size_bytes:
+    if (rows.first + rows.num_rows) * rows.columns * ELEMENT_BYTES > size_bytes:
         raise ProblemError(
-            f"{name}: {what} must hold {rows.count} rows of {rows.columns} from row {rows.first} "
-            f"on; it has {size_bytes // ELEMENT_BYTES // rows.columns}"
+            f"{name}: {what} must have {rows.num_rows} rows of {rows.columns} from row "
+            f"{rows.first} on; it has {size_bytes // ELEMENT_BYTES // rows.columns}"
         )
     return address + offset_bytes
 
@@ -128,9 +130,9 @@ def _seen(store: Store, rows: Rows) -> tuple[int, int]:
     return seen.address, ELEMENT_BYTES * int(np.prod(seen.shape, dtype=np.int64))
 
 
-def _refuse_overlap(store: Store, x: Rows, out: Rows, places: list[int]) -> None:
+def _refuse_overlap(store: Store, x: Rows, out: Rows, places: tuple[int, int]) -> None:
     ends = [
-        place + rows.count * rows.columns * ELEMENT_BYTES
+        place + rows.num_rows * rows.columns * ELEMENT_BYTES
         for place, rows in zip(places, (x, out), strict=True)
     ]
     if places[0] < ends[1] and places[1] < ends[0]:
@@ -140,4 +142,4 @@ def _refuse_overlap(store: Store, x: Rows, out: Rows, places: list[int]) -> None
 def _host_rows(rows: Rows) -> Any:
     values = arrays.host_array(rows.array).reshape(-1)
     first = rows.first * rows.columns
-    return values[first : first + rows.count * rows.columns].reshape(rows.count, rows.columns)
+    return values[first : first + rows.num_rows * rows.columns].reshape(rows.num_rows, rows.columns)

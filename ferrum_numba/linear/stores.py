@@ -94,7 +94,8 @@ class Store(ABC):
         """
         on = runtime(device)
         weights: list[Weight] = []
-        with filling(on and on.device, num_experts) as slabs, Repacker(on) as repacker:
+        gpu = None if on is None else on.device
+        with filling(gpu, num_experts) as slabs, Repacker(on) as repacker:
             for layer in experts:
                 found = Weight.of(layer, dtype, bias_mode)
                 _refuse_number(found.name, len(weights) + 1, num_experts)
