@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import host_driver
 import numpy as np
+from cuda_array import CudaArray
 
 from ferrum_numba import interpreter
 from ferrum_numba.contract import Launch
 from ferrum_numba.gpu import KNOWN
-from ferrum_numba.launch import Buffer, Device
+from ferrum_numba.launch import Device
 from ferrum_numba.linear import runtime
 
 # few SMs: a small problem's tiles are then shared out among blocks as a large one's are
@@ -69,26 +70,11 @@ class Machine:
 
     def array(self, values):
         """Return a copy of an array in the GPU's memory."""
-        return CudaArray(Buffer.from_array(self.device, values), values.shape, values.dtype)
+        return CudaArray.of(self.device, values)
 
     def empty(self, shape, dtype=np.float16):
         """Return an array of NaN in the GPU's memory."""
         return self.array(np.full(shape, np.nan, dtype))
-
-
-class CudaArray:
-    """Memory of the GPU with a shape, and nothing of CuPy but its interface."""
-
-    def __init__(self, buffer, shape, dtype):
-        self.buffer, self.shape, self.dtype = buffer, shape, np.dtype(dtype)
-
-    @property
-    def __cuda_array_interface__(self):
-        described = {"data": (self.buffer.pointer, False), "shape": self.shape, "version": 3}
-        return {**described, "typestr": self.dtype.str}
-
-    def read(self):
-        return self.buffer.read(self.shape, self.dtype)
 
 
 def install(monkeypatch):
@@ -96,6 +82,8 @@ def install(monkeypatch):
     host = host_driver.install(monkeypatch)
     machine = Machine(host)
     monkeypatch.setattr("ferrum_numba.linear.plan.build", machine.build)
+    # defaults run, whatever was measured
+    monkeypatch.setattr("ferrum_numba.linear.plan.recorded", lambda gpu, kernels: [])
     monkeypatch.setattr(runtime, "_runtimes", {})
     monkeypatch.setattr(runtime.Device, "open", lambda index, current: Device(index, GPU, None))
     return machine

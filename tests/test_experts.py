@@ -10,10 +10,12 @@ from dataclasses import replace
 import gpu_of_host
 import numpy as np
 import pytest
+from cuda_array import CudaArray
 from quantised import assert_close, layer, reference, rows
 
 import ferrum_numba
 from ferrum_numba.errors import LaunchError, ProblemError
+from ferrum_numba.gptq.repack import marlin_weight
 from ferrum_numba.launch import Graph
 from ferrum_numba.linear.experts import ExpertStack, MarlinStackedExpertLinear
 from ferrum_numba.linear.marlin import MarlinLinear
@@ -81,6 +83,25 @@ def test_the_experts_slabs_are_their_own_stores_one_after_the_other(store):
             np.testing.assert_array_equal(
                 stack.store.operands.get(name, e), alone.operands.get(name, 0)
             )
+
+
+def test_experts_packed_side_by_side_are_others():
+    stack = ExpertStack.from_gptq(PLAIN, device="cpu")
+    packed = [stack.store.operands.get("packed", e) for e in range(E)]
+    joined = marlin_weight(np.concatenate([tensors.qweight for tensors in PLAIN], axis=1))
+    assert (joined.reshape(-1) != np.concatenate(packed).reshape(-1)).mean() > 0.5
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_the_host_s_stack_equals_its_experts(store):
+    """Rows 22 and 37 of the features: E = 4, K = 256, N = 128, groups of 128, M = 2."""
+    tensors = experts(256, 128, 128, E=4)
+    stack = ExpertStack.from_gptq(tensors, device="cpu", store=store)
+    x = rows(2, 256)
+    for e in range(4):
+        alone = MarlinLinear.from_gptq(tensors[e], device="cpu", store=store)(x)
+        np.testing.assert_array_equal(stack.expert(e)(x), alone)
+        assert np.abs(alone - reference(tensors[e], x)).max() < 1e-3
 
 
 def test_one_buffer_an_operand_and_a_view_costs_nothing(gpu):
@@ -389,7 +410,7 @@ def test_buffers_and_addresses_serve_as_rows(gpu):
 def test_wrong_arrays_of_functions(gpu):
     stack = ExpertStack.from_gptq(PLAIN)
     x, out = gpu.empty((4, K)), gpu.empty((4, N))
-    wide = gpu_of_host.CudaArray(x.buffer, (8, N), np.float16)
+    wide = CudaArray(x.buffer, (8, N), np.float16)
     name = "experts.0.down_proj"
     for arguments, message in (
         ((rows(4, K), out), f"{name}: x must be on cuda:0 like the weight; it is on the host"),

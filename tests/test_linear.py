@@ -13,6 +13,7 @@ import host_driver
 import ml_dtypes
 import numpy as np
 import pytest
+from cuda_array import CudaArray
 from quantised import NAME, assert_close, layer, reference, rows
 from test_stores import LAYERS
 
@@ -343,8 +344,8 @@ def cases(gpu):
     """Return x, out and the error of each wrong call."""
     x, out = gpu.empty((4, 128)), gpu.empty((4, 64))
     bf16 = gpu.empty((4, 128), ml_dtypes.bfloat16)
-    inside = gpu_of_host.CudaArray(x.buffer, (4, 64), np.float16)
-    shifted = gpu_of_host.CudaArray(x.buffer.part(2, 1000), (3, 128), np.float16)
+    inside = CudaArray(x.buffer, (4, 64), np.float16)
+    shifted = CudaArray(x.buffer.part(2, 1000), (3, 128), np.float16)
     return [
         (gpu.empty((4, 120)), out, "x must be [..., 128]; got [4, 120]"),
         (gpu.empty(()), out, "x must be [..., 128]; got []"),
@@ -426,6 +427,26 @@ def test_an_unknown_bias_mode_is_refused_when_the_layer_is_made():
     message = f'{NAME}: bias_mode must be "fused" or "two_step"; got \'twice\''
     with pytest.raises(ProblemError, match=message):
         make(SMALL, device="cpu", bias_mode="twice")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize("store", STORES)
+def test_torch_tensors_of_the_host(store, dtype):
+    torch = pytest.importorskip("torch")
+    kind = {"fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
+    linear = make(ACT_ORDER, device=torch.device("cpu"), store=store, dtype=dtype)
+    x = torch.from_numpy(rows(6, 128).astype(np.float32)).to(kind).reshape(2, 3, 128)
+    y = linear(x)
+    assert (type(y), y.dtype, tuple(y.shape)) == (torch.Tensor, kind, (2, 3, 64))
+    values = x.float().numpy().reshape(6, 128)
+    assert_close(y.float().numpy().reshape(6, 64), reference(ACT_ORDER, values, dtype), dtype)
+    out = torch.empty_like(y)
+    linear.forward(x, out)
+    assert torch.equal(out, y)
+    assert torch.equal(linear(x.transpose(0, 1)), y.transpose(0, 1))
+    with pytest.raises(ProblemError, match=f"x must be {dtype}; got torch.float32"):
+        linear(x.float())
 
 
 # what was measured decides
