@@ -210,7 +210,7 @@ class Repack(Kernel):
 
 
 def _load_words():
-    """Return (weight, perm, row, column, k, n, inside) -> words of 4 columns, as they are."""
+    """Return (weight, perm, row, column, k, n) -> words of 4 columns, as they are."""
 
     @cuda.jit(device=True, inline="always")
     def load(weight, perm, row, column, k, n):
