@@ -9,13 +9,13 @@ from pathlib import Path
 def main() -> int:
     """Run the command line on the kernels of this house."""
     from ferrum_numba import cli, perf
-    from ferrum_numba.kernels import KERNELS
+    from ferrum_numba.kernels import KERNELS, TOOLS
     from ferrum_numba.kernels.ceilings import CEILINGS
     from ferrum_numba.perf.peers import PEERS
     from ferrum_numba.perf.problems import PROBLEM_SETS
 
     recorded = Path(perf.__file__).parent / "results"
-    return cli.main(KERNELS, PROBLEM_SETS, None, CEILINGS, recorded, PEERS)
+    return cli.main(KERNELS, PROBLEM_SETS, None, CEILINGS, recorded, PEERS, tools=TOOLS)
 
 
 if __name__ == "__main__":

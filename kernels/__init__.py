@@ -1,9 +1,14 @@
-"""The kernels, one design a file."""
+"""The kernels, one design a file: KERNELS are GEMMs, TOOLS what stands before and after them."""
 
+from ferrum_numba.kernels.add_bias import AddBias
+from ferrum_numba.kernels.dequantize import Dequantize
+from ferrum_numba.kernels.gather_columns import GatherColumns
 from ferrum_numba.kernels.gptq import W4A16Gptq
 from ferrum_numba.kernels.marlin import Marlin
+from ferrum_numba.kernels.repack import Repack
 
 # on a checkpoint's own tensors, and on the packed layout of kernels/packed.py
 RAW = (W4A16Gptq(),)
 PACKED = (Marlin(),)
 KERNELS = RAW + PACKED
+TOOLS = (Repack(), GatherColumns(), AddBias(), Dequantize())

@@ -188,6 +188,22 @@ def test_a_place_that_cannot_be_used_is_refused_before_the_work(run, board, argv
     assert err.count("\n") == 1
 
 
+def test_a_tool_is_worked_on_only_where_it_is_named(capsys):
+    def kernels_of(*argv):
+        assert cli.main((Toy(),), SETS, [*argv, "--json"], tools=(Axpy(),)) == 0
+        return {row["kernel"] for row in json.loads(capsys.readouterr().out)}
+
+    assert kernels_of("list") == {"toy"}
+    assert kernels_of("list", "axpy") == {"axpy"}
+    # the set "small" comes first, but is a tool's
+    assert kernels_of("plan", "--limit", "1") == {"toy"}
+    assert kernels_of("plan", "axpy", "--limit", "1") == {"axpy"}
+    assert cli.main((Toy(),), SETS, ["list"], tools=(Axpy(),)) == 0
+    assert "by name only: axpy" in capsys.readouterr().out
+    assert cli.main((Toy(),), SETS, ["list", "axpi"], tools=(Axpy(),)) == 2
+    assert "did you mean axpy?" in capsys.readouterr().err
+
+
 def test_doctor_says_what_can_be_done(run):
     status, out, _ = run("doctor", "--json")
     facts = json.loads(out)

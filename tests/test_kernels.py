@@ -1,6 +1,6 @@
 """Every kernel of the house: against its reference, through the compiler, in its default space.
 
-A new kernel adds no test here: it is in KERNELS, and its Op brings the problems.
+A new kernel adds no test here: it is in KERNELS or TOOLS, and its Op brings the problems.
 """
 
 from dataclasses import fields, replace
@@ -11,12 +11,13 @@ from ferrum_numba import check
 from ferrum_numba.compile import Job, build, build_many
 from ferrum_numba.contract import describe
 from ferrum_numba.gpu import KNOWN
-from ferrum_numba.kernels import KERNELS
+from ferrum_numba.kernels import KERNELS, TOOLS
 from ferrum_numba.kernels.ceilings import CEILINGS
 
 H200 = KNOWN["h200"]
 # three SMs: several blocks share a slice, and a block works on several
 SMALL = replace(H200, num_sms=3)
+EVERY = [*KERNELS, *TOOLS]
 ARCHS = {"sm_80": "a100", "sm_90a": "h200", "sm_120": "rtx5090"}
 
 
@@ -34,7 +35,7 @@ def problems():
     """Return every kernel with each problem of its Op that it does not refuse."""
     return [
         (kernel, problem)
-        for kernel in KERNELS
+        for kernel in EVERY
         for problem in kernel.op.tests
         if kernel.refuses(problem) is None
     ]
@@ -79,7 +80,7 @@ def sample(kernel, gpu):
     return pairs
 
 
-COVER = [case for kernel in KERNELS for case in cover(kernel)]
+COVER = [case for kernel in EVERY for case in cover(kernel)]
 
 
 def assert_ok(checked):
@@ -100,7 +101,7 @@ def test_every_value_of_the_space_equals_reference_on_interpreter(case):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("kernel", KERNELS, ids=short)
+@pytest.mark.parametrize("kernel", EVERY, ids=short)
 def test_default_config_equals_reference_on_gpu(kernel, device):
     for problem in kernel.op.tests:
         if kernel.refuses(problem) is None:
@@ -111,7 +112,7 @@ def test_default_config_equals_reference_on_gpu(kernel, device):
 
 @pytest.mark.gpu
 @pytest.mark.slow
-@pytest.mark.parametrize("kernel", KERNELS, ids=short)
+@pytest.mark.parametrize("kernel", EVERY, ids=short)
 def test_whole_space_equals_reference_on_gpu(kernel, device):
     pairs = sample(kernel, device.gpu)
     jobs = [Job(kernel, config, device.gpu.arch) for config in dict.fromkeys(c for c, _ in pairs)]
@@ -160,9 +161,22 @@ def test_default_config_compiles_without_spills(kernel, changes, arch):
     assert binary.entry == kernel.name
 
 
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("kernel", TOOLS, ids=short)
+def test_every_kind_of_tool_compiles_without_spills(kernel, arch):
+    gpu = KNOWN[ARCHS[arch]]
+    for config in {kernel.default(problem, gpu) for problem in kernel.op.tests}:
+        binary = build(kernel, config, arch)
+        assert (binary.spill_bytes, binary.stack_bytes) == (0, 0)
+        assert ".f64" not in binary.ptx
+        assert ".local" not in binary.ptx
+        assert "st.global.v4.u32" in binary.ptx
+        assert binary.entry == kernel.name
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("kernel", [*KERNELS, *CEILINGS], ids=short)
+@pytest.mark.parametrize("kernel", [*EVERY, *CEILINGS], ids=short)
 def test_whole_space_compiles(kernel, arch):
     configs = dict.fromkeys(config for config, _ in sample(kernel, KNOWN[ARCHS[arch]]))
     jobs = [Job(kernel, config, arch) for config in configs]
@@ -170,7 +184,7 @@ def test_whole_space_compiles(kernel, arch):
     assert not failures, "\n".join(failures)
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=short)
+@pytest.mark.parametrize("kernel", EVERY, ids=short)
 def test_an_op_s_first_config_runs_where_nothing_was_tuned(kernel):
     for problem in kernel.op.tests:
         if kernel.refuses(problem) is None:

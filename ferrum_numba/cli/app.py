@@ -50,6 +50,8 @@ def main(
     ceilings: Sequence[Kernel] = (),
     recorded: Path | None = None,
     peers: Sequence[Mapping[str, Any]] = (),
+    *,
+    tools: Sequence[Kernel] = (),
 ) -> int:
     """Run a command and return its exit status.
 
@@ -60,12 +62,15 @@ def main(
         ceilings:     kernels that measure what a GPU can do at most
         recorded:     folder of results that ship with the kernels, <gpu>/<op>.json
         peers:        tables of others' times, as `report.Sources` describes them
+        tools:        kernels that a command works on only where they are named
 
     Returns:
         0: done. 1: a check failed. 2: a mistake, or what is asked for is not there. 130: Ctrl-C.
     """
     args = _parser().parse_args(argv)
-    session = Session(args, tuple(kernels), problem_sets, tuple(ceilings), recorded, peers)
+    session = Session(
+        args, tuple(kernels), problem_sets, tuple(ceilings), recorded, peers, tuple(tools)
+    )
     try:
         with _cache(args.no_cache):
             status: int = COMMANDS[args.command].run(session)

@@ -38,6 +38,8 @@ def run(session: Session) -> int:
             for reason, count in Counter(row["refuses"].values()).items():
                 print(f"  {row['kernel']} refuses {count} of them: {reason}")
     print(f"problem sets: {', '.join(session.problem_sets)}")
+    if session.tools:
+        print(f"by name only: {', '.join(tool.name for tool in session.tools)}")
     return 0
 
 

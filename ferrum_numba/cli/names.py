@@ -64,9 +64,11 @@ def _import_failure(module: str, error: BaseException) -> str:
     return f"its import raised {words}" + (f" at {lines[-1]}" if lines else "")
 
 
-def select_kernels(kernels: Sequence[Kernel], names: Sequence[str]) -> tuple[Kernel, ...]:
-    """Return the kernels of these names, or all where none is named."""
-    by_name = {kernel.name: kernel for kernel in kernels}
+def select_kernels(
+    kernels: Sequence[Kernel], names: Sequence[str], tools: Sequence[Kernel] = ()
+) -> tuple[Kernel, ...]:
+    """Return the kernels and tools of these names, or all kernels where none is named."""
+    by_name = {kernel.name: kernel for kernel in (*tools, *kernels)}
     for name in names:
         if name not in by_name:
             raise ConfigError(f"no kernel is named {name}; {nearest(name, by_name)}")

@@ -31,6 +31,7 @@ class Session:
 
     recorded:  folder of results that ship with the kernels, <gpu>/<op>.json
     peers:     tables of others' times, for the report
+    tools:     kernels that are worked on only where they are named
     stopped:   Ctrl-C came; what was done until then is kept
     rows_kept: results that outlive this call
     """
@@ -41,15 +42,16 @@ class Session:
     ceilings: tuple[Kernel, ...] = ()
     recorded: Path | None = None
     peers: Sequence[Mapping[str, Any]] = ()
+    tools: tuple[Kernel, ...] = ()
     stopped: bool = False
     rows_kept: int = 0
 
     @cached_property
     def kernels(self) -> tuple[Kernel, ...]:
-        """The kernels that the user named, or all; `--kernels` adds the user's own."""
+        """The kernels that the user named, or all but tools; `--kernels` adds the user's own."""
         module = self.args.kernels
         added = names.import_kernels(module) if module else ()
-        return names.select_kernels((*self.handed_in, *added), self.args.kernel)
+        return names.select_kernels((*self.handed_in, *added), self.args.kernel, self.tools)
 
     @cached_property
     def gpu(self) -> Gpu:
