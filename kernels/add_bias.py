@@ -12,7 +12,7 @@ Bound by the time of a launch for few rows, by gmem bandwidth for many.
 Limits: N % 8 == 0.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from numba import cuda
 from numba.cuda.types import uint32, uint64
@@ -66,7 +66,7 @@ class AddBiasConfig:
             raise ConfigError(f'dtype must be "fp16" or "bf16"; got "{self.dtype}"')
 
 
-CONFIGS = space(AddBiasConfig, dtype=tuple(DTYPES), num_threads=(64, 128, 256), rows=(1, 2, 4, 8))
+CONFIGS = space(AddBiasConfig, num_threads=(64, 128, 256), rows=(1, 2, 4, 8))
 
 
 def make_inputs(problem, rng):
@@ -113,6 +113,10 @@ class AddBias(Kernel):
     def refuses(self, problem):
         """Run every problem."""
         return None
+
+    def specialise(self, config, problem):
+        """Return the config for the problem's type."""
+        return replace(config, dtype=problem.dtype)
 
     def misfit(self, config, problem, gpu):
         """Return why this config does not fit this problem, or None."""

@@ -19,7 +19,7 @@ Bound by gmem bandwidth, four fifths of it writes.
 Limits: K % 8 == 0, N % 8 == 0, group_size % 16 == 0 or -1.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numba import cuda
@@ -143,13 +143,7 @@ class DequantizeConfig:
             raise ConfigError(f'dtype must be "fp16" or "bf16"; got "{self.dtype}"')
 
 
-CONFIGS = space(
-    DequantizeConfig,
-    dtype=tuple(DTYPES),
-    zero_points=(False, True),
-    per_channel=(False, True),
-    num_threads=(256, 128, 512),
-)
+CONFIGS = space(DequantizeConfig, num_threads=(256, 128, 512))
 
 
 def make_inputs(problem, rng):
@@ -213,6 +207,10 @@ class Dequantize(Kernel):
         """Run every problem."""
         return None
 
+    def specialise(self, config, problem):
+        """Return the config for the kind of weight."""
+        return replace(config, **_kind(problem))
+
     def misfit(self, config, problem, gpu):
         """Return why this config does not fit this problem, or None."""
         for name, need in _kind(problem).items():
@@ -220,10 +218,6 @@ class Dequantize(Kernel):
             if got != need:
                 return f"{name} must be {need} for this weight; got {got}"
         return None
-
-    def default(self, problem, gpu):
-        """Return the first size of a block."""
-        return DequantizeConfig(**_kind(problem))
 
     def build(self, config, arch):
         """Return the program. Grid: tiles; Block: a warp a tile."""

@@ -30,8 +30,9 @@ import numpy as np
 
 from ferrum_numba.contract import Kernel, Launch, Program, pointers, sizes
 from ferrum_numba.errors import ConfigError
+from ferrum_numba.kernels.dtypes import DTYPES
 from ferrum_numba.kernels.gptq_program import STEP_K, WARP_N, WORD_ROWS, build
-from ferrum_numba.kernels.w4a16 import DTYPES, OP
+from ferrum_numba.kernels.w4a16 import OP
 from ferrum_numba.reference.gptq import WORD_OFFSET, pack_codes, pack_zero_points
 from ferrum_numba.space import space
 

@@ -37,8 +37,9 @@ import numpy as np
 from ferrum_numba.contract import Kernel, Launch, Program, pointers, sizes
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels import packed as layout
+from ferrum_numba.kernels.dtypes import DTYPES
 from ferrum_numba.kernels.marlin_program import build
-from ferrum_numba.kernels.w4a16 import DTYPES, OP
+from ferrum_numba.kernels.w4a16 import OP
 
 GROUP_SIZES = layout.GROUP_SIZES
 # n and k are those of the packed weight, x has x_columns and out out_columns

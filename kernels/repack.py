@@ -21,7 +21,7 @@ Bound by gmem bandwidth; with perm by L1, which gives each of the 16 bytes of a 
 Limits: K % 8 == 0, N % 8 == 0, Kp % 16 == 0, Np % 64 == 0.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numba import cuda
@@ -120,7 +120,7 @@ class RepackConfig:
             )
 
 
-CONFIGS = space(RepackConfig, act_order=(False, True), num_threads=(256, 128, 512))
+CONFIGS = space(RepackConfig, num_threads=(256, 128, 512))
 
 
 def make_inputs(problem, rng):
@@ -180,6 +180,10 @@ class Repack(Kernel):
         """Run every problem."""
         return None
 
+    def specialise(self, config, problem):
+        """Return the config for weights whose rows are gathered, or not."""
+        return replace(config, act_order=problem.act_order)
+
     def misfit(self, config, problem, gpu):
         """Return why this config does not fit this problem, or None."""
         if config.act_order != problem.act_order:
@@ -210,7 +214,7 @@ class Repack(Kernel):
 
 
 def _load_words():
-    """Return (weight, perm, row, column, k, n, inside) -> words of 4 columns, as they are."""
+    """Return (weight, perm, row, column, k, n) -> words of 4 columns, as they are."""
 
     @cuda.jit(device=True, inline="always")
     def load(weight, perm, row, column, k, n):

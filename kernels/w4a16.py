@@ -20,18 +20,17 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from ferrum_numba.contract import Inputs, Op, Tolerance, Work
 from ferrum_numba.errors import ProblemError
+from ferrum_numba.kernels.dtypes import DTYPES
 from ferrum_numba.reference import w4a16_gemm
 
 Array = npt.NDArray[Any]
 
 ZERO_POINTS = ("none", "gptq", "gptq_v2")
-DTYPES = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 # what a packed word holds; no layout has smaller pieces
 PACK_FACTOR = 8
 

@@ -65,10 +65,7 @@ def test_inspect_prints_a_line_for_layers_of_a_kind(run, model):
     assert "96 quantised layers" in out
     assert "toy" not in out
     assert len(out.splitlines()) < 15
-    want = (
-        "  marlin cannot run 31 of them, such as model.layers.*.mlp.up_proj: marlin needs group_size"
-    )
-    assert want in out
+    assert "  marlin cannot run 31 of them, such as model.layers.*.mlp.up_proj: marlin" in out
     assert "dynamic '.*\\\\.31\\\\.mlp\\\\.up': bits must be 4; got 8" in out
 
 

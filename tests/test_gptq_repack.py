@@ -13,9 +13,9 @@ from ferrum_numba.reference.w4a16 import dequantize_codes
 SHAPES = [(16, 64), (32, 192), (128, 64), (208, 832), (640, 256)]
 
 
-@pytest.fixture(params=[1 << 8, module.BLOCK_WORDS], ids=["small-blocks", "blocks"])
+@pytest.fixture(params=[1 << 6, module.BLOCK_WORDS], ids=["small-blocks", "blocks"])
 def _blocks(request, monkeypatch):
-    # small: a block is one row of tiles, and many threads' turns follow each other
+    # small: a block is one row of tiles, and threads share them
     monkeypatch.setattr(module, "BLOCK_WORDS", request.param)
 
 
@@ -164,7 +164,8 @@ def test_what_cannot_be_unpacked_is_refused_in_numbers(packed, shape, words):
     assert words in str(refused.value)
 
 
+@pytest.mark.usefixtures("_blocks")
 def test_an_error_in_a_block_is_not_lost(rng, monkeypatch):
     monkeypatch.setattr(module, "_to_marlin", lambda *_: 1 // 0)
     with pytest.raises(ZeroDivisionError):
-        marlin_weight(random_words(rng, 64, 64))
+        marlin_weight(random_words(rng, 208, 832))

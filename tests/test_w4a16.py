@@ -7,7 +7,8 @@ import pytest
 
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.kernels import w4a16
-from ferrum_numba.kernels.w4a16 import DTYPES, OP, W4A16Problem
+from ferrum_numba.kernels.dtypes import DTYPES
+from ferrum_numba.kernels.w4a16 import OP, W4A16Problem
 
 FULL = W4A16Problem(3, 64, 256, 32, "gptq", act_order=True, bias=True)
 

@@ -30,8 +30,11 @@ WORD_ROWS = 8
 # a word of eight codes 8: with a scale of any size, weights of zero
 PADDING = np.uint32(0x88888888)
 NIBBLES, BYTES, HALVES = (4, 0x0F0F0F0F), (8, 0x00FF00FF), (16, 0x0000FFFF)
-# words a thread works on at a time: enough for NumPy to leave the interpreter alone meanwhile
+# words a thread works on at a time, enough for NumPy to leave the interpreter alone meanwhile; see
+# docs/facts.md
 BLOCK_WORDS = 1 << 17
+# blocks that are worth a thread: a few are done before it has started
+THREAD_BLOCKS = 4
 # 16 bytes that move together; nothing is computed with them
 QUAD = np.complex128
 
@@ -191,7 +194,7 @@ def _padded(rows: Array, shape: tuple[int, int]) -> Array:
 def _for_each_block(work: Callable[[slice, Array], None], k_tiles: int, N: int) -> None:
     """Call `work` on all runs of k tiles, each time with scratch of twice its words.
 
-    On all processors: NumPy leaves the interpreter to others while it works on a block.
+    On all processors where it is worth it: NumPy leaves the interpreter to others while it works.
     """
     height = max(1, BLOCK_WORDS // (2 * N))
     blocks = [slice(k, min(k + height, k_tiles)) for k in range(0, k_tiles, height)]
@@ -203,7 +206,10 @@ def _for_each_block(work: Callable[[slice, Array], None], k_tiles: int, N: int) 
         for block in remaining:
             work(block, scratch)
 
-    num_threads = min(len(blocks), len(os.sched_getaffinity(0)))
+    num_threads = min(len(blocks) // THREAD_BLOCKS, len(os.sched_getaffinity(0)))
+    if num_threads < 2:
+        run()
+        return
     with ThreadPoolExecutor(num_threads) as pool:
         for done in [pool.submit(run) for _ in range(num_threads)]:
             done.result()
