@@ -1,5 +1,7 @@
 """Layers to test with: random weights of every kind, and the reference on their own tensors."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from ferrum_numba.gptq.tensors import GptqTensors
@@ -54,6 +56,21 @@ def reference(tensors, x, dtype="fp16", bias=True):
     added = None if tensors.bias is None or not bias else tensors.bias.astype(kind)
     codes = gptq.unpack_codes(tensors.qweight)
     return w4a16_gemm(x, codes, tensors.scales.astype(kind), zeros, g_idx, added)
+
+
+def some_columns(tensors, columns):
+    """Return the layer of a few columns, a multiple of 8 of them."""
+    zeros = tensors.qzeros
+    if zeros is not None:
+        found = gptq.unpack_zero_points(zeros, tensors.checkpoint_format)[:, columns]
+        zeros = gptq.pack_zero_points(found, tensors.checkpoint_format)
+    return replace(
+        tensors,
+        qweight=tensors.qweight[:, columns],
+        scales=tensors.scales[:, columns],
+        qzeros=zeros,
+        bias=None if tensors.bias is None else tensors.bias[columns],
+    )
 
 
 def assert_close(got, want, dtype="fp16"):
