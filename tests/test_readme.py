@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import gptq_layers
+import numpy as np
 import pytest
 
 from ferrum_numba import cli
@@ -13,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 # a code block that starts with the path of the file it is
 FILE = re.compile(r"^```python\n# (my_package/\w+\.py)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+USE_IT = re.search(r"^```python\n# use_it.py\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)[1]
 EXAMPLE = ("scale_by_element", "--kernels", "my_package.kernels", "--json")
 
 
@@ -44,6 +47,23 @@ def test_the_example_can_be_planned(capsys):
 def test_the_example_refuses_in_one_sentence(capsys):
     assert cli.main((), {}, ["plan", *EXAMPLE, "--problem", "M=65536,N=65536"]) == 2
     assert "M * N must be below 4294967296; got 4294967296" in capsys.readouterr().err
+
+
+def test_layers_are_used_as_shown(rng, capsys):
+    names = [f"self_attn.{p}_proj" for p in "qkv"]
+    names += [f"mlp.experts.{e}.{p}_proj" for e in range(2) for p in ("gate", "up")]
+    layers = {f"model.layers.0.{name}": gptq_layers.make(rng) for name in names}
+    stored = {name: layer.gptq() for name, layer in layers.items()}
+    config = {"bits": 4, "group_size": 32, "desc_act": False, "sym": False, "quant_method": "gptq"}
+    gptq_layers.write(Path("model_dir"), stored, config)
+    found = {}
+    exec(USE_IT.replace('"cuda:0"', '"cpu"'), found)
+    for got, parts in ((found["y"], names[:3]), (found["z"], names[5:])):
+        weights = [layers[f"model.layers.0.{name}"].weight for name in parts]
+        want = found["x"].astype(np.float32) @ np.concatenate(weights, axis=1)
+        assert got.shape == want.shape
+        # one rounding to fp16
+        np.testing.assert_allclose(got, want, rtol=2**-10, atol=1e-3)
 
 
 def test_every_folder_of_the_tree_is_there():
