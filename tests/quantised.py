@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from ferrum_numba.gptq.tensors import GptqTensors
-from ferrum_numba.kernels.w4a16 import DTYPES, OP, W4A16Problem
+from ferrum_numba.kernels.dtypes import DTYPES
+from ferrum_numba.kernels.w4a16 import OP, W4A16Problem
 from ferrum_numba.reference import gptq, w4a16_gemm
 
 NAME = "model.layers.0.mlp.down_proj"

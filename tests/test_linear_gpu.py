@@ -17,8 +17,8 @@ from cuda_array import CudaArray
 from quantised import layer, reference, rows, some_columns, words
 
 from ferrum_numba.gptq.tensors import GptqTensors
+from ferrum_numba.kernels.dtypes import DTYPES
 from ferrum_numba.kernels.repack import Repack, RepackProblem
-from ferrum_numba.kernels.w4a16 import DTYPES
 from ferrum_numba.launch import Buffer, Graph
 from ferrum_numba.linear import stores
 from ferrum_numba.linear.experts import ExpertStack

@@ -9,7 +9,7 @@ import numpy as np
 
 from ferrum_numba.contract import Array
 from ferrum_numba.errors import LaunchError, ProblemError
-from ferrum_numba.kernels.w4a16 import DTYPES
+from ferrum_numba.kernels.dtypes import DTYPES
 from ferrum_numba.launch import pointer
 from ferrum_numba.launch.interop import not_contiguous
 

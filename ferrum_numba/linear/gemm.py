@@ -8,7 +8,7 @@ import numpy as np
 
 from ferrum_numba.contract import Array
 from ferrum_numba.errors import CaptureError
-from ferrum_numba.kernels.w4a16 import DTYPES
+from ferrum_numba.kernels.dtypes import DTYPES
 from ferrum_numba.launch import capturing
 from ferrum_numba.linear.plan import Plan, Task
 from ferrum_numba.linear.runtime import Runtime

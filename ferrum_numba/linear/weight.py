@@ -9,7 +9,8 @@ import numpy as np
 from ferrum_numba.contract import Array
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.gptq.tensors import GptqTensors
-from ferrum_numba.kernels.w4a16 import DTYPES, W4A16Problem
+from ferrum_numba.kernels.dtypes import DTYPES
+from ferrum_numba.kernels.w4a16 import W4A16Problem
 
 BIAS_MODES = ("fused", "two_step")
 
