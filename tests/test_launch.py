@@ -191,6 +191,13 @@ def test_a_repeated_launch_takes_other_buffers_with_every_call(host):
         loaded.repeated(Launch((0, 1, 1), {"n": 7}))
 
 
+def test_a_repeated_launch_needs_its_pointers_first(host):
+    loaded = load(host_driver.binary("kernel", PARAMETERS), host.device())
+    message = "kernel: .* needs pointers before all other parameters; its first 2 are a, n"
+    with pytest.raises(LaunchError, match=message):
+        loaded.repeated(Launch((1, 1, 1), SCALARS))
+
+
 def test_threads_share_a_repeated_launch(host):
     """Its arguments are one block of memory: what one thread wrote is what its launch reads."""
     seen, parameters = [], host_driver.parameters(["x", "out"])

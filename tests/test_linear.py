@@ -276,6 +276,8 @@ def test_prepare_takes_no_rows_and_none_at_all(gpu):
     linear.prepare((0,))
     linear.prepare(())
     assert gpu.built == []
+    linear.prepare(np.int64(3))
+    assert [name for name, _ in gpu.built] == ["marlin"]
     make(SMALL, device="cpu").prepare(3)
 
 

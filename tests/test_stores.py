@@ -11,6 +11,7 @@ from quantised import NAME, layer, words
 
 from ferrum_numba.errors import BuildError, DeviceError, ProblemError
 from ferrum_numba.gptq import awq
+from ferrum_numba.gptq.repack import marlin_weight
 from ferrum_numba.gptq.tensors import GptqTensors
 from ferrum_numba.kernels import PACKED, RAW
 from ferrum_numba.kernels.packed import pack_operands
@@ -254,6 +255,25 @@ def test_an_unknown_device_is_refused(device):
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", 0, "0"])
 def test_names_of_the_first_gpu(gpu, device):
     assert MarlinStore.from_gptq(LAYERS["v1"], device=device).runtime.device.index == 0
+
+
+def test_a_packed_weight_of_the_host_is_made_once(monkeypatch):
+    """Beside the checkpoint's words there is one copy, the layer's own."""
+    made = []
+
+    def pack(*arguments):
+        made.append(marlin_weight(*arguments))
+        return made[0]
+
+    monkeypatch.setattr("ferrum_numba.linear.stores.marlin_weight", pack)
+    store = MarlinStore.from_gptq(LAYERS["v1"], device="cpu")
+    assert np.shares_memory(store.operands.get("packed", 0), made[0])
+
+
+def test_a_raw_weight_of_the_host_is_a_copy():
+    """The checkpoint's file may be gone, or the caller's array written to, while the layer runs."""
+    store = RawGptqStore.from_gptq(LAYERS["v1"], device="cpu")
+    assert not np.shares_memory(store.operands.get("qweight", 0), LAYERS["v1"].qweight)
 
 
 def test_the_cpu_needs_no_driver(monkeypatch):

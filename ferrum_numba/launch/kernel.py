@@ -156,12 +156,21 @@ class Repeated:
     __slots__ = ("_lock", "_prepared", "_slots", "_write")
 
     def __init__(self, loaded: Loaded, launch: Launch) -> None:
+        """Prepare a launch.
+
+        Raises:
+            LaunchError: a pointer comes after another parameter.
+        """
         names = [p.name for p in loaded.binary.parameters if p.kind == "pointer"]
         self._prepared = Prepared(loaded, launch, dict.fromkeys(names, 0))
         self._slots = self._prepared.slots.data
         # one write of neighbouring slots is the cheap way
-        kinds = [p.kind == "pointer" for p in loaded.binary.parameters]
-        assert kinds == sorted(kinds, reverse=True), "a kernel's pointers come before its sizes"
+        first = [p.name for p in loaded.binary.parameters[: len(names)]]
+        if first != names:
+            raise LaunchError(
+                f"{loaded.binary.entry}: a launch on other buffers with every call needs pointers "
+                f"before all other parameters; its first {len(names)} are {', '.join(first)}"
+            )
         self._write = struct.Struct(f"={len(names)}Q").pack_into
         self._lock = threading.Lock()
 

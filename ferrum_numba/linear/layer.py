@@ -112,7 +112,7 @@ class Linear:
         """
         if isinstance(self._gemm, GpuGemm):
             handle = None if stream is None else stream_handle(stream)
-            self._gemm.prepare([rows] if isinstance(rows, int) else rows, handle)
+            self._gemm.prepare(rows if isinstance(rows, Iterable) else [rows], handle)
 
     def _through_the_gpu(self, x: Array, shape: tuple[int, ...]) -> Array:
         M = x.size // self._K

@@ -41,8 +41,15 @@ class Slabs:
         else:
             self._memory[name] = Buffer.empty(self._device, self.num * self.slab_bytes(name))
 
-    def put(self, name: str, index: int, array: Array) -> None:
-        """Copy an array into a slab, allocating the operand with the first."""
+    def put(self, name: str, index: int, array: Array, *, owned: bool = False) -> None:
+        """Copy an array into a slab, allocating the operand with the first.
+
+        owned: nobody else has the array, so that on the host it may become the only slab itself
+        """
+        if owned and self.num == 1 and self._device is None:
+            self._shapes[name] = array.shape, array.dtype
+            self._memory[name] = array[None]
+            return
         if name not in self:
             self.add(name, array.shape, array.dtype)
         assert self._shapes[name] == (array.shape, array.dtype), "slabs are alike"

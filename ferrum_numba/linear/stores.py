@@ -28,7 +28,7 @@ from ferrum_numba.linear.weight import Weight, rounded
 from ferrum_numba.reference import gptq, marlin_layout
 
 # rows up to which a packed kernel gathers x as it reads it for an act-order weight; beyond them a
-# kernel of its own gathers first
+# kernel of its own gathers first. By reasoning: a tile of 16 rows reads x once, more tiles again
 GATHER_AS_READ_ROWS = 16
 # eight zero points of 8, in any order
 EIGHTS = np.uint32(0x88888888).astype(np.int32)
@@ -199,7 +199,8 @@ class MarlinStore(Store):
         }
         put_all(slabs, index, operands, absent)
         if repacker.runtime is None:
-            slabs.put("packed", index, marlin_weight(layer.qweight, operands.get("perm"), shape))
+            packed = marlin_weight(layer.qweight, operands.get("perm"), shape)
+            slabs.put("packed", index, packed, owned=True)
             return
         if index == 0:
             slabs.add("packed", (K // marlin_layout.TILE_K, 2 * N), np.int32)
