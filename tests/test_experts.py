@@ -304,13 +304,24 @@ def test_rows_outside_are_not_touched(gpu, kind, store, device):
     assert (got[5:] == SENTINEL).all()
 
 
-def test_more_than_16_rows_of_columns_that_256_does_not_divide(gpu):
+@pytest.mark.parametrize("kind", ["symmetric", "act-order", "one group"])
+def test_more_than_16_rows_of_columns_that_256_does_not_divide(gpu, kind):
     """There such an expert is an error beyond 16 rows."""
-    stack = ExpertStack.from_gptq(PLAIN)
+    stack = ExpertStack.from_gptq(STACKS[kind])
     inputs = rows(33, K)
     x, out = gpu.array(inputs), gpu.empty((33, N))
     marlin_gemm_with_offset(0, x, stack.store, out, 33, N, N)
-    assert_close(out.read(), reference(PLAIN[1], inputs))
+    assert_close(out.read(), reference(STACKS[kind][1], inputs))
+    assert ("gather_columns" in gpu.launched) == (kind == "act-order")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("store", STORES)
+def test_experts_in_bf16(gpu, store, device):
+    stack = ExpertStack.from_gptq(STACKS["mixed"], device=device, store=store, dtype="bf16")
+    x = rows(2, K, "bf16")
+    for e in (1, 3):
+        assert_close(stack.expert(e)(x), reference(STACKS["mixed"][e], x, "bf16"), "bf16")
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -431,6 +431,52 @@ def test_an_unknown_bias_mode_is_refused_when_the_layer_is_made():
         make(SMALL, device="cpu", bias_mode="twice")
 
 
+class HostTensor:
+    """What torch's tensors of the host look like: NumPy knows no bfloat16 of theirs."""
+
+    def __init__(self, values, dtype):
+        self.values, self.dtype, self.shape = values, dtype, values.shape
+
+    def data_ptr(self):
+        return self.values.ctypes.data
+
+    def get_device(self):
+        return -1
+
+    def is_contiguous(self):
+        return self.values.flags.c_contiguous
+
+    def contiguous(self):
+        return HostTensor(np.ascontiguousarray(self.values), self.dtype)
+
+    def stride(self):
+        return tuple(s // self.values.itemsize for s in self.values.strides)
+
+    def detach(self):
+        return self
+
+    def view(self, dtype):
+        return SimpleNamespace(numpy=lambda: self.values.view(dtype))
+
+    def new_empty(self, shape):
+        return HostTensor(np.empty(shape, self.values.dtype), self.dtype)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_tensors_of_the_host_as_torch_s_look(monkeypatch, dtype):
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(int16=np.int16))
+    name = {"fp16": "torch.float16", "bf16": "torch.bfloat16"}[dtype]
+    linear = make(ACT_ORDER, device="cpu", dtype=dtype)
+    x = rows(6, 128, dtype)
+    y = linear(HostTensor(x.reshape(2, 3, 128), name))
+    assert (type(y), y.shape, y.dtype) == (HostTensor, (2, 3, 64), name)
+    assert_close(y.values.reshape(6, 64), reference(ACT_ORDER, x, dtype), dtype)
+    turned = HostTensor(np.asfortranarray(x), name)
+    np.testing.assert_array_equal(linear(turned).values, y.values.reshape(6, 64))
+    with pytest.raises(LaunchError, match=r"x: the tensor has shape \(6, 128\) and strides \(1, 6"):
+        linear.forward(turned, y)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 @pytest.mark.parametrize("store", STORES)
