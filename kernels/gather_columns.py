@@ -2,18 +2,21 @@
 
     out[m, j] = x[m, perm[j]]
 
-    x     [M, K] 16-bit, row-major     gmem, 2 bytes a lane, from L1 and L2: a row is a few KB
+    x     [M, K] 16-bit, row-major     gmem, 2 bytes a lane, from L1 and L2: a row is a few KB;
+                                       staged: read once into smem, 16 bytes a lane, cp.async
     perm  [K] int32                    gmem, read once for the rows of a block, 16 bytes a lane
     out   [M, K] 16-bit, row-major     gmem, written once, 16 bytes a lane
 
-Bits are moved, so fp16 and bf16 are alike. A thread owns 8 columns of a few rows. A programmatic
-launch reads perm, which is part of the weight, while its predecessor still writes x.
+Bits are moved, so fp16 and bf16 are alike. A thread owns 8 columns of a few rows, or, staged, a
+block all columns of a few rows. A programmatic launch reads perm, which is part of the weight,
+while its predecessor still writes x.
 
-Bound by the time of a launch for few rows, by L1 for many: a lane's 2 bytes are a line's.
+Bound by the time of a launch for few rows; for many by gmem bandwidth where rows are staged, else
+by L1, whose line of 128 bytes a lane reads for 2.
 Limits: K % 8 == 0.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numba import cuda
@@ -21,7 +24,9 @@ from numba.cuda.types import uint32, uint64
 
 from ferrum_numba.contract import Kernel, Launch, Op, Program, Tolerance, Work, pointers, sizes
 from ferrum_numba.errors import ConfigError, ProblemError
-from ferrum_numba.ptx.memory import ld_global_nc_v4, ld_global_u16, st_global_v4
+from ferrum_numba.ptx.asynchronous import cp_async_16, cp_async_commit, cp_async_wait
+from ferrum_numba.ptx.memory import ld_global_nc_v4, ld_global_u16, ld_shared_u16, st_global_v4
+from ferrum_numba.ptx.special import smem_base
 from ferrum_numba.ptx.sync import griddepcontrol_launch_dependents, griddepcontrol_wait
 from ferrum_numba.reference.gather_columns import gather_columns
 from ferrum_numba.space import space
@@ -53,6 +58,8 @@ class GatherConfig:
     num_threads: int = 64  # a small block: few rows have few columns to deal
     rows: int = 1  # rows of a thread, for one read of perm
     programmatic: bool = False  # starts before its predecessor ends; Hopper and later
+    staged: bool = False  # rows pass through shared memory
+    row_bytes: int = 0  # of a staged row: 2 * K, rounded up so that few programs serve all K
 
     def __post_init__(self):
         if self.num_threads % 32 or not 32 <= self.num_threads <= 1024 or self.rows < 1:
@@ -61,10 +68,25 @@ class GatherConfig:
                 f"got num_threads = {self.num_threads}, rows = {self.rows}"
             )
 
+    @property
+    def smem_bytes(self):
+        """Dynamic shared memory a block."""
+        return self.rows * self.row_bytes
+
 
 CONFIGS = space(
-    GatherConfig, num_threads=(64, 128, 256), rows=(1, 2, 4, 8), programmatic=(False, True)
+    GatherConfig,
+    staged=(False, True),
+    num_threads=(64, 128, 256, 512),
+    rows=(1, 2, 4, 8),
+    programmatic=(False, True),
+    # a staged row has one block's threads for all its columns
+    where=lambda c: c.num_threads >= 256 if c.staged else c.num_threads <= 256,
 )
+# of a staged row's place
+ROW_GRAIN_BYTES = 8192
+# rows from which on they are staged, and rows of a block then
+STAGED_M, STAGED_ROWS = 32, 2
 
 
 def make_inputs(problem, rng):
@@ -88,6 +110,7 @@ OP = Op(
         GatherProblem(9, 1024),
         GatherProblem(16, 4096),
         GatherProblem(17, 72),
+        GatherProblem(33, 5000),
     ),
     activations=frozenset({"x"}),
 )
@@ -109,32 +132,45 @@ class GatherColumns(Kernel):
         """Run every problem."""
         return None
 
+    def specialise(self, config, problem):
+        """Return the config with room for a row of this length."""
+        row_bytes = -(-2 * problem.K // ROW_GRAIN_BYTES) * ROW_GRAIN_BYTES
+        return replace(config, row_bytes=row_bytes if config.staged else 0)
+
     def misfit(self, config, problem, gpu):
         """Return why this config does not fit this problem on this GPU, or None."""
         if config.programmatic and not _is_programmatic(gpu.arch):
             return f"a programmatic launch needs sm_90 or later; {gpu.name} is {gpu.arch}"
         if config.rows >= 2 * problem.M:
             return f"half of rows = {config.rows} holds all of M = {problem.M}"
+        if config.smem_bytes > gpu.smem_per_block:
+            return (
+                f"{config.rows} rows need {config.smem_bytes} bytes of shared memory a block; "
+                f"{gpu.name} has {gpu.smem_per_block}"
+            )
+        if config != self.specialise(config, problem):
+            return f"compiled for rows of {config.row_bytes} bytes; got K = {problem.K}"
         return None
 
     def default(self, problem, gpu):
-        """Return one row a thread until every SM has threads enough, then up to 8."""
-        threads = problem.M * (problem.K // COLUMNS)
-        most = max(1, threads // (gpu.num_sms * gpu.max_threads_per_sm))
-        rows = next((r for r in (8, 4, 2) if r <= most and r < 2 * problem.M), 1)
-        return GatherConfig(256 if rows > 1 else 64, rows)
+        """Return staged rows for many, else one row of small blocks, so that all SMs have some."""
+        staged = self.specialise(GatherConfig(512, STAGED_ROWS, staged=True), problem)
+        if problem.M >= STAGED_M and self.misfit(staged, problem, gpu) is None:
+            return staged
+        return GatherConfig()
 
     def build(self, config, arch):
         """Return the program. Grid: rows, columns; Block: 8 columns a thread."""
-        return Program(_build(config), PARAMETERS, config.num_threads)
+        make = _build_staged if config.staged else _build
+        return Program(make(config), PARAMETERS, config.num_threads, smem_bytes=config.smem_bytes)
 
     def prepare(self, problem, inputs):
         """Return both as they are."""
         return dict(inputs)
 
     def launch(self, config, problem, gpu):
-        """Return a thread for every 8 columns and `rows` rows."""
-        blocks = -(-problem.K // (COLUMNS * config.num_threads))
+        """Return a thread for every 8 columns and `rows` rows, or staged a block for the rows."""
+        blocks = 1 if config.staged else -(-problem.K // (COLUMNS * config.num_threads))
         grid = (-(-problem.M // config.rows), blocks, 1)
         scalars = {"m": problem.M, "k": problem.K}
         return Launch(grid, scalars, programmatic=config.programmatic)
@@ -176,5 +212,54 @@ def _build(config):
                     target = out + (uint64(row) * uint64(k) + uint64(column)) * uint64(2)
                     st_global_v4(target, words)
                 row = uint32(row + uint32(1))
+
+    return gather_columns
+
+
+def _build_staged(config):
+    num_threads, rows, row_bytes = config.num_threads, config.rows, config.row_bytes
+    programmatic = config.programmatic
+
+    @cuda.jit(device=True, inline="always")
+    def pair(line, first, second):
+        low = uint32(ld_shared_u16(uint32(line + first * uint32(2))))
+        high = uint32(ld_shared_u16(uint32(line + second * uint32(2))))
+        return uint32(low | uint32(high << uint32(16)))
+
+    def gather_columns(x, perm, out, m, k):
+        smem = smem_base()
+        first_row = uint32(uint32(cuda.blockIdx.x) * uint32(rows))
+        pieces = uint32(k // uint32(COLUMNS))
+        if programmatic:
+            griddepcontrol_launch_dependents()
+            griddepcontrol_wait()
+        for i in range(rows):
+            row = uint32(first_row + uint32(i))
+            if row < m:
+                line = x + uint64(row) * uint64(k) * uint64(2)
+                piece = uint32(cuda.threadIdx.x)
+                while piece < pieces:
+                    place = uint32(smem + uint32(i * row_bytes) + piece * uint32(16))
+                    cp_async_16(place, line + uint64(piece) * uint64(16))
+                    piece = uint32(piece + uint32(num_threads))
+        cp_async_commit()
+        cp_async_wait(0)
+        cuda.syncthreads()
+        piece = uint32(cuda.threadIdx.x)
+        while piece < pieces:
+            places = perm + uint64(piece) * uint64(32)
+            low = ld_global_nc_v4(places)
+            high = ld_global_nc_v4(places + uint64(16))
+            for i in range(rows):
+                row = uint32(first_row + uint32(i))
+                if row < m:
+                    line = uint32(smem + uint32(i * row_bytes))
+                    words = (
+                        pair(line, low[0], low[1]), pair(line, low[2], low[3]),
+                        pair(line, high[0], high[1]), pair(line, high[2], high[3]),
+                    )  # fmt: skip
+                    target = uint64(row) * uint64(k) * uint64(2) + uint64(piece) * uint64(16)
+                    st_global_v4(out + target, words)
+            piece = uint32(piece + uint32(num_threads))
 
     return gather_columns

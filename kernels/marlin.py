@@ -1,18 +1,19 @@
 """W4A16 GEMM on Marlin's packed weights: int4 weights, 16-bit activations, fp32 accumulation.
 
     w[k, n] = round((code[k, n] - zero[g, n]) * scale[g, n]), g = k // group_size
-    out[m, n] = round(sum_k x[m, perm[k]] * w[k, n] + bias[n])
+    out[m, n] = round(sum_k x[m, k] * w[k, n] + bias[n])
 
     x            [M, K] row-major          gmem, read once a column slice; cp.async, swizzled smem
     packed       [Kp/16, 2Np] int32        gmem, streamed once a row slice; cp.async, as it lies
     scales       [G, Np], permuted         gmem, one row (or tile_k / group_size) a stage
     zero_points  [G, Np/8] int32           gmem, likewise, of an asymmetric weight; else zero is 8
     bias         [Np], permuted            gmem, read once in the epilogue
-    perm         [K] int32                 gmem, of a weight in act-order: x is gathered by it
     out          [M, N] row-major          gmem, written once, 16 bytes a thread
 
 x, scales, bias and out are fp16 or bf16, whichever `dtype` is built for; kernels/packed.py has the
-operands.
+operands. The rows of a weight in act-order are packed by group, and x's columns are brought into
+that order before (kernels/gather_columns.py): gathered by the lanes that copy x, they cost more,
+from the first row on (docs/facts.md).
 
 The tiles of all output slices are numbered K first and cut into equal stripes, one a block, so
 every SM streams the same number of bytes, whatever the shape. With 3 x 3 tiles and 5 blocks:
@@ -44,8 +45,7 @@ from ferrum_numba.kernels.w4a16 import OP
 GROUP_SIZES = layout.GROUP_SIZES
 # n and k are those of the packed weight, x has x_columns and out out_columns
 PARAMETERS = (
-    *pointers("x", "packed", "scales", "zero_points", "bias", "perm", "out"),
-    *pointers("partials", "counters"),
+    *pointers("x", "packed", "scales", "zero_points", "bias", "out", "partials", "counters"),
     *sizes("m", "n", "k", "x_columns", "out_columns", "tiles_per_block", "has_bias"),
 )
 
@@ -66,7 +66,6 @@ class Config:
     group_size: int = 128  # K a scale, -1: one scale a column
     dtype: str = "fp16"  # of x, scales, bias and out
     has_zeros: bool = False  # the weight is asymmetric
-    act_order: bool = False  # x is gathered
 
     def __post_init__(self) -> None:
         if self.tile_n not in (64, 128, 256) or self.warps_k not in (2, 4):
@@ -198,13 +197,12 @@ class Marlin(Kernel):
         return layout.refuses(self.name, problem)
 
     def specialise(self, config, problem):
-        """Return the config for the problem's groups, type, zero points and order."""
+        """Return the config for the problem's groups, type and zero points."""
         return replace(
             config,
             group_size=layout.group_size_of(problem),
             dtype=problem.dtype,
             has_zeros=problem.zero_points != "none",
-            act_order=problem.act_order,
         )
 
     def misfit(self, config, problem, gpu):
@@ -248,7 +246,7 @@ class Marlin(Kernel):
     def prepare(self, problem, inputs):
         """Return x as it is and the packed weight; a pointer that is never read gets a word."""
         operands = layout.pack_operands(problem, inputs)
-        absent = dict.fromkeys(("zero_points", "bias", "perm"), np.zeros(4, np.int32))
+        absent = dict.fromkeys(("zero_points", "bias"), np.zeros(4, np.int32))
         return {"x": inputs["x"], **absent, **operands}
 
     def launch(self, config, problem, gpu):

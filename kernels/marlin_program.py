@@ -13,7 +13,6 @@ from ferrum_numba.ptx.convert import splat_f32, unpack_bf16x2, unpack_f16x2
 from ferrum_numba.ptx.dequantize import dequantize as make_dequantize
 from ferrum_numba.ptx.memory import (
     atom_add_acq_rel_gpu,
-    gather_8x16,
     ld_global_nc_u32,
     ld_global_nc_v2,
     ld_global_nc_v4,
@@ -22,7 +21,6 @@ from ferrum_numba.ptx.memory import (
     st_global_u32,
     st_global_v4,
     st_shared_u32,
-    st_shared_v4,
 )
 from ferrum_numba.ptx.special import smem_base
 from ferrum_numba.ptx.sync import fence_acq_rel_gpu
@@ -34,7 +32,7 @@ def build(config):
     tile_m, tile_n, tile_k = config.tile_m, config.tile_n, config.tile_k
     num_threads, num_stages, warps_k = config.num_threads, config.num_stages, config.warps_k
     group_size, per_channel = config.group_size, config.group_size < 0
-    has_zeros, act_order = config.has_zeros, config.act_order
+    has_zeros = config.has_zeros
     half = {"fp16": "f16", "bf16": "bf16"}[config.dtype]
     unpack = {"fp16": unpack_f16x2, "bf16": unpack_bf16x2}[config.dtype]
     warps_n, m_blocks = tile_n // 64, tile_m // 16
@@ -83,39 +81,21 @@ def build(config):
     store_out = store_tile_rounded(m_blocks, strips, out_row_bytes, half)
 
     @cuda.jit(device=True, inline="always")
-    def fetch_x(smem, gmem, perm, x_columns, k_first, rows_left):
-        """Copy this thread's 16 bytes of every row; what lies past M or K becomes zeros."""
-        inside = k_first < x_columns
-        if act_order:
-            # no asynchronous copy picks its columns
-            places = perm + (uint64(k_first if inside else uint32(0)) << 2)
-            low = ld_global_nc_v4(places)
-            high = ld_global_nc_v4(places + uint64(16))
-        for i in range(a_rounds):
-            r = uint32(uint32(cuda.threadIdx.x) // uint32(a_row_pieces))
-            if not a_ragged or uint32(r + i * a_rows) < uint32(tile_m):
-                present = inside and uint32(i * a_rows) < rows_left
-                if act_order:
-                    piece = (uint32(0), uint32(0), uint32(0), uint32(0))
-                    if present:
-                        piece = gather_8x16(gmem, low, high)
-                    st_shared_v4(smem + i * (a_rows * tile_k * 2), piece)
-                else:
-                    size = uint32(16) if present else uint32(0)
-                    cp_async_16_zfill(smem + i * (a_rows * tile_k * 2), gmem, size)
-                gmem = gmem + uint64(x_columns) * uint64(a_rows * 2)
-
-    @cuda.jit(device=True, inline="always")
-    def fetch_to_shared(stage, place, perm, n, x_columns, k_tile):
+    def fetch_to_shared(stage, place, n, x_columns, k_tile):
         a_gmem, b_gmem, s_gmem, z_gmem, rows_left = place
         tid = uint32(cuda.threadIdx.x)
         r = uint32(tid // uint32(a_row_pieces))
         c = uint32(tid % uint32(a_row_pieces))
         smem = uint32(stage + r * (tile_k * 2) + (c ^ (r & 7)) * 16)
-        k_first = uint32(k_tile * tile_k + c * 8)
-        # in act-order a row's columns are all over it
-        gmem = a_gmem if act_order else a_gmem + uint64(k_tile) * uint64(tile_k * 2)
-        fetch_x(smem, gmem, perm, x_columns, k_first, rows_left)
+        gmem = a_gmem + uint64(k_tile) * uint64(tile_k * 2)
+        inside = uint32(k_tile * tile_k + c * 8) < x_columns
+        for i in range(a_rounds):
+            if not a_ragged or uint32(r + i * a_rows) < uint32(tile_m):
+                # what lies past M or K becomes zeros
+                present = inside and uint32(i * a_rows) < rows_left
+                size = uint32(16) if present else uint32(0)
+                cp_async_16_zfill(smem + i * (a_rows * tile_k * 2), gmem, size)
+                gmem = gmem + uint64(x_columns) * uint64(a_rows * 2)
         smem = uint32(stage + b_offset + tid * 16)
         gmem = b_gmem + uint64(k_tile) * uint64(uint32(n * (tile_k // 2)))
         for i in range(b_rounds):
@@ -146,11 +126,11 @@ def build(config):
     @cuda.jit(device=True, inline="always")
     def locate(sources, m, n, x_columns, slice_id, m_tiles):
         """Return where this thread copies a slice from, at K = 0, and how many rows are left."""
-        x, packed, scales, zero_points, _ = sources
+        x, packed, scales, zero_points = sources
         tid = uint32(cuda.threadIdx.x)
         row, column = corner(slice_id, m_tiles)
         r = uint32(tid // uint32(a_row_pieces))
-        c = uint32(0) if act_order else uint32(tid % uint32(a_row_pieces))
+        c = uint32(tid % uint32(a_row_pieces))
         a_gmem = x + ((uint64(uint32(row + r)) * x_columns + uint32(c * 8)) << 1)
         rows_left = uint32(m - uint32(row + r)) if uint32(row + r) < m else uint32(0)
         r = uint32(tid // uint32(b_row_pieces))
@@ -164,7 +144,7 @@ def build(config):
         """Begin the copies of one tile, if there is one left, and return what comes next."""
         slice_id, k_tile, tile, stage = fetch
         if tile < end:
-            fetch_to_shared(stage, place, sources[4], n, x_columns, k_tile)
+            fetch_to_shared(stage, place, n, x_columns, k_tile)
         cp_async_commit()
         k_tile = uint32(k_tile + 1)
         if k_tile == uint32(k // uint32(tile_k)):
@@ -313,7 +293,7 @@ def build(config):
             piece = uint32(piece + num_threads)
 
     def marlin(
-        x, packed, scales, zero_points, bias, perm, out, partials, counters,
+        x, packed, scales, zero_points, bias, out, partials, counters,
         m, n, k, x_columns, out_columns, tiles_per_block, has_bias,
     ):  # fmt: skip
         # index: which stripe, which slice, which fragment
@@ -344,7 +324,7 @@ def build(config):
         nothing = float32(0)
 
         stage = smem
-        sources = (x, packed, scales, zero_points, perm)
+        sources = (x, packed, scales, zero_points)
         fetch = (slice_id, k_tile, tile, smem)
         place = locate(sources, m, n, x_columns, slice_id, m_tiles)
         # prologue: the copies run num_stages - 1 tiles ahead of the mma, across slices

@@ -4,7 +4,8 @@
     scales       [G, Np]              permuted: per group for the weights, of one group for the sums
     zero_points  [G, Np/8] int32      of an asymmetric weight: vLLM's order
     bias         [Np]                 where there is one, permuted as the scales of one group
-    perm         [K] int32            of a weight in act-order: packed row k is the weight's perm[k]
+    perm         [K] int32            of a weight in act-order: packed row k was row perm[k]; it is
+                                      for gathering x's columns, no GEMM reads it
 
 Kp and Np are K and N, or the next larger that the tiles of every kernel divide: such a weight is
 padded once, when it is made, with codes of 8 and scales of 0. x [M, K] and out [M, N] are never
@@ -51,6 +52,11 @@ def stored_shape(problem: W4A16Problem) -> tuple[int, int]:
 
 def refuses(name: str, problem: W4A16Problem) -> str | None:
     """Return why a kernel on this layout cannot run a problem, with the nearest that can."""
+    if problem.act_order:
+        return (
+            f"{name} needs the columns of x in the order of the packed rows, as MarlinLinear "
+            "gathers them; got act_order = True"
+        )
     if problem.num_groups == 1 or problem.group_size in GROUP_SIZES:
         return None
     nearest = min(GROUP_SIZES[:-1], key=lambda size: abs(size - problem.group_size))

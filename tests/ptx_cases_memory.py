@@ -470,20 +470,6 @@ def across_the_cluster(inputs):
     return np.stack(columns, axis=-1).reshape(-1)
 
 
-def gather(a, order, out):
-    """Lane i gathers from row i of a, where row i of order says."""
-    i = uint64(uint32(cuda.threadIdx.x))
-    low = ptx.ld_global_v4(order + i * uint64(32))
-    high = ptx.ld_global_v4(order + i * uint64(32) + uint64(16))
-    ptx.st_global_v4(out + i * uint64(16), ptx.gather_8x16(a + i * uint64(64), low, high))
-
-
-def gather_inputs(rng):
-    order = rng.integers(0, 32, (32, 8), np.uint32)
-    order[0], order[1] = np.arange(8), 31 - np.arange(8)
-    return {"a": rng.integers(0, 2**16, (32, 32), np.uint16), "order": order}
-
-
 def clocks(a, out):
     """Clocks do not run backwards."""
     i = uint64(uint32(cuda.threadIdx.x)) * uint64(4)
@@ -521,10 +507,6 @@ SYNC = [
         ),
         cluster, random_bytes(64, 16, np.float32), across_the_cluster, num_blocks=2,
         smem_bytes=1024, cluster=(2, 1, 1),
-    ),
-    Case(
-        "gather_8x16", (ptx.gather_8x16,), gather, gather_inputs,
-        lambda i: np.take_along_axis(i["a"], i["order"].astype(np.intp), axis=1),
     ),
     Case("clocks", (ptx.clock64, ptx.globaltimer), clocks, random_bytes(32, 4), lambda i: i["a"]),
 ]  # fmt: skip

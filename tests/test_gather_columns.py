@@ -89,12 +89,24 @@ def test_programmatic_launches_are_for_hopper_and_later():
     assert config not in KERNEL.configs(KNOWN["a100"])
 
 
-def test_few_rows_are_dealt_to_as_many_threads_as_there_are():
+def test_few_rows_are_dealt_to_small_blocks_and_many_are_staged():
     for M in (1, 2, 16):
-        assert KERNEL.default(GatherProblem(M, 4096), H200).rows == 1
-    assert KERNEL.default(GatherProblem(4096, 8192), H200).rows == 8
-    largest = KERNEL.launch(GatherConfig(), GatherProblem(65536, 1 << 20), H200)
-    assert largest.grid[1] <= 65535
+        assert KERNEL.default(GatherProblem(M, 4096), H200) == GatherConfig()
+    many = KERNEL.default(GatherProblem(4096, 5000), H200)
+    assert many.staged
+    assert many.row_bytes == 16384
+    assert many.smem_bytes == many.rows * 16384
+
+
+def test_a_row_that_shared_memory_cannot_hold_is_not_staged():
+    problem = GatherProblem(64, 1 << 18)
+    assert not KERNEL.default(problem, H200).staged
+    staged = KERNEL.specialise(GatherConfig(256, staged=True), problem)
+    want = "1 rows need 524288 bytes of shared memory a block; NVIDIA H200 has 232448"
+    assert KERNEL.misfit(staged, problem, H200) == want
+    assert "compiled for rows of 0 bytes" in KERNEL.misfit(
+        GatherConfig(256, staged=True), problem, H200
+    )
 
 
 def test_half_of_the_rows_are_not_left_idle():

@@ -101,13 +101,10 @@ def test_every_value_of_the_space_equals_reference_on_interpreter(case):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("kernel", EVERY, ids=short)
-def test_default_config_equals_reference_on_gpu(kernel, device):
-    for problem in kernel.op.tests:
-        if kernel.refuses(problem) is None:
-            config = kernel.default(problem, device.gpu)
-            result = check.on_gpu(kernel, config, problem, device)
-            assert result.ok, f"{problem} {config}: {result.reason}"
+@pytest.mark.parametrize("case", problems(), ids=short)
+def test_default_config_equals_reference_on_gpu(case, device):
+    kernel, problem = case
+    assert_ok(check.on_gpu(kernel, kernel.default(problem, device.gpu), problem, device))
 
 
 @pytest.mark.gpu
@@ -135,22 +132,25 @@ def test_a_hundred_runs_give_equal_bits(kernel, device):
     assert_ok(check.on_gpu(kernel, config, problem, device, repeats=100))
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"M": 1},
-        {"M": 256},
-        {"M": 1, "zero_points": "gptq", "dtype": "bf16"},
-        {"M": 64, "act_order": True},
-    ],
-    ids=str,
+# what has most registers, and what has most to dequantise
+KINDS = (
+    {"M": 1},
+    {"M": 256},
+    {"M": 1, "zero_points": "gptq", "dtype": "bf16"},
+    {"M": 64, "act_order": True},
 )
-@pytest.mark.parametrize("kernel", KERNELS, ids=short)
-def test_default_config_compiles_without_spills(kernel, changes, arch):
-    problem = replace(kernel.op.tests[0], N=4096, K=4096, **changes)
-    if kernel.refuses(problem):
-        pytest.skip(kernel.refuses(problem))
+KINDS_OF_LAYERS = [
+    (kernel, problem)
+    for kernel in KERNELS
+    for problem in (replace(kernel.op.tests[0], N=4096, K=4096, **kind) for kind in KINDS)
+    if kernel.refuses(problem) is None
+]
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("case", KINDS_OF_LAYERS, ids=short)
+def test_default_config_compiles_without_spills(case, arch):
+    kernel, problem = case
     binary = build(kernel, kernel.default(problem, KNOWN[ARCHS[arch]]), arch)
     assert binary.spill_bytes == 0
     assert binary.stack_bytes == 0

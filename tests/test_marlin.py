@@ -40,6 +40,10 @@ def test_a_config_that_contradicts_itself_says_so(fields, words):
     ("problem", "words"),
     [
         (W4A16Problem(1, 128, 128, 16), "group_size in .* got 16, the nearest is 32"),
+        (
+            W4A16Problem(1, 128, 256, act_order=True),
+            "x in the order of .* got act_order = True",
+        ),
         (W4A16Problem(1, 128, 512, 256), "group_size in .* got 256, the nearest is 128"),
     ],
 )

@@ -202,31 +202,6 @@ ld_global_nc_v4_if = _load_if(
     "ld_global_nc_v4_if", "ld.global.nc", U32x4, "Load 16 constant bytes; 0 where pred is 0."
 )
 
-
-@instruction(
-    "{\n.reg .u64 at;\n.reg .b16 lo, hi;\n"
-    + "".join(
-        f"mad.wide.u32 at, <{name}.{i}>, 2, <row>;\nld.global.nc.b16 lo, [at];\n"
-        f"mad.wide.u32 at, <{name}.{i + 1}>, 2, <row>;\nld.global.nc.b16 hi, [at];\n"
-        f"mov.b32 <d.{first + i // 2}>, {{lo, hi}};\n"
-        for name, first in (("low", 0), ("high", 2))
-        for i in (0, 2)
-    )
-    + "}",
-    effect="volatile",
-)
-def gather_8x16(lanes: Lanes, row: U64, low: U32x4, high: U32x4) -> U32x4:
-    """Load eight 2-byte elements of a row that nobody writes while the kernel runs.
-
-    row:       address of its element 0
-    low, high: U32 x 4, which elements, the first four and the next
-    Returns 16 bytes, element `low[0]` first.
-    """
-    places = row[:, None] + np.uint64(2) * np.concatenate([low, high], axis=1).astype(np.uint64)
-    elements = [lanes.load_global(place, 2) for place in places.T]
-    return np.concatenate(elements, axis=1).view(np.uint32)
-
-
 # .cg: from L2, past an L1 that may hold what another SM has overwritten since
 ld_global_cg_u32 = _load("ld_global_cg_u32", "ld.global.cg", U32, "Load 4 bytes from L2.")
 ld_global_cg_v4 = _load("ld_global_cg_v4", "ld.global.cg", U32x4, "Load 16 bytes from L2.")
