@@ -20,11 +20,11 @@ from ferrum_numba.gptq.tensors import GptqTensors
 from ferrum_numba.kernels.dtypes import DTYPES
 from ferrum_numba.kernels.repack import Repack, RepackProblem
 from ferrum_numba.launch import Buffer, Graph
-from ferrum_numba.linear import stores
 from ferrum_numba.linear.experts import ExpertStack
 from ferrum_numba.linear.marlin import MarlinLinear
 from ferrum_numba.linear.offset import marlin_gemm_with_offset, marlin_gemm_with_offset_strided
 from ferrum_numba.linear.runtime import runtime
+from ferrum_numba.linear.stores import MarlinStore
 from ferrum_numba.measure import host_time_us
 
 pytestmark = pytest.mark.gpu
@@ -214,7 +214,7 @@ def test_every_kind_of_weight(device, K, N, group_size, kind, store, dtype):
 @pytest.mark.parametrize("act_order", [False, True])
 def test_the_gpu_packs_as_the_host_does(device, act_order):
     tensors = layer(1096, 584, 128, act_order=act_order, zeros="gptq", bias=True)
-    got, want = (stores.MarlinStore.from_gptq(tensors, device=d) for d in ("cuda", "cpu"))
+    got, want = (MarlinStore.from_gptq(tensors, device=d) for d in ("cuda", "cpu"))
     for name in want.operands:
         np.testing.assert_array_equal(got.operands.get(name, 0), want.operands.get(name, 0))
 
@@ -409,34 +409,6 @@ def test_a_stack_of_128_experts_is_packed_within_a_second(device, capsys):
     with capsys.disabled():
         print(f"\ntwo stacks, twice: packed in {seconds:.4f} s; made and loaded in {loaded:.2f} s")
     assert seconds < 1
-
-
-@pytest.mark.slow
-def test_where_gathering_first_pays(device, capsys, monkeypatch):
-    """A report: an act-order layer that gathers as it reads, and before, in graphs of 50 calls."""
-    g_idx = np.random.default_rng(7).permutation(np.arange(4096, dtype=np.int32) // 128)
-    tensors = replace(big(4096, 4096), g_idx=g_idx)
-    lines = []
-    for M in (1, 4, 8, 16, 32, 64, 256):
-        us = []
-        for most_rows in (M, 0):
-            monkeypatch.setattr(stores, "GATHER_AS_READ_ROWS", most_rows)
-            linear = MarlinLinear.from_gptq(tensors)
-            _, source, out = on(device, tensors, M)
-            stream = device.new_stream()
-            linear.prepare(M, stream)
-            calls = [partial(linear.forward, source, out)] * 50
-            graph = Graph.capture(device, calls, stream)
-            graph.launch(stream)
-            device.synchronize()
-            began = time.perf_counter()
-            for _ in range(20):
-                graph.launch(stream)
-            device.synchronize()
-            us.append((time.perf_counter() - began) / 1000 * 1e6)
-        lines.append(f"M = {M}: {us[0]:.1f} us as it reads, {us[1]:.1f} us before")
-    with capsys.disabled():
-        print("\n" + "\n".join(lines))
 
 
 # other libraries' arrays

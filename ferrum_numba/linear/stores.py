@@ -27,9 +27,6 @@ from ferrum_numba.linear.slabs import Slabs, filling, put_all
 from ferrum_numba.linear.weight import Weight, rounded
 from ferrum_numba.reference import gptq, marlin_layout
 
-# rows up to which a packed kernel gathers x as it reads it for an act-order weight; beyond them a
-# kernel of its own gathers first. By reasoning: a tile of 16 rows reads x once, more tiles again
-GATHER_AS_READ_ROWS = 16
 # eight zero points of 8, in any order
 EIGHTS = np.uint32(0x88888888).astype(np.int32)
 
@@ -179,12 +176,12 @@ class MarlinStore(Store):
                     f"the packed layout needs {want[group]} rows in group {group}; "
                     f"g_idx gives it {got[group]}"
                 )
-        return super().refusal(layer, weight)
+        # packed rows are in the order of their groups, and so are the columns of x that kernels get
+        return super().refusal(layer, replace(weight, act_order=False))
 
     def task(self, M: int, bias: bool = False) -> Task:
-        """Return what M rows ask of a plan, with or without a kernel that gathers first."""
-        gathered = self.weight.act_order and M > GATHER_AS_READ_ROWS
-        return replace(super().task(M, bias), gathered=gathered)
+        """Return what M rows ask of a plan; in act-order a kernel of its own gathers x before."""
+        return replace(super().task(M, bias), gathered=self.weight.act_order)
 
     @classmethod
     def _put(
