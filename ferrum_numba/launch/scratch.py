@@ -6,7 +6,8 @@ destroyed stream to the next one.
 
 A captured graph keeps the addresses of the stream it was captured on. So nothing is freed when a
 buffer grows, and a stream that first shows up in the middle of a capture gets the spare set, which
-`reserve` fills beforehand. A graph must not run at the same time as other work of that stream.
+`reserve` fills beforehand, once for each such stream. A graph must not run at the same time as
+other work of the stream it was captured on.
 """
 
 from __future__ import annotations
@@ -104,9 +105,9 @@ class Scratch:
             stream_id = int(call(driver.cuStreamGetId, stream))
             area = self._areas.get(stream_id, self._spare)
             if not area.holds(needs):
-                total_bytes = sum(needs.values())
                 raise CaptureError(
-                    f"{total_bytes} bytes of scratch cannot be allocated while a graph is captured"
+                    f"{sum(needs.values())} bytes of scratch cannot be allocated while a graph is "
+                    "captured, and a stream does not use another's"
                 )
             if area is self._spare:
                 self._areas[stream_id], self._spare = area, Area(self._device)

@@ -92,7 +92,8 @@ class GpuGemm:
 
     def _unprepared(self, M: int, reason: str) -> CaptureError:
         return CaptureError(
-            f"{self._store.weight.name}: {reason}; call prepare([{M}]) of the layer before"
+            f"{self._store.weight.name}: {reason}; call prepare([{M}]) of the layer before each "
+            "capture on a new stream"
         )
 
 

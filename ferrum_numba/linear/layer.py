@@ -106,9 +106,9 @@ class Linear:
         return out
 
     def prepare(self, rows: int | Iterable[int], stream: Any = None) -> None:
-        """Build and load what some numbers of rows need, and reserve its scratch, for a capture.
+        """Build and load what some numbers of rows need, and reserve its scratch, for captures.
 
-        stream: that will be captured; by default whatever stream is captured next
+        stream: that will be captured, once or often; by default the next new one that is
         """
         if isinstance(self._gemm, GpuGemm):
             handle = None if stream is None else stream_handle(stream)
