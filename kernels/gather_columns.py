@@ -85,8 +85,8 @@ CONFIGS = space(
 )
 # of a staged row's place
 ROW_GRAIN_BYTES = 8192
-# rows from which on they are staged, and rows of a block then
-STAGED_M, STAGED_ROWS = 32, 2
+# rows from which on they are staged, and from which on two of them to a block (docs/facts.md)
+STAGED_M, PAIRED_M = 32, 512
 
 
 def make_inputs(problem, rng):
@@ -154,7 +154,8 @@ class GatherColumns(Kernel):
 
     def default(self, problem, gpu):
         """Return staged rows for many, else one row of small blocks, so that all SMs have some."""
-        staged = self.specialise(GatherConfig(512, STAGED_ROWS, staged=True), problem)
+        rows = 2 if problem.M >= PAIRED_M else 1
+        staged = self.specialise(GatherConfig(512, rows, staged=True), problem)
         if problem.M >= STAGED_M and self.misfit(staged, problem, gpu) is None:
             return staged
         return GatherConfig()

@@ -73,6 +73,7 @@ class HostDriver:
         self.events = {}
         self.graphs = {}
         self.capturing = {}
+        self.capture_ids = {}
         self.functions = {}
         self.next_handle = 1000
         self.active_blocks = 2
@@ -119,7 +120,14 @@ class HostDriver:
         return SUCCESS, self.contexts.pop()
 
     def cuStreamGetId(self, stream):
+        # as the driver does: it also ends the capture
+        if stream in self.capturing:
+            return driver.CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, None
         return SUCCESS, self.stream_ids.get(stream, stream)
+
+    def cuStreamGetCaptureInfo(self, stream):
+        status = driver.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_ACTIVE
+        return SUCCESS, status, self.capture_ids[stream], None, [], [], 0
 
     def cuStreamIsCapturing(self, stream):
         states = driver.CUstreamCaptureStatus
@@ -209,6 +217,7 @@ class HostDriver:
 
     def cuStreamBeginCapture(self, stream, mode):
         self.capturing[stream] = []
+        self.capture_ids[stream] = self._handle()
         return (SUCCESS,)
 
     def cuStreamEndCapture(self, stream):

@@ -34,7 +34,7 @@ def test_nothing_is_asked_of_the_driver_once_there_is_room(host, scratch):
     scratch.addresses(5, {"partials": 1000})
     host.calls.clear()
     scratch.addresses(5, {"partials": 1000})
-    assert host.calls == ["cuStreamGetId"]
+    assert host.calls == ["cuStreamIsCapturing", "cuStreamGetId"]
 
 
 def test_what_grows_at_least_doubles_and_leaves_the_old_where_it_was(host, scratch):
@@ -75,7 +75,7 @@ def test_a_capture_cannot_grow(host, scratch):
     assert scratch.addresses(5, {"partials": 80})
 
 
-def test_a_stream_made_for_a_capture_gets_what_was_reserved(host, scratch):
+def test_a_capture_gets_what_was_reserved(host, scratch):
     scratch.reserve({"partials": 64, "counters": 16})
     scratch.reserve({"partials": 32})
     host.cuStreamBeginCapture(9, 0)
@@ -86,17 +86,43 @@ def test_a_stream_made_for_a_capture_gets_what_was_reserved(host, scratch):
     with pytest.raises(CaptureError):
         scratch.addresses(10, {"partials": 64})
     host.cuStreamEndCapture(10)
+    host.cuStreamEndCapture(9)
+    # nor for a second one under the same handle, which may be another stream's by now
+    host.cuStreamBeginCapture(9, 0)
+    with pytest.raises(CaptureError):
+        scratch.addresses(9, {"partials": 64})
+    host.cuStreamEndCapture(9)
     scratch.reserve({"partials": 64})
     host.cuStreamBeginCapture(10, 0)
     assert scratch.addresses(10, {"partials": 64}) != taken
 
 
-def test_a_stream_can_be_prepared_by_name(host, scratch):
+def test_captures_on_a_stream_that_was_prepared_share_its_set(host, scratch):
     scratch.reserve({"partials": 64}, 5)
+    found = []
+    for _ in range(2):
+        host.cuStreamBeginCapture(5, 0)
+        host.calls.clear()
+        found.append(dict(scratch.addresses(5, {"partials": 64})))
+        assert "cuMemAlloc" not in host.calls
+        host.cuStreamEndCapture(5)
+    assert found[0] == found[1] == scratch.addresses(5, {"partials": 64})
+
+
+def test_a_capture_prefers_what_was_reserved_for_it(host, scratch):
+    own = dict(scratch.addresses(5, {"partials": 64}))
+    scratch.reserve({"partials": 64})
+    host.cuStreamBeginCapture(5, 0)
+    assert scratch.addresses(5, {"partials": 64}) != own
+
+
+def test_the_id_of_a_stream_is_not_asked_for_in_a_capture(host, scratch):
+    """The driver refuses it and ends the capture."""
+    scratch.reserve({"partials": 64})
     host.cuStreamBeginCapture(5, 0)
     host.calls.clear()
-    assert scratch.addresses(5, {"partials": 64})
-    assert "cuMemAlloc" not in host.calls
+    scratch.addresses(5, {"partials": 64})
+    assert "cuStreamGetId" not in host.calls
 
 
 def test_a_refusal_of_the_driver_names_the_call(host, scratch):

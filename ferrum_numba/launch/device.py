@@ -26,7 +26,17 @@ def failure(status: Any, doing: str) -> LaunchError:
 
 
 def call(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function of the driver and return its value.
+    """Call a function of the driver and return its first value, None where it has none.
+
+    Raises:
+        LaunchError: it did not return CUDA_SUCCESS.
+    """
+    values = call_all(function, *args)
+    return values[0] if values else None
+
+
+def call_all(function: Callable[..., Any], *args: Any) -> list[Any]:
+    """Call a function of the driver and return all its values.
 
     Raises:
         LaunchError: it did not return CUDA_SUCCESS.
@@ -34,7 +44,7 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
     status, *values = function(*args)
     if status != driver.CUresult.CUDA_SUCCESS:
         raise failure(status, function.__name__)
-    return values[0] if values else None
+    return values
 
 
 @dataclass(frozen=True)

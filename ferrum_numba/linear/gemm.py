@@ -93,7 +93,7 @@ class GpuGemm:
     def _unprepared(self, M: int, reason: str) -> CaptureError:
         return CaptureError(
             f"{self._store.weight.name}: {reason}; call prepare([{M}]) of the layer before each "
-            "capture on a new stream"
+            "capture, or once with the stream that is captured"
         )
 
 
