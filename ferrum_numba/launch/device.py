@@ -44,7 +44,7 @@ def call_all(function: Callable[..., Any], *args: Any) -> list[Any]:
     status, *values = function(*args)
     if status != driver.CUresult.CUDA_SUCCESS:
         raise failure(status, function.__name__)
-    return values
+    return list(values)
 
 
 @dataclass(frozen=True)
