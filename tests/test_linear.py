@@ -519,7 +519,7 @@ def test_the_measured_winner_runs_and_serves_other_kinds_of_its_sizes():
     found = choice.best(other, PACKED, rows_, gpu)
     assert found.config == kernel.specialise(wanted, other)
     assert found.rule == "measured at M = 16"
-    elsewhere = replace(other, N=192)
+    elsewhere = replace(other, group_size=32)
     assert choice.best(elsewhere, PACKED, rows_, gpu).rule == "default of marlin"
 
 

@@ -480,13 +480,28 @@ def test_a_config_that_does_not_fit_is_passed_over():
         [row(1.0, config={"speed": 1, "gone": 2})],
         [row(1.0, kernel="gone")],
         [row(1.0, regime="warm")],
-        [row(1.0, problem={"M": 1, "N": 16})],
+        [row(1.0, problem={"M": 1, "N": 8, "kind": "other"})],
     ],
-    ids=["none", "stale", "kernel", "regime", "shape"],
+    ids=["none", "stale", "kernel", "regime", "kind"],
 )
 def test_without_a_row_the_default_runs(rows):
     found = tune.choose(rows, Problem(1), [TOY], GPU)
     assert (found.config, found.rule) == (Config(1), "default of toy")
+
+
+def test_where_a_shape_was_not_measured_a_near_one_decides():
+    rows = [
+        row(5.0, problem={"M": 1, "N": 64}, config={"speed": 1}),
+        row(5.0, problem={"M": 16, "N": 64}, config={"speed": 2}),
+        row(5.0, problem={"M": 16, "N": 4096}, config={"speed": 3}),
+    ]
+    found = tune.choose(rows, Problem(12), [TOY], GPU)
+    assert (found.config, found.rule) == (Config(2), "measured at M = 16, N = 64")
+    # M counts for more: it decides between designs
+    found = tune.choose([rows[0], rows[2]], Problem(16), [TOY], GPU)
+    assert (found.config, found.rule) == (Config(3), "measured at M = 16, N = 4096")
+    found = tune.choose([rows[1], row(5.0, M=4)], Problem(16), [TOY], GPU)
+    assert found.rule == "measured at M = 16, N = 64"
 
 
 def test_a_row_from_before_a_field_counts_as_its_default():

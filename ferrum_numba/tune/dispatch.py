@@ -15,6 +15,9 @@ from ferrum_numba.results import Row, same
 if TYPE_CHECKING:
     from ferrum_numba.gpu import Gpu
 
+# sizes of problems, and what an e-fold of each counts: M decides between designs, N and K between
+# tiles
+SIZES = {"M": 2.0, "N": 1.0, "K": 1.0}
 # what is slower than the winner by more than this cannot be its equal
 NEAR = 1.1
 
@@ -76,9 +79,10 @@ def choose(
 ) -> Choice:
     """Return the kernel and config to run a problem with.
 
-    The winner of this very problem; else of the nearest M with all other sizes equal; else the
-    default of the first kernel that can run it. A stored config that its kernel no longer has, or
-    that does not fit, is passed over; a field that came later than the row is at its default.
+    The winner of this very problem; else of the nearest of its kind, which differs in sizes alone;
+    else the default of the first kernel that can run it. A stored config that its kernel no longer
+    has, or that does not fit, is passed over; a field that came later than the row is at its
+    default.
 
     Raises:
         ProblemError: no kernel can run it; says why each cannot.
@@ -107,19 +111,30 @@ def choose(
 
 
 def _nearest(rows: Iterable[Row], problem: Problem) -> Iterator[tuple[Row, str]]:
-    """Yield rows that differ from a problem at most in M, nearest first, with the rule's name."""
+    """Yield rows that differ from a problem in sizes alone, nearest first, with the rule's name."""
     wanted, usual = describe(problem), _defaults(type(problem))
-    fixed = {name: value for name, value in wanted.items() if name != "M"}
+    sizes = [name for name in SIZES if name in wanted]
     found = []
     for row in rows:
-        sizes = {**usual, **row["problem"]}
-        rows_m = sizes.pop("M", None)
-        if same(sizes, fixed) and (rows_m is None) == ("M" not in wanted):
-            # of two as near, the larger: a tile too high wastes less than a loop too many
-            distance = 0.0 if rows_m is None else abs(log(rows_m / wanted["M"]))
-            found.append((distance, -(rows_m or 0), row))
-    for distance, minus_m, row in sorted(found, key=lambda item: item[:2]):
-        yield row, "measured" if distance == 0.0 else f"measured at M = {-minus_m}"
+        there = {**usual, **row["problem"]}
+        if there.keys() != wanted.keys() or not same({**wanted, **_of(there, sizes)}, there):
+            continue
+        distance = sum(SIZES[name] * abs(log(there[name] / wanted[name])) for name in sizes)
+        # of two as near, the larger M: a tile too high wastes less than a loop too many
+        found.append((distance, -there.get("M", 0), there, row))
+    for _, _, there, row in sorted(found, key=lambda item: item[:2]):
+        yield row, _rule(_of(wanted, sizes), _of(there, sizes))
+
+
+def _rule(wanted: Mapping[str, int], there: Mapping[str, int]) -> str:
+    """Return "measured", with the sizes that differ: M alone, or all."""
+    other = [name for name in there if there[name] != wanted[name]]
+    named = other if other in ([], ["M"]) else list(there)
+    return "measured" + (" at " if named else "") + ", ".join(f"{n} = {there[n]}" for n in named)
+
+
+def _of(problem: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: problem[name] for name in names}
 
 
 def _config(kernel: Kernel, stored: Mapping[str, Any]) -> Config | None:
