@@ -1,6 +1,6 @@
 """The PTX vocabulary: every instruction once, as a Numba intrinsic and as NumPy."""
 
-from ferrum_numba.ptx.accumulator import store_accumulator
+from ferrum_numba.ptx.accumulator import store_accumulator, store_accumulator_transposed
 from ferrum_numba.ptx.arithmetic import (
     add_bf16x2,
     add_f16x2,
@@ -25,6 +25,7 @@ from ferrum_numba.ptx.asynchronous import (
     cp_async_bulk_tensor_2d,
     cp_async_bulk_tensor_2d_hint,
     cp_async_commit,
+    cp_async_mbarrier_arrive,
     cp_async_wait,
     fence_mbarrier_init,
     mbarrier_arrive,
@@ -152,6 +153,7 @@ from ferrum_numba.ptx.special import (
     clock64,
     cluster_ctarank,
     globaltimer,
+    opaque_u32,
     smem_base,
 )
 from ferrum_numba.ptx.sync import (
@@ -162,6 +164,7 @@ from ferrum_numba.ptx.sync import (
     cluster_wait,
     fence_acq_rel_gpu,
     fence_proxy_async,
+    fence_proxy_async_shared,
     griddepcontrol_launch_dependents,
     griddepcontrol_wait,
     ld_shared_cluster_f32,
@@ -175,6 +178,7 @@ from ferrum_numba.ptx.sync import (
 )
 from ferrum_numba.ptx.tile import add_tile, ldmatrix_tile, mma_tile, store_tile, store_tile_rounded
 from ferrum_numba.ptx.wgmma import (
+    descriptor_step,
     smem_descriptor,
     wgmma_commit,
     wgmma_fence,
@@ -210,11 +214,13 @@ __all__ = [
     "cp_async_bulk_tensor_2d",
     "cp_async_bulk_tensor_2d_hint",
     "cp_async_commit",
+    "cp_async_mbarrier_arrive",
     "cp_async_wait",
     "createpolicy_evict_first",
     "createpolicy_evict_last",
     "dequantize",
     "dequantize_column",
+    "descriptor_step",
     "f16_to_f32",
     "f32_bits",
     "f32_to_bf16",
@@ -222,6 +228,7 @@ __all__ = [
     "fence_acq_rel_gpu",
     "fence_mbarrier_init",
     "fence_proxy_async",
+    "fence_proxy_async_shared",
     "fma_bf16x2",
     "fma_f16x2",
     "globaltimer",
@@ -287,6 +294,7 @@ __all__ = [
     "mma_tile",
     "mul_bf16x2",
     "mul_f16x2",
+    "opaque_u32",
     "pack_bf16x2",
     "pack_f16x2",
     "prmt",
@@ -339,6 +347,7 @@ __all__ = [
     "stmatrix_x4",
     "stmatrix_x4_trans",
     "store_accumulator",
+    "store_accumulator_transposed",
     "store_rows",
     "store_tile",
     "store_tile_rounded",

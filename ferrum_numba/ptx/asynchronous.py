@@ -110,6 +110,24 @@ def cp_async_wait(lanes: Lanes, n: IMMEDIATE) -> None:
     lanes.block.wait_copies(lanes.thread, n)
 
 
+@instruction(
+    "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [<bar>];", effect="memory", arch="sm_90"
+)
+def cp_async_mbarrier_arrive(lanes: Lanes, bar: U32) -> None:
+    """Count one arrival in when all copies that this lane has begun have arrived.
+
+    The arrival is one of those that `mbarrier_init` was told of; the lane does not wait. Before
+    wgmma reads what was copied, a thread that waited for the phase executes
+    `fence_proxy_async_shared`. The twin's copies arrive at once.
+
+    Source: PTX ISA, "mbarrier: cp.async.mbarrier.arrive".
+    """
+    lanes.block.commit_copies(lanes.thread)
+    lanes.block.wait_copies(lanes.thread, 0)
+    for address in bar.tolist():
+        lanes.block.mbarrier_arrive(address)
+
+
 @instruction("mbarrier.init.shared::cta.b64 [<bar>], <count>;", effect="memory")
 def mbarrier_init(lanes: Lanes, bar: U32, count: U32) -> None:
     """Make 8 bytes of shared memory an mbarrier whose phases end after `count` arrivals.

@@ -97,13 +97,16 @@ _SCALE = {
 
 
 @cache
-def dequantize(dtype: Half, *, zeros: bool = False, scaled: bool = False) -> Instruction:
+def dequantize(
+    dtype: Half, *, zeros: bool = False, scaled: bool = False, pinned: bool = False
+) -> Instruction:
     """Make `(word[, zeros][, scales]) -> U32 x 4`: the B operands of two mma of eight int4 codes.
 
     word:   eight codes in Marlin's order
     zeros:  a pair of integers 0..15, 16 bits each: the zero points of the lane's column in columns
             0..7, and in columns 8..15; 8 where the instruction has no such operand
     scales: pair of dtype, of the same columns; the product with q - zero is rounded once
+    pinned: executed where it stands: before a `wgmma_fence` that follows
     Returns (b0, b1) of columns 0..7 and (b0, b1) of columns 8..15.
     """
     codes, subtract = {
@@ -123,8 +126,11 @@ def dequantize(dtype: Half, *, zeros: bool = False, scaled: bool = False) -> Ins
         given = dict(zip(names[1:], others, strict=True))
         return _dequantized(dtype, word, given.get("zeros"), given.get("scales"))
 
-    name = "_".join(["dequantize", dtype, *names[1:]])
-    return Instruction(name, "{" + template + "}", dict.fromkeys(names, u32), u32 * 4, twin)
+    name = "_".join(["dequantize", dtype, *names[1:], *(["pinned"] if pinned else [])])
+    return Instruction(
+        name, "{" + template + "}", dict.fromkeys(names, u32), u32 * 4, twin,
+        effect="volatile" if pinned else "pure",
+    )  # fmt: skip
 
 
 def _dequantized(dtype: Half, word: Array, zeros: Array | None, scales: Array | None) -> Array:

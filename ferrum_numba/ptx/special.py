@@ -36,6 +36,16 @@ def _smem_base(lanes: Lanes) -> Array:
     return np.full(len(lanes.thread), lanes.block.shared.base, np.uint32)
 
 
+@instruction("mov.b32 <d>, <value>;", effect="volatile")
+def opaque_u32(value: U32) -> U32:
+    """Return a value as one that the compiler knows nothing of.
+
+    What follows from it is computed where it stands, and not once before a loop, to be kept in
+    registers that the loop is short of.
+    """
+    return value
+
+
 smem_base = _SmemBase("smem_base", _SYMBOL, {}, U32, _smem_base)
 
 

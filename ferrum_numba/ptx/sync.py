@@ -58,6 +58,14 @@ def fence_proxy_async() -> None:
     """
 
 
+@instruction("fence.proxy.async.shared::cta;", effect="memory", arch="sm_90")
+def fence_proxy_async_shared() -> None:
+    """Do what `fence_proxy_async` does for the block's shared memory alone.
+
+    The other one waits for all of the thread's accesses to reach the GPU's memory as well.
+    """
+
+
 @instruction(
     "setmaxnreg.inc.sync.aligned.u32 <n>;", effect="memory", scope="warpgroup", arch="sm_90a"
 )

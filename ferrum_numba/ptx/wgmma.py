@@ -102,6 +102,27 @@ def smem_descriptor(swizzle_bytes: int, stride_bytes: int, leading_bytes: int = 
     )
 
 
+@cache
+def descriptor_step(size_bytes: int) -> Instruction:
+    """Make `descriptor -> descriptor` of the matrix that begins size_bytes further.
+
+    The start address is in the lower half, and shared memory ends before it overflows: one 32-bit
+    addition.
+    """
+
+    def twin(descriptor: Array) -> Array:
+        return descriptor + np.uint64(size_bytes >> 4)
+
+    return Instruction(
+        f"descriptor_step_{size_bytes}",
+        "{\n .reg .b32 low, high;\n mov.b64 {low, high}, <descriptor>;\n"
+        f" add.u32 low, low, {size_bytes >> 4};\n mov.b64 <d>, {{low, high}};\n}}",
+        {"descriptor": cast(Any, U64)},
+        U64,
+        twin,
+    )
+
+
 def chunk_addresses(descriptor: int, rows: int) -> Array:
     """Return the address of each 16-byte chunk of a K-major [rows, 16] matrix.
 
