@@ -156,6 +156,7 @@ class Program:
     min_blocks_per_sm: second launch bound; caps the registers
     smem_bytes:        dynamic shared memory a block, asked for at launch
     cluster:           blocks a thread-block cluster, (1, 1, 1) for none
+    lto:               link from LTO-IR, without which `setmaxnreg` is ignored
     """
 
     function: Callable[..., None]
@@ -164,6 +165,7 @@ class Program:
     min_blocks_per_sm: int = 1
     smem_bytes: int = 0
     cluster: tuple[int, int, int] = (1, 1, 1)
+    lto: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,8 @@ class Kernel(ABC):
     """How to compute an Op: one design, stateless, picklable by reference.
 
     A subclass sets the class attributes and the abstract methods. Some config of `configs` must
-    fit every problem that the kernel does not refuse: the first that fits is the default.
+    fit every problem that the kernel does not refuse: the first that fits is the default. A kernel
+    that needs what a GPU does not have gives no configs for it, and is passed over there.
 
     What a program is compiled for and nobody may choose, such as the type of the activations, is a
     field of the config too, but not an axis of the space: `specialise` sets it.
@@ -215,6 +218,10 @@ class Kernel(ABC):
     def misfit(self, config: Config, problem: Problem, gpu: Gpu) -> str | None:
         """Return why this config does not fit this problem on this GPU, or None."""
         return None
+
+    def runs_on(self, gpu: Gpu) -> bool:
+        """Return whether the kernel has a config for this GPU at all."""
+        return bool(self.configs(gpu))
 
     def default(self, problem: Problem, gpu: Gpu) -> Config:
         """Return the config to run an untuned problem with: the first of `configs` that fits."""

@@ -167,6 +167,8 @@ def _chosen(session: Session, facts: Gpu, problems: Sequence[Problem]) -> list[K
     rows = [row for file in session.measured(facts.key) for row in file.rows]
     found: list[Kernel] = []
     for kernel in session.kernels:
+        if not kernel.runs_on(facts):
+            continue
         own = [row for row in rows if row["kernel"] == kernel.name]
         chosen = {
             problem: choose(own, problem, [kernel], facts).config

@@ -107,7 +107,9 @@ def on_interpreter(arch: str | None) -> Check:
 def _cases(session: Session, kernel: Kernel, facts: Gpu) -> list[Case]:
     named = session.args.problem is not None
     problems = session.problems() if named else list(kernel.op.tests)
-    found = []
+    found: list[Case] = []
+    if not kernel.runs_on(facts):
+        return found
     for problem in problems:
         if not isinstance(problem, kernel.op.problem):
             continue

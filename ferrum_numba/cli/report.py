@@ -109,6 +109,8 @@ def _checks(session: Session) -> list[dict[str, Any]]:
 
 
 def _few(session: Session, kernel: Kernel) -> Sequence[Case]:
+    if not kernel.runs_on(session.gpu):
+        return []
     able = [problem for problem in kernel.op.tests if kernel.refuses(problem) is None]
     some = able[:: max(1, len(able) // NUM_CHECKS)][:NUM_CHECKS]
     return [(kernel, kernel.default(problem, session.gpu), problem) for problem in some]

@@ -1,8 +1,8 @@
 """From a kernel's Python function to PTX and a cubin, with no GPU and no driver.
 
-numba-cuda makes the PTX, nvJitLink the cubin. What numba puts into the PTX that changes from one
-compilation to the next (mangled names with a counter) is renamed, so the same input gives the same
-text.
+numba-cuda makes the PTX, and LTO-IR where a program asks for it; nvJitLink makes the cubin. What
+numba puts into the PTX that changes from one compilation to the next (mangled names with a counter)
+is renamed, so the same input gives the same text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 from cuda.bindings.nvvm import nvvmError
 from numba import cuda
@@ -74,7 +74,10 @@ def build_program(program: Program, arch: str, entry: str | None = None) -> Bina
     start = time.perf_counter()
     entry = entry or entry_name(program.function.__name__)
     ptx = compile_ptx(program, arch, entry)
-    linked = link.link(ptx, entry, arch)
+    if program.lto:
+        linked = link.link_ltoir(_compile(program, arch, entry, "ltoir"), entry, arch)
+    else:
+        linked = link.link(ptx, entry, arch)
     return Binary(
         cubin=linked.cubin,
         ptx=ptx,
@@ -96,20 +99,25 @@ def build_program(program: Program, arch: str, entry: str | None = None) -> Bina
 
 def compile_ptx(program: Program, arch: str, entry: str) -> str:
     """Return the program's PTX for an architecture, with `entry` as its symbol."""
+    return _rename(_compile(program, arch, entry, "ptx"), entry)
+
+
+def _compile(program: Program, arch: str, entry: str, output: Literal["ptx", "ltoir"]) -> Any:
+    """Return the PTX as text, or the LTO-IR as bytes, with numba's symbols."""
     capability = compute_capability(arch)
     if prod(program.cluster) > 1 and capability[0] < 9:
         raise BuildError(f"{entry} runs in clusters of {program.cluster} blocks, {arch} has none")
     signature = types.void(*(NUMBA_TYPES[p.kind] for p in program.parameters))
     with global_compiler_lock, _target(capability):
         try:
-            ptx, _ = cuda.compile(
-                program.function, signature, device=False, abi="numba", output="ptx",
+            code, _ = cuda.compile(
+                program.function, signature, device=False, abi="numba", output=output,
                 cc=capability, launch_bounds=_launch_bounds(program), debug=False, opt=True,
             )  # fmt: skip
         except FRONT_END_ERRORS as error:
             words = f"{error} {_nvvm_log(error)}".strip()
             raise BuildError(f"{entry} does not compile for {arch}: {words}") from error
-    return _rename(ptx, entry)
+    return code
 
 
 def compute_capability(arch: str) -> tuple[int, int] | tuple[int, int, str]:
@@ -144,7 +152,7 @@ def _inputs(program: Program, arch: str, entry: str) -> dict[str, Any]:
         "cluster": list(program.cluster),
         "entry": entry,
         "arch": arch,
-        "link_options": link.OPTIONS,
+        "link_options": link.LTO_OPTIONS if program.lto else link.OPTIONS,
         "toolchain": toolchain(),
     }
 

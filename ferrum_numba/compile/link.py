@@ -1,4 +1,4 @@
-"""PTX to cubin with nvJitLink, and what its log says of the result."""
+"""PTX or LTO-IR to cubin with nvJitLink, and what its log says of the result."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from cuda.bindings import nvjitlink
 from ferrum_numba.errors import BuildError
 
 OPTIONS = ["-O3", "-verbose"]
+LTO_OPTIONS = [*OPTIONS, "-lto"]
 
 # what the system keeps of a block's shared memory since sm_90; the linker counts it as the kernel's
 RESERVED_SMEM_BYTES = 1024
@@ -34,8 +35,26 @@ def link(ptx: str, entry: str, arch: str) -> Linked:
     Raises:
         BuildError: nvJitLink refuses the PTX; its words are in the message
     """
-    cubin, log = _run(ptx, entry, arch)
-    registers, spill_bytes, stack_bytes = read_log(log, entry, arch)
+    cubin, log = _run(nvjitlink.InputType.PTX, ptx.encode(), entry, arch)
+    return _linked(cubin, log, entry, entry, arch)
+
+
+def link_ltoir(ltoir: bytes, entry: str, arch: str) -> Linked:
+    """Link LTO-IR into a cubin, whose only kernel is then called `entry`.
+
+    Raises:
+        BuildError: nvJitLink refuses the LTO-IR; its words are in the message
+    """
+    cubin, log = _run(nvjitlink.InputType.LTOIR, ltoir, entry, arch)
+    found = re.search(rb"\.text\.(\w+)\0", cubin)
+    assert found is not None, "a kernel's cubin has a section of its code"
+    # LTO-IR is no text that could be renamed before; names end at their first zero
+    cubin = cubin.replace(found[1], entry.encode().ljust(len(found[1]), b"\0"))
+    return _linked(cubin, log, entry, found[1].decode(), arch)
+
+
+def _linked(cubin: bytes, log: str, entry: str, logged_as: str, arch: str) -> Linked:
+    registers, spill_bytes, stack_bytes = read_log(log, logged_as, arch)
     smem_bytes = _static_smem_bytes(cubin, entry, arch)
     return Linked(cubin, registers, spill_bytes, stack_bytes, smem_bytes)
 
@@ -59,12 +78,12 @@ def read_log(log: str, entry: str, arch: str) -> tuple[int, int, int]:
     return int(registers[1]), sum(int(s) + int(l) for s, l in spills), int(long[1])
 
 
-def _run(ptx: str, entry: str, arch: str) -> tuple[bytes, str]:
+def _run(kind: nvjitlink.InputType, source: bytes, entry: str, arch: str) -> tuple[bytes, str]:
     """Return nvJitLink's cubin and log."""
-    source = ptx.encode()
-    handle = nvjitlink.create(1 + len(OPTIONS), [f"-arch={arch}", *OPTIONS])
+    options = LTO_OPTIONS if kind == nvjitlink.InputType.LTOIR else OPTIONS
+    handle = nvjitlink.create(1 + len(options), [f"-arch={arch}", *options])
     try:
-        nvjitlink.add_data(handle, nvjitlink.InputType.PTX, source, len(source), entry)
+        nvjitlink.add_data(handle, kind, source, len(source), entry)
         nvjitlink.complete(handle)
         cubin = bytearray(nvjitlink.get_linked_cubin_size(handle))
         nvjitlink.get_linked_cubin(handle, cubin)

@@ -104,6 +104,8 @@ def choose(
     refusals = []
     for kernel in kernels:
         refusal = kernel.refuses(problem)
+        if refusal is None and not kernel.runs_on(gpu):
+            refusal = f"it has no config for {gpu.name}"
         if refusal is None:
             return Choice(kernel, kernel.default(problem, gpu), f"default of {kernel.name}")
         refusals.append(f"{kernel.name}: {refusal}")
