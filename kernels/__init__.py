@@ -5,10 +5,11 @@ from ferrum_numba.kernels.dequantize import Dequantize
 from ferrum_numba.kernels.gather_columns import GatherColumns
 from ferrum_numba.kernels.gptq import W4A16Gptq
 from ferrum_numba.kernels.marlin import Marlin
+from ferrum_numba.kernels.prefill import Prefill
 from ferrum_numba.kernels.repack import Repack
 
 # on a checkpoint's own tensors, and on the packed layout of kernels/packed.py
 RAW = (W4A16Gptq(),)
-PACKED = (Marlin(),)
+PACKED = (Marlin(), Prefill())
 KERNELS = RAW + PACKED
 TOOLS = (Repack(), GatherColumns(), AddBias(), Dequantize())

@@ -11,6 +11,8 @@ from ferrum_numba.compile import Job, blocks_per_sm, build, build_many, build_pr
 from ferrum_numba.contract import Parameter, Program, pointers, sizes
 from ferrum_numba.errors import BuildError
 from ferrum_numba.gpu import KNOWN
+from ferrum_numba.kernels.prefill import Config as PrefillConfig
+from ferrum_numba.kernels.prefill import Prefill
 
 ARCHS = (
     "sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_100a", "sm_120", "sm_120a",
@@ -30,6 +32,28 @@ def test_the_entry_and_its_symbols_carry_the_kernels_name(binary):
     assert b".text.toy\0" in binary.cubin
     # numba's own names are mangled, and hold a counter
     assert not re.search(r"_Z|_cudapy|NumbaEnv", binary.ptx)
+
+
+def test_a_link_from_ltoir_gives_the_same_symbols_and_resources(binary):
+    program = replace(Toy().build(Config(), "sm_90a"), lto=True)
+    linked = build_program(program, "sm_90a", "toy")
+    assert linked.entry == "toy"
+    assert b".text.toy\0" in linked.cubin
+    assert not re.search(rb"_Z|cudapy", linked.cubin)
+    assert linked.ptx == binary.ptx
+    assert linked.static_smem_bytes == binary.static_smem_bytes
+    assert 4 < linked.registers < 40
+    assert linked.spill_bytes == linked.stack_bytes == 0
+
+
+@pytest.mark.parametrize("lto", [False, True])
+def test_registers_move_between_warps_only_in_a_link_from_ltoir(lto):
+    kernel, config = Prefill(), PrefillConfig(64, 128)
+    program = replace(kernel.build(config, "sm_90a"), lto=lto)
+    found = build_program(program, "sm_90a").sass
+    if found is None:
+        pytest.skip("nvdisasm is not installed")
+    assert found.get("USETMAXREG", 0) == (2 if lto else 0)
 
 
 def test_the_program_is_in_the_binary(binary):

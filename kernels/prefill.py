@@ -1,0 +1,308 @@
+"""W4A16 GEMM for many rows on Hopper: dequantised weights as the register operand of wgmma.
+
+    w[k, n] = round((code[k, n] - zero[g, n]) * scale[g, n]), g = k // group_size
+    out[m, n] = round(sum_k x[m, k] * w[k, n] + bias[n])
+
+    x            [M, K] row-major          gmem; cp.async, 128-byte swizzled smem, operand B
+    packed       [Kp/16, 2Np] int32        gmem; bulk copies of whole rows, smem, registers: A
+    scales       [G, Np], permuted         gmem, one row (or tile_k / group_size) a stage
+    zero_points  [G, Np/8] int32           gmem, likewise, of an asymmetric weight; else zero is 8
+    bias         [Np], permuted            gmem, read once in the epilogue
+    out          [M, N] row-major          gmem, written once, 16 bytes a thread
+
+x, scales, bias and out are fp16 or bf16, whichever `dtype` is built for; kernels/packed.py has the
+operands.
+
+What is computed is out^T = W^T x^T: a word of the packed weight is one lane's share of a 16 x 16
+tile of W^T. Two warpgroups have half of a tile's columns each and all of its rows of x; the other
+warps copy ahead of them. A group of products runs while the weights of the next are dequantised.
+
+A block of the grid takes whole output tiles in turn. What is left over of them, or all of them
+where they are few, is numbered K first and cut into equal stripes, one a block, which every block
+does first. The block that has the first k of a tile adds the sums of the others in their order: the
+same bits in every run. It waits for blocks that the GPU has started before it.
+
+Bound by the tensor cores, and by their power.
+Limits: Hopper; group_size in {-1, 32, 64, 128}; no act-order (gather x first); N of at least 128.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+
+from ferrum_numba.contract import Kernel, Launch, Program, pointers, sizes
+from ferrum_numba.errors import ConfigError
+from ferrum_numba.kernels import packed as layout
+from ferrum_numba.kernels.prefill_program import build
+from ferrum_numba.kernels.prefill_schedule import CONSUMER_WARPS, PRODUCER_WARPS
+from ferrum_numba.kernels.w4a16 import DTYPES, MOST_M, OP
+
+ARCH = "sm_90a"
+TILE_K = 64
+# n and k are those of the packed weight, x has x_columns and out out_columns
+PARAMETERS = (
+    *pointers("x", "packed", "scales", "zero_points", "bias", "out", "partials", "counters"),
+    *sizes("m", "n", "k", "x_columns", "out_columns", "stripe", "striped", "has_bias"),
+)
+# rows of x that blocks at work together share, as far as there are so many
+BAND_ROWS = 1024
+# share of the SMs that the last round of whole tiles may leave idle
+MOST_IDLE = 0.05
+# rows of a tile that leave it at once, and sums of a tile: 192 registers a thread
+MOST_PART_ROWS, MOST_SUMS = 64, 192 * 256
+
+
+@dataclass(frozen=True)
+class Config:
+    """One way to tile."""
+
+    tile_m: int = 128  # rows of x a block, a multiple of 16
+    tile_n: int = 256  # columns a block: 64, 128 or 256 a warpgroup
+    num_stages: int = 5  # stages of the ring
+    group_steps: int = 0  # steps of 16 of k in a group of products; 0: a group a product
+    in_turn: bool = False  # the two warpgroups issue their groups alternately
+    split_k: bool = True  # the tiles left over are cut into stripes
+    group_size: int = 128  # K a scale, -1: one scale a column
+    dtype: str = "fp16"  # of x, scales, bias and out
+    has_zeros: bool = False  # the weight is asymmetric
+
+    def __post_init__(self) -> None:
+        if self.tile_n not in (128, 256, 512):
+            raise ConfigError(f"tile_n must be 128, 256 or 512; got {self.tile_n}")
+        if self.tile_m % 16 or not 16 <= self.tile_m <= 256:
+            raise ConfigError(f"tile_m must be a multiple of 16 up to 256; got {self.tile_m}")
+        # what the accumulators leave of a consumer's registers
+        if self.tile_m * self.tile_n > MOST_SUMS:
+            raise ConfigError(
+                f"tile_m x tile_n must be at most {MOST_SUMS}; got {self.tile_m} x {self.tile_n}"
+            )
+        if self.group_steps not in (0, 1, 2) or (self.in_turn and not self.group_steps):
+            raise ConfigError(
+                "group_steps must be 0, 1 or 2, and not 0 where the warpgroups take turns; "
+                f"got group_steps = {self.group_steps}, in_turn = {self.in_turn}"
+            )
+        if self.num_stages < 2:
+            raise ConfigError(f"num_stages must be at least 2; got {self.num_stages}")
+        if self.group_size not in layout.GROUP_SIZES:
+            raise ConfigError(
+                f"group_size must be one of {layout.GROUP_SIZES}; got {self.group_size}"
+            )
+        if self.dtype not in DTYPES:
+            raise ConfigError(f'dtype must be "fp16" or "bf16"; got "{self.dtype}"')
+
+    @property
+    def strips(self) -> int:
+        """Strips of 16 columns a warp, and blocks of 64 a warpgroup."""
+        return self.tile_n // 128
+
+    @property
+    def tile_k(self) -> int:
+        """K a stage: a row of x is what the swizzle repeats in."""
+        return TILE_K
+
+    @property
+    def num_threads(self) -> int:
+        """Threads a block: two warpgroups that multiply and one that copies."""
+        return 32 * (CONSUMER_WARPS + PRODUCER_WARPS)
+
+    @property
+    def in_flight(self) -> int:
+        """Groups of one product that run while the next is dequantised."""
+        return 3 if self.strips * self.tile_m <= 256 else 1
+
+    @property
+    def raster(self) -> int:
+        """Rows of tiles in a band."""
+        return max(1, BAND_ROWS // self.tile_m)
+
+    @property
+    def scale_rows(self) -> int:
+        """Rows of scales a stage holds."""
+        return 0 if self.group_size < 0 else max(1, self.tile_k // self.group_size)
+
+    @property
+    def w_offset(self) -> int:
+        """Where the packed words begin in a stage, after x."""
+        return self.tile_m * self.tile_k * 2
+
+    @property
+    def s_offset(self) -> int:
+        """Where the scales begin in a stage."""
+        return self.w_offset + self.tile_n * self.tile_k // 2
+
+    @property
+    def z_offset(self) -> int:
+        """Where the zero points begin in a stage."""
+        return self.s_offset + self.scale_rows * self.tile_n * 2
+
+    @property
+    def stage_bytes(self) -> int:
+        """Bytes of one stage of the ring; its swizzle repeats every 1024."""
+        z_bytes = self.scale_rows * self.tile_n // 2 if self.has_zeros else 0
+        return -(-(self.z_offset + z_bytes) // 1024) * 1024
+
+    @property
+    def bars_offset(self) -> int:
+        """Where the barriers begin, two of 8 bytes a stage."""
+        return self.num_stages * self.stage_bytes
+
+    @property
+    def out_offset(self) -> int:
+        """Where the part of a tile lies that is on its way out."""
+        return self.bars_offset + 16 * self.num_stages
+
+    @property
+    def part_rows(self) -> int:
+        """Rows of a tile that leave it at once."""
+        return min(self.tile_m, MOST_PART_ROWS)
+
+    @property
+    def out_row_bytes(self) -> int:
+        """Bytes from one row of a warpgroup's columns to the next, on their way out."""
+        return 128 * self.strips + 16  # 16: rows start four banks apart
+
+    @property
+    def part_bytes(self) -> int:
+        """Bytes of a warpgroup's columns of a part."""
+        return self.part_rows * self.out_row_bytes
+
+    @property
+    def smem_bytes(self) -> int:
+        """Dynamic shared memory a block: ring, barriers, what is on its way out."""
+        return self.out_offset + 2 * self.part_bytes
+
+
+# (tile_m, tile_n, num_stages), the default first, with (group_steps, in_turn): as many steps as the
+# registers beside the accumulators hold twice
+_TILES = (
+    *product(
+        ((128, 256, 5), (256, 128, 5), (128, 128, 8)),
+        ((0, False), (1, False), (2, False), (1, True), (2, True)),
+    ),
+    *product(((64, 256, 8), (96, 256, 7), (64, 128, 8)), ((0, False), (2, False), (2, True))),
+    *product(((160, 256, 6), (192, 128, 6)), ((0, False), (1, False), (1, True))),
+    *product(((192, 256, 5), (176, 256, 5), (112, 256, 6), (64, 512, 4)), ((0, False),)),
+)
+_CONFIGS = tuple(
+    Config(*tile, *groups, split_k=split) for tile, groups in _TILES for split in (True, False)
+)
+
+# tiles to run untuned, for up to so many rows, and for whatever is too small for the first of them
+_UNTUNED = ((64, Config(64, 256, 8)), (3072, Config(128, 256, 5)), (MOST_M, Config(192, 256, 5)))
+_SMALL = (Config(128, 128, 8), Config(64, 128, 8))
+
+
+class Prefill(Kernel):
+    """Warp-specialised wgmma with A from registers, persistent over tiles and stripes."""
+
+    name = "prefill"
+    op = OP
+    config = Config
+    summary = "packed layout, wgmma with dequantised A in registers, mbarrier ring; Hopper only"
+
+    def configs(self, gpu):
+        """Return the tiles whose shared memory fits the GPU, the default first; Hopper only."""
+        if gpu.arch != ARCH:
+            return ()
+        return tuple(c for c in _CONFIGS if c.smem_bytes <= gpu.smem_per_block)
+
+    def refuses(self, problem):
+        """Return why no config can run this problem, or None."""
+        if problem.act_order:
+            return f"{self.name} needs ordered groups: gather the columns of x first"
+        N = layout.stored_shape(problem)[1]
+        if N < 128:
+            return f"{self.name} needs N of at least 128; got N = {problem.N} ({N} as packed)"
+        return layout.refuses(self.name, problem)
+
+    def specialise(self, config, problem):
+        """Return the config for the problem's groups, type and zero points."""
+        return replace(
+            config,
+            group_size=layout.group_size_of(problem),
+            dtype=problem.dtype,
+            has_zeros=problem.zero_points != "none",
+        )
+
+    def misfit(self, config, problem, gpu):
+        """Return why this config does not fit this problem, or None."""
+        if gpu.arch != ARCH:
+            return f"wgmma needs {ARCH}; {gpu.name} is {gpu.arch}"
+        if config != self.specialise(config, problem):
+            return f"compiled for other weights or types than {problem}"
+        N = layout.stored_shape(problem)[1]
+        if config.tile_n > N:
+            return f"N must be at least tile_n = {config.tile_n}; got N = {N} (as packed)"
+        # a tile with more 64-row blocks than the problem multiplies zeros for nothing
+        if config.tile_m - 64 >= problem.M:
+            return f"tile_m = {config.tile_m} for M = {problem.M} only adds rows of zeros"
+        if config.smem_bytes > gpu.smem_per_block:
+            return (
+                f"needs {config.smem_bytes} bytes of shared memory a block; "
+                f"{gpu.name} has {gpu.smem_per_block}"
+            )
+        return None
+
+    def default(self, problem, gpu):
+        """Return the tile that was fastest for such an M on an H200, where it fits.
+
+        Stripes where whole tiles would leave one of twenty SMs idle.
+        """
+        large = next(config for most, config in _UNTUNED if most >= problem.M)
+        wanted = _SMALL if _num_tiles(large, problem) < gpu.num_sms // 4 else ()
+        for tile in (*wanted, large, *_SMALL):
+            tiles = _num_tiles(tile, problem)
+            idle = -tiles % gpu.num_sms / (tiles + -tiles % gpu.num_sms)
+            config = replace(self.specialise(tile, problem), split_k=idle > MOST_IDLE)
+            if self.misfit(config, problem, gpu) is None:
+                return config
+        return super().default(problem, gpu)
+
+    def build(self, config, arch):
+        """Return the program: Grid: a block a SM; Block: two warpgroups and those that copy."""
+        return Program(
+            build(config), PARAMETERS, config.num_threads, smem_bytes=config.smem_bytes, lto=True
+        )
+
+    def prepare(self, problem, inputs):
+        """Return x as it is and the packed weight; a pointer that is never read gets a word."""
+        operands = layout.pack_operands(problem, inputs)
+        absent = dict.fromkeys(("zero_points", "bias"), np.zeros(4, np.int32))
+        return {"x": inputs["x"], **absent, **operands}
+
+    def launch(self, config, problem, gpu):
+        """Return a block a SM; with `split_k` one to two tiles a block are dealt out as stripes."""
+        K, N = layout.stored_shape(problem)
+        k_tiles = K // TILE_K
+        tiles = _num_tiles(config, problem)
+        grid = min(tiles, gpu.num_sms)
+        striped = stripe = 0
+        if config.split_k and tiles % gpu.num_sms:
+            waves = tiles // gpu.num_sms
+            striped = tiles - max(0, waves - 1) * gpu.num_sms
+            stripe = -(-striped * k_tiles // gpu.num_sms)
+            grid = gpu.num_sms if waves else -(-striped * k_tiles // stripe)
+        return Launch(
+            (grid, 1, 1),
+            {
+                "m": problem.M,
+                "n": N,
+                "k": K,
+                "x_columns": problem.K,
+                "out_columns": problem.N,
+                "stripe": stripe,
+                "striped": striped,
+                "has_bias": int(problem.bias),
+            },
+            # of a block's stripe only the first tile can begin before it
+            {
+                "partials": (grid if striped else 1) * config.tile_m * config.tile_n * 4,
+                "counters": 8 * max(striped, 1),
+            },
+        )
+
+
+def _num_tiles(config, problem):
+    N = layout.stored_shape(problem)[1]
+    return -(-problem.M // config.tile_m) * -(-N // config.tile_n)

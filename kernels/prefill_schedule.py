@@ -1,0 +1,92 @@
+"""What all parts of kernels/prefill.py share: who does what, and the tiles in their order."""
+
+from numba import cuda
+from numba.cuda.types import uint32
+
+CONSUMER_WARPS, PRODUCER_WARPS = 8, 4
+# bytes of a row of x in a stage: 64 of K, which is also what the swizzle repeats in
+ROW_BYTES = 128
+HALVES = {"fp16": "f16", "bf16": "bf16"}
+
+
+def make_schedule(config):
+    """Return (num_tiles, corner, clamp, first_segment, next_segment, advance).
+
+    A segment is what a block does of one output tile: (tile, first and last k tile, k tiles left in
+    the block's stripe).
+    """
+    tile_m, tile_n, num_stages = config.tile_m, config.tile_n, config.num_stages
+    raster = config.raster
+
+    @cuda.jit(device=True, inline="always")
+    def num_tiles(m, n):
+        m_tiles = uint32(uint32(m + (tile_m - 1)) // uint32(tile_m))
+        return uint32(uint32(uint32(n + (tile_n - 1)) // uint32(tile_n)) * m_tiles)
+
+    @cuda.jit(device=True, inline="always")
+    def corner(tile, m, n):
+        """Return the row and the nominal first column of an output tile.
+
+        Tiles go down `raster` rows of tiles, then right, then to the next such band: what runs at
+        the same time shares rows of x and columns of the weight in L2.
+        """
+        m_tiles = uint32(uint32(m + (tile_m - 1)) // uint32(tile_m))
+        n_tiles = uint32(uint32(n + (tile_n - 1)) // uint32(tile_n))
+        band = uint32(tile // uint32(n_tiles * raster))
+        place = uint32(tile - uint32(band * uint32(n_tiles * raster)))
+        height = uint32(m_tiles - uint32(band * raster))
+        if height > uint32(raster):
+            height = uint32(raster)
+        tile_column = uint32(place // height)
+        tile_row = uint32(uint32(band * raster) + uint32(place - uint32(tile_column * height)))
+        return uint32(tile_row * tile_m), uint32(tile_column * tile_n)
+
+    @cuda.jit(device=True, inline="always")
+    def clamp(column, n):
+        """Return the column that the copies of a tile begin at: the last tile is moved left."""
+        if uint32(column + tile_n) > n:
+            column = uint32(n - tile_n)
+        return column
+
+    @cuda.jit(device=True, inline="always")
+    def first_segment(block, k_tiles, stripe, striped):
+        """Return (tile, first and last k tile, k tiles left in the stripe) of a block's begin."""
+        begin, end = uint32(block * stripe), uint32(striped * k_tiles)
+        tile, k_first, k_last, left = uint32(striped + block), uint32(0), k_tiles, uint32(0)
+        if begin < end:
+            left = uint32(end - begin)
+            if left > stripe:
+                left = stripe
+            tile = uint32(begin // k_tiles)
+            k_first = uint32(begin - uint32(tile * k_tiles))
+            k_last = uint32(k_first + left)
+            if k_last > k_tiles:
+                k_last = k_tiles
+            left = uint32(left - uint32(k_last - k_first))
+        return tile, k_first, k_last, left
+
+    @cuda.jit(device=True, inline="always")
+    def next_segment(tile, left, block, k_tiles, striped):
+        """Return what follows a segment: the next tile of the stripe, then whole tiles."""
+        k_last = k_tiles
+        if left > uint32(0):
+            tile = uint32(tile + 1)
+            if left < k_tiles:
+                k_last = left
+            left = uint32(left - k_last)
+        elif tile < striped:
+            tile = uint32(striped + block)
+        else:
+            tile = uint32(tile + uint32(cuda.gridDim.x))
+        return tile, uint32(0), k_last, left
+
+    @cuda.jit(device=True, inline="always")
+    def advance(stage, phase):
+        """Return the next stage of the ring, and the parity of its phase."""
+        stage = uint32(stage + 1)
+        if stage == uint32(num_stages):
+            stage = uint32(0)
+            phase = uint32(phase ^ 1)
+        return stage, phase
+
+    return num_tiles, corner, clamp, first_segment, next_segment, advance

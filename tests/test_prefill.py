@@ -1,0 +1,249 @@
+"""Prefill: what it refuses, how it deals out the tiles, every kind of weight, every residue."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ferrum_numba import check, interpreter
+from ferrum_numba.compile import build, link
+from ferrum_numba.errors import ConfigError, ProblemError
+from ferrum_numba.gpu import KNOWN
+from ferrum_numba.kernels.marlin import Marlin
+from ferrum_numba.kernels.prefill import Config, Prefill
+from ferrum_numba.kernels.w4a16 import W4A16Problem
+from ferrum_numba.tune import choose
+from ferrum_numba.tune.plan import plan
+from ferrum_numba.tune.space import feasible
+
+H200 = KNOWN["h200"]
+PREFILL = Prefill()
+
+
+def sms(count):
+    """Return an H200 of few SMs: blocks share tiles, and have several."""
+    return replace(H200, num_sms=count)
+
+
+def assert_equals_reference(config, problem, gpu):
+    config = PREFILL.specialise(config, problem)
+    result = check.on_interpreter(PREFILL, config, problem, gpu=gpu)
+    assert result.ok, result.reason
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"tile_m": 24}, "tile_m must be a multiple of 16 up to 256; got 24"),
+        ({"tile_m": 272}, "tile_m must be a multiple of 16 up to 256; got 272"),
+        ({"tile_n": 64}, "tile_n must be 128, 256 or 512; got 64"),
+        ({"group_steps": 4}, "group_steps must be 0, 1 or 2, .* got group_steps = 4"),
+        ({"in_turn": True}, "not 0 where .* turns; got group_steps = 0, in_turn = True"),
+        ({"num_stages": 1}, "num_stages must be at least 2; got 1"),
+        ({"tile_m": 256, "tile_n": 256}, "tile_m x tile_n .* at most 49152; got 256 x 256"),
+        ({"group_size": 48}, r"group_size must be one of \(128, 64, 32, -1\); got 48"),
+        ({"dtype": "fp32"}, 'dtype must be "fp16" or "bf16"; got "fp32"'),
+    ],
+)
+def test_a_config_that_contradicts_itself_says_so(fields, words):
+    with pytest.raises(ConfigError, match=words):
+        Config(**fields)
+
+
+@pytest.mark.parametrize(
+    ("problem", "words"),
+    [
+        (W4A16Problem(64, 256, 128, act_order=True), "needs ordered groups: gather the columns"),
+        (W4A16Problem(64, 64, 128), r"needs N of at least 128; got N = 64 \(64 as packed\)"),
+        (W4A16Problem(64, 256, 128, 16), "group_size in .* got 16, the nearest is 32"),
+    ],
+)
+def test_what_it_cannot_run_is_refused_with_the_numbers(problem, words):
+    assert re.search(words, PREFILL.refuses(problem))
+
+
+@pytest.mark.parametrize(
+    ("config", "problem", "words"),
+    [
+        (Config(192), W4A16Problem(128, 256, 256), "tile_m = 192 for M = 128 only adds rows"),
+        (Config(64, 512), W4A16Problem(128, 256, 256), "at least tile_n = 512; got N = 256"),
+        (Config(), W4A16Problem(128, 256, 256, 64), "compiled for other weights"),
+        (Config(num_stages=20), W4A16Problem(128, 256, 256), "bytes of shared memory a block"),
+    ],
+)
+def test_what_does_not_fit_is_a_misfit_in_numbers(config, problem, words):
+    assert re.search(words, PREFILL.misfit(config, problem, H200))
+
+
+@pytest.mark.parametrize("key", ["a100", "rtx4090", "b200"])
+def test_there_is_nothing_to_try_but_on_hopper(key):
+    gpu, problem = KNOWN[key], W4A16Problem(256, 256, 256)
+    assert not PREFILL.runs_on(gpu)
+    assert feasible(PREFILL, problem, gpu) == ([], [])
+    assert plan([PREFILL], [problem], gpu) == []
+    assert re.search(f"wgmma needs sm_90a; {gpu.name} is", PREFILL.misfit(Config(), problem, gpu))
+    assert choose([], problem, [PREFILL, Marlin()], gpu).kernel.name == "marlin"
+    with pytest.raises(ProblemError, match=f"prefill: it has no config for {gpu.name}"):
+        choose([], problem, [PREFILL], gpu)
+
+
+@pytest.mark.parametrize("M", [1, 63, 64, 65, 128, 129, 200, 4096])
+@pytest.mark.parametrize("N", [128, 136, 192, 256, 8192])
+def test_every_shape_it_accepts_has_a_tile(M, N):
+    problem = W4A16Problem(M, N, 256)
+    assert PREFILL.refuses(problem) is None
+    assert PREFILL.misfit(PREFILL.default(problem, H200), problem, H200) is None
+
+
+@pytest.mark.parametrize("num_sms", [1, 3, 7, 132])
+@pytest.mark.parametrize("split_k", [True, False])
+@pytest.mark.parametrize("shape", [(64, 128, 1024), (200, 512, 256), (700, 1088, 640)], ids=str)
+def test_every_k_tile_of_every_tile_is_dealt_out_once(shape, split_k, num_sms):
+    problem = W4A16Problem(*shape)
+    config = Config(64, 128, split_k=split_k)
+    launch = PREFILL.launch(config, problem, sms(num_sms))
+    k_tiles = problem.K // 64
+    tiles = -(-problem.M // 64) * -(-problem.N // 128)
+    striped, stripe = launch.scalars["striped"], launch.scalars["stripe"]
+    grid = launch.grid[0]
+    assert grid <= num_sms
+    assert (grid - 1) * stripe < striped * k_tiles or not split_k or striped < tiles
+    assert grid * stripe >= striped * k_tiles
+    # the whole tiles go round, from the first that is not striped
+    assert striped <= tiles
+    if split_k and tiles > num_sms:
+        assert (tiles - striped) % num_sms == 0
+        assert striped < 2 * num_sms or tiles % num_sms == 0
+
+
+KINDS = (
+    {"group_size": 128},
+    {"group_size": 64, "zero_points": "gptq"},
+    {"group_size": 32, "zero_points": "gptq_v2", "bias": True},
+    {"group_size": -1, "bias": True},
+    {"group_size": -1, "zero_points": "gptq"},
+    {"group_size": 32, "dtype": "bf16"},
+    {"group_size": 128, "zero_points": "gptq_v2", "dtype": "bf16", "bias": True},
+    {"group_size": -1, "zero_points": "gptq", "dtype": "bf16"},
+)
+
+
+@pytest.mark.parametrize("tile", [(64, 128), (96, 256), (64, 512)], ids=str)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_every_kind_of_weight_equals_the_reference(kind, tile):
+    problem = W4A16Problem(70, 576, 256, **kind)
+    assert_equals_reference(Config(*tile, num_stages=3), problem, sms(3))
+
+
+# rows of x, columns and rows of the weight around the edges of a tile of 64 x 128 x 64
+RESIDUES = (
+    (1, 128, 64), (63, 136, 72), (64, 248, 120), (65, 256, 128), (66, 264, 184), (127, 320, 192),
+    (129, 392, 200),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", RESIDUES, ids=str)
+def test_what_is_no_whole_tile_equals_the_reference(shape):
+    problem = W4A16Problem(*shape, 64, bias=True)
+    assert_equals_reference(Config(64, 128, num_stages=4), problem, sms(2))
+
+
+@pytest.mark.parametrize("tile", [(16, 128), (48, 128), (112, 256), (176, 256), (256, 128)])
+def test_every_height_of_a_tile_equals_the_reference(tile):
+    problem = W4A16Problem(max(17, tile[0] - 63), 320, 192, 64)
+    assert_equals_reference(Config(*tile, num_stages=2), problem, sms(3))
+
+
+@pytest.mark.parametrize("num_sms", [1, 2, 5, 8, 132])
+@pytest.mark.parametrize("split_k", [True, False])
+def test_the_result_does_not_depend_on_the_number_of_sms(num_sms, split_k):
+    """A tile cut among more blocks is the same sum but for fp32 rounding."""
+    problem = W4A16Problem(130, 256, 1024, bias=True)
+    config = Config(64, 128, num_stages=4, split_k=split_k)
+    assert_equals_reference(config, problem, sms(num_sms))
+
+
+def test_bands_of_tiles_cover_every_tile():
+    """More rows of tiles than a band, and a last band that is lower."""
+    assert_equals_reference(Config(16, 128, num_stages=4), W4A16Problem(1100, 256, 64, 64), sms(5))
+
+
+def test_runs_on_the_workspace_of_the_run_before():
+    """The counters are left at zero, and what the partial sums hold does not matter."""
+    problem, gpu = W4A16Problem(70, 256, 512), sms(5)
+    config = Config(64, 128, num_stages=3)
+    inputs = PREFILL.op.make_inputs(problem, np.random.default_rng(0))
+    launch = PREFILL.launch(config, problem, gpu)
+    buffers = dict(PREFILL.prepare(problem, inputs))
+    buffers |= {name: np.zeros(size, np.uint8) for name, size in launch.workspace.items()}
+    results = []
+    for _ in range(2):
+        buffers["out"] = np.zeros((problem.M, problem.N), np.float16)
+        interpreter.run(PREFILL.build(config, "sm_90a"), launch, buffers)
+        results.append(buffers["out"].copy())
+        assert not buffers["counters"].any()
+        buffers["partials"][:] = 0xFF
+    np.testing.assert_array_equal(results[0], results[1])
+    assert launch.scalars["striped"] > 0
+
+
+def test_no_two_blocks_write_the_same_element():
+    """The last tile of N is moved left; what it shares with the one before is written once."""
+    problem = W4A16Problem(64, 192, 128)
+    inputs = PREFILL.op.make_inputs(problem, np.random.default_rng(0))
+    whole = PREFILL.launch(Config(64, 128, split_k=False), problem, H200)
+    assert whole.grid == (2, 1, 1)
+    assert_equals_reference(Config(64, 128, num_stages=3, split_k=False), problem, H200)
+    assert inputs["x"].shape == (64, 128)
+
+
+GROUPS = [(0, False), (1, False), (2, False), (1, True), (2, True)]
+
+
+@pytest.mark.parametrize("groups", GROUPS, ids=str)
+@pytest.mark.parametrize("kind", KINDS[1:4], ids=str)
+def test_every_grouping_of_products_equals_the_reference(groups, kind):
+    config = Config(64, 256, 3, *groups)
+    assert_equals_reference(config, W4A16Problem(70, 320, 320, **kind), sms(3))
+
+
+OVERLAPPING = (
+    Config(),
+    Config(group_steps=2, in_turn=True),
+    Config(192, 256, has_zeros=True, dtype="bf16", group_size=32),
+    Config(256, 128, has_zeros=True, group_size=-1),
+)
+
+
+@pytest.mark.parametrize("config", OVERLAPPING, ids=str)
+def test_products_overlap_and_registers_move_to_those_who_multiply(config, monkeypatch):
+    assert_overlaps(config, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [c for c in PREFILL.configs(H200) if c.split_k], ids=str)
+def test_products_overlap_in_the_whole_space(config, monkeypatch):
+    assert_overlaps(config, monkeypatch)
+
+
+def assert_overlaps(config, monkeypatch):
+    """No spills, no product taken apart, and the linker does not say that it serialised them."""
+    logs, run = [], link._run
+
+    def logged(*args):
+        cubin, log = run(*args)
+        logs.append(log)
+        return cubin, log
+
+    monkeypatch.setattr(link, "_run", logged)
+    binary = build(PREFILL, config, "sm_90a", use_cache=False)
+    assert "serialized" not in logs[-1]
+    assert binary.spill_bytes == 0
+    assert binary.stack_bytes == 0
+    assert ".f64" not in binary.ptx
+    if binary.sass is not None:
+        # one product a strip and step of 16 of k
+        assert binary.sass["HGMMA"] == 4 * config.strips
+        assert binary.sass["USETMAXREG"] == 2
+        assert "STL" not in binary.sass
