@@ -521,6 +521,10 @@ def test_the_measured_winner_runs_and_serves_other_kinds_of_its_sizes():
     assert found.rule == "measured at M = 16"
     elsewhere = replace(other, group_size=32)
     assert choice.best(elsewhere, PACKED, rows_, gpu).rule == "default of marlin"
+    usual = replace(plain, group_size=128)
+    rows_ = [row(kernel, usual, kernel.specialise(wanted, usual))]
+    found = choice.best(elsewhere, PACKED, rows_, gpu)
+    assert found.config == kernel.specialise(wanted, elsewhere)
 
 
 def test_what_ships_for_the_h200_is_found():

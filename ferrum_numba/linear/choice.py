@@ -16,6 +16,10 @@ from ferrum_numba.tune.dispatch import Choice, choose, winners
 
 # the regime whose winner runs: a model's layers find their weights in device memory, not in L2
 REGIME = "cold"
+# of the models that are tuned for
+USUAL_GROUP_SIZE = 128
+# how the rule of an untuned choice begins
+UNTUNED = "default"
 
 
 def recorded(gpu: Gpu, kernels: Sequence[Kernel]) -> list[Row]:
@@ -32,21 +36,20 @@ def best(problem: W4A16Problem, kernels: Sequence[Kernel], rows: Sequence[Row], 
     """Return what to run a problem with.
 
     Where nothing was measured of its kind, what won its sizes without zero points, act-order and
-    bias in fp16 serves it too, where it fits.
+    bias in fp16, of the same group size or the usual one, serves it too, where it fits.
 
     Raises:
         ProblemError: no kernel can run it; says why each cannot.
     """
     choice = choose(rows, problem, kernels, gpu, REGIME)
-    plain = W4A16Problem(problem.M, problem.N, problem.K, problem.group_size)
-    if not choice.rule.startswith("default") or plain == problem:
+    if not choice.rule.startswith(UNTUNED):
         return choice
-    similar = choose(rows, plain, kernels, gpu, REGIME)
-    config = similar.kernel.specialise(similar.config, problem)
-    if (
-        similar.rule.startswith("default")
-        or similar.kernel.refuses(problem) is not None
-        or similar.kernel.misfit(config, problem, gpu) is not None
-    ):
-        return choice
-    return replace(similar, config=config)
+    for group_size in dict.fromkeys((problem.group_size, min(USUAL_GROUP_SIZE, problem.K))):
+        plain = W4A16Problem(problem.M, problem.N, problem.K, group_size)
+        similar = choose(rows, plain, kernels, gpu, REGIME)
+        if similar.rule.startswith(UNTUNED) or similar.kernel.refuses(problem) is not None:
+            continue
+        config = similar.kernel.specialise(similar.config, problem)
+        if similar.kernel.misfit(config, problem, gpu) is None:
+            return replace(similar, config=config)
+    return choice
