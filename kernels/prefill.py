@@ -34,9 +34,10 @@ import numpy as np
 from ferrum_numba.contract import Kernel, Launch, Program, pointers, sizes
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels import packed as layout
+from ferrum_numba.kernels.dtypes import DTYPES
 from ferrum_numba.kernels.prefill_program import build
 from ferrum_numba.kernels.prefill_schedule import CONSUMER_WARPS, PRODUCER_WARPS
-from ferrum_numba.kernels.w4a16 import DTYPES, MOST_M, OP
+from ferrum_numba.kernels.w4a16 import MOST_M, OP
 
 ARCH = "sm_90a"
 TILE_K = 64
