@@ -1,0 +1,725 @@
+"""W4A16 GEMM for few tokens, at the speed of memory: weights are the A operand, tokens are n8.
+
+    out[m, n] = half( sum_g scale[g, n] * sum_{k in g} x[m, k] * (code[k, n] - zero[g, n]) + bias[n] )
+
+    x            [M, K] fp16 or bf16, row-major  gmem, read once a column slice; cp.async ring
+    packed       [K/16, 2N] int32, Marlin tiles  gmem, streamed once; cp.async ring, as it lies
+    scales       [G, N] as x, permuted           gmem, with the tiles they belong to
+    zero_points  [G, N/8] int32, packed          gmem, likewise; absent in a symmetric weight
+    bias         [N] as x, permuted              gmem, read once in the epilogue
+    out          [M, N] as x, row-major          gmem, written once
+
+A block owns tile_n columns and all tokens; its warps stand side by side, 64 columns each, and one
+below the other along K. A round is one step of step_k rows of every warp. Each lane copies the 16
+bytes of a tile that it will read itself, so a slot of the ring is filled again as soon as its words
+are in registers, with no barrier; the barrier of a round is for the activations, which all share.
+
+The steps of all column slices are numbered K first and cut into equal stripes, one a block: every
+SM streams the same number of bytes, whatever the shape. A slice that several blocks share is summed
+in fp32 by the block that arrives last, in the order of the blocks: the same bits in every run, and
+no block waits for another.
+
+The ring is full of weights before the launch waits for the one before it (programmatic dependent
+launch), and the next one may start when the last copy of this one has begun: between two launches
+in a stream the memory does not rest. It asks that nobody writes a weight in the launch before.
+
+Bound by gmem bandwidth up to 16 tokens, by mma.sync from about 40.
+Limits: K % 64 == 0, N % 64 == 0, group_size in {-1, 32, 64, 128}, no act-order.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numba import cuda
+from numba.cuda.types import float32, uint32, uint64
+
+from ferrum_numba.contract import Kernel, Launch, Program, pointers, sizes
+from ferrum_numba.errors import ConfigError
+from ferrum_numba.kernels.w4a16 import OP
+from ferrum_numba.ptx.asynchronous import cp_async_16, cp_async_commit, cp_async_wait
+from ferrum_numba.ptx.convert import (
+    pack_bf16x2,
+    pack_f16x2,
+    splat_f32,
+    unpack_bf16x2,
+    unpack_f16x2,
+)
+from ferrum_numba.ptx.decode import (
+    TILE_BYTES,
+    add_slots,
+    copy_tiles,
+    load_rows_of_words,
+    load_tokens,
+    load_words,
+    multiply_step,
+    store_columns,
+)
+from ferrum_numba.ptx.memory import (
+    atom_add_acq_rel_gpu,
+    ld_global_cg_v4,
+    ld_global_nc_u32,
+    ld_shared_u32,
+    st_global_u32,
+    st_global_v2,
+    st_global_v4_f32,
+    st_shared_u32,
+    st_shared_v4,
+)
+from ferrum_numba.ptx.special import block_id, smem_base, thread_id
+from ferrum_numba.ptx.sync import (
+    bar_warp_sync,
+    griddepcontrol_launch_dependents,
+    griddepcontrol_wait,
+)
+from ferrum_numba.ptx.tile import add_tile
+from ferrum_numba.reference.marlin_layout import pack_weight, pack_zero_points, permute_scales
+
+GROUP_SIZES = (128, 64, 32, -1)
+WORKSPACE_BYTES = 4 << 20
+# sums of other blocks that a lane reads before it adds the first
+SLOTS_AT_ONCE = 4
+PARAMETERS = (
+    *pointers("x", "packed", "scales", "zero_points", "bias", "out", "partials", "counters"),
+    *sizes("m", "n", "k", "units_per_block", "has_bias"),
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One way to tile.
+
+    A warp owns 64 columns and all tokens of the tile; warps_k warps split K between them.
+    """
+
+    tile_m: int = 8  # tokens a block: 8, 16 or 32
+    warps_n: int = 4  # warps side by side, 64 columns each
+    warps_k: int = 2  # warps along K
+    step_k: int = 64  # rows of the weight a warp takes at once: 64 or 128
+    num_stages: int = 4  # rounds of the ring
+    blocks_per_sm: int = 1  # blocks launched a SM
+    early: bool = True  # fills the ring before the launch before it has ended (sm_90 on)
+    # what the problem dictates: see `Decode.specialise`
+    group_size: int = 128  # K a scale, -1: one scale a column
+    has_zero_points: bool = False
+    dtype: str = "fp16"  # of x, scales, bias and out: fp16 or bf16
+
+    def __post_init__(self) -> None:
+        if self.tile_m not in (8, 16, 32):
+            raise ConfigError(f"tile_m must be 8, 16 or 32; got tile_m = {self.tile_m}")
+        if self.warps_n not in (1, 2, 4, 8) or self.warps_k not in (1, 2, 4, 8):
+            raise ConfigError(
+                "warps_n and warps_k must be 1, 2, 4 or 8; "
+                f"got warps_n = {self.warps_n}, warps_k = {self.warps_k}"
+            )
+        if self.num_warps > 16:
+            raise ConfigError(f"a block has at most 16 warps; got {self.num_warps}")
+        if self.step_k not in (64, 128):
+            raise ConfigError(f"step_k must be 64 or 128; got step_k = {self.step_k}")
+        if self.num_stages < 2 or self.blocks_per_sm < 1:
+            raise ConfigError(
+                "num_stages must be at least 2 and blocks_per_sm at least 1; "
+                f"got num_stages = {self.num_stages}, blocks_per_sm = {self.blocks_per_sm}"
+            )
+        if self.group_size not in GROUP_SIZES:
+            raise ConfigError(f"group_size must be one of {GROUP_SIZES}; got {self.group_size}")
+        if self.dtype not in ("fp16", "bf16"):
+            raise ConfigError(f"dtype must be fp16 or bf16; got {self.dtype}")
+
+    @property
+    def num_warps(self) -> int:
+        """Warps a block."""
+        return self.warps_n * self.warps_k
+
+    @property
+    def num_threads(self) -> int:
+        """Threads a block."""
+        return 32 * self.num_warps
+
+    @property
+    def tile_n(self) -> int:
+        """Columns a block."""
+        return 64 * self.warps_n
+
+    @property
+    def k_tiles(self) -> int:
+        """Tiles of a step, one below the other."""
+        return self.step_k // 16
+
+    @property
+    def step_groups(self) -> int:
+        """Rows of scales a step needs, 0 where there is one scale a column."""
+        return 0 if self.group_size < 0 else max(1, self.step_k // self.group_size)
+
+    @property
+    def zero_rows(self) -> int:
+        """Rows of zero points a step needs."""
+        return max(1, self.step_groups) if self.has_zero_points else 0
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of a warp's step in the ring: tiles, scales, zero points."""
+        return self.k_tiles * TILE_BYTES + self.step_groups * 128 + self.zero_rows * 32
+
+    @property
+    def x_row_bytes(self) -> int:
+        """Bytes of a token's row of a round; 16 more, so that rows start four banks apart."""
+        return self.warps_k * self.step_k * 2 + 16
+
+    @property
+    def x_slot_bytes(self) -> int:
+        """Bytes of a round of activations."""
+        return self.tile_m * self.x_row_bytes
+
+    @property
+    def sums_row_bytes(self) -> int:
+        """Bytes of a token's row of sums; 16 more, so that eight lanes' columns do not collide."""
+        return self.tile_n * 4 + 16
+
+    @property
+    def partial_bytes(self) -> int:
+        """Bytes of a block's sums of a slice, in global memory."""
+        return self.tile_m * self.tile_n * 4
+
+    @property
+    def smem_bytes(self) -> int:
+        """Dynamic shared memory a block: weights, activations, sums of the warps along K, flag."""
+        # activations have one stage more: theirs is free only when all warps have read it
+        return (
+            self.num_stages * self.num_warps * self.slot_bytes
+            + (self.num_stages + 1) * self.x_slot_bytes
+            + self.warps_k * self.tile_m * self.sums_row_bytes
+            + 16
+        )
+
+
+# (warps_n, warps_k, step_k, num_stages, blocks_per_sm), the best to run untuned first
+_SHAPES = (
+    (4, 2, 64, 4, 1),
+    (4, 2, 64, 3, 1),
+    (4, 2, 128, 2, 1),
+    (4, 2, 128, 3, 1),
+    (2, 4, 64, 4, 1),
+    (1, 8, 64, 4, 1),
+    (8, 1, 64, 4, 1),
+    (4, 1, 64, 4, 2),
+    (2, 2, 64, 4, 2),
+    (1, 4, 64, 4, 2),
+    (4, 4, 64, 3, 1),
+    (2, 2, 64, 3, 1),
+    (1, 4, 64, 3, 1),
+    (1, 2, 64, 3, 1),
+)
+_CONFIGS = tuple(
+    Config(tile_m, *shape, early)
+    for early in (True, False)
+    for tile_m in (8, 16, 32)
+    for shape in _SHAPES
+)
+
+
+class Decode(Kernel):
+    """Weights as A, tokens as n8; lane-private ring, stripes over the SMs, early start."""
+
+    name = "decode"
+    op = OP
+    config = Config
+    summary = "packed layout, few tokens: weights as A of mma, lane-private ring, early start"
+
+    def configs(self, gpu):
+        """Return the configs that fit the GPU, the default first."""
+        return tuple(c for c in _CONFIGS if _fits(c, gpu) and (not c.early or _has_early(gpu.arch)))
+
+    def refuses(self, problem):
+        """Return why no config can run this problem, or None."""
+        if problem.act_order:
+            return "decode needs rows in group order; got act_order = True"
+        if problem.K % 64 or problem.N % 64:
+            near_k, near_n = (max(64, round(v / 64) * 64) for v in (problem.K, problem.N))
+            return (
+                "decode needs K and N to be multiples of 64; "
+                f"got K = {problem.K}, N = {problem.N}, the nearest are {near_k} and {near_n}"
+            )
+        if _group_size(problem) not in GROUP_SIZES:
+            nearest = min(GROUP_SIZES[:3], key=lambda size: abs(size - problem.group_size))
+            return (
+                f"decode needs group_size in {GROUP_SIZES}; got {problem.group_size}, "
+                f"the nearest is {nearest}"
+            )
+        return None
+
+    def specialise(self, config, problem):
+        """Return the config for the problem's groups, zero points and type."""
+        return replace(
+            config,
+            group_size=_group_size(problem),
+            has_zero_points=problem.zero_points != "none",
+            dtype=getattr(problem, "dtype", "fp16"),
+        )
+
+    def misfit(self, config, problem, gpu):
+        """Return why this config does not fit this problem, or None."""
+        if config != self.specialise(config, problem):
+            return f"compiled for other weights than {problem}"
+        if problem.N % config.tile_n or problem.K % config.step_k:
+            return (
+                f"N must be a multiple of tile_n = {config.tile_n} and K of step_k = "
+                f"{config.step_k}; got N = {problem.N}, K = {problem.K}"
+            )
+        # a tile twice as tall as the problem multiplies zeros for nothing
+        if config.tile_m > 8 and config.tile_m >= 2 * problem.M:
+            return f"tile_m = {config.tile_m} for M = {problem.M} only adds tokens of zeros"
+        if config.early and not _has_early(gpu.arch):
+            return f"{gpu.name} has no programmatic dependent launch"
+        if not _fits(config, gpu):
+            return (
+                f"needs {config.smem_bytes * config.blocks_per_sm} bytes of shared memory a SM; "
+                f"{gpu.name} has {gpu.smem_per_sm}"
+            )
+        return None
+
+    def default(self, problem, gpu):
+        """Return the first config of the space with the fewest tiles of tokens that fits."""
+        tile_m = next((t for t in (8, 16) if problem.M <= t), 32)
+        for choice in self.configs(gpu):
+            config = self.specialise(choice, problem)
+            if config.tile_m == tile_m and self.misfit(config, problem, gpu) is None:
+                return config
+        raise AssertionError(f"decode: no config fits {problem}; the smallest must")
+
+    def build(self, config, arch):
+        """Return the program: Grid: stripes; Block: warps_n x warps_k warps; smem: rings + sums."""
+        # beside a block there is room for one of the next launch; 32 tokens need the registers
+        beside = 2 if config.early and config.tile_m < 32 else 1
+        blocks = max(1, min(config.blocks_per_sm * beside, 65536 // (config.num_threads * 128)))
+        early = config.early and _has_early(arch)
+        return Program(
+            _build(config, early), PARAMETERS, config.num_threads, blocks, config.smem_bytes
+        )
+
+    def prepare(self, problem, inputs):
+        """Return x as it is, the packed weight, and the rest in the order in which it is read."""
+        operands = {
+            "x": inputs["x"],
+            "packed": pack_weight(inputs["codes"]),
+            "scales": permute_scales(inputs["scales"], _group_size(problem) != -1),
+            "zero_points": np.zeros(8, np.int32),
+            "bias": np.zeros(8, inputs["scales"].dtype),
+        }
+        if "zero_points" in inputs:
+            operands["zero_points"] = pack_zero_points(inputs["zero_points"])
+        if "bias" in inputs:
+            operands["bias"] = permute_scales(inputs["bias"][None], False)[0]
+        return operands
+
+    def launch(self, config, problem, gpu):
+        """Return the stripes: as few blocks as give every one the same number of steps."""
+        m_tiles = -(-problem.M // config.tile_m)
+        slices = problem.N // config.tile_n
+        units = slices * (problem.K // config.step_k)
+        # a block shares at most its first and its last slice
+        most = WORKSPACE_BYTES // (2 * config.partial_bytes)
+        stripes = max(1, min(gpu.num_sms * config.blocks_per_sm, most) // m_tiles)
+        units_per_block = -(-units // stripes)
+        stripes = -(-units // units_per_block)
+        return Launch(
+            (stripes * m_tiles, 1, 1),
+            {
+                "m": problem.M,
+                "n": problem.N,
+                "k": problem.K,
+                "units_per_block": units_per_block,
+                "has_bias": int(problem.bias),
+            },
+            {
+                "partials": 2 * stripes * m_tiles * config.partial_bytes,
+                "counters": 4 * slices * m_tiles,
+            },
+            programmatic=config.early,
+        )
+
+
+def _group_size(problem):
+    """Return the group size, with one group for the whole of K as -1."""
+    return -1 if problem.group_size in (-1, problem.K) else problem.group_size
+
+
+def _has_early(arch):
+    return int("".join(c for c in arch if c.isdigit())) >= 90
+
+
+def _fits(config, gpu):
+    return config.smem_bytes <= gpu.smem_per_block and (
+        (config.smem_bytes + gpu.smem_reserved) * config.blocks_per_sm <= gpu.smem_per_sm
+    )
+
+
+def _build(config, early):
+    tile_m, tile_n, step_k = config.tile_m, config.tile_n, config.step_k
+    warps_n, warps_k, num_threads = config.warps_n, config.warps_k, config.num_threads
+    num_stages, k_tiles, n_tiles = config.num_stages, config.k_tiles, config.tile_m // 8
+    step_groups, zero_rows = config.step_groups, config.zero_rows
+    group_size = config.group_size if step_groups else 1
+    has_groups, has_zeros = step_groups > 0, zero_rows > 0
+    slot_bytes, x_slot_bytes = config.slot_bytes, config.x_slot_bytes
+    x_row_bytes, sums_row_bytes = config.x_row_bytes, config.sums_row_bytes
+    partial_bytes = config.partial_bytes
+
+    stage_bytes = config.num_warps * slot_bytes
+    x_offset = num_stages * stage_bytes
+    x_ring_bytes = (num_stages + 1) * x_slot_bytes
+    sums_offset = x_offset + x_ring_bytes
+    warp_sums_bytes = tile_m * sums_row_bytes
+    flag_offset = config.smem_bytes - 16
+    scales_offset = k_tiles * TILE_BYTES
+    zeros_offset = scales_offset + 128 * step_groups
+    in_flight = num_stages - 1
+    slots_at_once = SLOTS_AT_ONCE
+    # lanes that copy 16 bytes of scales, or of zero points
+    scale_lanes, zero_lanes = 8 * step_groups, 2 * zero_rows
+    first_zero_lane = scale_lanes % 32
+
+    # a round's activations are copied in pieces of 16 bytes
+    x_row_pieces = warps_k * step_k // 8
+    step_pieces = step_k // 8
+    x_pieces = tile_m * x_row_pieces
+    x_rounds = -(-x_pieces // num_threads)
+    words_shape = (num_stages * x_rounds, 4)
+    clear_rounds = -(-x_ring_bytes // (16 * num_threads))
+    # four columns of a token are an item of the epilogue
+    row_items = tile_n // 4
+
+    zeros = splat_f32(16 * n_tiles)
+    copy = copy_tiles(k_tiles)
+    load = load_words(k_tiles)
+    load_scales = load_rows_of_words(max(step_groups, 1), 4, 128)
+    load_zeros = load_rows_of_words(max(zero_rows, 1), 1, 32)
+    load_x = load_tokens(k_tiles, n_tiles, x_row_bytes)
+    half = "bf16" if config.dtype == "bf16" else "f16"
+    multiply = multiply_step(k_tiles, n_tiles, half, step_groups, zero_rows)
+    store_sums = store_columns(n_tiles, sums_row_bytes)
+    add_sums = add_tile("shared", 4, 16)
+    add_partials = add_slots(slots_at_once, partial_bytes)
+    pack_pair = pack_bf16x2 if config.dtype == "bf16" else pack_f16x2
+    unpack_pair = unpack_bf16x2 if config.dtype == "bf16" else unpack_f16x2
+
+    @cuda.jit(device=True, inline="always")
+    def locate(packed, n, k_step, slice_id):
+        """Return the address of this lane's 16 bytes of the first tile of a step."""
+        tid = thread_id()
+        strip = uint32(slice_id * warps_n + uint32(tid >> 5) % uint32(warps_n))
+        row = uint64(uint32(k_step * k_tiles)) * uint64(uint32(n * 8))
+        return packed + row + uint64(uint32(strip * TILE_BYTES + (tid & 31) * 16))
+
+    @cuda.jit(device=True, inline="always")
+    def fetch_weights(slot, tile, scales, zero_points, n, k_step, slice_id):
+        """Begin to copy a step of this warp: 16 bytes of each tile, and what scales it."""
+        tid = thread_id()
+        lane_id = uint32(tid & 31)
+        warp_n = uint32(uint32(tid >> 5) % uint32(warps_n))
+        copy(slot + lane_id * 16, tile, uint64(uint32(n * 8)))
+        group = uint32(uint32(k_step * step_k) // uint32(group_size)) if has_groups else uint32(0)
+        strip = uint32(slice_id * warps_n + warp_n)
+        if has_groups and lane_id < uint32(scale_lanes):
+            row = uint32(group + (lane_id >> 3))
+            gmem = scales + uint64(row) * uint64(uint32(n * 2))
+            gmem = gmem + uint64(uint32(strip * 128 + (lane_id & 7) * 16))
+            cp_async_16(slot + scales_offset + lane_id * 16, gmem)
+        if has_zeros:
+            other = uint32(lane_id - uint32(first_zero_lane))
+            if other < uint32(zero_lanes):
+                row = uint32(group + (other >> 1))
+                gmem = zero_points + uint64(row) * uint64(uint32(n >> 1))
+                gmem = gmem + uint64(uint32(strip * 32 + (other & 1) * 16))
+                cp_async_16(slot + zeros_offset + other * 16, gmem)
+
+    @cuda.jit(device=True, inline="always")
+    def read_scales(address, code):
+        """Return the scales of a step; the instruction takes any words where there are none."""
+        if has_groups:
+            return load_scales(address)
+        return code[0], code[1], code[2], code[3]
+
+    @cuda.jit(device=True, inline="always")
+    def read_zeros(address, code):
+        """Return the words of zero points of a step, or any."""
+        if has_zeros:
+            return load_zeros(address)
+        return (code[0],)
+
+    @cuda.jit(device=True, inline="always")
+    def locate_piece(i, tid):
+        """Return row and 16-byte column of this thread's piece of a round's activations."""
+        piece = uint32(tid + i * num_threads)
+        row = uint32(piece // uint32(x_row_pieces))
+        return row, uint32(piece - uint32(row * x_row_pieces))
+
+    @cuda.jit(device=True, inline="always")
+    def stripe_of(m, n, k, units_per_block):
+        """Return this block's first step, the step after its last, and the steps of a slice."""
+        # found again where it is needed: kept, it would cost the main loop its registers
+        m_tiles = uint32(uint32(m + (tile_m - 1)) // uint32(tile_m))
+        first = uint32(uint32(block_id() // m_tiles) * units_per_block)
+        k_steps = uint32(k // uint32(step_k))
+        end = uint32(uint32(n // uint32(tile_n)) * k_steps)
+        if uint32(end - first) > units_per_block:
+            end = uint32(first + units_per_block)
+        return first, end, k_steps
+
+    @cuda.jit(device=True, inline="always")
+    def advance(fetch, end, k_steps):
+        """Return the next round: its slice, first step, and the step after its slice's last."""
+        slice_id, k_step, k_stop = fetch
+        k_step = uint32(k_step + warps_k)
+        if k_step >= k_stop:
+            done = uint32(uint32(slice_id * k_steps) + k_stop)
+            slice_id = uint32(slice_id + 1)
+            k_step = uint32(0)
+            k_stop = uint32(0)  # nothing left: no step is before the stop
+            if done < end:
+                k_stop = uint32(end - done) if uint32(end - done) < k_steps else k_steps
+        return slice_id, k_step, k_stop
+
+    @cuda.jit(device=True, inline="always")
+    def write_columns(sums, out, scales, bias, row, column, n, has_bias):
+        """Write four columns of a token: scaled if nobody did, with the bias, rounded once."""
+        first, second, third, fourth = sums
+        # where `permute_scales` of one group puts a pair of columns
+        pair = uint64(uint32((column & uint32(0xFFFFFFE0)) + (column & 7) * 4)) * uint64(2)
+        pair = pair + uint64(uint32((column >> 3) & 3) * 4)
+        if not has_groups:
+            low = unpack_pair(ld_global_nc_u32(scales + pair))
+            high = unpack_pair(ld_global_nc_u32(scales + pair + uint64(16)))
+            first = first * low[0]
+            second = second * low[1]
+            third = third * high[0]
+            fourth = fourth * high[1]
+        if has_bias > uint32(0):
+            low = unpack_pair(ld_global_nc_u32(bias + pair))
+            high = unpack_pair(ld_global_nc_u32(bias + pair + uint64(16)))
+            first = first + low[0]
+            second = second + low[1]
+            third = third + high[0]
+            fourth = fourth + high[1]
+        to = out + ((uint64(row) * uint64(n) + uint64(column)) << 1)
+        st_global_v2(to, (pack_pair(first, second), pack_pair(third, fourth)))
+
+    @cuda.jit(device=True, inline="always")
+    def finish(
+        acc, slice_id, k_stop, scales, bias, out, partials, counters,
+        m, n, k, units_per_block, has_bias,
+    ):  # fmt: skip
+        """Sum a slice over the warps along K and over the blocks that share it, and write it."""
+        smem = smem_base()
+        # indices are found again: kept, they would cost the main loop its registers
+        tid = thread_id()
+        bid = block_id()
+        lane_id = uint32(tid & 31)
+        warp_n = uint32(uint32(tid >> 5) % uint32(warps_n))
+        warp_k = uint32(uint32(tid >> 5) // uint32(warps_n))
+        store_sums(
+            smem
+            + sums_offset
+            + warp_k * warp_sums_bytes
+            + (lane_id & 3) * (2 * sums_row_bytes)
+            + (warp_n * 256 + (lane_id >> 2) * 4),
+            acc,
+        )
+        cuda.syncthreads()
+        m_tiles = uint32(uint32(m + (tile_m - 1)) // uint32(tile_m))
+        stripe = uint32(bid // m_tiles)
+        m_tile = uint32(bid - uint32(stripe * m_tiles))
+        first_row = uint32(m_tile * tile_m)
+        rows = uint32(m - first_row) if uint32(m - first_row) < uint32(tile_m) else uint32(tile_m)
+        items = uint32(rows * row_items)
+        first, _, k_steps = stripe_of(m, n, k, units_per_block)
+        begin = uint32(slice_id * k_steps)
+        whole = begin >= first and k_stop == k_steps
+        first_stripe = uint32(begin // units_per_block)
+        # a slice's slots follow each other from the second one of the stripe that begins it
+        slots = uint32(uint32(uint32(cuda.gridDim.x) // m_tiles) * m_tile + first_stripe)
+        partial = partials + uint64(uint32(slots * 2 + 1)) * uint64(partial_bytes)
+        own = partial + uint64(uint32(stripe - first_stripe)) * uint64(partial_bytes)
+        zero = float32(0)
+        item = tid
+        while item < items:
+            r = uint32(item // uint32(row_items))
+            c = uint32(item - uint32(r * row_items))
+            total = (zero, zero, zero, zero)
+            for i in range(warps_k):
+                at = uint32(smem + (sums_offset + i * warp_sums_bytes))
+                total = add_sums(at + r * sums_row_bytes + c * 16, total)
+            if whole:
+                column = uint32(slice_id * tile_n + c * 4)
+                write_columns(total, out, scales, bias, first_row + r, column, n, has_bias)
+            else:
+                st_global_v4_f32(own + uint64(item * 16), total)
+            item = uint32(item + num_threads)
+
+        # the last stripe to arrive adds all, in their order
+        if not whole:
+            counter = counters + (uint64(uint32(slice_id * m_tiles) + m_tile) << 2)
+            last_stripe = uint32(uint32(begin + k_steps - 1) // units_per_block)
+            count = uint32(uint32(last_stripe - first_stripe) + 1)
+            cuda.syncthreads()
+            if tid == uint32(0):
+                # the barriers pass on what it releases and acquires
+                st_shared_u32(smem + flag_offset, atom_add_acq_rel_gpu(counter, uint32(1)))
+            cuda.syncthreads()
+            if uint32(ld_shared_u32(smem + flag_offset) + 1) == count:
+                if tid == uint32(0):
+                    st_global_u32(counter, uint32(0))  # ready for the next launch
+                item = tid
+                while item < items:
+                    r = uint32(item // uint32(row_items))
+                    c = uint32(item - uint32(r * row_items))
+                    total = (zero, zero, zero, zero)
+                    i = uint32(0)
+                    while i < count:
+                        at = partial + uint64(i) * uint64(partial_bytes) + uint64(item * 16)
+                        total = add_partials(at, uint32(count - i), total)
+                        i = uint32(i + slots_at_once)
+                    column = uint32(slice_id * tile_n + c * 4)
+                    write_columns(total, out, scales, bias, first_row + r, column, n, has_bias)
+                    item = uint32(item + num_threads)
+
+    def decode(
+        x, packed, scales, zero_points, bias, out, partials, counters,
+        m, n, k, units_per_block, has_bias,
+    ):  # fmt: skip
+        # index: which stripe, which tokens, which tile
+        smem = smem_base()
+        tid = thread_id()
+        lane_id = uint32(tid & 31)
+        warp_k = uint32(uint32(tid >> 5) // uint32(warps_n))
+        m_tiles = uint32(uint32(m + (tile_m - 1)) // uint32(tile_m))
+        stripe = uint32(uint32(cuda.blockIdx.x) // m_tiles)
+        first_row = uint32(uint32(uint32(cuda.blockIdx.x) - uint32(stripe * m_tiles)) * tile_m)
+        rows = uint32(m - first_row)
+        unit, end, k_steps = stripe_of(m, n, k, units_per_block)
+        slice_id = uint32(unit // k_steps)
+        k_step = uint32(unit - uint32(slice_id * k_steps))
+        k_stop = uint32(k_step + uint32(end - unit))
+        if k_stop > k_steps:
+            k_stop = k_steps
+        slots = uint32(smem + uint32(tid >> 5) * slot_bytes)
+        ring_end = uint32(slots + num_stages * stage_bytes)
+        x_ring = uint32(smem + x_offset)
+        x_ring_end = uint32(x_ring + x_ring_bytes)
+        x_lane = uint32((lane_id & 7) * x_row_bytes + (lane_id >> 3) * 16 + warp_k * (step_k * 2))
+        x_rows = x + uint64(first_row) * uint64(uint32(k * 2))
+
+        # prologue: fill the ring with weights, then, when the launch before has ended, the tokens
+        for i in range(clear_rounds):
+            at = uint32(uint32(tid + i * num_threads) * 16)
+            if at < uint32(x_ring_bytes):
+                # rows past M are read, and must be numbers
+                st_shared_v4(x_ring + at, (uint32(0), uint32(0), uint32(0), uint32(0)))
+        slot = slots
+        fetch = (slice_id, k_step, k_stop)
+        for _ in range(num_stages):
+            mine = uint32(fetch[1] + warp_k)
+            if mine < fetch[2]:
+                tile = locate(packed, n, mine, fetch[0])
+                fetch_weights(slot, tile, scales, zero_points, n, mine, fetch[0])
+            cp_async_commit()
+            fetch = advance(fetch, end, k_steps)
+            slot = uint32(slot + stage_bytes)
+        if early:
+            if fetch[2] == uint32(0):
+                griddepcontrol_launch_dependents()
+            griddepcontrol_wait()
+        words = cuda.local.array(words_shape, uint32)
+        first = (slice_id, k_step, k_stop)
+        for i in range(num_stages):
+            for j in range(x_rounds):
+                row, column = locate_piece(j, tid)
+                from_ = x_rows
+                if (
+                    row < uint32(tile_m)
+                    and row < rows
+                    and uint32(first[1] + column // uint32(step_pieces)) < first[2]
+                ):
+                    from_ = x_rows + (
+                        uint64(row) * uint64(uint32(k * 2))
+                        + uint64(uint32(first[1] * (step_k * 2) + column * 16))
+                    )
+                # at L2: the launch before may have written it while this block was here
+                word = ld_global_cg_v4(from_)
+                words[i * x_rounds + j, 0] = word[0]
+                words[i * x_rounds + j, 1] = word[1]
+                words[i * x_rounds + j, 2] = word[2]
+                words[i * x_rounds + j, 3] = word[3]
+            first = advance(first, end, k_steps)
+        # every row is zero before one is written
+        cuda.syncthreads()
+        for i in range(num_stages):
+            for j in range(x_rounds):
+                row, column = locate_piece(j, tid)
+                w = i * x_rounds + j
+                if row < uint32(tile_m) and row < rows:
+                    st_shared_v4(
+                        x_ring + i * x_slot_bytes + row * x_row_bytes + column * 16,
+                        (words[w, 0], words[w, 1], words[w, 2], words[w, 3]),
+                    )
+
+        slot = slots
+        x_slot = x_ring
+        tile = locate(packed, n, uint32(fetch[1] + warp_k), fetch[0])
+        while k_stop > uint32(0):
+            acc = zeros(float32(0))
+
+            # main loop: one round a turn; the copies run num_stages rounds ahead, across slices
+            while k_step < k_stop:
+                cp_async_wait(in_flight)
+                cuda.syncthreads()
+                # into the slot of the round before, which all warps have read
+                x_next = uint32(x_slot - x_slot_bytes)
+                if x_slot == x_ring:
+                    x_next = uint32(x_ring_end - x_slot_bytes)
+                for j in range(x_rounds):
+                    row, column = locate_piece(j, tid)
+                    step = uint32(fetch[1] + column // uint32(step_pieces))
+                    if row < uint32(tile_m) and row < rows and step < fetch[2]:
+                        gmem = x_rows + (
+                            uint64(row) * uint64(uint32(k * 2)) + uint64(uint32(column * 16))
+                        )
+                        gmem = gmem + uint64(fetch[1]) * uint64(step_k * 2)
+                        cp_async_16(x_next + uint32(row * x_row_bytes + column * 16), gmem)
+                mine = uint32(fetch[1] + warp_k)
+                if uint32(k_step + warp_k) < k_stop:
+                    code = load(slot + lane_id * 16)
+                    scale = read_scales(slot + scales_offset + (lane_id >> 2) * 16, code)
+                    zero = read_zeros(slot + zeros_offset + (lane_id >> 2) * 4, code)
+                    # the scales that are copied next are other lanes' too
+                    bar_warp_sync()
+                    if mine < fetch[2]:
+                        fetch_weights(slot, tile, scales, zero_points, n, mine, fetch[0])
+                    acc = multiply(code, load_x(x_slot + x_lane), scale, zero, acc)
+                elif mine < fetch[2]:
+                    fetch_weights(slot, tile, scales, zero_points, n, mine, fetch[0])
+                cp_async_commit()
+                if uint32(fetch[1] + warps_k) < fetch[2]:
+                    fetch = (fetch[0], uint32(fetch[1] + warps_k), fetch[2])
+                    tile = tile + uint64(uint32(n * 8)) * uint64(warps_k * k_tiles)
+                else:
+                    _, end, k_steps = stripe_of(m, n, k, units_per_block)
+                    fetch = advance(fetch, end, k_steps)
+                    tile = locate(packed, n, warp_k, fetch[0])
+                    if early and fetch[2] == uint32(0):
+                        griddepcontrol_launch_dependents()
+                x_slot = uint32(x_slot + x_slot_bytes)
+                if x_slot == x_ring_end:
+                    x_slot = x_ring
+                slot = uint32(slot + stage_bytes)
+                if slot == ring_end:
+                    slot = slots
+                k_step = uint32(k_step + warps_k)
+
+            finish(
+                acc, slice_id, k_stop, scales, bias, out, partials, counters,
+                m, n, k, units_per_block, has_bias,
+            )  # fmt: skip
+            _, end, k_steps = stripe_of(m, n, k, units_per_block)
+            slice_id, k_step, k_stop = advance((slice_id, k_step, k_stop), end, k_steps)
+
+    return decode
