@@ -2,26 +2,26 @@
 
     out[m, n] = half( sum_g scale[g, n] * sum_{k in g} x[m, k] * (code[k, n] - zero[g, n]) + bias[n] )
 
-    x            [M, K] fp16 or bf16, row-major  gmem, read once a column slice; cp.async ring
-    packed       [K/16, 2N] int32, Marlin tiles  gmem, streamed once; cp.async ring, as it lies
+    x            [M, K] fp16 or bf16, row-major  gmem, read once a column slice; cp.async to smem
+    packed       [K/16, 2N] int32, Marlin tiles  gmem, streamed once, straight to registers
     scales       [G, N] as x, permuted           gmem, with the tiles they belong to
     zero_points  [G, N/8] int32, packed          gmem, likewise; absent in a symmetric weight
     bias         [N] as x, permuted              gmem, read once in the epilogue
     out          [M, N] as x, row-major          gmem, written once
 
 A block owns tile_n columns and all tokens; its warps stand side by side, 64 columns each, and one
-below the other along K. A round is one step of step_k rows of every warp. Each lane copies the 16
-bytes of a tile that it will read itself, so a slot of the ring is filled again as soon as its words
-are in registers, with no barrier; the barrier of a round is for the activations, which all share.
+below the other along K. In a round every warp takes a step of step_k rows, in two halves: a half's
+words are multiplied, then the registers are loaded for the next round. All SMs together keep
+132 x 64 KB on their way, which is what the latency of memory asks for.
 
 The steps of all column slices are numbered K first and cut into equal stripes, one a block: every
 SM streams the same number of bytes, whatever the shape. A slice that several blocks share is summed
 in fp32 by the block that arrives last, in the order of the blocks: the same bits in every run, and
 no block waits for another.
 
-The ring is full of weights before the launch waits for the one before it (programmatic dependent
-launch), and the next one may start when the last copy of this one has begun: between two launches
-in a stream the memory does not rest. It asks that nobody writes a weight in the launch before.
+The first round's weights are on their way before the launch waits for the one before it
+(programmatic dependent launch), and the next one may start when the last load of this one has
+begun. It asks that nobody writes a weight in the launch before.
 
 Bound by gmem bandwidth up to 16 tokens, by mma.sync from about 40.
 Limits: K % 64 == 0, N % 64 == 0, group_size in {-1, 32, 64, 128}, no act-order.
@@ -47,16 +47,15 @@ from ferrum_numba.ptx.convert import (
 from ferrum_numba.ptx.decode import (
     TILE_BYTES,
     add_slots,
-    copy_tiles,
-    load_rows_of_words,
+    load_tiles,
     load_tokens,
     load_words,
     multiply_step,
+    multiply_subnormal,
     store_columns,
 )
 from ferrum_numba.ptx.memory import (
     atom_add_acq_rel_gpu,
-    ld_global_cg_v4,
     ld_global_nc_u32,
     ld_shared_u32,
     st_global_u32,
@@ -67,7 +66,6 @@ from ferrum_numba.ptx.memory import (
 )
 from ferrum_numba.ptx.special import block_id, smem_base, thread_id
 from ferrum_numba.ptx.sync import (
-    bar_warp_sync,
     griddepcontrol_launch_dependents,
     griddepcontrol_wait,
 )
@@ -76,6 +74,8 @@ from ferrum_numba.reference.marlin_layout import pack_weight, pack_zero_points, 
 
 GROUP_SIZES = (128, 64, 32, -1)
 WORKSPACE_BYTES = 4 << 20
+# a subnormal fp16 is an integer divided by this
+SUBNORMALS = 1 << 24
 # sums of other blocks that a lane reads before it adds the first
 SLOTS_AT_ONCE = 4
 PARAMETERS = (
@@ -93,11 +93,12 @@ class Config:
 
     tile_m: int = 8  # tokens a block: 8, 16 or 32
     warps_n: int = 4  # warps side by side, 64 columns each
-    warps_k: int = 2  # warps along K
-    step_k: int = 64  # rows of the weight a warp takes at once: 64 or 128
-    num_stages: int = 4  # rounds of the ring
+    warps_k: int = 4  # warps along K
+    step_k: int = 128  # rows of the weight a warp takes a round: 128 or 64
     blocks_per_sm: int = 1  # blocks launched a SM
     early: bool = True  # fills the ring before the launch before it has ended (sm_90 on)
+    subnormal: bool = True  # codes as they are are fp16 subnormals; else q - z in fp16 or bf16
+    prefetch_bytes: int = 0  # that L2 fetches around a piece of weights: 0, 64, 128 or 256
     # what the problem dictates: see `Decode.specialise`
     group_size: int = 128  # K a scale, -1: one scale a column
     has_zero_points: bool = False
@@ -106,20 +107,17 @@ class Config:
     def __post_init__(self) -> None:
         if self.tile_m not in (8, 16, 32):
             raise ConfigError(f"tile_m must be 8, 16 or 32; got tile_m = {self.tile_m}")
-        if self.warps_n not in (1, 2, 4, 8) or self.warps_k not in (1, 2, 4, 8):
+        if self.warps_n not in (1, 2, 4, 8) or self.warps_k < 1:
             raise ConfigError(
-                "warps_n and warps_k must be 1, 2, 4 or 8; "
+                "warps_n must be 1, 2, 4 or 8 and warps_k at least 1; "
                 f"got warps_n = {self.warps_n}, warps_k = {self.warps_k}"
             )
         if self.num_warps > 16:
             raise ConfigError(f"a block has at most 16 warps; got {self.num_warps}")
         if self.step_k not in (64, 128):
             raise ConfigError(f"step_k must be 64 or 128; got step_k = {self.step_k}")
-        if self.num_stages < 2 or self.blocks_per_sm < 1:
-            raise ConfigError(
-                "num_stages must be at least 2 and blocks_per_sm at least 1; "
-                f"got num_stages = {self.num_stages}, blocks_per_sm = {self.blocks_per_sm}"
-            )
+        if self.blocks_per_sm < 1:
+            raise ConfigError(f"blocks_per_sm must be at least 1; got {self.blocks_per_sm}")
         if self.group_size not in GROUP_SIZES:
             raise ConfigError(f"group_size must be one of {GROUP_SIZES}; got {self.group_size}")
         if self.dtype not in ("fp16", "bf16"):
@@ -141,24 +139,19 @@ class Config:
         return 64 * self.warps_n
 
     @property
-    def k_tiles(self) -> int:
-        """Tiles of a step, one below the other."""
-        return self.step_k // 16
+    def half_tiles(self) -> int:
+        """Tiles of half a step, one below the other."""
+        return self.step_k // 32
 
     @property
-    def step_groups(self) -> int:
-        """Rows of scales a step needs, 0 where there is one scale a column."""
-        return 0 if self.group_size < 0 else max(1, self.step_k // self.group_size)
+    def half_groups(self) -> int:
+        """Rows of scales that half a step needs, 0 where there is one scale a column."""
+        return 0 if self.group_size < 0 else max(1, self.step_k // 2 // self.group_size)
 
     @property
     def zero_rows(self) -> int:
-        """Rows of zero points a step needs."""
-        return max(1, self.step_groups) if self.has_zero_points else 0
-
-    @property
-    def slot_bytes(self) -> int:
-        """Bytes of a warp's step in the ring: tiles, scales, zero points."""
-        return self.k_tiles * TILE_BYTES + self.step_groups * 128 + self.zero_rows * 32
+        """Rows of zero points that half a step needs."""
+        return max(1, self.half_groups) if self.has_zero_points else 0
 
     @property
     def x_row_bytes(self) -> int:
@@ -167,7 +160,7 @@ class Config:
 
     @property
     def x_slot_bytes(self) -> int:
-        """Bytes of a round of activations."""
+        """Bytes of a round's activations."""
         return self.tile_m * self.x_row_bytes
 
     @property
@@ -182,32 +175,22 @@ class Config:
 
     @property
     def smem_bytes(self) -> int:
-        """Dynamic shared memory a block: weights, activations, sums of the warps along K, flag."""
-        # activations have one stage more: theirs is free only when all warps have read it
-        return (
-            self.num_stages * self.num_warps * self.slot_bytes
-            + (self.num_stages + 1) * self.x_slot_bytes
-            + self.warps_k * self.tile_m * self.sums_row_bytes
-            + 16
-        )
+        """Dynamic shared memory a block: activations of two rounds, sums of the warps, flag."""
+        return 2 * self.x_slot_bytes + self.warps_k * self.tile_m * self.sums_row_bytes + 16
 
 
-# (warps_n, warps_k, step_k, num_stages, blocks_per_sm), the best to run untuned first
+# (warps_n, warps_k, step_k, blocks_per_sm), the best to run untuned first
 _SHAPES = (
-    (4, 2, 64, 4, 1),
-    (4, 2, 64, 3, 1),
-    (4, 2, 128, 2, 1),
-    (4, 2, 128, 3, 1),
-    (2, 4, 64, 4, 1),
-    (1, 8, 64, 4, 1),
-    (8, 1, 64, 4, 1),
-    (4, 1, 64, 4, 2),
-    (2, 2, 64, 4, 2),
-    (1, 4, 64, 4, 2),
-    (4, 4, 64, 3, 1),
-    (2, 2, 64, 3, 1),
-    (1, 4, 64, 3, 1),
-    (1, 2, 64, 3, 1),
+    (4, 4, 128, 1),
+    (4, 2, 128, 2),
+    (2, 8, 128, 1),
+    (2, 4, 128, 2),
+    (2, 4, 128, 1),
+    (4, 2, 128, 1),
+    (2, 2, 128, 2),
+    (2, 2, 64, 2),
+    (1, 4, 64, 2),
+    (1, 2, 64, 1),
 )
 _CONFIGS = tuple(
     Config(tile_m, *shape, early)
@@ -218,12 +201,12 @@ _CONFIGS = tuple(
 
 
 class Decode(Kernel):
-    """Weights as A, tokens as n8; lane-private ring, stripes over the SMs, early start."""
+    """Weights as A, tokens as n8; straight to registers, stripes over the SMs, early start."""
 
     name = "decode"
     op = OP
     config = Config
-    summary = "packed layout, few tokens: weights as A of mma, lane-private ring, early start"
+    summary = "packed layout, few tokens: weights to registers, as A of mma; stripes, early start"
 
     def configs(self, gpu):
         """Return the configs that fit the GPU, the default first."""
@@ -287,13 +270,14 @@ class Decode(Kernel):
         raise AssertionError(f"decode: no config fits {problem}; the smallest must")
 
     def build(self, config, arch):
-        """Return the program: Grid: stripes; Block: warps_n x warps_k warps; smem: rings + sums."""
-        # beside a block there is room for one of the next launch; 32 tokens need the registers
-        beside = 2 if config.early and config.tile_m < 32 else 1
-        blocks = max(1, min(config.blocks_per_sm * beside, 65536 // (config.num_threads * 128)))
+        """Return the program: Grid: stripes; Block: warps_n x warps_k warps; smem: x + sums."""
         early = config.early and _has_early(arch)
         return Program(
-            _build(config, early), PARAMETERS, config.num_threads, blocks, config.smem_bytes
+            _build(config, early),
+            PARAMETERS,
+            config.num_threads,
+            config.blocks_per_sm,
+            config.smem_bytes,
         )
 
     def prepare(self, problem, inputs):
@@ -356,46 +340,37 @@ def _fits(config, gpu):
 def _build(config, early):
     tile_m, tile_n, step_k = config.tile_m, config.tile_n, config.step_k
     warps_n, warps_k, num_threads = config.warps_n, config.warps_k, config.num_threads
-    num_stages, k_tiles, n_tiles = config.num_stages, config.k_tiles, config.tile_m // 8
-    step_groups, zero_rows = config.step_groups, config.zero_rows
-    group_size = config.group_size if step_groups else 1
-    has_groups, has_zeros = step_groups > 0, zero_rows > 0
-    slot_bytes, x_slot_bytes = config.slot_bytes, config.x_slot_bytes
-    x_row_bytes, sums_row_bytes = config.x_row_bytes, config.sums_row_bytes
-    partial_bytes = config.partial_bytes
-
-    stage_bytes = config.num_warps * slot_bytes
-    x_offset = num_stages * stage_bytes
-    x_ring_bytes = (num_stages + 1) * x_slot_bytes
-    sums_offset = x_offset + x_ring_bytes
+    half_tiles, n_tiles = config.half_tiles, config.tile_m // 8
+    half_groups, zero_rows = config.half_groups, config.zero_rows
+    has_groups, has_zeros = half_groups > 0, zero_rows > 0
+    group_size = config.group_size if has_groups else 1
+    x_slot_bytes, x_row_bytes = config.x_slot_bytes, config.x_row_bytes
+    sums_row_bytes, partial_bytes = config.sums_row_bytes, config.partial_bytes
+    sums_offset = 2 * x_slot_bytes
     warp_sums_bytes = tile_m * sums_row_bytes
     flag_offset = config.smem_bytes - 16
-    scales_offset = k_tiles * TILE_BYTES
-    zeros_offset = scales_offset + 128 * step_groups
-    in_flight = num_stages - 1
     slots_at_once = SLOTS_AT_ONCE
-    # lanes that copy 16 bytes of scales, or of zero points
-    scale_lanes, zero_lanes = 8 * step_groups, 2 * zero_rows
-    first_zero_lane = scale_lanes % 32
+    k_tiles, half_k = 2 * half_tiles, step_k // 2
 
     # a round's activations are copied in pieces of 16 bytes
-    x_row_pieces = warps_k * step_k // 8
-    step_pieces = step_k // 8
-    x_pieces = tile_m * x_row_pieces
-    x_rounds = -(-x_pieces // num_threads)
-    words_shape = (num_stages * x_rounds, 4)
-    clear_rounds = -(-x_ring_bytes // (16 * num_threads))
+    x_row_pieces, step_pieces = warps_k * step_k // 8, step_k // 8
+    x_rounds = -(-tile_m * x_row_pieces // num_threads)
+    clear_rounds = -(-sums_offset // (16 * num_threads))
     # four columns of a token are an item of the epilogue
     row_items = tile_n // 4
 
     zeros = splat_f32(16 * n_tiles)
-    copy = copy_tiles(k_tiles)
-    load = load_words(k_tiles)
-    load_scales = load_rows_of_words(max(step_groups, 1), 4, 128)
-    load_zeros = load_rows_of_words(max(zero_rows, 1), 1, 32)
-    load_x = load_tokens(k_tiles, n_tiles, x_row_bytes)
+    load = load_tiles(half_tiles, config.prefetch_bytes)
+    load_scales = load_words(max(half_groups, 1), 4)
+    load_zeros = load_words(max(zero_rows, 2), 1)
+    load_x = load_tokens(half_tiles, n_tiles, x_row_bytes)
     half = "bf16" if config.dtype == "bf16" else "f16"
-    multiply = multiply_step(k_tiles, n_tiles, half, step_groups, zero_rows)
+    subnormal = config.subnormal and half == "f16"
+    if subnormal:
+        multiply = multiply_subnormal(half_tiles, n_tiles, half_groups, zero_rows)
+    else:
+        multiply = multiply_step(half_tiles, n_tiles, half, half_groups, zero_rows)
+    one_zero_row = zero_rows == 1
     store_sums = store_columns(n_tiles, sums_row_bytes)
     add_sums = add_tile("shared", 4, 16)
     add_partials = add_slots(slots_at_once, partial_bytes)
@@ -411,40 +386,45 @@ def _build(config, early):
         return packed + row + uint64(uint32(strip * TILE_BYTES + (tid & 31) * 16))
 
     @cuda.jit(device=True, inline="always")
-    def fetch_weights(slot, tile, scales, zero_points, n, k_step, slice_id):
-        """Begin to copy a step of this warp: 16 bytes of each tile, and what scales it."""
+    def fetch_scales(scales, n, k_step, slice_id, i):
+        """Load the scales of half a step; the multiplication takes any words if there are none."""
+        if not has_groups:
+            return uint32(0), uint32(0), uint32(0), uint32(0)
         tid = thread_id()
-        lane_id = uint32(tid & 31)
-        warp_n = uint32(uint32(tid >> 5) % uint32(warps_n))
-        copy(slot + lane_id * 16, tile, uint64(uint32(n * 8)))
-        group = uint32(uint32(k_step * step_k) // uint32(group_size)) if has_groups else uint32(0)
-        strip = uint32(slice_id * warps_n + warp_n)
-        if has_groups and lane_id < uint32(scale_lanes):
-            row = uint32(group + (lane_id >> 3))
-            gmem = scales + uint64(row) * uint64(uint32(n * 2))
-            gmem = gmem + uint64(uint32(strip * 128 + (lane_id & 7) * 16))
-            cp_async_16(slot + scales_offset + lane_id * 16, gmem)
-        if has_zeros:
-            other = uint32(lane_id - uint32(first_zero_lane))
-            if other < uint32(zero_lanes):
-                row = uint32(group + (other >> 1))
-                gmem = zero_points + uint64(row) * uint64(uint32(n >> 1))
-                gmem = gmem + uint64(uint32(strip * 32 + (other & 1) * 16))
-                cp_async_16(slot + zeros_offset + other * 16, gmem)
+        strip = uint32(slice_id * warps_n + uint32(tid >> 5) % uint32(warps_n))
+        group = uint32(uint32(k_step * step_k + i * half_k) // uint32(group_size))
+        row_bytes = uint64(uint32(n * 2))
+        lane = uint64(uint32(strip * 128 + uint32(uint32(tid & 31) >> 2) * 16))
+        return load_scales(scales + uint64(group) * row_bytes + lane, row_bytes)
 
     @cuda.jit(device=True, inline="always")
-    def read_scales(address, code):
-        """Return the scales of a step; the instruction takes any words where there are none."""
-        if has_groups:
-            return load_scales(address)
-        return code[0], code[1], code[2], code[3]
+    def fetch_zeros(zero_points, n, k_step, slice_id, i):
+        """Load the zero points of half a step, or nothing."""
+        if not has_zeros:
+            return (uint32(0),)
+        tid = thread_id()
+        strip = uint32(slice_id * warps_n + uint32(tid >> 5) % uint32(warps_n))
+        group = uint32(uint32(k_step * step_k + i * half_k) // uint32(group_size))
+        group = group if has_groups else uint32(0)
+        row_bytes = uint64(uint32(n >> 1))
+        lane = uint64(uint32(strip * 32 + uint32(uint32(tid & 31) >> 2) * 4))
+        gmem = zero_points + uint64(group) * row_bytes + lane
+        if one_zero_row:
+            return (ld_global_nc_u32(gmem),)
+        return load_zeros(gmem, row_bytes)
 
     @cuda.jit(device=True, inline="always")
-    def read_zeros(address, code):
-        """Return the words of zero points of a step, or any."""
-        if has_zeros:
-            return load_zeros(address)
-        return (code[0],)
+    def fetch_x(x_rows, x_slot, rows, k, fetch):
+        """Begin to copy a round's activations."""
+        tid = thread_id()
+        for j in range(x_rounds):
+            row, column = locate_piece(j, tid)
+            step = uint32(fetch[1] + column // uint32(step_pieces))
+            if row < uint32(tile_m) and row < rows and step < fetch[2]:
+                gmem = x_rows + (uint64(row) * uint64(uint32(k * 2)) + uint64(uint32(column * 16)))
+                gmem = gmem + uint64(fetch[1]) * uint64(step_k * 2)
+                cp_async_16(x_slot + uint32(row * x_row_bytes + column * 16), gmem)
+        cp_async_commit()
 
     @cuda.jit(device=True, inline="always")
     def locate_piece(i, tid):
@@ -483,6 +463,11 @@ def _build(config, early):
     def write_columns(sums, out, scales, bias, row, column, n, has_bias):
         """Write four columns of a token: scaled if nobody did, with the bias, rounded once."""
         first, second, third, fourth = sums
+        if subnormal:
+            first = first * float32(SUBNORMALS)
+            second = second * float32(SUBNORMALS)
+            third = third * float32(SUBNORMALS)
+            fourth = fourth * float32(SUBNORMALS)
         # where `permute_scales` of one group puts a pair of columns
         pair = uint64(uint32((column & uint32(0xFFFFFFE0)) + (column & 7) * 4)) * uint64(2)
         pair = pair + uint64(uint32((column >> 3) & 3) * 4)
@@ -601,118 +586,75 @@ def _build(config, early):
         k_stop = uint32(k_step + uint32(end - unit))
         if k_stop > k_steps:
             k_stop = k_steps
-        slots = uint32(smem + uint32(tid >> 5) * slot_bytes)
-        ring_end = uint32(slots + num_stages * stage_bytes)
-        x_ring = uint32(smem + x_offset)
-        x_ring_end = uint32(x_ring + x_ring_bytes)
-        x_lane = uint32((lane_id & 7) * x_row_bytes + (lane_id >> 3) * 16 + warp_k * (step_k * 2))
+        x_slot = smem
+        x_both = uint32(smem + smem + x_slot_bytes)
+        # where the matrix is that this lane addresses for `load_tokens`
+        matrix = uint32(lane_id >> 3)
+        if subnormal:
+            matrix = uint32(uint32(matrix & 1) * 32 + uint32(matrix >> 1) * 16)
+        else:
+            matrix = uint32(matrix * 16)
+        x_lane = uint32((lane_id & 7) * x_row_bytes + matrix + warp_k * (step_k * 2))
         x_rows = x + uint64(first_row) * uint64(uint32(k * 2))
 
-        # prologue: fill the ring with weights, then, when the launch before has ended, the tokens
+        # prologue: load weights; then, when the launch before has ended, the tokens
+        mine = uint32(k_step + warp_k) if uint32(k_step + warp_k) < k_stop else k_step
+        tile = locate(packed, n, mine, slice_id)
+        tile_stride = uint64(uint32(n * 8))
+        first = load(tile, tile_stride)
+        first_scale = fetch_scales(scales, n, mine, slice_id, 0)
+        first_zero = fetch_zeros(zero_points, n, mine, slice_id, 0)
+        second = load(tile + tile_stride * uint64(half_tiles), tile_stride)
+        second_scale = fetch_scales(scales, n, mine, slice_id, 1)
+        second_zero = fetch_zeros(zero_points, n, mine, slice_id, 1)
         for i in range(clear_rounds):
             at = uint32(uint32(tid + i * num_threads) * 16)
-            if at < uint32(x_ring_bytes):
+            if at < uint32(sums_offset):
                 # rows past M are read, and must be numbers
-                st_shared_v4(x_ring + at, (uint32(0), uint32(0), uint32(0), uint32(0)))
-        slot = slots
-        fetch = (slice_id, k_step, k_stop)
-        for _ in range(num_stages):
-            mine = uint32(fetch[1] + warp_k)
-            if mine < fetch[2]:
-                tile = locate(packed, n, mine, fetch[0])
-                fetch_weights(slot, tile, scales, zero_points, n, mine, fetch[0])
-            cp_async_commit()
-            fetch = advance(fetch, end, k_steps)
-            slot = uint32(slot + stage_bytes)
+                st_shared_v4(smem + at, (uint32(0), uint32(0), uint32(0), uint32(0)))
+        cuda.syncthreads()
+        fetch = advance((slice_id, k_step, k_stop), end, k_steps)
         if early:
             if fetch[2] == uint32(0):
                 griddepcontrol_launch_dependents()
             griddepcontrol_wait()
-        words = cuda.local.array(words_shape, uint32)
-        first = (slice_id, k_step, k_stop)
-        for i in range(num_stages):
-            for j in range(x_rounds):
-                row, column = locate_piece(j, tid)
-                from_ = x_rows
-                if (
-                    row < uint32(tile_m)
-                    and row < rows
-                    and uint32(first[1] + column // uint32(step_pieces)) < first[2]
-                ):
-                    from_ = x_rows + (
-                        uint64(row) * uint64(uint32(k * 2))
-                        + uint64(uint32(first[1] * (step_k * 2) + column * 16))
-                    )
-                # at L2: the launch before may have written it while this block was here
-                word = ld_global_cg_v4(from_)
-                words[i * x_rounds + j, 0] = word[0]
-                words[i * x_rounds + j, 1] = word[1]
-                words[i * x_rounds + j, 2] = word[2]
-                words[i * x_rounds + j, 3] = word[3]
-            first = advance(first, end, k_steps)
-        # every row is zero before one is written
-        cuda.syncthreads()
-        for i in range(num_stages):
-            for j in range(x_rounds):
-                row, column = locate_piece(j, tid)
-                w = i * x_rounds + j
-                if row < uint32(tile_m) and row < rows:
-                    st_shared_v4(
-                        x_ring + i * x_slot_bytes + row * x_row_bytes + column * 16,
-                        (words[w, 0], words[w, 1], words[w, 2], words[w, 3]),
-                    )
-
-        slot = slots
-        x_slot = x_ring
+        fetch_x(x_rows, x_slot, rows, k, (slice_id, k_step, k_stop))
         tile = locate(packed, n, uint32(fetch[1] + warp_k), fetch[0])
         while k_stop > uint32(0):
             acc = zeros(float32(0))
 
-            # main loop: one round a turn; the copies run num_stages rounds ahead, across slices
+            # main loop: one round a turn; the loads run a round ahead, across slices
             while k_step < k_stop:
-                cp_async_wait(in_flight)
+                cp_async_wait(0)
                 cuda.syncthreads()
-                # into the slot of the round before, which all warps have read
-                x_next = uint32(x_slot - x_slot_bytes)
-                if x_slot == x_ring:
-                    x_next = uint32(x_ring_end - x_slot_bytes)
-                for j in range(x_rounds):
-                    row, column = locate_piece(j, tid)
-                    step = uint32(fetch[1] + column // uint32(step_pieces))
-                    if row < uint32(tile_m) and row < rows and step < fetch[2]:
-                        gmem = x_rows + (
-                            uint64(row) * uint64(uint32(k * 2)) + uint64(uint32(column * 16))
-                        )
-                        gmem = gmem + uint64(fetch[1]) * uint64(step_k * 2)
-                        cp_async_16(x_next + uint32(row * x_row_bytes + column * 16), gmem)
+                fetch_x(x_rows, uint32(x_both - x_slot), rows, k, fetch)
+                active = uint32(k_step + warp_k) < k_stop
                 mine = uint32(fetch[1] + warp_k)
-                if uint32(k_step + warp_k) < k_stop:
-                    code = load(slot + lane_id * 16)
-                    scale = read_scales(slot + scales_offset + (lane_id >> 2) * 16, code)
-                    zero = read_zeros(slot + zeros_offset + (lane_id >> 2) * 4, code)
-                    # the scales that are copied next are other lanes' too
-                    bar_warp_sync()
-                    if mine < fetch[2]:
-                        fetch_weights(slot, tile, scales, zero_points, n, mine, fetch[0])
-                    acc = multiply(code, load_x(x_slot + x_lane), scale, zero, acc)
-                elif mine < fetch[2]:
-                    fetch_weights(slot, tile, scales, zero_points, n, mine, fetch[0])
-                cp_async_commit()
+                more = mine < fetch[2]
+                if active:
+                    token = load_x(x_slot + x_lane)
+                    acc = multiply(first, token, first_scale, first_zero, acc)
+                if more:
+                    first = load(tile, tile_stride)
+                    first_scale = fetch_scales(scales, n, mine, fetch[0], 0)
+                    first_zero = fetch_zeros(zero_points, n, mine, fetch[0], 0)
+                if active:
+                    token = load_x(x_slot + x_lane + step_k)
+                    acc = multiply(second, token, second_scale, second_zero, acc)
+                if more:
+                    second = load(tile + tile_stride * uint64(half_tiles), tile_stride)
+                    second_scale = fetch_scales(scales, n, mine, fetch[0], 1)
+                    second_zero = fetch_zeros(zero_points, n, mine, fetch[0], 1)
                 if uint32(fetch[1] + warps_k) < fetch[2]:
                     fetch = (fetch[0], uint32(fetch[1] + warps_k), fetch[2])
-                    tile = tile + uint64(uint32(n * 8)) * uint64(warps_k * k_tiles)
+                    tile = tile + tile_stride * uint64(warps_k * k_tiles)
                 else:
                     _, end, k_steps = stripe_of(m, n, k, units_per_block)
                     fetch = advance(fetch, end, k_steps)
-                    tile = locate(packed, n, warp_k, fetch[0])
+                    tile = locate(packed, n, uint32(fetch[1] + warp_k), fetch[0])
                     if early and fetch[2] == uint32(0):
                         griddepcontrol_launch_dependents()
-                x_slot = uint32(x_slot + x_slot_bytes)
-                if x_slot == x_ring_end:
-                    x_slot = x_ring
-                slot = uint32(slot + stage_bytes)
-                if slot == ring_end:
-                    slot = slots
+                x_slot = uint32(x_both - x_slot)
                 k_step = uint32(k_step + warps_k)
 
             finish(

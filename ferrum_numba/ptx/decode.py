@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ferrum_numba.ptx.asynchronous import cp_async_16
 from ferrum_numba.ptx.instruction import F32, U32, U64, Array, Instruction, Lanes
 from ferrum_numba.ptx.mma import ldmatrix_x4, mma_m16n8k16_bf16, mma_m16n8k16_f16
 
@@ -100,101 +99,81 @@ _SCALES = {
 
 
 @cache
-def copy_tiles(k_tiles: int, prefetch_bytes: int = 0) -> Instruction:
-    """Make `(smem, gmem, stride_bytes)`: begin to copy the lane's 16 bytes of each tile of a step.
+def load_tiles(k_tiles: int, prefetch_bytes: int = 0) -> Instruction:
+    """Make `(gmem, stride_bytes) -> U32 x 4*k_tiles`: the lane's words of tiles, past L1.
 
-    smem:           U32, the lane's place in the first tile; tiles follow each other
-    gmem:           U64, the lane's bytes of the first tile
+    gmem:           U64, the lane's 16 bytes of the first tile
     stride_bytes:   U64, from a tile to the one below it
     prefetch_bytes: 64, 128 or 256 that L2 fetches around a piece; 0 for what it does by itself
     """
     hint = f".L2::{prefetch_bytes}B" if prefetch_bytes else ""
     lines = [".reg .b64 p;", "mov.b64 p, <gmem>;"]
     for i in range(k_tiles):
-        place = f"[<smem>+{i * TILE_BYTES}]"
-        lines.append(f"cp.async.cg.shared.global{hint} {place}, [p], 16;")
+        words = _registers("d", 4 * i, 4)
+        lines.append(f"ld.global.nc.L1::no_allocate{hint}.v4.u32 {words}, [p];")
         if i + 1 < k_tiles:
             lines.append("add.s64 p, p, <stride_bytes>;")
 
-    def twin(lanes: Lanes, smem: Array, gmem: Array, stride_bytes: Array) -> None:
-        for i in range(k_tiles):
-            place = smem + np.uint32(i * TILE_BYTES)
-            cp_async_16.twin(lanes, place, gmem + np.uint64(i) * stride_bytes)
+    def twin(lanes: Lanes, gmem: Array, stride_bytes: Array) -> Array:
+        return _load_rows(lanes, gmem, stride_bytes, k_tiles, 16)
 
     return Instruction(
-        f"copy_tiles_{k_tiles}_{prefetch_bytes}", _block(lines),
-        {"smem": U32, "gmem": U64, "stride_bytes": U64}, None, twin, effect="memory",
+        f"load_tiles_{k_tiles}_{prefetch_bytes}", _block(lines),
+        {"gmem": U64, "stride_bytes": U64}, U32 * (4 * k_tiles), twin, effect="volatile",
     )  # fmt: skip
 
 
 @cache
-def load_words(k_tiles: int) -> Instruction:
-    """Make `(address) -> U32 x 4*k_tiles`: the lane's words of each tile of a step."""
-    lines = [
-        f"ld.shared.v4.u32 {_registers('d', 4 * i, 4)}, [<address>+{i * TILE_BYTES}];"
-        for i in range(k_tiles)
-    ]
+def load_words(rows: int, count: int) -> Instruction:
+    """Make `(gmem, stride_bytes) -> U32 x rows*count`: 1 or 4 words of each of some rows."""
+    lines = [".reg .b64 p;", "mov.b64 p, <gmem>;"]
+    for i in range(rows):
+        words = f".v4.u32 {_registers('d', 4 * i, 4)}" if count == 4 else f".u32 <d.{i}>"
+        lines.append(f"ld.global.nc{words}, [p];")
+        if i + 1 < rows:
+            lines.append("add.s64 p, p, <stride_bytes>;")
 
-    def twin(lanes: Lanes, address: Array) -> Array:
-        steps = [np.uint32(i * TILE_BYTES) for i in range(k_tiles)]
-        pieces = [lanes.load_shared(address + s, 16).view(np.uint32) for s in steps]
-        return np.concatenate(pieces, axis=1)
+    def twin(lanes: Lanes, gmem: Array, stride_bytes: Array) -> Array:
+        return _load_rows(lanes, gmem, stride_bytes, rows, 4 * count)
 
     return Instruction(
-        f"load_words_{k_tiles}", "\n".join(lines), {"address": U32}, U32 * (4 * k_tiles), twin,
-        effect="memory",
+        f"load_words_{rows}x{count}", _block(lines), {"gmem": U64, "stride_bytes": U64},
+        U32 * (rows * count), twin, effect="volatile",
     )  # fmt: skip
 
 
-@cache
-def load_rows_of_words(rows: int, count: int, row_bytes: int) -> Instruction:
-    """Make `(address) -> U32 x rows*count`: 1 or 4 words of each row, rows row_bytes apart."""
-    vector = ".v4" if count == 4 else ""
-    lines = [
-        f"ld.shared{vector}.u32 {_registers('d', count * i, count)}, [<address>+{i * row_bytes}];"
-        if vector
-        else f"ld.shared.u32 <d.{i}>, [<address>+{i * row_bytes}];"
+def _load_rows(
+    lanes: Lanes, gmem: Array, stride_bytes: Array, rows: int, size_bytes: int
+) -> Array:
+    pieces = [
+        lanes.load_global(gmem + np.uint64(i) * stride_bytes, size_bytes).view(np.uint32)
         for i in range(rows)
     ]
-
-    def twin(lanes: Lanes, address: Array) -> Array:
-        steps = [np.uint32(i * row_bytes) for i in range(rows)]
-        pieces = [lanes.load_shared(address + s, 4 * count).view(np.uint32) for s in steps]
-        return np.concatenate(pieces, axis=1)
-
-    return Instruction(
-        f"load_rows_of_words_{rows}x{count}x{row_bytes}", "\n".join(lines), {"address": U32},
-        U32 * (rows * count), twin, effect="memory",
-    )  # fmt: skip
+    return np.concatenate(pieces, axis=1)
 
 
 @cache
 def load_tokens(k_tiles: int, n_tiles: int, row_bytes: int) -> Instruction:
-    """Make `(address) -> U32 x 2*k_tiles*n_tiles`: the B operands of a step.
+    """Make `(address) -> U32 x 2*k_tiles*n_tiles`: the B operands of pairs of tiles.
 
-    address: U32, lane l gives token l % 8 at column 8 * (l / 8) of K; rows of 16-bit tokens lie
-             row_bytes apart
-    Returns element ((k_tile * n_tiles + block) * 2 + register); k_tiles is even.
+    address: U32, lane l gives token l % 8 at the eight columns of K that matrix l / 8 holds; rows
+             of 16-bit tokens lie row_bytes apart
+    Returns element (pair * n_tiles + block) * 4 + matrix; k_tiles is even.
     """
-    pairs = [(k, block) for k in range(0, k_tiles, 2) for block in range(n_tiles)]
-    offsets = [32 * k + 8 * row_bytes * block for k, block in pairs]
-    # a load brings two registers of a tile and two of the one below it
-    firsts = [2 * (k * n_tiles + block) for k, block in pairs]
-    lines = []
-    for first, offset in zip(firsts, offsets, strict=True):
-        places = (first, first + 1, first + 2 * n_tiles, first + 2 * n_tiles + 1)
-        registers = ", ".join(f"<d.{i}>" for i in places)
-        lines.append(
-            f"ldmatrix.sync.aligned.m8n8.x4.shared.b16 {{{registers}}}, [<address>+{offset}];"
-        )
+    places = [
+        (4 * (pair * n_tiles + block), 64 * pair + 8 * row_bytes * block)
+        for pair in range(k_tiles // 2)
+        for block in range(n_tiles)
+    ]
+    lines = [
+        f"ldmatrix.sync.aligned.m8n8.x4.shared.b16 {_registers('d', first, 4)}, "
+        f"[<address>+{offset}];"
+        for first, offset in places
+    ]
 
     def twin(lanes: Lanes, address: Array) -> Array:
-        out = np.empty((len(address), 2 * k_tiles * n_tiles), np.uint32)
-        for first, offset in zip(firsts, offsets, strict=True):
-            got = ldmatrix_x4.twin(lanes, address + np.uint32(offset))
-            out[:, first : first + 2] = got[:, :2]
-            out[:, first + 2 * n_tiles : first + 2 * n_tiles + 2] = got[:, 2:]
-        return out
+        matrices = [ldmatrix_x4.twin(lanes, address + np.uint32(offset)) for _, offset in places]
+        return np.concatenate(matrices, axis=1)
 
     return Instruction(
         f"load_tokens_{k_tiles}x{n_tiles}x{row_bytes}", "\n".join(lines), {"address": U32},
@@ -213,8 +192,8 @@ def multiply_step(
     zero_points: words of zero points, 0 where every zero point is 8
 
     Operands of the instruction:
-        words:  U32 x 4*k_tiles, from `load_words`
-        tokens: U32 x 2*k_tiles*n_tiles, from `load_tokens`
+        words:  U32 x 4*k_tiles, from `load_tiles`
+        tokens: U32 x 2*k_tiles*n_tiles, from `load_tokens`: a pair's upper tile, then the lower
         scales: U32 x 4*max(groups, 1); word j of a group: scales of the lane's columns of
                 sub-tile j; not read without groups
         zeros:  U32 x max(zero_points, 1); nibbles j and j + 4 of a word belong to the lane's
@@ -248,6 +227,10 @@ class _Shape:
         self.groups, self.zero_points = groups, zero_points
         self.group_tiles = k_tiles // max(groups, 1)
 
+    def token(self, k: int, block: int) -> int:
+        """Return the first of the B operand's two registers."""
+        return 4 * (k // 2 * self.n_tiles + block) + 2 * (k % 2)
+
     def template(self) -> str:
         partial = ", ".join(f"p{i}" for i in range(4 * self.n_tiles))
         lines = [
@@ -277,7 +260,7 @@ class _Shape:
             lines.append(_CODES[self.half].format(word=f"<words.{4 * k + j}>"))
             for block in range(self.n_tiles):
                 c = "{" + ", ".join(sums[4 * block : 4 * block + 4]) + "}"
-                b = _registers("tokens", 2 * (k * self.n_tiles + block), 2)
+                b = _registers("tokens", self.token(k, block), 2)
                 lines.append(
                     f"mma.sync.aligned.m16n8k16.row.col.f32.{self.half}.{self.half}.f32 "
                     f"{c}, {{a0, a1, a2, a3}}, {b}, {c};"
@@ -304,7 +287,7 @@ class _Shape:
             for k in range(group * self.group_tiles, (group + 1) * self.group_tiles):
                 a = _operand_a(words[:, 4 * k + j], zero, self.half)
                 for block in range(self.n_tiles):
-                    first = 2 * (k * self.n_tiles + block)
+                    first = self.token(k, block)
                     b = tokens[:, first : first + 2]
                     total[:, block] = multiply.twin(a, b, total[:, block])
             if self.groups:
@@ -312,6 +295,143 @@ class _Shape:
                 scaled = total.astype(np.float64) * factors[:, group, j, None]
                 with np.errstate(over="ignore", invalid="ignore"):
                     out[:, j] = (scaled + out[:, j]).astype(np.float32)
+        return out.reshape(acc.shape)
+
+
+@cache
+def multiply_subnormal(k_tiles: int, n_tiles: int, groups: int, zero_points: int) -> Instruction:
+    """Make what `multiply_step` makes, for fp16, of sums that are 2^24 times too small.
+
+    `w & 0x000f000f` is a pair of fp16 subnormals, codes times 2^-24, and `w & 0x00f000f0` a pair
+    of codes times 2^-20: one AND an operand and nothing else. Tensor cores take both exactly. The
+    upper eight rows of two tiles make one product and the lower eight the other, so that each has
+    one factor, and the zero point times the sum of the tokens is a product too, with which the
+    first sum begins.
+
+    tokens: from `load_tokens`: upper rows of a pair's first and second tile, then the lower ones
+    """
+    shape = _Subnormal(k_tiles, n_tiles, "f16", groups, zero_points)
+    return Instruction(
+        f"multiply_subnormal_{k_tiles}x{n_tiles}_{groups}_{zero_points}", shape.template(),
+        {
+            "words": U32 * (4 * k_tiles),
+            "tokens": U32 * (2 * k_tiles * n_tiles),
+            "scales": U32 * (4 * max(groups, 1)),
+            "zeros": U32 * max(zero_points, 1),
+            "acc": F32 * (16 * n_tiles),
+        },
+        F32 * (16 * n_tiles), shape.twin, scope="warp", tied="acc",
+    )  # fmt: skip
+
+
+class _Subnormal(_Shape):
+    """One form of `multiply_subnormal`: its text and its twin."""
+
+    def template(self) -> str:
+        count = 4 * self.n_tiles
+        names = [f"{name}{i}" for name in ("lo", "hi", "e") for i in range(count)]
+        lines = [
+            ".reg .b32 q, q0, q1, a0, a1, a2, a3;",
+            ".reg .b16 h0, h1;",
+            f".reg .f32 s0, s1, {', '.join(names)};",
+        ]
+        for group in range(max(self.groups, 1)):
+            if not self.zero_points:
+                # -8 as a subnormal
+                lines += [f"mov.b32 a{i}, 0x80088008;" for i in range(4)]
+                lines += self._offsets(group)
+            for j in range(SUBTILES):
+                lines += self._subtile(group, j)
+        return _block(lines)
+
+    def _pairs(self, group: int) -> range:
+        return range(group * self.group_tiles // 2, (group + 1) * self.group_tiles // 2)
+
+    def _product(self, name: str, pair: int, lower: int, block: int, start: str) -> str:
+        """Return the text of one product: name += a * tokens, or start + where it has one."""
+        d = [f"{name}{4 * block + i}" for i in range(4)]
+        c = {"": d, "0": ["0f00000000"] * 4}.get(start) or [
+            f"{start}{4 * block + i}" for i in range(4)
+        ]
+        b = _registers("tokens", 4 * (pair * self.n_tiles + block) + 2 * lower, 2)
+        return (
+            "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+            f"{{{', '.join(d)}}}, {{a0, a1, a2, a3}}, {b}, {{{', '.join(c)}}};"
+        )
+
+    def _offsets(self, group: int) -> list[str]:
+        """Return the products of minus the zero points with a group's tokens."""
+        return [
+            self._product("e", pair, lower, block, "0" if (i, lower) == (0, 0) else "")
+            for i, pair in enumerate(self._pairs(group))
+            for lower in range(2)
+            for block in range(self.n_tiles)
+        ]
+
+    def _subtile(self, group: int, j: int) -> list[str]:
+        lines = []
+        if self.zero_points:
+            lines += [
+                f"shr.u32 q, <zeros.{group % self.zero_points}>, {4 * j};",
+                "lop3.b32 q, q, 0x000f000f, 0x80008000, 0xea;",
+                "prmt.b32 a0, q, 0, 0x1010;",
+                "prmt.b32 a1, q, 0, 0x3232;",
+                "mov.b32 a2, a0;",
+                "mov.b32 a3, a1;",
+                *self._offsets(group),
+            ]
+        for i, pair in enumerate(self._pairs(group)):
+            words = [f"<words.{4 * (2 * pair + tile) + j}>" for tile in range(2)]
+            lines += [f"shr.u32 q{tile}, {word}, 8;" for tile, word in enumerate(words)]
+            for lower, (name, mask) in enumerate((("lo", "0x000f000f"), ("hi", "0x00f000f0"))):
+                for tile, word in enumerate(words):
+                    lines.append(f"and.b32 a{2 * tile}, {word}, {mask};")
+                    lines.append(f"and.b32 a{2 * tile + 1}, q{tile}, {mask};")
+                start = ("e", "0")[lower] if i == 0 else ""
+                lines += [
+                    self._product(name, pair, lower, block, start) for block in range(self.n_tiles)
+                ]
+        if self.groups:
+            lines.append(_SCALES["f16"].format(scales=f"<scales.{4 * group + j}>"))
+        first = 4 * j * self.n_tiles
+        for i in range(4 * self.n_tiles):
+            d = f"<d.{first + i}>"
+            lines.append(f"fma.rn.f32 lo{i}, hi{i}, 0f3d800000, lo{i};")
+            if self.groups:
+                lines.append(f"fma.rn.f32 {d}, lo{i}, s{i % 4 // 2}, {d};")
+            else:
+                lines.append(f"add.f32 {d}, {d}, lo{i};")
+        return lines
+
+    def twin(
+        self, words: Array, tokens: Array, scales: Array, zeros: Array, acc: Array
+    ) -> Array:
+        out = acc.reshape(len(acc), SUBTILES, self.n_tiles, 4).copy()
+        factors = _widen(scales, "f16").reshape(len(acc), -1, SUBTILES, 2).repeat(2, axis=3)
+        quads = tokens.reshape(len(acc), self.k_tiles // 2, self.n_tiles, 2, 2)
+        multiply: Any = mma_m16n8k16_f16.twin
+        for group, j, block in np.ndindex(max(self.groups, 1), SUBTILES, self.n_tiles):
+            lo, hi = np.zeros((2, len(acc), 4), np.float32)
+            zero = np.full(len(acc), SYMMETRIC_ZERO_POINT * 0x00010001, np.uint32)
+            if self.zero_points:
+                zero = zeros[:, group % self.zero_points] >> np.uint32(4 * j)
+            zero = zero & np.uint32(0x000F000F) | np.uint32(0x80008000)
+            first, second = zero & np.uint32(0xFFFF), zero >> np.uint32(16)
+            columns = np.stack([first, second, first, second], 1) * np.uint32(0x00010001)
+            for pair in self._pairs(group):
+                for lower in range(2):
+                    lo = multiply(columns, quads[:, pair, block, lower], lo)
+            for pair in self._pairs(group):
+                pieces = [words[:, 4 * (2 * pair + tile) + j] for tile in range(2)]
+                a = np.stack([w >> np.uint32(s) for w in pieces for s in (0, 8)], axis=1)
+                lo = multiply(a & np.uint32(0x000F000F), quads[:, pair, block, 0], lo)
+                hi = multiply(a & np.uint32(0x00F000F0), quads[:, pair, block, 1], hi)
+            # one rounding each: what is exact in float64 is rounded to fp32
+            lo = (hi.astype(np.float64) / 16 + lo).astype(np.float32)
+            scale = factors[:, group, j] if self.groups else 1.0
+            with np.errstate(over="ignore", invalid="ignore"):
+                total = lo.astype(np.float64) * scale + out[:, j, block]
+                out[:, j, block] = total.astype(np.float32)
         return out.reshape(acc.shape)
 
 
