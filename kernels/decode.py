@@ -36,7 +36,7 @@ from numba.cuda.types import float32, uint32, uint64
 from ferrum_numba.contract import Kernel, Launch, Program, pointers, sizes
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.w4a16 import OP
-from ferrum_numba.ptx.asynchronous import cp_async_16, cp_async_commit, cp_async_wait
+from ferrum_numba.ptx.asynchronous import cp_async_16_ca, cp_async_commit, cp_async_wait
 from ferrum_numba.ptx.convert import (
     pack_bf16x2,
     pack_f16x2,
@@ -66,6 +66,7 @@ from ferrum_numba.ptx.memory import (
 )
 from ferrum_numba.ptx.special import block_id, smem_base, thread_id
 from ferrum_numba.ptx.sync import (
+    bar_warp_sync,
     griddepcontrol_launch_dependents,
     griddepcontrol_wait,
 )
@@ -155,12 +156,12 @@ class Config:
 
     @property
     def x_row_bytes(self) -> int:
-        """Bytes of a token's row of a round; 16 more, so that rows start four banks apart."""
-        return self.warps_k * self.step_k * 2 + 16
+        """Bytes of a token's row of a step; 16 more, so that rows start four banks apart."""
+        return self.step_k * 2 + 16
 
     @property
     def x_slot_bytes(self) -> int:
-        """Bytes of a round's activations."""
+        """Bytes of a warp's activations of a step."""
         return self.tile_m * self.x_row_bytes
 
     @property
@@ -175,8 +176,9 @@ class Config:
 
     @property
     def smem_bytes(self) -> int:
-        """Dynamic shared memory a block: activations of two rounds, sums of the warps, flag."""
-        return 2 * self.x_slot_bytes + self.warps_k * self.tile_m * self.sums_row_bytes + 16
+        """Dynamic shared memory a block: each warp's activations twice, its sums, a flag."""
+        x_bytes = 2 * self.num_warps * self.x_slot_bytes
+        return x_bytes + self.warps_k * self.tile_m * self.sums_row_bytes + 16
 
 
 # (warps_n, warps_k, step_k, blocks_per_sm), the best to run untuned first
@@ -346,15 +348,16 @@ def _build(config, early):
     group_size = config.group_size if has_groups else 1
     x_slot_bytes, x_row_bytes = config.x_slot_bytes, config.x_row_bytes
     sums_row_bytes, partial_bytes = config.sums_row_bytes, config.partial_bytes
-    sums_offset = 2 * x_slot_bytes
+    sums_offset = 2 * config.num_warps * x_slot_bytes
     warp_sums_bytes = tile_m * sums_row_bytes
     flag_offset = config.smem_bytes - 16
     slots_at_once = SLOTS_AT_ONCE
     k_tiles, half_k = 2 * half_tiles, step_k // 2
 
-    # a round's activations are copied in pieces of 16 bytes
-    x_row_pieces, step_pieces = warps_k * step_k // 8, step_k // 8
-    x_rounds = -(-tile_m * x_row_pieces // num_threads)
+    # a step's activations are copied in pieces of 16 bytes, some rows at once
+    row_pieces = step_k // 8
+    rows_at_once = 32 // row_pieces
+    x_copies = tile_m // rows_at_once
     clear_rounds = -(-sums_offset // (16 * num_threads))
     # four columns of a token are an item of the epilogue
     row_items = tile_n // 4
@@ -414,24 +417,15 @@ def _build(config, early):
         return load_zeros(gmem, row_bytes)
 
     @cuda.jit(device=True, inline="always")
-    def fetch_x(x_rows, x_slot, rows, k, fetch):
-        """Begin to copy a round's activations."""
-        tid = thread_id()
-        for j in range(x_rounds):
-            row, column = locate_piece(j, tid)
-            step = uint32(fetch[1] + column // uint32(step_pieces))
-            if row < uint32(tile_m) and row < rows and step < fetch[2]:
-                gmem = x_rows + (uint64(row) * uint64(uint32(k * 2)) + uint64(uint32(column * 16)))
-                gmem = gmem + uint64(fetch[1]) * uint64(step_k * 2)
-                cp_async_16(x_slot + uint32(row * x_row_bytes + column * 16), gmem)
+    def fetch_x(x_lane, smem, rows, k, k_step):
+        """Begin to copy a step's activations for this warp."""
+        row = uint32(uint32(thread_id() & 31) // uint32(row_pieces))
+        gmem = x_lane + uint64(k_step) * uint64(step_k * 2)
+        for i in range(x_copies):
+            if uint32(row + i * rows_at_once) < rows:
+                cp_async_16_ca(smem + i * (rows_at_once * x_row_bytes), gmem)
+            gmem = gmem + uint64(uint32(k * (2 * rows_at_once)))
         cp_async_commit()
-
-    @cuda.jit(device=True, inline="always")
-    def locate_piece(i, tid):
-        """Return row and 16-byte column of this thread's piece of a round's activations."""
-        piece = uint32(tid + i * num_threads)
-        row = uint32(piece // uint32(x_row_pieces))
-        return row, uint32(piece - uint32(row * x_row_pieces))
 
     @cuda.jit(device=True, inline="always")
     def stripe_of(m, n, k, units_per_block):
@@ -446,17 +440,20 @@ def _build(config, early):
         return first, end, k_steps
 
     @cuda.jit(device=True, inline="always")
-    def advance(fetch, end, k_steps):
-        """Return the next round: its slice, first step, and the step after its slice's last."""
-        slice_id, k_step, k_stop = fetch
-        k_step = uint32(k_step + warps_k)
-        if k_step >= k_stop:
-            done = uint32(uint32(slice_id * k_steps) + k_stop)
-            slice_id = uint32(slice_id + 1)
-            k_step = uint32(0)
-            k_stop = uint32(0)  # nothing left: no step is before the stop
-            if done < end:
-                k_stop = uint32(end - done) if uint32(end - done) < k_steps else k_steps
+    def next_segment(slice_id, k_stop, end, k_steps):
+        """Return the next slice of a stripe and the step after its last, 0 if none is left."""
+        done = uint32(uint32(slice_id * k_steps) + k_stop)
+        k_stop = uint32(0)
+        if done < end:
+            k_stop = uint32(end - done) if uint32(end - done) < k_steps else k_steps
+        return uint32(slice_id + 1), k_stop
+
+    @cuda.jit(device=True, inline="always")
+    def settle(slice_id, k_step, k_stop, warp_k, end, k_steps):
+        """Return this step or the warp's first of a later slice; k_stop is 0 if none is left."""
+        while k_step >= k_stop and k_stop > uint32(0):
+            slice_id, k_stop = next_segment(slice_id, k_stop, end, k_steps)
+            k_step = warp_k
         return slice_id, k_step, k_stop
 
     @cuda.jit(device=True, inline="always")
@@ -501,6 +498,8 @@ def _build(config, early):
         lane_id = uint32(tid & 31)
         warp_n = uint32(uint32(tid >> 5) % uint32(warps_n))
         warp_k = uint32(uint32(tid >> 5) // uint32(warps_n))
+        # the sums of the slice before have been read
+        cuda.syncthreads()
         store_sums(
             smem
             + sums_offset
@@ -586,82 +585,94 @@ def _build(config, early):
         k_stop = uint32(k_step + uint32(end - unit))
         if k_stop > k_steps:
             k_stop = k_steps
-        x_slot = smem
-        x_both = uint32(smem + smem + x_slot_bytes)
+        x_slot = uint32(smem + uint32(tid >> 5) * (2 * x_slot_bytes))
+        x_both = uint32(x_slot + x_slot + x_slot_bytes)
+        # where this lane's 16 bytes of a step's first rows go, and where they come from
+        piece = uint32(lane_id % uint32(row_pieces))
+        piece_row = uint32(lane_id // uint32(row_pieces))
+        x_to = uint32(piece_row * x_row_bytes + piece * 16)
+        x_lane = x + (
+            uint64(uint32(first_row + piece_row)) * uint64(uint32(k * 2)) + uint64(piece * 16)
+        )
         # where the matrix is that this lane addresses for `load_tokens`
         matrix = uint32(lane_id >> 3)
         if subnormal:
             matrix = uint32(uint32(matrix & 1) * 32 + uint32(matrix >> 1) * 16)
         else:
             matrix = uint32(matrix * 16)
-        x_lane = uint32((lane_id & 7) * x_row_bytes + matrix + warp_k * (step_k * 2))
-        x_rows = x + uint64(first_row) * uint64(uint32(k * 2))
+        token_lane = uint32((lane_id & 7) * x_row_bytes + matrix)
+        tile_stride = uint64(uint32(n * 8))
 
         # prologue: load weights; then, when the launch before has ended, the tokens
-        mine = uint32(k_step + warp_k) if uint32(k_step + warp_k) < k_stop else k_step
-        tile = locate(packed, n, mine, slice_id)
-        tile_stride = uint64(uint32(n * 8))
+        step = uint32(k_step + warp_k)
+        next_slice, next_step, next_stop = settle(slice_id, step, k_stop, warp_k, end, k_steps)
+        # a warp without a step loads another's
+        first_slice, first_step = slice_id, k_step
+        if next_stop > uint32(0):
+            first_slice, first_step = next_slice, next_step
+        tile = locate(packed, n, first_step, first_slice)
         first = load(tile, tile_stride)
-        first_scale = fetch_scales(scales, n, mine, slice_id, 0)
-        first_zero = fetch_zeros(zero_points, n, mine, slice_id, 0)
+        first_scale = fetch_scales(scales, n, first_step, first_slice, 0)
+        first_zero = fetch_zeros(zero_points, n, first_step, first_slice, 0)
         second = load(tile + tile_stride * uint64(half_tiles), tile_stride)
-        second_scale = fetch_scales(scales, n, mine, slice_id, 1)
-        second_zero = fetch_zeros(zero_points, n, mine, slice_id, 1)
+        second_scale = fetch_scales(scales, n, first_step, first_slice, 1)
+        second_zero = fetch_zeros(zero_points, n, first_step, first_slice, 1)
         for i in range(clear_rounds):
             at = uint32(uint32(tid + i * num_threads) * 16)
             if at < uint32(sums_offset):
                 # rows past M are read, and must be numbers
                 st_shared_v4(smem + at, (uint32(0), uint32(0), uint32(0), uint32(0)))
         cuda.syncthreads()
-        fetch = advance((slice_id, k_step, k_stop), end, k_steps)
+        next_slice, next_step, next_stop = settle(
+            next_slice, uint32(next_step + warps_k), next_stop, warp_k, end, k_steps
+        )
+        tile = locate(packed, n, next_step, next_slice)
         if early:
-            if fetch[2] == uint32(0):
+            if next_stop == uint32(0):
                 griddepcontrol_launch_dependents()
             griddepcontrol_wait()
-        fetch_x(x_rows, x_slot, rows, k, (slice_id, k_step, k_stop))
-        tile = locate(packed, n, uint32(fetch[1] + warp_k), fetch[0])
+        fetch_x(x_lane, x_slot + x_to, rows, k, first_step)
         while k_stop > uint32(0):
             acc = zeros(float32(0))
 
-            # main loop: one round a turn; the loads run a round ahead, across slices
-            while k_step < k_stop:
+            # main loop: one step a turn; the loads run a step ahead, across slices
+            while step < k_stop:
                 cp_async_wait(0)
-                cuda.syncthreads()
-                fetch_x(x_rows, uint32(x_both - x_slot), rows, k, fetch)
-                active = uint32(k_step + warp_k) < k_stop
-                mine = uint32(fetch[1] + warp_k)
-                more = mine < fetch[2]
-                if active:
-                    token = load_x(x_slot + x_lane)
-                    acc = multiply(first, token, first_scale, first_zero, acc)
+                bar_warp_sync()
+                more = next_stop > uint32(0)
+                if more:
+                    fetch_x(x_lane, uint32(x_both - x_slot) + x_to, rows, k, next_step)
+                token = load_x(x_slot + token_lane)
+                acc = multiply(first, token, first_scale, first_zero, acc)
                 if more:
                     first = load(tile, tile_stride)
-                    first_scale = fetch_scales(scales, n, mine, fetch[0], 0)
-                    first_zero = fetch_zeros(zero_points, n, mine, fetch[0], 0)
-                if active:
-                    token = load_x(x_slot + x_lane + step_k)
-                    acc = multiply(second, token, second_scale, second_zero, acc)
+                    first_scale = fetch_scales(scales, n, next_step, next_slice, 0)
+                    first_zero = fetch_zeros(zero_points, n, next_step, next_slice, 0)
+                token = load_x(x_slot + token_lane + step_k)
+                acc = multiply(second, token, second_scale, second_zero, acc)
                 if more:
                     second = load(tile + tile_stride * uint64(half_tiles), tile_stride)
-                    second_scale = fetch_scales(scales, n, mine, fetch[0], 1)
-                    second_zero = fetch_zeros(zero_points, n, mine, fetch[0], 1)
-                if uint32(fetch[1] + warps_k) < fetch[2]:
-                    fetch = (fetch[0], uint32(fetch[1] + warps_k), fetch[2])
-                    tile = tile + tile_stride * uint64(warps_k * k_tiles)
-                else:
+                    second_scale = fetch_scales(scales, n, next_step, next_slice, 1)
+                    second_zero = fetch_zeros(zero_points, n, next_step, next_slice, 1)
+                next_step = uint32(next_step + warps_k)
+                tile = tile + tile_stride * uint64(warps_k * k_tiles)
+                if more and next_step >= next_stop:
                     _, end, k_steps = stripe_of(m, n, k, units_per_block)
-                    fetch = advance(fetch, end, k_steps)
-                    tile = locate(packed, n, uint32(fetch[1] + warp_k), fetch[0])
-                    if early and fetch[2] == uint32(0):
+                    next_slice, next_step, next_stop = settle(
+                        next_slice, next_step, next_stop, warp_k, end, k_steps
+                    )
+                    tile = locate(packed, n, next_step, next_slice)
+                    if early and next_stop == uint32(0):
                         griddepcontrol_launch_dependents()
                 x_slot = uint32(x_both - x_slot)
-                k_step = uint32(k_step + warps_k)
+                step = uint32(step + warps_k)
 
             finish(
                 acc, slice_id, k_stop, scales, bias, out, partials, counters,
                 m, n, k, units_per_block, has_bias,
             )  # fmt: skip
             _, end, k_steps = stripe_of(m, n, k, units_per_block)
-            slice_id, k_step, k_stop = advance((slice_id, k_step, k_stop), end, k_steps)
+            slice_id, k_stop = next_segment(slice_id, k_stop, end, k_steps)
+            step = warp_k
 
     return decode
