@@ -52,6 +52,7 @@ from ferrum_numba.ptx.decode import (
     load_words,
     multiply_step,
     multiply_subnormal,
+    scale_sums,
     store_columns,
 )
 from ferrum_numba.ptx.memory import (
@@ -346,6 +347,8 @@ def _build(config, early):
     half_groups, zero_rows = config.half_groups, config.zero_rows
     has_groups, has_zeros = half_groups > 0, zero_rows > 0
     group_size = config.group_size if has_groups else 1
+    # whether the halves of a step lie in different groups
+    two_scales = has_groups and config.group_size < step_k
     x_slot_bytes, x_row_bytes = config.x_slot_bytes, config.x_row_bytes
     sums_row_bytes, partial_bytes = config.sums_row_bytes, config.partial_bytes
     sums_offset = 2 * config.num_warps * x_slot_bytes
@@ -369,10 +372,14 @@ def _build(config, early):
     load_x = load_tokens(half_tiles, n_tiles, x_row_bytes)
     half = "bf16" if config.dtype == "bf16" else "f16"
     subnormal = config.subnormal and half == "f16"
+    # the sums of a whole step are scaled at once
+    carries = has_groups and not two_scales and not subnormal
+    scale = scale_sums(n_tiles, half)
     if subnormal:
         multiply = multiply_subnormal(half_tiles, n_tiles, half_groups, zero_rows)
     else:
-        multiply = multiply_step(half_tiles, n_tiles, half, half_groups, zero_rows)
+        groups = 0 if carries else half_groups
+        multiply = multiply_step(half_tiles, n_tiles, half, groups, zero_rows)
     one_zero_row = zero_rows == 1
     store_sums = store_columns(n_tiles, sums_row_bytes)
     add_sums = add_tile("shared", 4, 16)
@@ -615,8 +622,11 @@ def _build(config, early):
         first_scale = fetch_scales(scales, n, first_step, first_slice, 0)
         first_zero = fetch_zeros(zero_points, n, first_step, first_slice, 0)
         second = load(tile + tile_stride * uint64(half_tiles), tile_stride)
-        second_scale = fetch_scales(scales, n, first_step, first_slice, 1)
-        second_zero = fetch_zeros(zero_points, n, first_step, first_slice, 1)
+        second_scale = first_scale
+        second_zero = first_zero
+        if two_scales:
+            second_scale = fetch_scales(scales, n, first_step, first_slice, 1)
+            second_zero = fetch_zeros(zero_points, n, first_step, first_slice, 1)
         for i in range(clear_rounds):
             at = uint32(uint32(tid + i * num_threads) * 16)
             if at < uint32(sums_offset):
@@ -643,17 +653,31 @@ def _build(config, early):
                 if more:
                     fetch_x(x_lane, uint32(x_both - x_slot) + x_to, rows, k, next_step)
                 token = load_x(x_slot + token_lane)
-                acc = multiply(first, token, first_scale, first_zero, acc)
+                if carries:
+                    total = multiply(first, token, first_scale, first_zero, zeros(float32(0)))
+                else:
+                    acc = multiply(first, token, first_scale, first_zero, acc)
                 if more:
                     first = load(tile, tile_stride)
-                    first_scale = fetch_scales(scales, n, next_step, next_slice, 0)
-                    first_zero = fetch_zeros(zero_points, n, next_step, next_slice, 0)
+                    if two_scales:
+                        first_scale = fetch_scales(scales, n, next_step, next_slice, 0)
+                        first_zero = fetch_zeros(zero_points, n, next_step, next_slice, 0)
                 token = load_x(x_slot + token_lane + step_k)
-                acc = multiply(second, token, second_scale, second_zero, acc)
+                if carries:
+                    total = multiply(second, token, first_scale, first_zero, total)
+                    acc = scale(total, first_scale, acc)
+                elif two_scales:
+                    acc = multiply(second, token, second_scale, second_zero, acc)
+                else:
+                    acc = multiply(second, token, first_scale, first_zero, acc)
                 if more:
                     second = load(tile + tile_stride * uint64(half_tiles), tile_stride)
-                    second_scale = fetch_scales(scales, n, next_step, next_slice, 1)
-                    second_zero = fetch_zeros(zero_points, n, next_step, next_slice, 1)
+                    if two_scales:
+                        second_scale = fetch_scales(scales, n, next_step, next_slice, 1)
+                        second_zero = fetch_zeros(zero_points, n, next_step, next_slice, 1)
+                    else:
+                        first_scale = fetch_scales(scales, n, next_step, next_slice, 0)
+                        first_zero = fetch_zeros(zero_points, n, next_step, next_slice, 0)
                 next_step = uint32(next_step + warps_k)
                 tile = tile + tile_stride * uint64(warps_k * k_tiles)
                 if more and next_step >= next_stop:

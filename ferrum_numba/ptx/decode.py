@@ -299,6 +299,34 @@ class _Shape:
 
 
 @cache
+def scale_sums(n_tiles: int, half: Half) -> Instruction:
+    """Make `(sums, scales, acc) -> acc`: acc plus the sums of a group times its scales.
+
+    sums:   F32 x 16*n_tiles, of `multiply_step` without groups
+    scales: U32 x 4, word j: scales of the lane's columns of sub-tile j
+    acc:    F32 x 16*n_tiles; shares its registers with the result
+    """
+    lines = [".reg .b32 q;", ".reg .b16 h0, h1;", ".reg .f32 s0, s1;"]
+    for j in range(SUBTILES):
+        lines.append(_SCALES[half].format(scales=f"<scales.{j}>"))
+        for i in range(4 * n_tiles):
+            d, p = (f"<{name}.{4 * j * n_tiles + i}>" for name in ("d", "sums"))
+            lines.append(f"fma.rn.f32 {d}, {p}, s{i % 4 // 2}, {d};")
+
+    def twin(sums: Array, scales: Array, acc: Array) -> Array:
+        factors = _widen(scales, half).reshape(len(acc), SUBTILES, 1, 2, 1)
+        fragments = sums.reshape(len(acc), SUBTILES, n_tiles, 2, 2).astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return ((fragments * factors).reshape(acc.shape) + acc).astype(np.float32)
+
+    return Instruction(
+        f"scale_sums_{n_tiles}_{half}", _block(lines),
+        {"sums": F32 * (16 * n_tiles), "scales": U32 * 4, "acc": F32 * (16 * n_tiles)},
+        F32 * (16 * n_tiles), twin, tied="acc",
+    )  # fmt: skip
+
+
+@cache
 def multiply_subnormal(k_tiles: int, n_tiles: int, groups: int, zero_points: int) -> Instruction:
     """Make what `multiply_step` makes, for fp16, of sums that are 2^24 times too small.
 
