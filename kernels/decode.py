@@ -52,6 +52,7 @@ from ferrum_numba.ptx.decode import (
     load_words,
     multiply_step,
     multiply_subnormal,
+    prefetch_l2,
     scale_sums,
     store_columns,
 )
@@ -64,12 +65,17 @@ from ferrum_numba.ptx.memory import (
     st_global_v4_f32,
     st_shared_u32,
     st_shared_v4,
+    st_shared_v4_f32,
 )
-from ferrum_numba.ptx.special import block_id, smem_base, thread_id
+from ferrum_numba.ptx.special import block_id, cluster_ctarank, smem_base, thread_id
 from ferrum_numba.ptx.sync import (
     bar_warp_sync,
+    cluster_arrive,
+    cluster_wait,
     griddepcontrol_launch_dependents,
     griddepcontrol_wait,
+    ld_shared_cluster_v4,
+    mapa,
 )
 from ferrum_numba.ptx.tile import add_tile
 from ferrum_numba.reference.marlin_layout import pack_weight, pack_zero_points, permute_scales
@@ -100,7 +106,8 @@ class Config:
     blocks_per_sm: int = 1  # blocks launched a SM
     early: bool = True  # fills the ring before the launch before it has ended (sm_90 on)
     subnormal: bool = True  # codes as they are are fp16 subnormals; else q - z in fp16 or bf16
-    prefetch_bytes: int = 0  # that L2 fetches around a piece of weights: 0, 64, 128 or 256
+    prefetch_steps: int = 2  # steps beyond the next one that are brought to L2
+    cluster: int = 1  # blocks that split K of a slice and sum in shared memory; 1: stripes
     # what the problem dictates: see `Decode.specialise`
     group_size: int = 128  # K a scale, -1: one scale a column
     has_zero_points: bool = False
@@ -118,6 +125,8 @@ class Config:
             raise ConfigError(f"a block has at most 16 warps; got {self.num_warps}")
         if self.step_k not in (64, 128):
             raise ConfigError(f"step_k must be 64 or 128; got step_k = {self.step_k}")
+        if self.cluster not in (1, 2, 4, 8):
+            raise ConfigError(f"cluster must be 1, 2, 4 or 8; got cluster = {self.cluster}")
         if self.blocks_per_sm < 1:
             raise ConfigError(f"blocks_per_sm must be at least 1; got {self.blocks_per_sm}")
         if self.group_size not in GROUP_SIZES:
@@ -179,7 +188,12 @@ class Config:
     def smem_bytes(self) -> int:
         """Dynamic shared memory a block: each warp's activations twice, its sums, a flag."""
         x_bytes = 2 * self.num_warps * self.x_slot_bytes
-        return x_bytes + self.warps_k * self.tile_m * self.sums_row_bytes + 16
+        return x_bytes + self.warps_k * self.tile_m * self.sums_row_bytes + self.block_bytes + 16
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block's sums that the others of its cluster read."""
+        return self.tile_m * self.tile_n * 4 if self.cluster > 1 else 0
 
 
 # (warps_n, warps_k, step_k, blocks_per_sm), the best to run untuned first
@@ -213,7 +227,7 @@ class Decode(Kernel):
 
     def configs(self, gpu):
         """Return the configs that fit the GPU, the default first."""
-        return tuple(c for c in _CONFIGS if _fits(c, gpu) and (not c.early or _has_early(gpu.arch)))
+        return tuple(c for c in _CONFIGS if _fits(c, gpu) and (_has_early(gpu.arch) or not (c.early or c.cluster > 1)))
 
     def refuses(self, problem):
         """Return why no config can run this problem, or None."""
@@ -254,6 +268,13 @@ class Decode(Kernel):
         # a tile twice as tall as the problem multiplies zeros for nothing
         if config.tile_m > 8 and config.tile_m >= 2 * problem.M:
             return f"tile_m = {config.tile_m} for M = {problem.M} only adds tokens of zeros"
+        if config.cluster > 1:
+            if not _has_early(gpu.arch):
+                return f"{gpu.name} has no clusters"
+            blocks = -(-problem.M // config.tile_m) * (problem.N // config.tile_n) * config.cluster
+            most = gpu.num_sms * config.blocks_per_sm
+            if problem.K // config.step_k < config.cluster or blocks > most:
+                return f"{blocks} blocks in clusters of {config.cluster}, one wave is {most}"
         if config.early and not _has_early(gpu.arch):
             return f"{gpu.name} has no programmatic dependent launch"
         if not _fits(config, gpu):
@@ -281,6 +302,7 @@ class Decode(Kernel):
             config.num_threads,
             config.blocks_per_sm,
             config.smem_bytes,
+            (config.cluster, 1, 1),
         )
 
     def prepare(self, problem, inputs):
@@ -303,6 +325,12 @@ class Decode(Kernel):
         m_tiles = -(-problem.M // config.tile_m)
         slices = problem.N // config.tile_n
         units = slices * (problem.K // config.step_k)
+        scalars = {"m": problem.M, "n": problem.N, "k": problem.K, "has_bias": int(problem.bias)}
+        if config.cluster > 1:
+            grid = (slices * m_tiles * config.cluster, 1, 1)
+            workspace = {"partials": 16, "counters": 16}
+            scalars["units_per_block"] = 0
+            return Launch(grid, scalars, workspace, programmatic=config.early)
         # a block shares at most its first and its last slice
         most = WORKSPACE_BYTES // (2 * config.partial_bytes)
         stripes = max(1, min(gpu.num_sms * config.blocks_per_sm, most) // m_tiles)
@@ -310,13 +338,7 @@ class Decode(Kernel):
         stripes = -(-units // units_per_block)
         return Launch(
             (stripes * m_tiles, 1, 1),
-            {
-                "m": problem.M,
-                "n": problem.N,
-                "k": problem.K,
-                "units_per_block": units_per_block,
-                "has_bias": int(problem.bias),
-            },
+            scalars | {"units_per_block": units_per_block},
             {
                 "partials": 2 * stripes * m_tiles * config.partial_bytes,
                 "counters": 4 * slices * m_tiles,
@@ -354,6 +376,11 @@ def _build(config, early):
     sums_offset = 2 * config.num_warps * x_slot_bytes
     warp_sums_bytes = tile_m * sums_row_bytes
     flag_offset = config.smem_bytes - 16
+    block_offset = flag_offset - config.block_bytes
+    cluster, clustered = config.cluster, config.cluster > 1
+    prefetch_steps = config.prefetch_steps
+    prefetches = prefetch_steps > 0
+    line_lanes = 4 * 2 * half_tiles
     slots_at_once = SLOTS_AT_ONCE
     k_tiles, half_k = 2 * half_tiles, step_k // 2
 
@@ -366,7 +393,7 @@ def _build(config, early):
     row_items = tile_n // 4
 
     zeros = splat_f32(16 * n_tiles)
-    load = load_tiles(half_tiles, config.prefetch_bytes)
+    load = load_tiles(half_tiles)
     load_scales = load_words(max(half_groups, 1), 4)
     load_zeros = load_words(max(zero_rows, 2), 1)
     load_x = load_tokens(half_tiles, n_tiles, x_row_bytes)
@@ -394,6 +421,16 @@ def _build(config, early):
         strip = uint32(slice_id * warps_n + uint32(tid >> 5) % uint32(warps_n))
         row = uint64(uint32(k_step * k_tiles)) * uint64(uint32(n * 8))
         return packed + row + uint64(uint32(strip * TILE_BYTES + (tid & 31) * 16))
+
+    @cuda.jit(device=True, inline="always")
+    def prefetch(tile, n, k_step, k_stop, steps):
+        """Bring the step that comes `steps` after this one to L2: a lane a line."""
+        lane_id = uint32(thread_id() & 31)
+        if uint32(k_step + steps * warps_k) < k_stop and lane_id < uint32(line_lanes):
+            row = uint32(uint32(lane_id >> 2) + steps * (warps_k * k_tiles))
+            gmem = tile + uint64(row) * uint64(uint32(n * 8))
+            gmem = gmem + uint64(uint32(lane_id & 3) * 128)
+            prefetch_l2(gmem - uint64(lane_id * 16))
 
     @cuda.jit(device=True, inline="always")
     def fetch_scales(scales, n, k_step, slice_id, i):
@@ -439,8 +476,14 @@ def _build(config, early):
         """Return this block's first step, the step after its last, and the steps of a slice."""
         # found again where it is needed: kept, it would cost the main loop its registers
         m_tiles = uint32(uint32(m + (tile_m - 1)) // uint32(tile_m))
-        first = uint32(uint32(block_id() // m_tiles) * units_per_block)
         k_steps = uint32(k // uint32(step_k))
+        if clustered:
+            bid = block_id()
+            rank = uint32(bid % uint32(cluster))
+            begin = uint32(uint32(uint32(bid // uint32(cluster)) // m_tiles) * k_steps)
+            first = uint32(begin + uint32(rank * k_steps) // uint32(cluster))
+            return first, uint32(begin + uint32((rank + 1) * k_steps) // uint32(cluster)), k_steps
+        first = uint32(uint32(block_id() // m_tiles) * units_per_block)
         end = uint32(uint32(n // uint32(tile_n)) * k_steps)
         if uint32(end - first) > units_per_block:
             end = uint32(first + units_per_block)
@@ -517,11 +560,48 @@ def _build(config, early):
         )
         cuda.syncthreads()
         m_tiles = uint32(uint32(m + (tile_m - 1)) // uint32(tile_m))
+        bid = uint32(bid // uint32(cluster))
         stripe = uint32(bid // m_tiles)
         m_tile = uint32(bid - uint32(stripe * m_tiles))
         first_row = uint32(m_tile * tile_m)
         rows = uint32(m - first_row) if uint32(m - first_row) < uint32(tile_m) else uint32(tile_m)
         items = uint32(rows * row_items)
+        zero = float32(0)
+        if clustered:
+            # in-block sums, then every block adds its share of all blocks' sums, in their order
+            block_sums = uint32(smem + block_offset)
+            item = tid
+            while item < items:
+                r = uint32(item // uint32(row_items))
+                c = uint32(item - uint32(r * row_items))
+                total = (zero, zero, zero, zero)
+                for i in range(warps_k):
+                    at = uint32(smem + (sums_offset + i * warp_sums_bytes))
+                    total = add_sums(at + r * sums_row_bytes + c * 16, total)
+                st_shared_v4_f32(block_sums + item * 16, total)
+                item = uint32(item + num_threads)
+            cluster_arrive()
+            cluster_wait()
+            item = uint32(tid * cluster + cluster_ctarank())
+            while item < items:
+                r = uint32(item // uint32(row_items))
+                c = uint32(item - uint32(r * row_items))
+                total = (zero, zero, zero, zero)
+                for i in range(cluster):
+                    part = ld_shared_cluster_v4(mapa(block_sums + item * 16, uint32(i)))
+                    total = (
+                        total[0] + part[0],
+                        total[1] + part[1],
+                        total[2] + part[2],
+                        total[3] + part[3],
+                    )
+                column = uint32(slice_id * tile_n + c * 4)
+                write_columns(total, out, scales, bias, first_row + r, column, n, has_bias)
+                item = uint32(item + cluster * num_threads)
+            # nobody leaves while another reads its sums
+            cluster_arrive()
+            cluster_wait()
+            return
         first, _, k_steps = stripe_of(m, n, k, units_per_block)
         begin = uint32(slice_id * k_steps)
         whole = begin >= first and k_stop == k_steps
@@ -530,7 +610,6 @@ def _build(config, early):
         slots = uint32(uint32(uint32(cuda.gridDim.x) // m_tiles) * m_tile + first_stripe)
         partial = partials + uint64(uint32(slots * 2 + 1)) * uint64(partial_bytes)
         own = partial + uint64(uint32(stripe - first_stripe)) * uint64(partial_bytes)
-        zero = float32(0)
         item = tid
         while item < items:
             r = uint32(item // uint32(row_items))
@@ -583,8 +662,8 @@ def _build(config, early):
         lane_id = uint32(tid & 31)
         warp_k = uint32(uint32(tid >> 5) // uint32(warps_n))
         m_tiles = uint32(uint32(m + (tile_m - 1)) // uint32(tile_m))
-        stripe = uint32(uint32(cuda.blockIdx.x) // m_tiles)
-        first_row = uint32(uint32(uint32(cuda.blockIdx.x) - uint32(stripe * m_tiles)) * tile_m)
+        stripe = uint32(uint32(cuda.blockIdx.x) // uint32(cluster))
+        first_row = uint32(uint32(stripe % m_tiles) * tile_m)
         rows = uint32(m - first_row)
         unit, end, k_steps = stripe_of(m, n, k, units_per_block)
         slice_id = uint32(unit // k_steps)
@@ -637,6 +716,8 @@ def _build(config, early):
             next_slice, uint32(next_step + warps_k), next_stop, warp_k, end, k_steps
         )
         tile = locate(packed, n, next_step, next_slice)
+        for i in range(prefetch_steps):
+            prefetch(tile, n, next_step, next_stop, i)
         if early:
             if next_stop == uint32(0):
                 griddepcontrol_launch_dependents()
@@ -652,6 +733,8 @@ def _build(config, early):
                 more = next_stop > uint32(0)
                 if more:
                     fetch_x(x_lane, uint32(x_both - x_slot) + x_to, rows, k, next_step)
+                    if prefetches:
+                        prefetch(tile, n, next_step, next_stop, prefetch_steps)
                 token = load_x(x_slot + token_lane)
                 if carries:
                     total = multiply(first, token, first_scale, first_zero, zeros(float32(0)))
@@ -686,6 +769,8 @@ def _build(config, early):
                         next_slice, next_step, next_stop, warp_k, end, k_steps
                     )
                     tile = locate(packed, n, next_step, next_slice)
+                    for i in range(prefetch_steps):
+                        prefetch(tile, n, next_step, next_stop, i)
                     if early and next_stop == uint32(0):
                         griddepcontrol_launch_dependents()
                 x_slot = uint32(x_both - x_slot)

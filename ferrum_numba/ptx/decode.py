@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ferrum_numba.ptx.instruction import F32, U32, U64, Array, Instruction, Lanes
+from ferrum_numba.ptx.instruction import F32, U32, U64, Array, Instruction, Lanes, instruction
 from ferrum_numba.ptx.mma import ldmatrix_x4, mma_m16n8k16_bf16, mma_m16n8k16_f16
 
 Half = Literal["f16", "bf16"]
@@ -99,18 +99,16 @@ _SCALES = {
 
 
 @cache
-def load_tiles(k_tiles: int, prefetch_bytes: int = 0) -> Instruction:
+def load_tiles(k_tiles: int) -> Instruction:
     """Make `(gmem, stride_bytes) -> U32 x 4*k_tiles`: the lane's words of tiles, past L1.
 
-    gmem:           U64, the lane's 16 bytes of the first tile
-    stride_bytes:   U64, from a tile to the one below it
-    prefetch_bytes: 64, 128 or 256 that L2 fetches around a piece; 0 for what it does by itself
+    gmem:         U64, the lane's 16 bytes of the first tile
+    stride_bytes: U64, from a tile to the one below it
     """
-    hint = f".L2::{prefetch_bytes}B" if prefetch_bytes else ""
     lines = [".reg .b64 p;", "mov.b64 p, <gmem>;"]
     for i in range(k_tiles):
         words = _registers("d", 4 * i, 4)
-        lines.append(f"ld.global.nc.L1::no_allocate{hint}.v4.u32 {words}, [p];")
+        lines.append(f"ld.global.nc.L1::no_allocate.v4.u32 {words}, [p];")
         if i + 1 < k_tiles:
             lines.append("add.s64 p, p, <stride_bytes>;")
 
@@ -118,9 +116,18 @@ def load_tiles(k_tiles: int, prefetch_bytes: int = 0) -> Instruction:
         return _load_rows(lanes, gmem, stride_bytes, k_tiles, 16)
 
     return Instruction(
-        f"load_tiles_{k_tiles}_{prefetch_bytes}", _block(lines),
-        {"gmem": U64, "stride_bytes": U64}, U32 * (4 * k_tiles), twin, effect="volatile",
+        f"load_tiles_{k_tiles}", _block(lines), {"gmem": U64, "stride_bytes": U64},
+        U32 * (4 * k_tiles), twin, effect="volatile",
     )  # fmt: skip
+
+
+@instruction("prefetch.global.L2 [<gmem>];", effect="volatile")
+def prefetch_l2(lanes: Lanes, gmem: U64) -> None:
+    """Begin to bring the line of an address into L2.
+
+    Source: PTX ISA, "Data Movement Instructions: prefetch".
+    """
+    lanes.load_global(gmem & ~np.uint64(15), 16)
 
 
 @cache
