@@ -51,7 +51,6 @@ from ferrum_numba.ptx.decode import (
     load_tokens,
     load_words,
     multiply_step,
-    multiply_subnormal,
     prefetch_l2,
     scale_sums,
     store_columns,
@@ -82,8 +81,6 @@ from ferrum_numba.reference.marlin_layout import pack_weight, pack_zero_points, 
 
 GROUP_SIZES = (128, 64, 32, -1)
 WORKSPACE_BYTES = 4 << 20
-# a subnormal fp16 is an integer divided by this
-SUBNORMALS = 1 << 24
 # sums of other blocks that a lane reads before it adds the first
 SLOTS_AT_ONCE = 4
 PARAMETERS = (
@@ -105,7 +102,6 @@ class Config:
     step_k: int = 128  # rows of the weight a warp takes a round: 128 or 64
     blocks_per_sm: int = 1  # blocks launched a SM
     early: bool = True  # fills the ring before the launch before it has ended (sm_90 on)
-    subnormal: bool = True  # codes as they are are fp16 subnormals; else q - z in fp16 or bf16
     prefetch_steps: int = 2  # steps beyond the next one that are brought to L2
     cluster: int = 1  # blocks that split K of a slice and sum in shared memory; 1: stripes
     # what the problem dictates: see `Decode.specialise`
@@ -380,7 +376,6 @@ def _build(config, early):
     cluster, clustered = config.cluster, config.cluster > 1
     prefetch_steps = config.prefetch_steps
     prefetches = prefetch_steps > 0
-    line_lanes = 4 * 2 * half_tiles
     slots_at_once = SLOTS_AT_ONCE
     k_tiles, half_k = 2 * half_tiles, step_k // 2
 
@@ -398,15 +393,10 @@ def _build(config, early):
     load_zeros = load_words(max(zero_rows, 2), 1)
     load_x = load_tokens(half_tiles, n_tiles, x_row_bytes)
     half = "bf16" if config.dtype == "bf16" else "f16"
-    subnormal = config.subnormal and half == "f16"
-    # the sums of a whole step are scaled at once
-    carries = has_groups and not two_scales and not subnormal
+    # where both halves are of one group, the sums of a whole step are scaled at once
+    carries = has_groups and not two_scales
+    multiply = multiply_step(half_tiles, n_tiles, half, 0 if carries else half_groups, zero_rows)
     scale = scale_sums(n_tiles, half)
-    if subnormal:
-        multiply = multiply_subnormal(half_tiles, n_tiles, half_groups, zero_rows)
-    else:
-        groups = 0 if carries else half_groups
-        multiply = multiply_step(half_tiles, n_tiles, half, groups, zero_rows)
     one_zero_row = zero_rows == 1
     store_sums = store_columns(n_tiles, sums_row_bytes)
     add_sums = add_tile("shared", 4, 16)
@@ -424,13 +414,12 @@ def _build(config, early):
 
     @cuda.jit(device=True, inline="always")
     def prefetch(tile, n, k_step, k_stop, steps):
-        """Bring the step that comes `steps` after this one to L2: a lane a line."""
-        lane_id = uint32(thread_id() & 31)
-        if uint32(k_step + steps * warps_k) < k_stop and lane_id < uint32(line_lanes):
-            row = uint32(uint32(lane_id >> 2) + steps * (warps_k * k_tiles))
-            gmem = tile + uint64(row) * uint64(uint32(n * 8))
-            gmem = gmem + uint64(uint32(lane_id & 3) * 128)
-            prefetch_l2(gmem - uint64(lane_id * 16))
+        """Bring the step that comes `steps` after this one to L2: a lane a line of 128 bytes."""
+        # eight lanes read a line of a tile: each brings it for another tile
+        row = uint32(thread_id() & 7)
+        if uint32(k_step + steps * warps_k) < k_stop and row < uint32(k_tiles):
+            row = uint32(row + steps * (warps_k * k_tiles))
+            prefetch_l2(tile + uint64(row) * uint64(uint32(n * 8)))
 
     @cuda.jit(device=True, inline="always")
     def fetch_scales(scales, n, k_step, slice_id, i):
@@ -510,11 +499,6 @@ def _build(config, early):
     def write_columns(sums, out, scales, bias, row, column, n, has_bias):
         """Write four columns of a token: scaled if nobody did, with the bias, rounded once."""
         first, second, third, fourth = sums
-        if subnormal:
-            first = first * float32(SUBNORMALS)
-            second = second * float32(SUBNORMALS)
-            third = third * float32(SUBNORMALS)
-            fourth = fourth * float32(SUBNORMALS)
         # where `permute_scales` of one group puts a pair of columns
         pair = uint64(uint32((column & uint32(0xFFFFFFE0)) + (column & 7) * 4)) * uint64(2)
         pair = pair + uint64(uint32((column >> 3) & 3) * 4)
@@ -680,13 +664,8 @@ def _build(config, early):
         x_lane = x + (
             uint64(uint32(first_row + piece_row)) * uint64(uint32(k * 2)) + uint64(piece * 16)
         )
-        # where the matrix is that this lane addresses for `load_tokens`
-        matrix = uint32(lane_id >> 3)
-        if subnormal:
-            matrix = uint32(uint32(matrix & 1) * 32 + uint32(matrix >> 1) * 16)
-        else:
-            matrix = uint32(matrix * 16)
-        token_lane = uint32((lane_id & 7) * x_row_bytes + matrix)
+        # each lane addresses a token's row of one of the four matrices of two tiles
+        token_lane = uint32((lane_id & 7) * x_row_bytes + (lane_id >> 3) * 16)
         tile_stride = uint64(uint32(n * 8))
 
         # prologue: load weights; then, when the launch before has ended, the tokens
