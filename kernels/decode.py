@@ -1,33 +1,38 @@
-"""W4A16 GEMM for few tokens, at the speed of memory: weights are the A operand, tokens are n8.
+"""W4A16 GEMM for few tokens, near the speed of memory: weights are the A operand, tokens are n8.
 
-    out[m, n] = half( sum_g scale[g, n] * sum_{k in g} x[m, k] * (code[k, n] - zero[g, n]) + bias[n] )
+    out[m, n] = half(sum_g scale[g, n] * sum_{k in g} x[m, k] * (code[k, n] - zero[g, n]) + bias[n])
 
-    x            [M, K] fp16 or bf16, row-major  gmem, read once a column slice; cp.async to smem
+    x            [M, K] fp16 or bf16, row-major  gmem, read by every warp; cp.async, padded smem
     packed       [K/16, 2N] int32, Marlin tiles  gmem, streamed once, straight to registers
-    scales       [G, N] as x, permuted           gmem, with the tiles they belong to
-    zero_points  [G, N/8] int32, packed          gmem, likewise; absent in a symmetric weight
+    scales       [G, N] as x, permuted           gmem, once a step
+    zero_points  [G, N/8] int32, packed          gmem, once a step; not read in a symmetric weight
     bias         [N] as x, permuted              gmem, read once in the epilogue
     out          [M, N] as x, row-major          gmem, written once
 
-A block owns tile_n columns and all tokens; its warps stand side by side, 64 columns each, and one
-below the other along K. In a round every warp takes a step of step_k rows, in two halves: a half's
-words are multiplied, then the registers are loaded for the next round. All SMs together keep
-132 x 64 KB on their way, which is what the latency of memory asks for.
+A warp owns 64 columns and all tokens of its tile. A step is step_k rows of the weight, in two
+halves: while one half's words are multiplied the other's are on their way, a step ahead. Codes
+minus zero points are exact in fp16 and bf16, and the sums of a group are scaled in fp32: no weight
+is rounded. Warps stand side by side along N and take turns along K, each with activations of its
+own: nothing in the loop makes a warp wait for another.
 
-The steps of all column slices are numbered K first and cut into equal stripes, one a block: every
-SM streams the same number of bytes, whatever the shape. A slice that several blocks share is summed
-in fp32 by the block that arrives last, in the order of the blocks: the same bits in every run, and
-no block waits for another.
+The steps of all column slices are numbered K first and cut into equal stripes, one a block, so
+every SM streams the same number of bytes, whatever the shape. A slice that several stripes share
+is summed in fp32 by the block that arrives last, in the order of the stripes: the same bits in
+every run, and no block waits for another. Or a cluster of blocks shares a slice and adds up
+through its shared memory.
 
-The first round's weights are on their way before the launch waits for the one before it
+The first step's weights are on their way before the launch waits for the one before it
 (programmatic dependent launch), and the next one may start when the last load of this one has
-begun. It asks that nobody writes a weight in the launch before.
+begun. So a weight must not be written by the launch just before.
 
-Bound by gmem bandwidth up to 16 tokens, by mma.sync from about 40.
+Bound by gmem bandwidth and latency up to 8 tokens, by issue slots beyond (docs/facts.md).
 Limits: K % 64 == 0, N % 64 == 0, group_size in {-1, 32, 64, 128}, no act-order.
+From: the orientation of vLLM's and humming's kernels for few tokens; Marlin's layout and stripes
+(Frantar et al., arXiv 2408.11743).
 """
 
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 from numba import cuda
@@ -97,13 +102,13 @@ class Config:
     """
 
     tile_m: int = 8  # tokens a block: 8, 16 or 32
-    warps_n: int = 4  # warps side by side, 64 columns each
+    warps_n: int = 2  # warps side by side, 64 columns each
     warps_k: int = 4  # warps along K
-    step_k: int = 128  # rows of the weight a warp takes a round: 128 or 64
-    blocks_per_sm: int = 1  # blocks launched a SM
-    early: bool = True  # fills the ring before the launch before it has ended (sm_90 on)
-    prefetch_steps: int = 2  # steps beyond the next one that are brought to L2
-    cluster: int = 1  # blocks that split K of a slice and sum in shared memory; 1: stripes
+    step_k: int = 128  # rows of the weight a warp takes at once: 128 or 64
+    blocks_per_sm: int = 2  # blocks launched a SM
+    cluster: int = 1  # blocks that split K of a slice and add up in shared memory; 1: stripes
+    prefetch_steps: int = 0  # steps beyond the next one that are brought to L2
+    early: bool = True  # loads weights before the launch before has ended (sm_90 on)
     # what the problem dictates: see `Decode.specialise`
     group_size: int = 128  # K a scale, -1: one scale a column
     has_zero_points: bool = False
@@ -125,6 +130,8 @@ class Config:
             raise ConfigError(f"cluster must be 1, 2, 4 or 8; got cluster = {self.cluster}")
         if self.blocks_per_sm < 1:
             raise ConfigError(f"blocks_per_sm must be at least 1; got {self.blocks_per_sm}")
+        if self.prefetch_steps < 0:
+            raise ConfigError(f"prefetch_steps must not be negative; got {self.prefetch_steps}")
         if self.group_size not in GROUP_SIZES:
             raise ConfigError(f"group_size must be one of {GROUP_SIZES}; got {self.group_size}")
         if self.dtype not in ("fp16", "bf16"):
@@ -149,6 +156,11 @@ class Config:
     def half_tiles(self) -> int:
         """Tiles of half a step, one below the other."""
         return self.step_k // 32
+
+    @property
+    def two_scales(self) -> bool:
+        """Whether the halves of a step lie in different groups."""
+        return 0 < self.group_size < self.step_k
 
     @property
     def half_groups(self) -> int:
@@ -177,40 +189,66 @@ class Config:
 
     @property
     def partial_bytes(self) -> int:
-        """Bytes of a block's sums of a slice, in global memory."""
+        """Bytes of a block's sums of a slice, where other blocks read them."""
         return self.tile_m * self.tile_n * 4
 
     @property
     def smem_bytes(self) -> int:
         """Dynamic shared memory a block: each warp's activations twice, its sums, a flag."""
         x_bytes = 2 * self.num_warps * self.x_slot_bytes
-        return x_bytes + self.warps_k * self.tile_m * self.sums_row_bytes + self.block_bytes + 16
+        block_bytes = self.partial_bytes if self.cluster > 1 else 0
+        return x_bytes + self.warps_k * self.tile_m * self.sums_row_bytes + block_bytes + 16
 
     @property
-    def block_bytes(self) -> int:
-        """Bytes of a block's sums that the others of its cluster read."""
-        return self.tile_m * self.tile_n * 4 if self.cluster > 1 else 0
+    def registers(self) -> int:
+        """Registers a thread needs, as the compiler was seen to."""
+        least = {8: 128, 16: 168, 32: 248}[self.tile_m]
+        if self.step_k == 64:
+            return least
+        group_size, zero_points = self.group_size, self.has_zero_points
+        more = {
+            8: zero_points and group_size == 128,
+            16: group_size in (32, 64) or (zero_points and group_size > 0),
+            32: group_size == 32 or (zero_points and group_size == 64),
+        }
+        return least + 40 if more[self.tile_m] else least
 
 
-# (warps_n, warps_k, step_k, blocks_per_sm), the best to run untuned first
-_SHAPES = (
-    (4, 4, 128, 1),
-    (4, 2, 128, 2),
-    (2, 8, 128, 1),
-    (2, 4, 128, 2),
-    (2, 4, 128, 1),
-    (4, 2, 128, 1),
-    (2, 2, 128, 2),
-    (2, 2, 64, 2),
-    (1, 4, 64, 2),
-    (1, 2, 64, 1),
-)
+# (warps_n, warps_k, step_k, blocks_per_sm, cluster) by tokens a block. An SM has registers for 16
+# warps with 8 tokens, 12 with 16 and 8 with 32, or fewer where zero points need some
+_SHAPES = {
+    8: (
+        *product(((2, 4), (1, 8), (4, 2)), (128,), (2,), (1, 2)),
+        *product(((4, 4), (2, 8), (1, 16)), (128,), (1,), (1, 2)),
+        *product(((2, 3), (1, 6)), (128,), (2,), (1, 2)),
+        *product(((2, 4), (1, 8)), (64,), (2,), (1,)),
+        *product(((1, 4), (1, 2)), (64,), (1,), (1,)),
+    ),
+    16: (
+        *product(((4, 3), (2, 6), (1, 12)), (128,), (1,), (1, 2)),
+        *product(((1, 6), (2, 3)), (128,), (2,), (1, 2)),
+        *product(((2, 4), (1, 8)), (128,), (1,), (1, 2)),
+        *product(((2, 6), (1, 12), (1, 4), (1, 2)), (64,), (1,), (1,)),
+    ),
+    32: (
+        *product(((1, 4),), (128,), (2,), (1, 2)),
+        *product(((2, 4), (1, 8)), (128,), (1,), (1, 2)),
+        *product(((2, 4), (1, 8), (1, 4), (1, 2)), (64,), (1,), (1,)),
+    ),
+}
+# what L2 is asked for beforehand gains where few warps hold the tile, and loses where many do
 _CONFIGS = tuple(
-    Config(tile_m, *shape, early)
+    Config(tile_m, *shape, 0 if tile_m == 8 else 2, early)
     for early in (True, False)
-    for tile_m in (8, 16, 32)
-    for shape in _SHAPES
+    for tile_m, shapes in _SHAPES.items()
+    for w, *rest in shapes
+    for shape in ((*w, *rest),)
+    if early or rest[-1] == 1
 )
+# (warps_n, warps_k, blocks_per_sm, cluster) to run untuned, the best first: of wide weights, and of
+# those with fewer 64-column strips than the GPU has SMs
+_WIDE = {8: ((2, 4, 2, 1),), 16: ((4, 3, 1, 1), (2, 6, 1, 1)), 32: ((1, 4, 2, 1), (2, 4, 1, 1))}
+_NARROW = {8: ((1, 8, 2, 1),), 16: ((1, 6, 2, 2), (1, 6, 2, 1)), 32: ((1, 8, 1, 1),)}
 
 
 class Decode(Kernel):
@@ -223,7 +261,7 @@ class Decode(Kernel):
 
     def configs(self, gpu):
         """Return the configs that fit the GPU, the default first."""
-        return tuple(c for c in _CONFIGS if _fits(c, gpu) and (_has_early(gpu.arch) or not (c.early or c.cluster > 1)))
+        return tuple(c for c in _CONFIGS if _unfit(c, gpu) is None)
 
     def refuses(self, problem):
         """Return why no config can run this problem, or None."""
@@ -265,32 +303,30 @@ class Decode(Kernel):
         if config.tile_m > 8 and config.tile_m >= 2 * problem.M:
             return f"tile_m = {config.tile_m} for M = {problem.M} only adds tokens of zeros"
         if config.cluster > 1:
-            if not _has_early(gpu.arch):
-                return f"{gpu.name} has no clusters"
             blocks = -(-problem.M // config.tile_m) * (problem.N // config.tile_n) * config.cluster
             most = gpu.num_sms * config.blocks_per_sm
-            if problem.K // config.step_k < config.cluster or blocks > most:
+            if blocks > most:
                 return f"{blocks} blocks in clusters of {config.cluster}, one wave is {most}"
-        if config.early and not _has_early(gpu.arch):
-            return f"{gpu.name} has no programmatic dependent launch"
-        if not _fits(config, gpu):
-            return (
-                f"needs {config.smem_bytes * config.blocks_per_sm} bytes of shared memory a SM; "
-                f"{gpu.name} has {gpu.smem_per_sm}"
-            )
-        return None
+            if problem.K // config.step_k < config.cluster:
+                return f"K = {problem.K} has fewer steps than a cluster of {config.cluster} blocks"
+        return _unfit(config, gpu)
 
     def default(self, problem, gpu):
-        """Return the first config of the space with the fewest tiles of tokens that fits."""
-        tile_m = next((t for t in (8, 16) if problem.M <= t), 32)
-        for choice in self.configs(gpu):
-            config = self.specialise(choice, problem)
-            if config.tile_m == tile_m and self.misfit(config, problem, gpu) is None:
-                return config
-        raise AssertionError(f"decode: no config fits {problem}; the smallest must")
+        """Return what was fastest for such a problem on an H200, or the first that fits."""
+        tile_m = next((t for t in (8, 16) if t >= problem.M), 32)
+        narrow = gpu.num_sms > problem.N // 64
+        wanted = (_NARROW if narrow else _WIDE)[tile_m]
+        space = [self.specialise(c, problem) for c in self.configs(gpu) if c.tile_m == tile_m]
+        fitting = [c for c in space if self.misfit(c, problem, gpu) is None]
+        for *warps, blocks_per_sm, cluster in wanted:
+            for c in fitting:
+                shape = [c.warps_n, c.warps_k, c.blocks_per_sm, c.cluster]
+                if shape == [*warps, blocks_per_sm, cluster] and c.step_k == 128:
+                    return c
+        return fitting[0]
 
     def build(self, config, arch):
-        """Return the program: Grid: stripes; Block: warps_n x warps_k warps; smem: x + sums."""
+        """Return the program: Grid: stripes; Block: warps_n * warps_k warps; smem: x + sums."""
         early = config.early and _has_early(arch)
         return Program(
             _build(config, early),
@@ -321,24 +357,26 @@ class Decode(Kernel):
         m_tiles = -(-problem.M // config.tile_m)
         slices = problem.N // config.tile_n
         units = slices * (problem.K // config.step_k)
-        scalars = {"m": problem.M, "n": problem.N, "k": problem.K, "has_bias": int(problem.bias)}
-        if config.cluster > 1:
-            grid = (slices * m_tiles * config.cluster, 1, 1)
-            workspace = {"partials": 16, "counters": 16}
-            scalars["units_per_block"] = 0
-            return Launch(grid, scalars, workspace, programmatic=config.early)
         # a block shares at most its first and its last slice
         most = WORKSPACE_BYTES // (2 * config.partial_bytes)
         stripes = max(1, min(gpu.num_sms * config.blocks_per_sm, most) // m_tiles)
         units_per_block = -(-units // stripes)
         stripes = -(-units // units_per_block)
+        blocks = stripes * m_tiles
+        partials = 2 * blocks * config.partial_bytes if stripes > 1 else 16
+        counters = 4 * slices * m_tiles
+        if config.cluster > 1:
+            blocks, partials, counters = slices * m_tiles * config.cluster, 16, 16
         return Launch(
-            (stripes * m_tiles, 1, 1),
-            scalars | {"units_per_block": units_per_block},
+            (blocks, 1, 1),
             {
-                "partials": 2 * stripes * m_tiles * config.partial_bytes,
-                "counters": 4 * slices * m_tiles,
+                "m": problem.M,
+                "n": problem.N,
+                "k": problem.K,
+                "units_per_block": units_per_block,
+                "has_bias": int(problem.bias),
             },
+            {"partials": partials, "counters": counters},
             programmatic=config.early,
         )
 
@@ -349,13 +387,27 @@ def _group_size(problem):
 
 
 def _has_early(arch):
+    """Return whether an architecture has clusters and programmatic dependent launches."""
     return int("".join(c for c in arch if c.isdigit())) >= 90
 
 
-def _fits(config, gpu):
-    return config.smem_bytes <= gpu.smem_per_block and (
-        (config.smem_bytes + gpu.smem_reserved) * config.blocks_per_sm <= gpu.smem_per_sm
-    )
+def _unfit(config, gpu):
+    """Return why a config cannot run on a GPU, whatever the problem, or None."""
+    if config.early and not _has_early(gpu.arch):
+        return f"{gpu.name} has no programmatic dependent launch"
+    if config.cluster > 1 and not _has_early(gpu.arch):
+        return f"{gpu.name} has no clusters"
+    # a SM gives its registers to warps by fours
+    warps = -(-config.num_warps * config.blocks_per_sm // 4) * 4
+    registers = min(255, 65536 // (32 * warps) // 8 * 8)
+    # before sm_90 there are fewer uniform registers to keep addresses in
+    needed = config.registers if _has_early(gpu.arch) else min(248, config.registers + 80)
+    if registers < needed:
+        return f"needs {needed} registers a thread; {warps} warps leave {registers}"
+    needed = (config.smem_bytes + gpu.smem_reserved) * config.blocks_per_sm
+    if config.smem_bytes > gpu.smem_per_block or needed > gpu.smem_per_sm:
+        return f"needs {needed} bytes of shared memory a SM; {gpu.name} has {gpu.smem_per_sm}"
+    return None
 
 
 def _build(config, early):
@@ -365,14 +417,13 @@ def _build(config, early):
     half_groups, zero_rows = config.half_groups, config.zero_rows
     has_groups, has_zeros = half_groups > 0, zero_rows > 0
     group_size = config.group_size if has_groups else 1
-    # whether the halves of a step lie in different groups
-    two_scales = has_groups and config.group_size < step_k
+    two_scales = config.two_scales
     x_slot_bytes, x_row_bytes = config.x_slot_bytes, config.x_row_bytes
     sums_row_bytes, partial_bytes = config.sums_row_bytes, config.partial_bytes
     sums_offset = 2 * config.num_warps * x_slot_bytes
     warp_sums_bytes = tile_m * sums_row_bytes
     flag_offset = config.smem_bytes - 16
-    block_offset = flag_offset - config.block_bytes
+    block_offset = flag_offset - config.partial_bytes
     cluster, clustered = config.cluster, config.cluster > 1
     prefetch_steps = config.prefetch_steps
     prefetches = prefetch_steps > 0

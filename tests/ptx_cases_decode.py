@@ -176,9 +176,7 @@ def load_words_kernel(a, out):
     t = uint32(cuda.threadIdx.x)
     words = load_four(a + uint64(t * 16), uint64(TILE_BYTES))
     ptx.st_global_v4(out + uint64(t * 16), (words[0], words[1], words[2], words[3]))
-    ptx.st_global_v4(
-        out + uint64(TILE_BYTES + t * 16), (words[4], words[5], words[6], words[7])
-    )
+    ptx.st_global_v4(out + uint64(TILE_BYTES + t * 16), (words[4], words[5], words[6], words[7]))
 
 
 def add_slots_kernel(values, out):

@@ -149,9 +149,7 @@ def load_words(rows: int, count: int) -> Instruction:
     )  # fmt: skip
 
 
-def _load_rows(
-    lanes: Lanes, gmem: Array, stride_bytes: Array, rows: int, size_bytes: int
-) -> Array:
+def _load_rows(lanes: Lanes, gmem: Array, stride_bytes: Array, rows: int, size_bytes: int) -> Array:
     pieces = [
         lanes.load_global(gmem + np.uint64(i) * stride_bytes, size_bytes).view(np.uint32)
         for i in range(rows)
@@ -279,9 +277,7 @@ class _Shape:
                 lines.append(f"fma.rn.f32 {d}, {p}, s{i % 4 // 2}, {d};")
         return lines
 
-    def twin(
-        self, words: Array, tokens: Array, scales: Array, zeros: Array, acc: Array
-    ) -> Array:
+    def twin(self, words: Array, tokens: Array, scales: Array, zeros: Array, acc: Array) -> Array:
         multiply: Any = mma_m16n8k16_f16 if self.half == "f16" else mma_m16n8k16_bf16
         out = acc.reshape(len(acc), SUBTILES, self.n_tiles, 4).copy()
         factors = _widen(scales, self.half).reshape(len(acc), -1, SUBTILES, 2).repeat(2, axis=3)
