@@ -209,7 +209,7 @@ class Config:
         more = {
             8: zero_points and group_size == 128,
             16: group_size in (32, 64) or (zero_points and group_size > 0),
-            32: group_size == 32 or (zero_points and group_size == 64),
+            32: group_size in (32, 64),
         }
         return least + 40 if more[self.tile_m] else least
 
@@ -221,6 +221,7 @@ _SHAPES = {
         *product(((2, 4), (1, 8), (4, 2)), (128,), (2,), (1, 2)),
         *product(((4, 4), (2, 8), (1, 16)), (128,), (1,), (1, 2)),
         *product(((2, 3), (1, 6)), (128,), (2,), (1, 2)),
+        *product(((2, 4), (1, 8)), (128,), (1,), (1,)),
         *product(((2, 4), (1, 8)), (64,), (2,), (1,)),
         *product(((1, 4), (1, 2)), (64,), (1,), (1,)),
     ),
@@ -313,15 +314,15 @@ class Decode(Kernel):
 
     def default(self, problem, gpu):
         """Return what was fastest for such a problem on an H200, or the first that fits."""
-        tile_m = next((t for t in (8, 16) if t >= problem.M), 32)
-        narrow = gpu.num_sms > problem.N // 64
-        wanted = (_NARROW if narrow else _WIDE)[tile_m]
-        space = [self.specialise(c, problem) for c in self.configs(gpu) if c.tile_m == tile_m]
+        strips = problem.N // 64
+        narrow = strips < gpu.num_sms
+        space = [self.specialise(c, problem) for c in self.configs(gpu)]
         fitting = [c for c in space if self.misfit(c, problem, gpu) is None]
-        for *warps, blocks_per_sm, cluster in wanted:
+        tile_m = max(c.tile_m for c in fitting)
+        fitting = [c for c in fitting if c.tile_m == tile_m]
+        for wanted in (_NARROW if narrow else _WIDE)[tile_m]:
             for c in fitting:
-                shape = [c.warps_n, c.warps_k, c.blocks_per_sm, c.cluster]
-                if shape == [*warps, blocks_per_sm, cluster] and c.step_k == 128:
+                if (c.warps_n, c.warps_k, c.blocks_per_sm, c.cluster) == wanted and c.early:
                     return c
         return fitting[0]
 
@@ -401,7 +402,7 @@ def _unfit(config, gpu):
     warps = -(-config.num_warps * config.blocks_per_sm // 4) * 4
     registers = min(255, 65536 // (32 * warps) // 8 * 8)
     # before sm_90 there are fewer uniform registers to keep addresses in
-    needed = config.registers if _has_early(gpu.arch) else min(248, config.registers + 80)
+    needed = config.registers if _has_early(gpu.arch) else config.registers + 80
     if registers < needed:
         return f"needs {needed} registers a thread; {warps} warps leave {registers}"
     needed = (config.smem_bytes + gpu.smem_reserved) * config.blocks_per_sm
