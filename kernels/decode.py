@@ -32,7 +32,6 @@ From: the orientation of vLLM's and humming's kernels for few tokens; Marlin's l
 """
 
 from dataclasses import dataclass, replace
-from itertools import product
 
 import numpy as np
 from numba import cuda
@@ -214,38 +213,45 @@ class Config:
         return least + 40 if more[self.tile_m] else least
 
 
-# (warps_n, warps_k, step_k, blocks_per_sm, cluster) by tokens a block. An SM has registers for 16
-# warps with 8 tokens, 12 with 16 and 8 with 32, or fewer where zero points need some
+# ((warps_n, warps_k), ...), step_k, blocks_per_sm, clusters by tokens a block. An SM has registers
+# for 16 warps with 8 tokens, 12 with 16 and 8 with 32, or fewer where zero points need some
 _SHAPES = {
     8: (
-        *product(((2, 4), (1, 8), (4, 2)), (128,), (2,), (1, 2)),
-        *product(((4, 4), (2, 8), (1, 16)), (128,), (1,), (1, 2)),
-        *product(((2, 3), (1, 6)), (128,), (2,), (1, 2)),
-        *product(((2, 4), (1, 8)), (128,), (1,), (1,)),
-        *product(((2, 4), (1, 8)), (64,), (2,), (1,)),
-        *product(((1, 4), (1, 2)), (64,), (1,), (1,)),
+        (((2, 4), (1, 8), (4, 2)), 128, 2, (1, 2)),
+        (((4, 4), (2, 8), (1, 16)), 128, 1, (1, 2)),
+        (((2, 3), (1, 6)), 128, 2, (1, 2)),
+        (((2, 4), (1, 8)), 128, 1, (1,)),
+        (((2, 4), (1, 8)), 64, 2, (1,)),
+        (((1, 4), (1, 2)), 64, 1, (1,)),
     ),
     16: (
-        *product(((4, 3), (2, 6), (1, 12)), (128,), (1,), (1, 2)),
-        *product(((1, 6), (2, 3)), (128,), (2,), (1, 2)),
-        *product(((2, 4), (1, 8)), (128,), (1,), (1, 2)),
-        *product(((2, 6), (1, 12), (1, 4), (1, 2)), (64,), (1,), (1,)),
+        (((4, 3), (2, 6), (1, 12)), 128, 1, (1, 2)),
+        (((1, 6), (2, 3)), 128, 2, (1, 2)),
+        (((2, 4), (1, 8)), 128, 1, (1, 2)),
+        (((2, 6), (1, 12), (1, 4), (1, 2)), 64, 1, (1,)),
     ),
     32: (
-        *product(((1, 4),), (128,), (2,), (1, 2)),
-        *product(((2, 4), (1, 8)), (128,), (1,), (1, 2)),
-        *product(((2, 4), (1, 8), (1, 4), (1, 2)), (64,), (1,), (1,)),
+        (((1, 4),), 128, 2, (1, 2)),
+        (((2, 4), (1, 8)), 128, 1, (1, 2)),
+        (((2, 4), (1, 8), (1, 4), (1, 2)), 64, 1, (1,)),
     ),
 }
-# what L2 is asked for beforehand gains where few warps hold the tile, and loses where many do
-_CONFIGS = tuple(
-    Config(tile_m, *shape, 0 if tile_m == 8 else 2, early)
-    for early in (True, False)
-    for tile_m, shapes in _SHAPES.items()
-    for w, *rest in shapes
-    for shape in ((*w, *rest),)
-    if early or rest[-1] == 1
-)
+
+
+def _space():
+    """Return the whole space, the default for a few tokens and a wide weight first."""
+    return tuple(
+        # asking L2 beforehand gains where few warps hold the tile, and loses where many do
+        Config(tile_m, *warps, step_k, blocks_per_sm, cluster, 0 if tile_m == 8 else 2, early)
+        for early in (True, False)
+        for tile_m, rows in _SHAPES.items()
+        for shapes, step_k, blocks_per_sm, clusters in rows
+        for warps in shapes
+        for cluster in (clusters if early else (1,))
+    )
+
+
+_CONFIGS = _space()
 # (warps_n, warps_k, blocks_per_sm, cluster) to run untuned, the best first: of wide weights, and of
 # those with fewer 64-column strips than the GPU has SMs
 _WIDE = {8: ((2, 4, 2, 1),), 16: ((4, 3, 1, 1), (2, 6, 1, 1)), 32: ((1, 4, 2, 1), (2, 4, 1, 1))}
