@@ -1,6 +1,7 @@
 """The kernels, one design a file: KERNELS are GEMMs, TOOLS what stands before and after them."""
 
 from ferrum_numba.kernels.add_bias import AddBias
+from ferrum_numba.kernels.decode import Decode
 from ferrum_numba.kernels.dequantize import Dequantize
 from ferrum_numba.kernels.gather_columns import GatherColumns
 from ferrum_numba.kernels.gptq import W4A16Gptq
@@ -10,6 +11,6 @@ from ferrum_numba.kernels.repack import Repack
 
 # on a checkpoint's own tensors, and on the packed layout of kernels/packed.py
 RAW = (W4A16Gptq(),)
-PACKED = (Marlin(), Prefill())
+PACKED = (Marlin(), Decode(), Prefill())
 KERNELS = RAW + PACKED
 TOOLS = (Repack(), GatherColumns(), AddBias(), Dequantize())

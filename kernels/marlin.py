@@ -33,8 +33,6 @@ From: Marlin, Frantar et al., arXiv 2408.11743; github.com/IST-DASLab/marlin (Ap
 from dataclasses import dataclass, replace
 from itertools import product
 
-import numpy as np
-
 from ferrum_numba.contract import Kernel, Launch, Program, pointers, sizes
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels import packed as layout
@@ -244,10 +242,8 @@ class Marlin(Kernel):
         return Program(build(config), PARAMETERS, config.num_threads, smem_bytes=config.smem_bytes)
 
     def prepare(self, problem, inputs):
-        """Return x as it is and the packed weight; a pointer that is never read gets a word."""
-        operands = layout.pack_operands(problem, inputs)
-        absent = dict.fromkeys(("zero_points", "bias"), np.zeros(4, np.int32))
-        return {"x": inputs["x"], **absent, **operands}
+        """Return x as it is and the packed weight."""
+        return layout.prepare(problem, inputs)
 
     def launch(self, config, problem, gpu):
         """Return the stripes: as few blocks as give every one the same number of tiles."""

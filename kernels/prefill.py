@@ -29,8 +29,6 @@ Limits: Hopper; group_size in {-1, 32, 64, 128}; no act-order (gather x first); 
 from dataclasses import dataclass, replace
 from itertools import product
 
-import numpy as np
-
 from ferrum_numba.contract import Kernel, Launch, Program, pointers, sizes
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels import packed as layout
@@ -267,10 +265,8 @@ class Prefill(Kernel):
         )
 
     def prepare(self, problem, inputs):
-        """Return x as it is and the packed weight; a pointer that is never read gets a word."""
-        operands = layout.pack_operands(problem, inputs)
-        absent = dict.fromkeys(("zero_points", "bias"), np.zeros(4, np.int32))
-        return {"x": inputs["x"], **absent, **operands}
+        """Return x as it is and the packed weight."""
+        return layout.prepare(problem, inputs)
 
     def launch(self, config, problem, gpu):
         """Return a block a SM; with `split_k` one to two tiles a block are dealt out as stripes."""

@@ -208,6 +208,7 @@ def _tests() -> tuple[W4A16Problem, ...]:
     # no whole tiles: N and K of 8, a last group that is smaller
     ragged = (
         W4A16Problem(2, 136, 200, 64),
+        W4A16Problem(5, 128, 192, 128),
         W4A16Problem(18, 72, 328, 128, "gptq", bias=True),
         W4A16Problem(7, 8, 232, 32, act_order=True, bias=True),
         W4A16Problem(1, 200, 72, -1, "gptq_v2", dtype="bf16"),

@@ -72,7 +72,7 @@ def test_rows_in_act_order_are_sorted_by_group_and_stable(rng):
 @pytest.mark.parametrize("kernel", PACKED, ids=lambda kernel: kernel.name)
 def test_every_kernel_takes_the_same_operands(kernel, rng):
     """One packed weight serves them all, so a layer need not know which will run."""
-    problem = W4A16Problem(3, 72, 200, 64, "gptq", bias=True)
+    problem = W4A16Problem(3, 192, 192, 128, "gptq", bias=True)
     inputs = OP.make_inputs(problem, rng)
     operands = kernel.prepare(problem, inputs)
     np.testing.assert_array_equal(operands.pop("x"), inputs["x"])

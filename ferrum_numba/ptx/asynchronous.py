@@ -46,6 +46,12 @@ def cp_async_16(lanes: Lanes, smem: U32, gmem: U64) -> None:
     _copy(lanes, smem, gmem, 16)
 
 
+@instruction("cp.async.ca.shared.global [<smem>], [<gmem>], 16;", effect="memory")
+def cp_async_16_ca(lanes: Lanes, smem: U32, gmem: U64) -> None:
+    """Begin to copy 16 bytes from global to shared memory, through L1; see `cp_async_4`."""
+    _copy(lanes, smem, gmem, 16)
+
+
 # the minimum changes no shared address. Without it ptxas (13.0 and 13.5) splits the address into a
 # lane's and a uniform register, and then puts the latter over half of the policy: an illegal
 # instruction at run time, see docs/facts.md

@@ -1,4 +1,4 @@
-"""Where a block's dynamic shared memory begins, its rank in the cluster, and clocks."""
+"""Where a block's dynamic shared memory begins, indices of thread and block, and clocks."""
 
 from __future__ import annotations
 
@@ -56,6 +56,25 @@ def cluster_ctarank(lanes: Lanes) -> U32:
     Source: PTX ISA, "Special Registers: %cluster_ctarank".
     """
     return np.full(len(lanes.thread), lanes.block.rank, np.uint32)
+
+
+# volatile: what is computed from it cannot be moved to where registers are scarce
+@instruction("mov.u32 <d>, %tid.x;", effect="volatile")
+def thread_id(lanes: Lanes) -> U32:
+    """Return the index of the thread in its block, read where it stands.
+
+    Source: PTX ISA, "Special Registers: %tid".
+    """
+    return lanes.thread.astype(np.uint32)
+
+
+@instruction("mov.u32 <d>, %ctaid.x;", effect="volatile")
+def block_id(lanes: Lanes) -> U32:
+    """Return the index of the block in the grid, read where it stands; see `thread_id`.
+
+    Source: PTX ISA, "Special Registers: %ctaid".
+    """
+    return np.full(len(lanes.thread), lanes.block.index[0], np.uint32)
 
 
 @instruction("mov.u64 <d>, %clock64;", effect="volatile")

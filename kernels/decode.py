@@ -1,0 +1,348 @@
+"""W4A16 GEMM for few tokens, near the speed of memory: weights are the A operand, tokens are n8.
+
+    out[m, n] = half(sum_g scale[g, n] * sum_{k in g} x[m, k] * (code[k, n] - zero[g, n]) + bias[n])
+
+    x            [M, K] fp16 or bf16, row-major  gmem, read by every warp; cp.async, padded smem
+    packed       [K/16, 2N] int32, Marlin tiles  gmem, streamed once, straight to registers
+    scales       [G, N] as x, permuted           gmem, once a step
+    zero_points  [G, N/8] int32, packed          gmem, once a step; not read in a symmetric weight
+    bias         [N] as x, permuted              gmem, read once in the epilogue
+    out          [M, N] as x, row-major          gmem, written once
+
+A warp owns 64 columns and all tokens of its tile. A step is step_k rows of the weight, in two
+halves: while one half's words are multiplied the other's are on their way, a step ahead. Codes
+minus zero points are exact in fp16 and bf16, and the sums of a group are scaled in fp32: no weight
+is rounded. Warps stand side by side along N and take turns along K, each with activations of its
+own: nothing in the loop makes a warp wait for another.
+
+The steps of all column slices are numbered K first and cut into equal stripes, one a block, so
+every SM streams the same number of bytes, whatever the shape. A slice that several stripes share
+is summed in fp32 by the block that arrives last, in the order of the stripes: the same bits in
+every run, and no block waits for another. Or a cluster of blocks shares a slice and adds up
+through its shared memory.
+
+The first step's weights are on their way before the launch waits for the one before it
+(programmatic dependent launch), and the next one may start when the last load of this one has
+begun. So a weight must not be written by the launch just before.
+
+Bound by gmem bandwidth and latency up to 8 tokens, by issue slots beyond (docs/facts.md).
+Limits: K % 64 == 0, N % 64 == 0, group_size in {-1, 32, 64, 128}, no act-order.
+From: the orientation of vLLM's and humming's kernels for few tokens; Marlin's layout and stripes
+(Frantar et al., arXiv 2408.11743).
+"""
+
+from dataclasses import dataclass, replace
+
+from ferrum_numba.contract import Kernel, Launch, Program, pointers, sizes
+from ferrum_numba.errors import ConfigError
+from ferrum_numba.kernels import packed as layout
+from ferrum_numba.kernels.decode_program import build
+from ferrum_numba.kernels.w4a16 import OP
+
+WORKSPACE_BYTES = 4 << 20
+PARAMETERS = (
+    *pointers("x", "packed", "scales", "zero_points", "bias", "out", "partials", "counters"),
+    *sizes("m", "n", "k", "units_per_block", "has_bias"),
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One way to tile.
+
+    A warp owns 64 columns and all tokens of the tile; warps_k warps split K between them.
+    """
+
+    tile_m: int = 8  # tokens a block: 8, 16 or 32
+    warps_n: int = 2  # warps side by side, 64 columns each
+    warps_k: int = 4  # warps along K
+    step_k: int = 128  # rows of the weight a warp takes at once: 128 or 64
+    blocks_per_sm: int = 2  # blocks launched a SM
+    cluster: int = 1  # blocks that split K of a slice and add up in shared memory; 1: stripes
+    prefetch_steps: int = 0  # steps beyond the next one that are brought to L2
+    early: bool = True  # loads weights before the launch before has ended (sm_90 on)
+    # what the problem dictates: see `Decode.specialise`
+    group_size: int = 128  # K a scale, -1: one scale a column
+    has_zero_points: bool = False
+    dtype: str = "fp16"  # of x, scales, bias and out: fp16 or bf16
+
+    def __post_init__(self) -> None:
+        if self.tile_m not in (8, 16, 32):
+            raise ConfigError(f"tile_m must be 8, 16 or 32; got tile_m = {self.tile_m}")
+        if self.warps_n not in (1, 2, 4, 8) or self.warps_k < 1:
+            raise ConfigError(
+                "warps_n must be 1, 2, 4 or 8 and warps_k at least 1; "
+                f"got warps_n = {self.warps_n}, warps_k = {self.warps_k}"
+            )
+        if self.num_warps > 16:
+            raise ConfigError(f"a block has at most 16 warps; got {self.num_warps}")
+        if self.step_k not in (64, 128):
+            raise ConfigError(f"step_k must be 64 or 128; got step_k = {self.step_k}")
+        if self.cluster not in (1, 2, 4, 8):
+            raise ConfigError(f"cluster must be 1, 2, 4 or 8; got cluster = {self.cluster}")
+        if self.blocks_per_sm < 1:
+            raise ConfigError(f"blocks_per_sm must be at least 1; got {self.blocks_per_sm}")
+        if self.prefetch_steps < 0:
+            raise ConfigError(f"prefetch_steps must not be negative; got {self.prefetch_steps}")
+        if self.group_size not in layout.GROUP_SIZES:
+            raise ConfigError(
+                f"group_size must be one of {layout.GROUP_SIZES}; got {self.group_size}"
+            )
+        if self.dtype not in ("fp16", "bf16"):
+            raise ConfigError(f"dtype must be fp16 or bf16; got {self.dtype}")
+
+    @property
+    def num_warps(self) -> int:
+        """Warps a block."""
+        return self.warps_n * self.warps_k
+
+    @property
+    def num_threads(self) -> int:
+        """Threads a block."""
+        return 32 * self.num_warps
+
+    @property
+    def tile_n(self) -> int:
+        """Columns a block."""
+        return 64 * self.warps_n
+
+    @property
+    def half_tiles(self) -> int:
+        """Tiles of half a step, one below the other."""
+        return self.step_k // 32
+
+    @property
+    def two_scales(self) -> bool:
+        """Whether the halves of a step lie in different groups."""
+        return 0 < self.group_size < self.step_k
+
+    @property
+    def half_groups(self) -> int:
+        """Rows of scales that half a step needs, 0 where there is one scale a column."""
+        return 0 if self.group_size < 0 else max(1, self.step_k // 2 // self.group_size)
+
+    @property
+    def zero_rows(self) -> int:
+        """Rows of zero points that half a step needs."""
+        return max(1, self.half_groups) if self.has_zero_points else 0
+
+    @property
+    def x_row_bytes(self) -> int:
+        """Bytes of a token's row of a step; 16 more, so that rows start four banks apart."""
+        return self.step_k * 2 + 16
+
+    @property
+    def x_slot_bytes(self) -> int:
+        """Bytes of a warp's activations of a step."""
+        return self.tile_m * self.x_row_bytes
+
+    @property
+    def sums_row_bytes(self) -> int:
+        """Bytes of a token's row of sums; 16 more, so that eight lanes' columns do not collide."""
+        return self.tile_n * 4 + 16
+
+    @property
+    def partial_bytes(self) -> int:
+        """Bytes of a block's sums of a slice, where other blocks read them."""
+        return self.tile_m * self.tile_n * 4
+
+    @property
+    def smem_bytes(self) -> int:
+        """Dynamic shared memory a block: each warp's activations twice, its sums, a flag."""
+        x_bytes = 2 * self.num_warps * self.x_slot_bytes
+        block_bytes = self.partial_bytes if self.cluster > 1 else 0
+        return x_bytes + self.warps_k * self.tile_m * self.sums_row_bytes + block_bytes + 16
+
+    @property
+    def registers(self) -> int:
+        """Registers a thread needs, as the compiler was seen to."""
+        least = {8: 128, 16: 168, 32: 248}[self.tile_m]
+        if self.step_k == 64:
+            return least
+        group_size, zero_points = self.group_size, self.has_zero_points
+        more = {
+            8: zero_points and group_size == 128,
+            16: group_size in (32, 64) or (zero_points and group_size > 0),
+            32: group_size in (32, 64),
+        }
+        return least + 40 if more[self.tile_m] else least
+
+
+# ((warps_n, warps_k), ...), step_k, blocks_per_sm, clusters by tokens a block. An SM has registers
+# for 16 warps with 8 tokens, 12 with 16 and 8 with 32, or fewer where zero points need some
+_SHAPES = {
+    8: (
+        (((2, 4), (1, 8), (4, 2)), 128, 2, (1, 2)),
+        (((4, 4), (2, 8), (1, 16)), 128, 1, (1, 2)),
+        (((2, 3), (1, 6)), 128, 2, (1, 2)),
+        (((2, 4), (1, 8)), 128, 1, (1,)),
+        (((2, 4), (1, 8)), 64, 2, (1,)),
+        (((1, 4), (1, 2)), 64, 1, (1,)),
+    ),
+    16: (
+        (((4, 3), (2, 6), (1, 12)), 128, 1, (1, 2)),
+        (((1, 6), (2, 3)), 128, 2, (1, 2)),
+        (((2, 4), (1, 8)), 128, 1, (1, 2)),
+        (((2, 6), (1, 12), (1, 4), (1, 2)), 64, 1, (1,)),
+    ),
+    32: (
+        (((1, 4),), 128, 2, (1, 2)),
+        (((2, 4), (1, 8)), 128, 1, (1, 2)),
+        (((2, 4), (1, 8), (1, 4), (1, 2)), 64, 1, (1,)),
+    ),
+}
+
+
+def _space():
+    """Return the whole space, the default for a few tokens and a wide weight first."""
+    return tuple(
+        # asking L2 beforehand gains where few warps hold the tile, and loses where many do
+        Config(tile_m, *warps, step_k, blocks_per_sm, cluster, 0 if tile_m == 8 else 2, early)
+        for early in (True, False)
+        for tile_m, rows in _SHAPES.items()
+        for shapes, step_k, blocks_per_sm, clusters in rows
+        for warps in shapes
+        for cluster in (clusters if early else (1,))
+    )
+
+
+_CONFIGS = _space()
+# (warps_n, warps_k, blocks_per_sm, cluster) to run untuned, the best first: of wide weights, and of
+# those with fewer 64-column strips than the GPU has SMs
+_WIDE = {8: ((2, 4, 2, 1),), 16: ((4, 3, 1, 1), (2, 6, 1, 1)), 32: ((1, 4, 2, 1), (2, 4, 1, 1))}
+_NARROW = {8: ((1, 8, 2, 1),), 16: ((1, 6, 2, 2), (1, 6, 2, 1)), 32: ((1, 8, 1, 1),)}
+
+
+class Decode(Kernel):
+    """Weights as A, tokens as n8; straight to registers, stripes over the SMs, early start."""
+
+    name = "decode"
+    op = OP
+    config = Config
+    summary = "packed layout, few tokens: weights to registers, as A of mma; stripes, early start"
+
+    def configs(self, gpu):
+        """Return the configs that fit the GPU, the default first."""
+        return tuple(c for c in _CONFIGS if _unfit(c, gpu) is None)
+
+    def refuses(self, problem):
+        """Return why no config can run this problem, or None."""
+        if problem.K % 64 or problem.N % 64:
+            near_k, near_n = (max(64, round(v / 64) * 64) for v in (problem.K, problem.N))
+            return (
+                "decode needs K and N to be multiples of 64; "
+                f"got K = {problem.K}, N = {problem.N}, the nearest are {near_k} and {near_n}"
+            )
+        return layout.refuses(self.name, problem)
+
+    def specialise(self, config, problem):
+        """Return the config for the problem's groups, zero points and type."""
+        return replace(
+            config,
+            group_size=layout.group_size_of(problem),
+            has_zero_points=problem.zero_points != "none",
+            dtype=problem.dtype,
+        )
+
+    def misfit(self, config, problem, gpu):
+        """Return why this config does not fit this problem, or None."""
+        if config != self.specialise(config, problem):
+            return f"compiled for other weights than {problem}"
+        if problem.N % config.tile_n or problem.K % config.step_k:
+            return (
+                f"N must be a multiple of tile_n = {config.tile_n} and K of step_k = "
+                f"{config.step_k}; got N = {problem.N}, K = {problem.K}"
+            )
+        # a tile twice as tall as the problem multiplies zeros for nothing
+        if config.tile_m > 8 and config.tile_m >= 2 * problem.M:
+            return f"tile_m = {config.tile_m} for M = {problem.M} only adds tokens of zeros"
+        if config.cluster > 1:
+            blocks = -(-problem.M // config.tile_m) * (problem.N // config.tile_n) * config.cluster
+            most = gpu.num_sms * config.blocks_per_sm
+            if blocks > most:
+                return f"{blocks} blocks in clusters of {config.cluster}, one wave is {most}"
+            if problem.K // config.step_k < config.cluster:
+                return f"K = {problem.K} has fewer steps than a cluster of {config.cluster} blocks"
+        return _unfit(config, gpu)
+
+    def default(self, problem, gpu):
+        """Return what was fastest for such a problem on an H200, or the first that fits."""
+        strips = problem.N // 64
+        narrow = strips < gpu.num_sms
+        space = [self.specialise(c, problem) for c in self.configs(gpu)]
+        fitting = [c for c in space if self.misfit(c, problem, gpu) is None]
+        tile_m = max(c.tile_m for c in fitting)
+        fitting = [c for c in fitting if c.tile_m == tile_m]
+        for wanted in (_NARROW if narrow else _WIDE)[tile_m]:
+            for c in fitting:
+                if (c.warps_n, c.warps_k, c.blocks_per_sm, c.cluster) == wanted and c.early:
+                    return c
+        return fitting[0]
+
+    def build(self, config, arch):
+        """Return the program: Grid: stripes; Block: warps_n * warps_k warps; smem: x + sums."""
+        early = config.early and _has_early(arch)
+        return Program(
+            build(config, early),
+            PARAMETERS,
+            config.num_threads,
+            config.blocks_per_sm,
+            config.smem_bytes,
+            (config.cluster, 1, 1),
+        )
+
+    def prepare(self, problem, inputs):
+        """Return x as it is and the packed weight."""
+        return layout.prepare(problem, inputs)
+
+    def launch(self, config, problem, gpu):
+        """Return the stripes: as few blocks as give every one the same number of steps."""
+        m_tiles = -(-problem.M // config.tile_m)
+        slices = problem.N // config.tile_n
+        units = slices * (problem.K // config.step_k)
+        # a block shares at most its first and its last slice
+        most = WORKSPACE_BYTES // (2 * config.partial_bytes)
+        stripes = max(1, min(gpu.num_sms * config.blocks_per_sm, most) // m_tiles)
+        units_per_block = -(-units // stripes)
+        stripes = -(-units // units_per_block)
+        blocks = stripes * m_tiles
+        partials = 2 * blocks * config.partial_bytes if stripes > 1 else 16
+        counters = 4 * slices * m_tiles
+        if config.cluster > 1:
+            blocks, partials, counters = slices * m_tiles * config.cluster, 16, 16
+        return Launch(
+            (blocks, 1, 1),
+            {
+                "m": problem.M,
+                "n": problem.N,
+                "k": problem.K,
+                "units_per_block": units_per_block,
+                "has_bias": int(problem.bias),
+            },
+            {"partials": partials, "counters": counters},
+            programmatic=config.early,
+        )
+
+
+def _has_early(arch):
+    """Return whether an architecture has clusters and programmatic dependent launches."""
+    return int("".join(c for c in arch if c.isdigit())) >= 90
+
+
+def _unfit(config, gpu):
+    """Return why a config cannot run on a GPU, whatever the problem, or None."""
+    if config.early and not _has_early(gpu.arch):
+        return f"{gpu.name} has no programmatic dependent launch"
+    if config.cluster > 1 and not _has_early(gpu.arch):
+        return f"{gpu.name} has no clusters"
+    # a SM gives its registers to warps by fours
+    warps = -(-config.num_warps * config.blocks_per_sm // 4) * 4
+    registers = min(255, 65536 // (32 * warps) // 8 * 8)
+    # before sm_90 there are fewer uniform registers to keep addresses in
+    needed = config.registers if _has_early(gpu.arch) else config.registers + 80
+    if registers < needed:
+        return f"needs {needed} registers a thread; {warps} warps leave {registers}"
+    needed = (config.smem_bytes + gpu.smem_reserved) * config.blocks_per_sm
+    if config.smem_bytes > gpu.smem_per_block or needed > gpu.smem_per_sm:
+        return f"needs {needed} bytes of shared memory a SM; {gpu.name} has {gpu.smem_per_sm}"
+    return None

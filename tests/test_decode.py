@@ -1,0 +1,235 @@
+"""Decode: what it refuses, who takes which step, shared sums, activations of every size."""
+
+import re
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+from ferrum_numba import check, interpreter
+from ferrum_numba.compile import build
+from ferrum_numba.errors import ConfigError
+from ferrum_numba.gpu import KNOWN
+from ferrum_numba.kernels.decode import Config, Decode
+from ferrum_numba.kernels.w4a16 import W4A16Problem
+from ferrum_numba.reference import w4a16_gemm
+
+H200 = KNOWN["h200"]
+DECODE = Decode()
+SMALL = Config(8, 1, 2, 64, 1)
+
+
+def on_interpreter(config, problem, num_sms=3):
+    config = DECODE.specialise(config, problem)
+    return check.on_interpreter(DECODE, config, problem, gpu=replace(H200, num_sms=num_sms))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"tile_m": 24}, "tile_m must be 8, 16 or 32; got tile_m = 24"),
+        ({"warps_n": 3}, "warps_n must be 1, 2, 4 or 8 .*; got warps_n = 3"),
+        ({"warps_n": 8, "warps_k": 4}, "at most 16 warps; got 32"),
+        ({"step_k": 32}, "step_k must be 64 or 128; got step_k = 32"),
+        ({"blocks_per_sm": 0}, "blocks_per_sm must be at least 1; got 0"),
+        ({"cluster": 3}, "cluster must be 1, 2, 4 or 8; got cluster = 3"),
+        ({"prefetch_steps": -1}, "prefetch_steps must not be negative; got -1"),
+        ({"group_size": 48}, r"group_size must be one of \(128, 64, 32, -1\); got 48"),
+        ({"dtype": "fp32"}, "dtype must be fp16 or bf16; got fp32"),
+    ],
+)
+def test_a_config_that_contradicts_itself_says_so(fields, words):
+    with pytest.raises(ConfigError, match=words):
+        Config(**fields)
+
+
+@pytest.mark.parametrize(
+    ("problem", "words"),
+    [
+        (W4A16Problem(1, 576, 7392, 32), "K = 7392, N = 576, the nearest are 7424 and 576"),
+        (W4A16Problem(1, 128, 128, 16), "group_size in .* got 16, the nearest is 32"),
+        (W4A16Problem(1, 128, 256, act_order=True), "got act_order = True"),
+    ],
+)
+def test_what_it_cannot_run_is_refused_with_the_numbers(problem, words):
+    assert re.search(words, DECODE.refuses(problem))
+
+
+def test_what_the_problem_dictates_is_set_on_any_config():
+    problem = W4A16Problem(1, 128, 256, 256, "gptq")
+    config = DECODE.specialise(Config(), problem)
+    assert (config.group_size, config.has_zero_points, config.dtype) == (-1, True, "fp16")
+    assert "compiled for other weights" in DECODE.misfit(Config(), problem, H200)
+
+
+@pytest.mark.parametrize("gpu", KNOWN.values(), ids=KNOWN)
+def test_every_shape_it_accepts_has_a_tile_on_every_gpu(gpu):
+    for m, n, k in product((1, 9, 17, 65), (64, 128, 192, 320), (64, 128, 192, 448)):
+        for group_size, zero_points in product((32, 64, -1), ("none", "gptq")):
+            problem = W4A16Problem(m, n, k, group_size, zero_points)
+            assert DECODE.refuses(problem) is None
+            config = DECODE.default(problem, gpu)
+            assert DECODE.misfit(config, problem, gpu) is None
+            launch = DECODE.launch(config, problem, gpu)
+            assert sum(launch.workspace.values()) <= 4 << 20
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64])
+def test_every_number_of_tokens(rows):
+    problem = W4A16Problem(rows, 64, 256, bias=True)
+    tile_m = 8 if rows <= 8 else 16 if rows <= 16 else 32
+    result = on_interpreter(replace(SMALL, tile_m=tile_m), problem)
+    assert result.ok, result.reason
+
+
+@pytest.mark.parametrize("group_size", [128, 64, 32, -1])
+@pytest.mark.parametrize("step_k", [64, 128])
+@pytest.mark.parametrize("zero_points", ["none", "gptq", "gptq_v2"])
+def test_every_kind_of_weight(group_size, step_k, zero_points):
+    problem = W4A16Problem(5, 128, 640, group_size, zero_points, bias=group_size == 64)
+    result = on_interpreter(Config(8, 2, 2, step_k, 1), problem)
+    assert result.ok, result.reason
+
+
+@pytest.mark.parametrize("num_sms", [1, 2, 3, 5, 7, 11])
+def test_the_result_does_not_depend_on_the_number_of_sms(num_sms):
+    """A slice cut among more blocks is the same sum but for fp32 rounding."""
+    problem = W4A16Problem(3, 192, 704, 64)
+    # 3 slices of 11 steps for two warps: uneven stripes, and warps without a step
+    for config in (SMALL, replace(SMALL, prefetch_steps=0), replace(SMALL, warps_k=3)):
+        result = on_interpreter(config, problem, num_sms)
+        assert result.ok, result.reason
+
+
+@pytest.mark.parametrize("cluster", [2, 4, 8])
+def test_a_cluster_sums_its_blocks(cluster):
+    problem = W4A16Problem(9, 64, 704, 64, bias=True)
+    result = on_interpreter(replace(SMALL, cluster=cluster), problem, 16)
+    assert result.ok, result.reason
+
+
+def test_a_cluster_that_does_not_fit_is_refused_in_numbers():
+    config = replace(SMALL, cluster=8, group_size=64, early=False)
+    problem = W4A16Problem(1, 64, 448, 64)
+    few = "K = 448 has fewer steps than a cluster of 8 blocks"
+    assert DECODE.misfit(config, problem, H200) == few
+    many = "1536 blocks in clusters of 8, one wave is 132"
+    assert DECODE.misfit(config, replace(problem, K=512, N=12288), H200) == many
+    assert "has no clusters" in DECODE.misfit(config, replace(problem, K=512), KNOWN["a100"])
+
+
+@pytest.mark.parametrize("rows", [1, 16, 64, 200])
+def test_the_workspace_never_exceeds_4_mb(rows):
+    for choice in DECODE.configs(H200):
+        problem = W4A16Problem(rows, 8192, 8192)
+        if DECODE.misfit(choice, problem, H200) is None:
+            launch = DECODE.launch(choice, problem, H200)
+            assert launch.workspace["partials"] <= 4 << 20
+            assert launch.grid[0] <= max(132 * choice.blocks_per_sm, -(-rows // choice.tile_m))
+
+
+def test_a_config_that_would_spill_is_a_misfit():
+    problem = W4A16Problem(16, 8192, 8192, zero_points="gptq")
+    config = DECODE.specialise(Config(16, 2, 6, 128, 1), problem)
+    reason = DECODE.misfit(config, problem, H200)
+    assert reason == "needs 208 registers a thread; 12 warps leave 168"
+
+
+def run(problem, inputs, config):
+    """Return what the interpreter computes of given inputs."""
+    config = DECODE.specialise(config, problem)
+    launch = DECODE.launch(config, problem, replace(H200, num_sms=2))
+    buffers = {k: np.ascontiguousarray(v) for k, v in DECODE.prepare(problem, inputs).items()}
+    buffers |= {name: np.zeros(size, np.uint8) for name, size in launch.workspace.items()}
+    buffers["out"] = np.full((problem.M, problem.N), np.nan, np.float16)
+    interpreter.run(DECODE.build(config, "sm_90a"), launch, buffers)
+    return buffers["out"]
+
+
+def tokens(kind, shape, rng):
+    """Return activations of a kind: the largest, none, one a row, subnormal, all sizes at once."""
+    if kind == "largest":
+        return np.where(rng.random(shape) < 0.5, -65504, 65504).astype(np.float16)
+    if kind == "one-hot":
+        x = np.zeros(shape, np.float16)
+        x[np.arange(shape[0]), rng.integers(0, shape[1], shape[0])] = 65504
+        return x
+    if kind == "subnormal":
+        return (rng.integers(-1023, 1024, shape) * 2.0**-24).astype(np.float16)
+    if kind == "every size":
+        return (rng.standard_normal(shape) * 2.0 ** rng.integers(-24, 15, shape)).astype(np.float16)
+    return np.zeros(shape, np.float16)
+
+
+def through_fp16_weights(inputs):
+    """Return what a kernel that rounds each weight to fp16 computes, and the exact result."""
+    groups = len(inputs["scales"])
+    scales = np.repeat(inputs["scales"], len(inputs["codes"]) // groups, axis=0)
+    zero = 8.0
+    if "zero_points" in inputs:
+        zero = np.repeat(inputs["zero_points"], len(inputs["codes"]) // groups, axis=0)
+    codes = inputs["codes"].astype(np.float64) - zero
+    weights = (codes * scales.astype(np.float64)).astype(np.float16)
+    return inputs["x"].astype(np.float64) @ weights.astype(np.float64)
+
+
+@pytest.mark.parametrize("kind", ["largest", "zeros", "one-hot", "subnormal", "every size"])
+@pytest.mark.parametrize("zero_points", ["none", "gptq_v2"])
+@pytest.mark.parametrize("scale", [2.0**-24, 2.0**-10, 4.0])
+def test_activations_and_scales_of_every_size(kind, zero_points, scale, rng):
+    problem = W4A16Problem(5, 64, 256, 64, zero_points)
+    inputs = dict(DECODE.op.make_inputs(problem, rng))
+    inputs["x"] = tokens(kind, inputs["x"].shape, rng)
+    inputs["scales"] = np.full_like(inputs["scales"], scale)
+    got = run(problem, inputs, SMALL).astype(np.float64)
+    want = w4a16_gemm(**inputs).astype(np.float64)
+    # fp16 holds 65504 at most; what is rounded to it is not this kernel's doing
+    limit = np.abs(want) < 65504
+    assert np.isinf(got[~limit]).all() or (np.abs(got[~limit]) >= 65504).all()
+    rounded = through_fp16_weights(inputs)
+    ours, theirs = np.abs(got - want)[limit], np.abs(rounded - want)[limit]
+    # one rounding to fp16 (2^-11, or half of the smallest subnormal), and fp32 sums
+    magnitude = np.abs(inputs["x"].astype(np.float64)) @ np.full((256, 64), 15 * scale)
+    bound = 2.0**-11 * np.abs(want) + 2.0**-25 + 2.0**-20 * magnitude
+    assert (ours <= bound[limit]).all()
+    assert ours.sum() <= theirs.sum() + bound[limit].sum()
+
+
+def test_a_token_s_weight_of_zero_takes_nothing_from_the_others(rng):
+    """Codes minus zero points are exact: a huge activation times zero leaves small ones alone."""
+    problem = W4A16Problem(1, 64, 128, 128)
+    inputs = dict(DECODE.op.make_inputs(problem, rng))
+    codes = inputs["codes"].copy()
+    codes[17] = 8
+    inputs["codes"] = codes
+    inputs["x"] = inputs["x"].copy()
+    inputs["x"][0, 17] = 65504
+    got = run(problem, inputs, SMALL)
+    want = w4a16_gemm(**inputs)
+    assert np.abs(got - want).max() <= 2.0**-10 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("zero_points", ["none", "gptq"])
+@pytest.mark.parametrize("group_size", [128, 64, 32, -1])
+@pytest.mark.parametrize("rows", [8, 16, 32])
+def test_defaults_of_every_kind_compile_without_spills(rows, group_size, zero_points):
+    problem = W4A16Problem(rows, 4096, 4096, group_size, zero_points)
+    binary = build(DECODE, DECODE.default(problem, H200), "sm_90a")
+    assert binary.spill_bytes == 0
+    assert binary.stack_bytes == 0
+    assert "griddepcontrol.wait" in binary.ptx
+
+
+@pytest.mark.parametrize("rows", [8, 16, 32])
+def test_bf16_compiles_without_spills(rows):
+    config = replace(DECODE.default(W4A16Problem(rows, 4096, 4096), H200), dtype="bf16")
+    binary = build(DECODE, config, "sm_90a")
+    assert binary.spill_bytes == 0
+    assert "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32" in binary.ptx
+
+
+def test_an_architecture_without_early_start_has_none():
+    binary = build(DECODE, DECODE.default(W4A16Problem(8, 4096, 4096), KNOWN["a100"]), "sm_80")
+    assert "griddepcontrol" not in binary.ptx
+    assert binary.spill_bytes == 0
