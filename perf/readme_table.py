@@ -22,13 +22,15 @@ SHAPES = {
     (4096, 28672): "Llama-3-8B gate_up",
     (14336, 4096): "Llama-3-8B down",
     (8192, 8192): "Llama-3-70B o",
+    (8192, 28672): "Llama-3-70B gate or up",
     (28672, 8192): "Llama-3-70B down",
 }
-SIZES_M = (1, 16, 256)
-KERNELS = ("marlin", "w4a16_gptq")
+SIZES_M = (1, 16, 64, 256)
+KERNELS = ("decode", "prefill", "marlin", "w4a16_gptq")
+_COLUMNS = (*(f"`{kernel}`" for kernel in KERNELS), "best 4-bit peer", "cuBLAS fp16")
 HEAD = (
-    "| K × N | M | `marlin` | `w4a16_gptq` | best 4-bit peer | cuBLAS fp16 |",
-    "|---|--:|--:|--:|--:|--:|",
+    "| K × N | M | " + " | ".join(_COLUMNS) + " |",
+    "|---|--:|" + "--:|" * len(_COLUMNS),
 )
 
 
