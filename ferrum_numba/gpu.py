@@ -167,6 +167,11 @@ def _unmet(kind: Any, value: object) -> str | None:
     return f"{'an integer' if kind is int else 'a number'} above 0"
 
 
+def is_hopper_or_later(arch: str) -> bool:
+    """Return whether an architecture has clusters and programmatic dependent launches."""
+    return int(arch.removeprefix("sm_").rstrip("af")) >= 90
+
+
 def driver_present() -> bool:
     """Return whether there is a CUDA driver and it sees a GPU; safe where there is neither."""
     return not isinstance(_driver_gpus(), str)

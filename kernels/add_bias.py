@@ -19,9 +19,9 @@ from numba.cuda.types import uint32, uint64
 
 from ferrum_numba.contract import Kernel, Launch, Op, Program, Tolerance, Work, pointers, sizes
 from ferrum_numba.errors import ConfigError, ProblemError
-from ferrum_numba.kernels.dtypes import DTYPES
-from ferrum_numba.ptx.convert import pack_bf16x2, pack_f16x2, unpack_bf16x2, unpack_f16x2
+from ferrum_numba.kernels.dtypes import DTYPES, HALVES
 from ferrum_numba.ptx.memory import ld_global_nc_v4, ld_global_v4, st_global_v4
+from ferrum_numba.ptx.tile import PACK, UNPACK
 from ferrum_numba.reference.add_bias import add_bias
 from ferrum_numba.space import space
 
@@ -150,9 +150,8 @@ class AddBias(Kernel):
 
 def _build(config):
     num_threads, rows = config.num_threads, config.rows
-    is_f16 = config.dtype == "fp16"
-    unpack = unpack_f16x2 if is_f16 else unpack_bf16x2
-    pack = pack_f16x2 if is_f16 else pack_bf16x2
+    half = HALVES[config.dtype]
+    unpack, pack = UNPACK[half], PACK[half]
 
     @cuda.jit(device=True, inline="always")
     def add(a, b):

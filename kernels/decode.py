@@ -35,6 +35,7 @@ from dataclasses import dataclass, replace
 
 from ferrum_numba.contract import Kernel, Launch, Program, pointers, sizes
 from ferrum_numba.errors import ConfigError
+from ferrum_numba.gpu import is_hopper_or_later
 from ferrum_numba.kernels import packed as layout
 from ferrum_numba.kernels.decode_program import build
 from ferrum_numba.kernels.w4a16 import OP
@@ -281,7 +282,7 @@ class Decode(Kernel):
 
     def build(self, config, arch):
         """Return the program: Grid: stripes; Block: warps_n * warps_k warps; smem: x + sums."""
-        early = config.early and _has_early(arch)
+        early = config.early and is_hopper_or_later(arch)
         return Program(
             build(config, early),
             PARAMETERS,
@@ -324,22 +325,17 @@ class Decode(Kernel):
         )
 
 
-def _has_early(arch):
-    """Return whether an architecture has clusters and programmatic dependent launches."""
-    return int("".join(c for c in arch if c.isdigit())) >= 90
-
-
 def _unfit(config, gpu):
     """Return why a config cannot run on a GPU, whatever the problem, or None."""
-    if config.early and not _has_early(gpu.arch):
+    if config.early and not is_hopper_or_later(gpu.arch):
         return f"{gpu.name} has no programmatic dependent launch"
-    if config.cluster > 1 and not _has_early(gpu.arch):
+    if config.cluster > 1 and not is_hopper_or_later(gpu.arch):
         return f"{gpu.name} has no clusters"
     # a SM gives its registers to warps by fours
     warps = -(-config.num_warps * config.blocks_per_sm // 4) * 4
     registers = min(255, 65536 // (32 * warps) // 8 * 8)
     # before sm_90 there are fewer uniform registers to keep addresses in
-    needed = config.registers if _has_early(gpu.arch) else config.registers + 80
+    needed = config.registers if is_hopper_or_later(gpu.arch) else config.registers + 80
     if registers < needed:
         return f"needs {needed} registers a thread; {warps} warps leave {registers}"
     needed = (config.smem_bytes + gpu.smem_reserved) * config.blocks_per_sm

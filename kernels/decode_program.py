@@ -3,14 +3,9 @@
 from numba import cuda
 from numba.cuda.types import float32, uint32, uint64
 
+from ferrum_numba.kernels.dtypes import HALVES
 from ferrum_numba.ptx.asynchronous import cp_async_16_ca, cp_async_commit, cp_async_wait
-from ferrum_numba.ptx.convert import (
-    pack_bf16x2,
-    pack_f16x2,
-    splat_f32,
-    unpack_bf16x2,
-    unpack_f16x2,
-)
+from ferrum_numba.ptx.convert import splat_f32
 from ferrum_numba.ptx.decode import (
     TILE_BYTES,
     add_slots,
@@ -43,7 +38,7 @@ from ferrum_numba.ptx.sync import (
     ld_shared_cluster_v4,
     mapa,
 )
-from ferrum_numba.ptx.tile import add_tile
+from ferrum_numba.ptx.tile import PACK, UNPACK, add_tile
 
 # sums of other blocks that a lane reads before it adds the first
 SLOTS_AT_ONCE = 4
@@ -83,7 +78,7 @@ def build(config, early):
     load_scales = load_words(max(half_groups, 1), 4)
     load_zeros = load_words(max(zero_rows, 2), 1)
     load_x = load_tokens(half_tiles, n_tiles, x_row_bytes)
-    half = "bf16" if config.dtype == "bf16" else "f16"
+    half = HALVES[config.dtype]
     # where both halves are of one group, the sums of a whole step are scaled at once
     carries = has_groups and not two_scales
     multiply = multiply_step(half_tiles, n_tiles, half, 0 if carries else half_groups, zero_rows)
@@ -92,8 +87,7 @@ def build(config, early):
     store_sums = store_columns(n_tiles, sums_row_bytes)
     add_sums = add_tile("shared", 4, 16)
     add_partials = add_slots(slots_at_once, partial_bytes)
-    pack_pair = pack_bf16x2 if config.dtype == "bf16" else pack_f16x2
-    unpack_pair = unpack_bf16x2 if config.dtype == "bf16" else unpack_f16x2
+    pack_pair, unpack_pair = PACK[half], UNPACK[half]
 
     @cuda.jit(device=True, inline="always")
     def locate(packed, n, k_step, slice_id):

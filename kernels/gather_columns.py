@@ -24,6 +24,7 @@ from numba.cuda.types import uint32, uint64
 
 from ferrum_numba.contract import Kernel, Launch, Op, Program, Tolerance, Work, pointers, sizes
 from ferrum_numba.errors import ConfigError, ProblemError
+from ferrum_numba.gpu import is_hopper_or_later
 from ferrum_numba.ptx.asynchronous import cp_async_16, cp_async_commit, cp_async_wait
 from ferrum_numba.ptx.memory import ld_global_nc_v4, ld_global_u16, ld_shared_u16, st_global_v4
 from ferrum_numba.ptx.special import smem_base
@@ -126,7 +127,7 @@ class GatherColumns(Kernel):
 
     def configs(self, gpu):
         """Return the space; programmatic launches where the GPU has them."""
-        return tuple(c for c in CONFIGS if not c.programmatic or _is_programmatic(gpu.arch))
+        return tuple(c for c in CONFIGS if not c.programmatic or is_hopper_or_later(gpu.arch))
 
     def refuses(self, problem):
         """Run every problem."""
@@ -139,7 +140,7 @@ class GatherColumns(Kernel):
 
     def misfit(self, config, problem, gpu):
         """Return why this config does not fit this problem on this GPU, or None."""
-        if config.programmatic and not _is_programmatic(gpu.arch):
+        if config.programmatic and not is_hopper_or_later(gpu.arch):
             return f"a programmatic launch needs sm_90 or later; {gpu.name} is {gpu.arch}"
         if config.rows >= 2 * problem.M:
             return f"half of rows = {config.rows} holds all of M = {problem.M}"
@@ -175,10 +176,6 @@ class GatherColumns(Kernel):
         grid = (-(-problem.M // config.rows), blocks, 1)
         scalars = {"m": problem.M, "k": problem.K}
         return Launch(grid, scalars, programmatic=config.programmatic)
-
-
-def _is_programmatic(arch):
-    return int(arch.removeprefix("sm_").rstrip("af")) >= 90
 
 
 def _build(config):

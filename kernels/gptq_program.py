@@ -3,13 +3,14 @@
 from numba import cuda
 from numba.cuda.types import float32, uint32, uint64
 
+from ferrum_numba.kernels.dtypes import HALVES
 from ferrum_numba.ptx.asynchronous import (
     cp_async_4,
     cp_async_16_zfill,
     cp_async_commit,
     cp_async_wait,
 )
-from ferrum_numba.ptx.convert import splat_f32, unpack_bf16x2, unpack_f16x2
+from ferrum_numba.ptx.convert import splat_f32
 from ferrum_numba.ptx.gptq_tile import (
     dequantize_column,
     load_groups,
@@ -28,7 +29,7 @@ from ferrum_numba.ptx.memory import (
 )
 from ferrum_numba.ptx.special import smem_base
 from ferrum_numba.ptx.sync import fence_acq_rel_gpu
-from ferrum_numba.ptx.tile import add_tile, store_tile
+from ferrum_numba.ptx.tile import UNPACK, add_tile, store_tile
 
 # rows of one word: all of them lie in one group where the group size is a multiple
 WORD_ROWS = 8
@@ -40,8 +41,8 @@ def build(config):
     """Return the kernel of a config: a function of the parameters of `W4A16Gptq`, in order."""
     tile_m, tile_n, tile_k = config.tile_m, config.tile_n, config.tile_k
     num_stages, num_threads = config.num_stages, config.num_threads
-    half = {"fp16": "f16", "bf16": "bf16"}[config.dtype]
-    unpack = {"fp16": unpack_f16x2, "bf16": unpack_bf16x2}[config.dtype]
+    half = HALVES[config.dtype]
+    unpack = UNPACK[half]
     by_row = config.group_rows == 1
     steps, in_flight = tile_k // STEP_K, num_stages - 2
     steps_per_group = max(1, config.group_rows // STEP_K)

@@ -3,13 +3,14 @@
 from numba import cuda
 from numba.cuda.types import float32, uint32, uint64
 
+from ferrum_numba.kernels.dtypes import HALVES
 from ferrum_numba.ptx.asynchronous import (
     cp_async_16,
     cp_async_16_zfill,
     cp_async_commit,
     cp_async_wait,
 )
-from ferrum_numba.ptx.convert import splat_f32, unpack_bf16x2, unpack_f16x2
+from ferrum_numba.ptx.convert import splat_f32
 from ferrum_numba.ptx.dequantize import dequantize as make_dequantize
 from ferrum_numba.ptx.memory import (
     atom_add_acq_rel_gpu,
@@ -24,7 +25,14 @@ from ferrum_numba.ptx.memory import (
 )
 from ferrum_numba.ptx.special import smem_base
 from ferrum_numba.ptx.sync import fence_acq_rel_gpu
-from ferrum_numba.ptx.tile import add_tile, ldmatrix_tile, mma_tile, store_tile, store_tile_rounded
+from ferrum_numba.ptx.tile import (
+    UNPACK,
+    add_tile,
+    ldmatrix_tile,
+    mma_tile,
+    store_tile,
+    store_tile_rounded,
+)
 
 
 def build(config):
@@ -33,8 +41,8 @@ def build(config):
     num_threads, num_stages, warps_k = config.num_threads, config.num_stages, config.warps_k
     group_size, per_channel = config.group_size, config.group_size < 0
     has_zeros = config.has_zeros
-    half = {"fp16": "f16", "bf16": "bf16"}[config.dtype]
-    unpack = {"fp16": unpack_f16x2, "bf16": unpack_bf16x2}[config.dtype]
+    half = HALVES[config.dtype]
+    unpack = UNPACK[half]
     warps_n, m_blocks = tile_n // 64, tile_m // 16
     steps = tile_k // 16 // warps_k  # mma steps of one warp in a stage
     groups_in_stage = config.scale_rows > 1

@@ -3,7 +3,8 @@
 from numba import cuda
 from numba.cuda.types import float32, uint32
 
-from ferrum_numba.kernels.prefill_schedule import HALVES, ROW_BYTES
+from ferrum_numba.kernels.dtypes import HALVES
+from ferrum_numba.kernels.prefill_schedule import ROW_BYTES
 from ferrum_numba.ptx.asynchronous import mbarrier_arrive
 from ferrum_numba.ptx.convert import splat_f32
 from ferrum_numba.ptx.dequantize import dequantize as make_dequantize

@@ -3,7 +3,8 @@
 from numba import cuda
 from numba.cuda.types import float32, uint32, uint64
 
-from ferrum_numba.kernels.prefill_schedule import HALVES, make_schedule
+from ferrum_numba.kernels.dtypes import HALVES
+from ferrum_numba.kernels.prefill_schedule import make_schedule
 from ferrum_numba.ptx.accumulator import store_accumulator_transposed
 from ferrum_numba.ptx.convert import bf16_to_f32, f16_to_f32
 from ferrum_numba.ptx.memory import (

@@ -6,7 +6,6 @@ from numba.cuda.types import uint32
 CONSUMER_WARPS, PRODUCER_WARPS = 8, 4
 # bytes of a row of x in a stage: 64 of K, which is also what the swizzle repeats in
 ROW_BYTES = 128
-HALVES = {"fp16": "f16", "bf16": "bf16"}
 
 
 def make_schedule(config):

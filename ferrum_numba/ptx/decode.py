@@ -12,14 +12,15 @@ The accumulator is F32 x 16*n_tiles, element ((j * n_tiles + block) * 4 + c): su
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Literal
 
 import numpy as np
 
+from ferrum_numba.ptx.arithmetic import ROUND, widen
+from ferrum_numba.ptx.dequantize import Half
 from ferrum_numba.ptx.instruction import F32, U32, U64, Array, Instruction, Lanes, instruction
-from ferrum_numba.ptx.mma import ldmatrix_x4, mma_m16n8k16_bf16, mma_m16n8k16_f16
+from ferrum_numba.ptx.mma import ldmatrix_x4
+from ferrum_numba.ptx.tile import MMA
 
-Half = Literal["f16", "bf16"]
 # bytes of a tile: 16 of each lane
 TILE_BYTES = 512
 # sub-tiles of 16 columns in a tile
@@ -278,9 +279,9 @@ class _Shape:
         return lines
 
     def twin(self, words: Array, tokens: Array, scales: Array, zeros: Array, acc: Array) -> Array:
-        multiply: Any = mma_m16n8k16_f16 if self.half == "f16" else mma_m16n8k16_bf16
+        multiply = MMA[self.half]
         out = acc.reshape(len(acc), SUBTILES, self.n_tiles, 4).copy()
-        factors = _widen(scales, self.half).reshape(len(acc), -1, SUBTILES, 2).repeat(2, axis=3)
+        factors = widen(scales, self.half).reshape(len(acc), -1, SUBTILES, 2).repeat(2, axis=3)
         for group, j in np.ndindex(max(self.groups, 1), SUBTILES):
             zero = np.full((len(acc), 2), SYMMETRIC_ZERO_POINT)
             if self.zero_points:
@@ -317,7 +318,7 @@ def scale_sums(n_tiles: int, half: Half) -> Instruction:
             lines.append(f"fma.rn.f32 {d}, {p}, s{i % 4 // 2}, {d};")
 
     def twin(sums: Array, scales: Array, acc: Array) -> Array:
-        factors = _widen(scales, half).reshape(len(acc), SUBTILES, 1, 2, 1)
+        factors = widen(scales, half).reshape(len(acc), SUBTILES, 1, 2, 1)
         fragments = sums.reshape(len(acc), SUBTILES, n_tiles, 2, 2).astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             return ((fragments * factors).reshape(acc.shape) + acc).astype(np.float32)
@@ -337,18 +338,7 @@ def _operand_a(word: Array, zero: Array, half: Half) -> Array:
     codes = codes - zero.astype(np.float32).reshape(-1, 1, 2, 1)
     # a register is a pair; a1 is the second column, a2 the lower rows
     pairs = np.ascontiguousarray(codes.transpose(0, 3, 2, 1)).reshape(-1, 4, 2)
-    if half == "f16":
-        return pairs.astype(np.float16).view(np.uint32)[..., 0]
-    # small integers are exact in bf16: the upper half of an fp32
-    bits = (pairs.view(np.uint32) >> 16).astype(np.uint16)
-    return np.ascontiguousarray(bits).view(np.uint32)[..., 0]
-
-
-def _widen(registers: Array, half: Half) -> Array:
-    halves = np.ascontiguousarray(registers).view(np.uint16)
-    if half == "f16":
-        return halves.view(np.float16).astype(np.float64)
-    return (halves.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    return np.ascontiguousarray(ROUND[half](pairs)).view(np.uint32)[..., 0]
 
 
 @cache

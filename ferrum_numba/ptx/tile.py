@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from ferrum_numba.ptx.convert import pack_bf16x2, pack_f16x2
+from ferrum_numba.ptx.convert import pack_bf16x2, pack_f16x2, unpack_bf16x2, unpack_f16x2
 from ferrum_numba.ptx.dequantize import Half
 from ferrum_numba.ptx.instruction import F32, U32, U64, Array, Instruction, Lanes
 from ferrum_numba.ptx.mma import ldmatrix_x4, mma_m16n8k16_bf16, mma_m16n8k16_f16
@@ -22,6 +22,7 @@ from ferrum_numba.ptx.mma import ldmatrix_x4, mma_m16n8k16_bf16, mma_m16n8k16_f1
 Space = Literal["shared", "global"]
 MMA = {"f16": mma_m16n8k16_f16, "bf16": mma_m16n8k16_bf16}
 PACK = {"f16": pack_f16x2, "bf16": pack_bf16x2}
+UNPACK = {"f16": unpack_f16x2, "bf16": unpack_bf16x2}
 
 
 @cache
