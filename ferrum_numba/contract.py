@@ -169,6 +169,33 @@ class Program:
 
 
 @dataclass(frozen=True)
+class Matmul:
+    """A product of plain row-major matrices that cuBLAS computes after a launch.
+
+    out[m, n] = round(sum_k a[m, k] * b[k, n]), the sums in fp32
+
+    a, b, out, scratch: buffers by name; [M, K], [K, N], [M, N], and what cuBLAS works in
+    dtype:              "fp16" or "bf16", of all three
+    scratch_bytes:      size of the scratch
+    """
+
+    a: str
+    b: str
+    out: str
+    scratch: str
+    M: int
+    N: int
+    K: int
+    dtype: str
+    scratch_bytes: int
+
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        """Names of the buffers, as `launch.cublas` takes their addresses."""
+        return self.a, self.b, self.out, self.scratch
+
+
+@dataclass(frozen=True)
 class Launch:
     """How one program is launched for one problem.
 
@@ -178,6 +205,7 @@ class Launch:
                   the kernel leaves what must be zero at zero
     co_resident:  the blocks wait for each other, so all of them must fit on the GPU at once
     programmatic: may start before its predecessor ends (programmatic dependent launch)
+    then:         what cuBLAS computes when the program has ended
     """
 
     grid: tuple[int, int, int]
@@ -185,6 +213,7 @@ class Launch:
     workspace: Mapping[str, int] = field(default_factory=dict)
     co_resident: bool = False
     programmatic: bool = False
+    then: Matmul | None = None
 
 
 class Kernel(ABC):
@@ -202,6 +231,8 @@ class Kernel(ABC):
     op: Op
     config: type
     summary: str
+    # whether its launches go on with cuBLAS, which not every machine has
+    needs_cublas: bool = False
 
     @abstractmethod
     def configs(self, gpu: Gpu) -> Sequence[Config]:

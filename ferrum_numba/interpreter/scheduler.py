@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ferrum_numba.contract import Launch, Program
+from ferrum_numba.contract import Launch, Matmul, Program
 from ferrum_numba.errors import InterpreterError
 from ferrum_numba.interpreter.barriers import Barrier
 from ferrum_numba.interpreter.block import Block, Index, Machine
@@ -49,6 +49,17 @@ def run(
     with np.errstate(all="ignore"):
         _run_all(machine, clusters, launch.co_resident)
     machine.memory.write_back(buffers)
+    if launch.then is not None:
+        _multiply(launch.then, buffers)
+
+
+def _multiply(matmul: Matmul, buffers: Mapping[str, Array]) -> None:
+    """Do what cuBLAS does after the program, in place."""
+    M, N, K = matmul.M, matmul.N, matmul.K
+    out = buffers[matmul.out]
+    a, b = (buffers[name].reshape(-1).view(out.dtype) for name in (matmul.a, matmul.b))
+    sums = a.reshape(M, K).astype(np.float32) @ b[: K * N].reshape(K, N).astype(np.float32)
+    out[:] = sums.astype(out.dtype).reshape(out.shape)
 
 
 def _arguments(program: Program, launch: Launch, memory: GlobalMemory) -> Iterator[Any]:

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from cuda.bindings import driver
 
-from ferrum_numba.contract import Launch, Parameter
+from ferrum_numba.contract import Launch, Matmul, Parameter
 from ferrum_numba.errors import LaunchError
+from ferrum_numba.launch import cublas
 from ferrum_numba.launch.device import Device, call, failure
 from ferrum_numba.launch.interop import pointer, stream_handle
 
@@ -186,6 +187,43 @@ class Repeated:
             self._prepared(stream)
 
 
+class Followed:
+    """A launch and cuBLAS's product after it, on other buffers with every call, by any thread.
+
+    Call it with a stream's handle and the addresses of `Loaded.pointers`.
+    """
+
+    __slots__ = ("_count", "_cublas", "_first", "_matmul")
+
+    def __init__(self, first: Repeated, count: int, matmul: Matmul, library: cublas.Cublas) -> None:
+        self._first, self._count = first, count
+        self._matmul, self._cublas = matmul, library
+
+    def __call__(self, stream: int, addresses: Sequence[int]) -> None:
+        """Launch both on a stream.
+
+        Raises:
+            LaunchError: the driver or cuBLAS refused.
+        """
+        self._first(stream, addresses[: self._count])
+        self._cublas(stream, self._matmul, addresses[self._count :])
+
+
+class Fixed:
+    """A launch and cuBLAS's product after it, on buffers that it keeps alive."""
+
+    __slots__ = ("_addresses", "_both", "_keep")
+
+    def __init__(self, both: Followed, names: Sequence[str], buffers: Mapping[str, Any]) -> None:
+        self._both = both
+        self._addresses = tuple(pointer(buffers[name]) for name in names)
+        self._keep = tuple(buffers.values())
+
+    def __call__(self, stream: Any) -> None:
+        """Launch both on a stream: an int handle or any library's stream object."""
+        self._both(stream_handle(stream), self._addresses)
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A binary in a GPU's context."""
@@ -194,26 +232,39 @@ class Loaded:
     device: Device
     function: Any
 
-    def prepare(self, launch: Launch, pointers: Mapping[str, Any]) -> Prepared:
+    def pointers(self, launch: Launch) -> list[str]:
+        """Return the names of the buffers of a launch: its pointers, then those of cuBLAS."""
+        names = [p.name for p in self.binary.parameters if p.kind == "pointer"]
+        return names if launch.then is None else [*names, *launch.then.buffers]
+
+    def prepare(self, launch: Launch, pointers: Mapping[str, Any]) -> Prepared | Fixed:
         """Return a launch with its arguments packed.
 
         Args:
-            pointers: whatever `interop.pointer` takes, by parameter name
+            pointers: whatever `interop.pointer` takes, by name
+
+        Raises:
+            LaunchError: it cannot run: the message has the numbers.
+        """
+        if launch.then is None:
+            self._refuse(launch)
+            return Prepared(self, launch, pointers)
+        both = self.repeated(launch)
+        assert isinstance(both, Followed)
+        return Fixed(both, self.pointers(launch), pointers)
+
+    def repeated(self, launch: Launch) -> Repeated | Followed:
+        """Return a launch that is given the addresses of `pointers` with every call.
 
         Raises:
             LaunchError: it cannot run: the message has the numbers.
         """
         self._refuse(launch)
-        return Prepared(self, launch, pointers)
-
-    def repeated(self, launch: Launch) -> Repeated:
-        """Return a launch whose pointers are given with every call.
-
-        Raises:
-            LaunchError: it cannot run: the message has the numbers.
-        """
-        self._refuse(launch)
-        return Repeated(self, launch)
+        first = Repeated(self, launch)
+        if launch.then is None:
+            return first
+        count = len(self.pointers(launch)) - len(launch.then.buffers)
+        return Followed(first, count, launch.then, cublas.of_device(self.device.index))
 
     def _refuse(self, launch: Launch) -> None:
         if any(size < 1 for size in launch.grid):

@@ -28,6 +28,7 @@ class MarlinLinear(Linear):
         store: Literal["marlin", "raw"] | None = None,
         dtype: str = "fp16",
         bias_mode: Literal["fused", "two_step"] = "fused",
+        dense: bool = False,
     ) -> MarlinLinear:
         """Put a checkpoint's layer on a device.
 
@@ -39,11 +40,15 @@ class MarlinLinear(Linear):
             dtype:     "fp16" or "bf16", of x and out; scales and bias are rounded to it once
             bias_mode: "fused" rounds once; "two_step" rounds before and after the bias is added, as
                        ferrum-kernels does
+            dense:     very many rows may run with the whole weight dequantised, where that was
+                       measured to be faster: 2 * K * N bytes of scratch a stream. Needs a packed
+                       layer and cuBLAS
 
         Raises:
             ProblemError: the layer cannot be held so; it names the layer and says why.
             DeviceError:  no such device.
         """
-        return cls(
-            make_store([layer], 1, store=store, device=device, dtype=dtype, bias_mode=bias_mode)
-        )
+        made = make_store([layer], 1, store=store, device=device, dtype=dtype, bias_mode=bias_mode)
+        if dense:
+            made.allow_dense()
+        return cls(made)

@@ -21,7 +21,7 @@ from ferrum_numba.contract import Config, Kernel, Problem
 from ferrum_numba.kernels.add_bias import AddBias, AddBiasProblem
 from ferrum_numba.kernels.gather_columns import GatherColumns, GatherProblem
 from ferrum_numba.kernels.w4a16 import W4A16Problem
-from ferrum_numba.launch import Device, Loaded, Repeated, load
+from ferrum_numba.launch import Device, Followed, Loaded, Repeated, load
 from ferrum_numba.linear.choice import best, recorded
 from ferrum_numba.results import Row
 
@@ -47,7 +47,7 @@ class Task:
 class Step:
     """One launch of a plan, and what picks the addresses it takes, in its own order."""
 
-    launch: Repeated
+    launch: Repeated | Followed
     pick: Callable[[Mapping[str, int]], tuple[int, ...]]
 
 
@@ -109,8 +109,7 @@ class Plans:
         if loaded is None:
             loaded = self._loaded[binary.fingerprint] = load(binary, self._device)
         launch = kernel.launch(config, problem, gpu)
-        names = [p.name for p in binary.parameters if p.kind == "pointer"]
-        pick = itemgetter(*(renamed.get(name, name) for name in names))
+        pick = itemgetter(*(renamed.get(name, name) for name in loaded.pointers(launch)))
         return Step(loaded.repeated(launch), pick), launch.workspace
 
     def _make(self, task: Task) -> Plan:

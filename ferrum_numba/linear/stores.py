@@ -17,9 +17,10 @@ from ferrum_numba.contract import Array, Kernel
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.gptq.repack import marlin_weight
 from ferrum_numba.gptq.tensors import GptqTensors, zero_words
-from ferrum_numba.kernels import PACKED, RAW
+from ferrum_numba.kernels import DENSE, PACKED, RAW
 from ferrum_numba.kernels.packed import padded_shape
 from ferrum_numba.kernels.w4a16 import W4A16Problem
+from ferrum_numba.launch import lacking
 from ferrum_numba.linear.plan import Plan, Task
 from ferrum_numba.linear.repacker import Repacker
 from ferrum_numba.linear.runtime import Runtime, runtime
@@ -36,6 +37,7 @@ class Store(ABC):
 
     kind:     "marlin" or "raw"
     kernels:  those that read this layout
+    dense_kernels: more of them, which need scratch for a whole weight
     optional: operands that only some weights have; their kernels never read them without
     weight:   its shape and kind
     operands: its arrays by name, a slab an expert
@@ -45,6 +47,7 @@ class Store(ABC):
 
     kind: ClassVar[str]
     kernels: ClassVar[tuple[Kernel, ...]]
+    dense_kernels: ClassVar[tuple[Kernel, ...]] = ()
     optional: ClassVar[tuple[str, ...]]
 
     def __init__(self, weight: Weight, operands: Slabs, on: Runtime | None) -> None:
@@ -52,6 +55,23 @@ class Store(ABC):
         self.operands = operands
         self.runtime = on
         self.plans: dict[int, Plan] = {}
+        self._dense: tuple[Kernel, ...] = ()
+
+    def allow_dense(self) -> None:
+        """Let kernels run that need scratch for a whole weight; before anything has run.
+
+        Raises:
+            ProblemError: there are none for this layout, or this machine cannot run them.
+        """
+        if not self.dense_kernels:
+            raise ProblemError(
+                f"{self.weight.name}: dense = True needs a packed weight; it is in store "
+                f'"{self.kind}"'
+            )
+        lacks = {lacking(kernel) for kernel in self.dense_kernels} if self.runtime else {None}
+        if None not in lacks:
+            raise ProblemError(f"{self.weight.name}: dense = True {lacks.pop()}")
+        self._dense = self.dense_kernels
 
     @classmethod
     def from_gptq(
@@ -126,7 +146,7 @@ class Store(ABC):
         problem = self.problem(M)
         if bias:
             problem = replace(problem, bias=True)
-        return Task(problem, self.kernels, two_step=self.weight.two_step)
+        return Task(problem, self.kernels + self._dense, two_step=self.weight.two_step)
 
     @classmethod
     @abstractmethod
@@ -163,6 +183,7 @@ class MarlinStore(Store):
 
     kind = "marlin"
     kernels = PACKED
+    dense_kernels = DENSE
     optional = ("zero_points", "bias", "perm")
 
     @classmethod

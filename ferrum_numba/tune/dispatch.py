@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.contract import Config, Kernel, Problem, describe
 from ferrum_numba.errors import ProblemError
+from ferrum_numba.launch import lacking
 from ferrum_numba.measure import compare
 from ferrum_numba.results import Row, same
 
@@ -82,11 +83,12 @@ def choose(
     The winner of this very problem; else of the nearest of its kind, which differs in sizes alone;
     else the default of the first kernel that can run it. A stored config that its kernel no longer
     has, or that does not fit, is passed over; a field that came later than the row is at its
-    default.
+    default. A kernel that goes on with cuBLAS is passed over where there is none.
 
     Raises:
         ProblemError: no kernel can run it; says why each cannot.
     """
+    kernels = [kernel for kernel in kernels if lacking(kernel) is None]
     by_name = {kernel.name: kernel for kernel in kernels}
     op = {kernel.op.name: kernel.op for kernel in kernels if isinstance(problem, kernel.op.problem)}
     measured = [

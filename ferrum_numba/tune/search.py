@@ -14,6 +14,7 @@ from ferrum_numba import results
 from ferrum_numba.compile import Binary, blocks_per_sm
 from ferrum_numba.contract import Config, Kernel, Problem, describe
 from ferrum_numba.errors import BuildError
+from ferrum_numba.launch import lacking
 from ferrum_numba.measure import median_interval, read_clocks
 from ferrum_numba.results import ResultFile, Row
 from ferrum_numba.tune.exclusive import compute_processes, exclusive
@@ -206,7 +207,8 @@ class _Run:
             return self._blank(kernel, config, problem, "build failed", str(binary))
         row = self._blank(kernel, config, problem, "pruned", "")
         row.update(_resources(binary, self.task.gpu))
-        row["reason"] = does_not_fit((kernel, config, problem), binary, self.task.gpu) or ""
+        misfit = does_not_fit((kernel, config, problem), binary, self.task.gpu)
+        row["reason"] = lacking(kernel) or misfit or ""
         if row["reason"]:
             return row
         known = self.store.known(row)
