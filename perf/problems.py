@@ -48,6 +48,12 @@ MODELS: dict[str, dict[str, Shape]] = {
         "down": Shape(21504, 5376),
     },
 }  # fmt: skip
+# a curve from one token to a long prompt: the sizes that tiles divide, and one row more
+CURVE = (
+    1, 2, 4, 8, 9, 12, 16, 17, 24, 32, 33, 48, 64, 65, 96, 128, 129, 192, 256, 257, 384, 512, 768,
+    1024, 1536, 2048, 3072, 4096, 8192,
+)  # fmt: skip
+CURVE_SHAPES = (Shape(4096, 4096), Shape(8192, 8192))
 PEER_SHAPES = (
     Shape(4096, 4096), Shape(4096, 14336), Shape(14336, 4096), Shape(8192, 8192),
     Shape(8192, 28672), Shape(28672, 8192),
@@ -69,4 +75,5 @@ def cross(
 PROBLEM_SETS: Mapping[str, tuple[Problem, ...]] = {
     **{model: cross(shapes.values(), SWEEP) for model, shapes in MODELS.items()},
     "h200-peers": cross(PEER_SHAPES, PEER_ROWS),
+    "curve": cross(CURVE_SHAPES, CURVE),
 }

@@ -9,6 +9,7 @@ from typing import Any
 
 from ferrum_numba.report import figures
 from ferrum_numba.report.blocks import Block, Heading, Paragraph, Picture, Table
+from ferrum_numba.report.curve import curve_tables
 from ferrum_numba.report.data import Board, Sources, machines
 from ferrum_numba.report.other_tables import (
     check_failures,
@@ -35,6 +36,8 @@ def document(sources: Sources, found: Sequence[Board]) -> list[Block]:
     tables = [table for board in found for table in problem_tables(board)]
     blocks += _section("Results by problem", tables)
     blocks += _section("Time against size", figures.times(found))
+    curves = [table for board in found for table in curve_tables(board)]
+    blocks += _section("Steps of the curve", curves)
     blocks += _section("Fraction of the bound", figures.fractions(found))
     losers = [table for board in found for table in (failure_table(board), slow_table(board))]
     blocks += _section("Losers", [table for table in losers if table.rows])
