@@ -24,6 +24,10 @@ The copies of a block run ahead across its slices. A slice that several blocks s
 fp32 by the block that arrives last, in the order of the blocks: the same bits in every run, and no
 block waits for another.
 
+Before Hopper and after it (sm_80, sm_89, sm_120) this is the kernel for many rows too: its tiles of
+64 rows and 128 or 256 columns are those of a multi-stage mma.sync GEMM. None of it was measured
+there.
+
 Bound by gmem bandwidth and latency for few rows of x, by mma.sync for many: on an H200 that gives
 three quarters of wgmma's rate (docs/facts.md).
 Limits: group_size in {-1, 32, 64, 128}; of other K and N than multiples of 64 a padded weight.

@@ -19,7 +19,12 @@ H200 = KNOWN["h200"]
 # three SMs: several blocks share a slice, and a block works on several
 SMALL = replace(H200, num_sms=3)
 EVERY = [*KERNELS, *TOOLS]
-ARCHS = {"sm_80": "a100", "sm_90a": "h200", "sm_120": "rtx5090"}
+LARGER = [
+    replace(KERNELS[0].op.tests[0], M=M, N=1024, K=1024, **kind)
+    for M in (7, 25, 200)
+    for kind in ({}, {"group_size": 32, "zero_points": "gptq"})
+]
+ARCHS = {"sm_80": "a100", "sm_89": "rtx4090", "sm_90a": "h200", "sm_120": "rtx5090"}
 
 
 def short(value):
@@ -47,9 +52,8 @@ def candidates(kernel, gpu):
     return [
         (config, problem)
         for problem in kernel.op.tests
-        if kernel.refuses(problem) is None
-        for config in (kernel.specialise(choice, problem) for choice in kernel.configs(gpu))
-        if kernel.misfit(config, problem, gpu) is None
+        for choice in kernel.configs(gpu)
+        for config, problem in fits(kernel, choice, [problem], gpu)
     ]
 
 
@@ -66,19 +70,27 @@ def cover(kernel):
 def sample(kernel, gpu):
     """Return every choice of the space twice, with problems of all kinds in turn.
 
-    The last problems that a choice can run come first: they are the larger and the stranger.
+    The last problems that a choice can run come first: they are the larger and the stranger. Where
+    the Op's tests are too small for a choice, it gets larger ones.
     """
     pairs = []
     for i, choice in enumerate(kernel.configs(gpu)):
-        fitting = [
-            (config, problem)
-            for problem in kernel.op.tests
-            if kernel.refuses(problem) is None
-            for config in (kernel.specialise(choice, problem),)
-            if kernel.misfit(config, problem, gpu) is None
-        ]
+        fitting = fits(kernel, choice, kernel.op.tests, gpu)
+        if not fitting and kernel in KERNELS:
+            fitting = fits(kernel, choice, LARGER, gpu)
         pairs += [fitting[-1 - (2 * i + turn) % len(fitting)] for turn in range(2)]
     return pairs
+
+
+def fits(kernel, choice, problems, gpu):
+    """Return a choice specialised for each of the problems that it can run, and the problem."""
+    return [
+        (config, problem)
+        for problem in problems
+        if kernel.refuses(problem) is None
+        for config in (kernel.specialise(choice, problem),)
+        if kernel.misfit(config, problem, gpu) is None
+    ]
 
 
 COVER = [case for kernel in EVERY for case in cover(kernel)]
