@@ -25,12 +25,13 @@ SHAPES = {
     (8192, 28672): "Llama-3-70B gate or up",
     (28672, 8192): "Llama-3-70B down",
 }
-SIZES_M = (1, 16, 64, 256)
-KERNELS = ("decode", "prefill", "marlin", "w4a16_gptq")
-_COLUMNS = (*(f"`{kernel}`" for kernel in KERNELS), "best 4-bit peer", "cuBLAS fp16")
+SIZES_M = (1, 16, 32, 64, 256, 1024, 4096)
+# what every published kernel for int4 weights descends from, in this tree's form
+BASELINE = "marlin"
+_COLUMNS = ("fastest", "its kernel", f"`{BASELINE}`", "best 4-bit peer", "cuBLAS fp16")
 HEAD = (
     "| K × N | M | " + " | ".join(_COLUMNS) + " |",
-    "|---|--:|" + "--:|" * len(_COLUMNS),
+    "|---|--:|--:|---|" + "--:|" * (len(_COLUMNS) - 2),
 )
 
 
@@ -65,14 +66,15 @@ def table(path: Path = RESULTS) -> str:
     lines = list(HEAD)
     for shape, name in SHAPES.items():
         for m in SIZES_M:
-            ours = [best.get((*shape, m, kernel)) for kernel in KERNELS]
-            if ours[0] is None:
+            ours = {kernel: us for (*sizes, kernel), us in best.items() if sizes == [*shape, m]}
+            if not ours:
                 continue
-            cells = [f"**{us:.1f}**" if us == min(filter(None, ours)) else f"{us:.1f}" if us else ""
-                     for us in ours]  # fmt: skip
+            kernel = min(ours, key=lambda name: ours[name])
+            baseline = f"{ours[BASELINE]:.1f}" if BASELINE in ours else ""
+            peers = (peer_cell(shape, m, kind) for kind in ("4-bit", "fp16"))
+            cells = (f"**{ours[kernel]:.1f}**", f"`{kernel}`", baseline, *peers)
             label = f"{shape[0]} × {shape[1]} ({name})"
-            peers = [peer_cell(shape, m, kind) for kind in ("4-bit", "fp16")]
-            lines.append(f"| {label} | {m} | " + " | ".join((*cells, *peers)) + " |")
+            lines.append(f"| {label} | {m} | " + " | ".join(cells) + " |")
     environment = file.environment
     return "\n".join(
         (
