@@ -17,9 +17,12 @@ own: nothing in the loop makes a warp wait for another.
 
 The steps of all column slices are numbered K first and cut into equal stripes, one a block, so
 every SM streams the same number of bytes, whatever the shape. A slice that several stripes share
-is summed in fp32 by the block that arrives last, in the order of the stripes: the same bits in
-every run, and no block waits for another. Or a cluster of blocks shares a slice and adds up
-through its shared memory.
+is summed in fp32 by the block that ends it, in the order of the stripes: the same bits in every
+run. The others hand it their sums in words that are zero until they have arrived, and it takes
+them when its own stripe is done. A block waits for blocks before it only, and a GPU starts blocks
+in their order (CUB's scans rest on that too): so it needs no other block at the same time, and
+none of the next launch starts before all of this one have. Or a cluster of blocks shares a slice
+and adds up through its shared memory.
 
 The first step's weights are on their way before the launch waits for the one before it
 (programmatic dependent launch), and the next one may start when the last load of this one has
@@ -42,7 +45,7 @@ from ferrum_numba.kernels.w4a16 import OP
 
 WORKSPACE_BYTES = 4 << 20
 PARAMETERS = (
-    *pointers("x", "packed", "scales", "zero_points", "bias", "out", "partials", "counters"),
+    *pointers("x", "packed", "scales", "zero_points", "bias", "out", "slots"),
     *sizes("m", "n", "k", "units_per_block", "has_bias"),
 )
 
@@ -149,10 +152,9 @@ class Config:
 
     @property
     def smem_bytes(self) -> int:
-        """Dynamic shared memory a block: each warp's activations twice, its sums, a flag."""
+        """Dynamic shared memory a block: each warp's activations twice, its sums, the block's."""
         x_bytes = 2 * self.num_warps * self.x_slot_bytes
-        block_bytes = self.partial_bytes if self.cluster > 1 else 0
-        return x_bytes + self.warps_k * self.tile_m * self.sums_row_bytes + block_bytes + 16
+        return x_bytes + self.warps_k * self.tile_m * self.sums_row_bytes + self.partial_bytes
 
     @property
     def registers(self) -> int:
@@ -307,10 +309,9 @@ class Decode(Kernel):
         units_per_block = -(-units // stripes)
         stripes = -(-units // units_per_block)
         blocks = stripes * m_tiles
-        partials = 2 * blocks * config.partial_bytes if stripes > 1 else 16
-        counters = 4 * slices * m_tiles
+        slots_bytes = 2 * blocks * config.partial_bytes if stripes > 1 else 16
         if config.cluster > 1:
-            blocks, partials, counters = slices * m_tiles * config.cluster, 16, 16
+            blocks, slots_bytes = slices * m_tiles * config.cluster, 16
         return Launch(
             (blocks, 1, 1),
             {
@@ -320,7 +321,8 @@ class Decode(Kernel):
                 "units_per_block": units_per_block,
                 "has_bias": int(problem.bias),
             },
-            {"partials": partials, "counters": counters},
+            # zero where nothing has arrived, and left so
+            {"slots": slots_bytes},
             programmatic=config.early,
         )
 

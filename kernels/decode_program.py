@@ -8,23 +8,19 @@ from ferrum_numba.ptx.asynchronous import cp_async_16_ca, cp_async_commit, cp_as
 from ferrum_numba.ptx.convert import splat_f32
 from ferrum_numba.ptx.decode import (
     TILE_BYTES,
-    add_slots,
     load_tiles,
     load_tokens,
     load_words,
     multiply_step,
     prefetch_l2,
+    put_slot,
     scale_sums,
     store_columns,
+    take_slots,
 )
 from ferrum_numba.ptx.memory import (
-    atom_add_acq_rel_gpu,
     ld_global_nc_u32,
-    ld_shared_u32,
-    st_global_u32,
     st_global_v2,
-    st_global_v4_f32,
-    st_shared_u32,
     st_shared_v4,
     st_shared_v4_f32,
 )
@@ -40,7 +36,7 @@ from ferrum_numba.ptx.sync import (
 )
 from ferrum_numba.ptx.tile import PACK, UNPACK, add_tile
 
-# sums of other blocks that a lane reads before it adds the first
+# sums of other blocks that a lane waits for together
 SLOTS_AT_ONCE = 4
 
 
@@ -57,8 +53,7 @@ def build(config, early):
     sums_row_bytes, partial_bytes = config.sums_row_bytes, config.partial_bytes
     sums_offset = 2 * config.num_warps * x_slot_bytes
     warp_sums_bytes = tile_m * sums_row_bytes
-    flag_offset = config.smem_bytes - 16
-    block_offset = flag_offset - config.partial_bytes
+    block_offset = config.smem_bytes - config.partial_bytes
     cluster, clustered = config.cluster, config.cluster > 1
     prefetch_steps = config.prefetch_steps
     prefetches = prefetch_steps > 0
@@ -86,7 +81,7 @@ def build(config, early):
     one_zero_row = zero_rows == 1
     store_sums = store_columns(n_tiles, sums_row_bytes)
     add_sums = add_tile("shared", 4, 16)
-    add_partials = add_slots(slots_at_once, partial_bytes)
+    take = take_slots(slots_at_once, partial_bytes)
     pack_pair, unpack_pair = PACK[half], UNPACK[half]
 
     @cuda.jit(device=True, inline="always")
@@ -206,7 +201,7 @@ def build(config, early):
 
     @cuda.jit(device=True, inline="always")
     def finish(
-        acc, slice_id, k_stop, scales, bias, out, partials, counters,
+        acc, slice_id, k_stop, scales, bias, out, slots,
         m, n, k, units_per_block, has_bias,
     ):  # fmt: skip
         """Sum a slice over the warps along K and over the blocks that share it, and write it."""
@@ -276,8 +271,8 @@ def build(config, early):
         whole = begin >= first and k_stop == k_steps
         first_stripe = uint32(begin // units_per_block)
         # a slice's slots follow each other from the second one of the stripe that begins it
-        slots = uint32(uint32(uint32(cuda.gridDim.x) // m_tiles) * m_tile + first_stripe)
-        partial = partials + uint64(uint32(slots * 2 + 1)) * uint64(partial_bytes)
+        slot = uint32(uint32(uint32(cuda.gridDim.x) // m_tiles) * m_tile + first_stripe)
+        partial = slots + uint64(uint32(slot * 2 + 1)) * uint64(partial_bytes)
         own = partial + uint64(uint32(stripe - first_stripe)) * uint64(partial_bytes)
         item = tid
         while item < items:
@@ -290,39 +285,51 @@ def build(config, early):
             if whole:
                 column = uint32(slice_id * tile_n + c * 4)
                 write_columns(total, out, scales, bias, first_row + r, column, n, has_bias)
+            elif k_stop == k_steps:
+                # this block ends the slice: it takes over from the others when its work is done
+                st_shared_v4_f32(smem + block_offset + item * 16, total)
             else:
-                st_global_v4_f32(own + uint64(item * 16), total)
+                put_slot(own + uint64(item * 16), total)
             item = uint32(item + num_threads)
 
-        # the last stripe to arrive adds all, in their order
-        if not whole:
-            counter = counters + (uint64(uint32(slice_id * m_tiles) + m_tile) << 2)
-            last_stripe = uint32(uint32(begin + k_steps - 1) // units_per_block)
-            count = uint32(uint32(last_stripe - first_stripe) + 1)
-            cuda.syncthreads()
-            if tid == uint32(0):
-                # the barriers pass on what it releases and acquires
-                st_shared_u32(smem + flag_offset, atom_add_acq_rel_gpu(counter, uint32(1)))
-            cuda.syncthreads()
-            if uint32(ld_shared_u32(smem + flag_offset) + 1) == count:
-                if tid == uint32(0):
-                    st_global_u32(counter, uint32(0))  # ready for the next launch
-                item = tid
-                while item < items:
-                    r = uint32(item // uint32(row_items))
-                    c = uint32(item - uint32(r * row_items))
-                    total = (zero, zero, zero, zero)
-                    i = uint32(0)
-                    while i < count:
-                        at = partial + uint64(i) * uint64(partial_bytes) + uint64(item * 16)
-                        total = add_partials(at, uint32(count - i), total)
-                        i = uint32(i + slots_at_once)
-                    column = uint32(slice_id * tile_n + c * 4)
-                    write_columns(total, out, scales, bias, first_row + r, column, n, has_bias)
-                    item = uint32(item + num_threads)
+    @cuda.jit(device=True, inline="always")
+    def take_over(scales, bias, out, slots, m, n, k, units_per_block, has_bias):
+        """Add what the stripes before this one have of the slice that this one ends; write it."""
+        first, end, k_steps = stripe_of(m, n, k, units_per_block)
+        slice_id = uint32(first // k_steps)
+        begin = uint32(slice_id * k_steps)
+        if first > begin and uint32(begin + k_steps) <= end:
+            smem = smem_base()
+            tid = thread_id()
+            m_tiles = uint32(uint32(m + (tile_m - 1)) // uint32(tile_m))
+            stripe = uint32(block_id() // m_tiles)
+            m_tile = uint32(block_id() - uint32(stripe * m_tiles))
+            first_row = uint32(m_tile * tile_m)
+            rows = uint32(m - first_row)
+            if rows > uint32(tile_m):
+                rows = uint32(tile_m)
+            first_stripe = uint32(begin // units_per_block)
+            count = uint32(stripe - first_stripe)
+            slot = uint32(uint32(uint32(cuda.gridDim.x) // m_tiles) * m_tile + first_stripe)
+            partial = slots + uint64(uint32(slot * 2 + 1)) * uint64(partial_bytes)
+            zero = float32(0)
+            item = tid
+            while item < uint32(rows * row_items):
+                r = uint32(item // uint32(row_items))
+                c = uint32(item - uint32(r * row_items))
+                total = (zero, zero, zero, zero)
+                i = uint32(0)
+                while i < count:
+                    at = partial + uint64(i) * uint64(partial_bytes) + uint64(item * 16)
+                    total = take(at, uint32(count - i), total)
+                    i = uint32(i + slots_at_once)
+                total = add_sums(smem + block_offset + item * 16, total)
+                column = uint32(slice_id * tile_n + c * 4)
+                write_columns(total, out, scales, bias, first_row + r, column, n, has_bias)
+                item = uint32(item + num_threads)
 
     def decode(
-        x, packed, scales, zero_points, bias, out, partials, counters,
+        x, packed, scales, zero_points, bias, out, slots,
         m, n, k, units_per_block, has_bias,
     ):  # fmt: skip
         # index: which stripe, which tokens, which tile
@@ -441,11 +448,13 @@ def build(config, early):
                 step = uint32(step + warps_k)
 
             finish(
-                acc, slice_id, k_stop, scales, bias, out, partials, counters,
+                acc, slice_id, k_stop, scales, bias, out, slots,
                 m, n, k, units_per_block, has_bias,
             )  # fmt: skip
             _, end, k_steps = stripe_of(m, n, k, units_per_block)
             slice_id, k_stop = next_segment(slice_id, k_stop, end, k_steps)
             step = warp_k
+        if not clustered:
+            take_over(scales, bias, out, slots, m, n, k, units_per_block, has_bias)
 
     return decode

@@ -168,7 +168,7 @@ def step_case(half, groups, zero_points, scaled=False):
 
 load_four = ptx.load_words(2, 4)
 store_result = ptx.store_tile("global", 4, TILE_BYTES)
-add_three = ptx.add_slots(2, TILE_BYTES)
+take_two = ptx.take_slots(2, TILE_BYTES)
 four = ptx.splat_f32(4)
 
 
@@ -179,11 +179,29 @@ def load_words_kernel(a, out):
     ptx.st_global_v4(out + uint64(TILE_BYTES + t * 16), (words[4], words[5], words[6], words[7]))
 
 
-def add_slots_kernel(values, out):
+def slots_kernel(values, slots, out):
     t = uint32(cuda.threadIdx.x)
-    # of the first slot, of both, of both because there are only two
-    total = add_three(values + uint64(t * 16), uint32(t % uint32(4)), four(float32(1)))
-    store_result(out + uint64(t * 16), total)
+    # of no slot, of the first, of both, of both because there are only two
+    count = uint32(t % uint32(4))
+    slot = slots + uint64(t * 16)
+    if ptx.block_id() == uint32(0):
+        for i in range(2):
+            if count > uint32(i):
+                at = uint64(uint32(t * 16 + i * TILE_BYTES))
+                ptx.put_slot(slot + uint64(i * TILE_BYTES), ptx.ld_global_v4_f32(values + at))
+    else:
+        # what the block before puts there, and what is left of it
+        total = take_two(slot, count, four(float32(1)))
+        store_result(out + uint64(t * 16), total)
+        for i in range(2):
+            left = ptx.ld_global_v4(slot + uint64(i * TILE_BYTES))
+            ptx.st_global_v4(out + uint64(uint32(t * 16 + (i + 1) * TILE_BYTES)), left)
+
+
+def slots_inputs(rng):
+    values = rng.standard_normal((2, 32, 4)).astype(np.float32)
+    values[:, 4:12, 0] = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1.0]
+    return {"values": values, "slots": np.zeros((2, 32, 4), np.uint32)}
 
 
 def slots_wanted(inputs):
@@ -191,7 +209,7 @@ def slots_wanted(inputs):
     total = np.ones((32, 4), np.float32)
     for i in range(2):
         total[count > i] += values[i][count > i]
-    return total[None]
+    return np.stack([total, *np.zeros_like(values)])
 
 
 columns = ptx.store_columns(1, 272)
@@ -253,11 +271,12 @@ CASES = (
         lambda inputs: inputs["a"],
     ),
     Case(
-        "add_slots",
-        (add_three,),
-        add_slots_kernel,
-        lambda rng: {"values": rng.standard_normal((2, 32, 4)).astype(np.float32)},
+        "slots",
+        (ptx.put_slot, take_two),
+        slots_kernel,
+        slots_inputs,
         slots_wanted,
+        num_blocks=2,
     ),
     Case(
         "store_columns",

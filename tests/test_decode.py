@@ -125,7 +125,7 @@ def test_the_workspace_never_exceeds_4_mb(rows):
         problem = W4A16Problem(rows, 8192, 8192)
         if DECODE.misfit(choice, problem, H200) is None:
             launch = DECODE.launch(choice, problem, H200)
-            assert launch.workspace["partials"] <= 4 << 20
+            assert launch.workspace["slots"] <= 4 << 20
             assert launch.grid[0] <= max(132 * choice.blocks_per_sm, -(-rows // choice.tile_m))
 
 

@@ -50,14 +50,15 @@ from ferrum_numba.ptx.convert import (
     unpack_f16x2,
 )
 from ferrum_numba.ptx.decode import (
-    add_slots,
     load_tiles,
     load_tokens,
     load_words,
     multiply_step,
     prefetch_l2,
+    put_slot,
     scale_sums,
     store_columns,
+    take_slots,
 )
 from ferrum_numba.ptx.dequantize import dequantize
 from ferrum_numba.ptx.gptq_tile import (
@@ -204,7 +205,6 @@ from ferrum_numba.ptx.wgmma import (
 __all__ = [
     "add_bf16x2",
     "add_f16x2",
-    "add_slots",
     "add_tile",
     "atom_add_acq_rel_gpu",
     "ballot",
@@ -319,6 +319,7 @@ __all__ = [
     "pack_f16x2",
     "prefetch_l2",
     "prmt",
+    "put_slot",
     "red_add_f32",
     "red_add_relaxed_gpu",
     "red_add_release_gpu",
@@ -376,6 +377,7 @@ __all__ = [
     "store_tile_rounded",
     "sub_bf16x2",
     "sub_f16x2",
+    "take_slots",
     "thread_id",
     "unpack_bf16x2",
     "unpack_f16x2",
