@@ -18,7 +18,9 @@ SUMS = 16 * N_TILES
 
 def indices_kernel(out):
     t = ptx.thread_id()
-    ptx.st_global_u32(out + uint64(uint32(ptx.block_id() * 32 + t) * 4), t + ptx.block_id() * 100)
+    # there is one row of blocks
+    value = t + ptx.block_id() * 100 + ptx.block_id_y() * 1000
+    ptx.st_global_u32(out + uint64(uint32(ptx.block_id() * 32 + t) * 4), value)
 
 
 def prefetch_kernel(a, out):
@@ -34,6 +36,42 @@ def copy_through_l1_kernel(a, out):
     ptx.cp_async_commit()
     ptx.cp_async_wait(0)
     ptx.st_global_v4(out + uint64(t * 16), ptx.ld_shared_v4(place))
+
+
+def copy_some_through_l1_kernel(a, out):
+    t = uint32(cuda.threadIdx.x)
+    place = uint32(ptx.smem_base() + t * 16)
+    ptx.cp_async_16_ca_zfill(place, a + uint64(t * 16), uint32(t % uint32(17)))
+    ptx.cp_async_commit()
+    ptx.cp_async_wait(0)
+    ptx.st_global_v4(out + uint64(t * 16), ptx.ld_shared_v4(place))
+
+
+def first_bytes(inputs):
+    """Return the first (lane % 17) bytes of each lane's 16, zeros after them."""
+    pieces = inputs["a"].view(np.uint8)
+    kept = np.arange(16) < np.arange(32)[:, None] % 17
+    return np.where(kept, pieces, np.uint8(0)).view(np.uint32)
+
+
+def send_kernel(values, out):
+    """The second block of a cluster sends its values to the first, which writes them."""
+    t = uint32(cuda.threadIdx.x)
+    place = uint32(ptx.smem_base() + 16 + t * 16)
+    rank = ptx.cluster_ctarank()
+    if t == uint32(0) and rank == uint32(0):
+        ptx.mbarrier_init(ptx.smem_base(), uint32(1))
+        ptx.fence_mbarrier_init()
+        ptx.mbarrier_arrive_expect_tx(ptx.smem_base(), uint32(512))
+    ptx.cluster_arrive_relaxed()
+    ptx.cluster_wait()
+    if rank > uint32(0):
+        four = ptx.ld_global_v4_f32(values + uint64(t * 16))
+        zero = uint32(0)
+        ptx.st_async_v4(ptx.mapa(place, zero), four, ptx.mapa(ptx.smem_base(), zero))
+    else:
+        ptx.mbarrier_wait(ptx.smem_base(), uint32(0))
+        ptx.st_global_v4(out + uint64(t * 16), ptx.ld_shared_v4(place))
 
 
 def words_of(shape):
@@ -242,7 +280,7 @@ def columns_wanted(inputs):
 CASES = (
     Case(
         "thread_id",
-        (ptx.thread_id, ptx.block_id),
+        (ptx.thread_id, ptx.block_id, ptx.block_id_y),
         indices_kernel,
         lambda rng: {},
         lambda inputs: (np.arange(32) + 100 * np.arange(3)[:, None]).astype(np.uint32),
@@ -262,6 +300,24 @@ CASES = (
         words_of((32, 4)),
         lambda inputs: inputs["a"],
         smem_bytes=512,
+    ),
+    Case(
+        "cp_async_16_ca_zfill",
+        (ptx.cp_async_16_ca_zfill,),
+        copy_some_through_l1_kernel,
+        words_of((32, 4)),
+        first_bytes,
+        smem_bytes=512,
+    ),
+    Case(
+        "st_async_v4",
+        (ptx.cluster_arrive_relaxed, ptx.st_async_v4),
+        send_kernel,
+        lambda rng: {"values": rng.standard_normal((32, 4)).astype(np.float32)},
+        lambda inputs: inputs["values"],
+        num_blocks=2,
+        smem_bytes=528,
+        cluster=(2, 1, 1),
     ),
     Case(
         "load_words",
