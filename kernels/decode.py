@@ -17,16 +17,20 @@ own: nothing in the loop makes a warp wait for another.
 
 The steps of all column slices are numbered K first and cut into equal stripes, one a block, so
 every SM streams the same number of bytes, whatever the shape. A slice that several stripes share
-is summed in fp32 by the block that arrives last, in the order of the stripes: the same bits in
-every run, and no block waits for another. Or a cluster of blocks shares a slice and adds up
-through its shared memory.
+is summed in fp32 by the block that ends it, in the order of the stripes: the same bits in every
+run. The others hand it their sums in words that are zero until they have arrived, and it takes
+them when its own stripe is done. A block waits for blocks before it only, and a GPU starts blocks
+in their order (CUB's scans rest on that too): so it needs no other block at the same time, and
+none of the next launch starts before all of this one have. Or a cluster of blocks shares a slice,
+and the others send their sums to the shared memory of its first block: that takes less time, but
+leaves SMs idle where such blocks do not fill them.
 
 The first step's weights are on their way before the launch waits for the one before it
 (programmatic dependent launch), and the next one may start when the last load of this one has
 begun. So a weight must not be written by the launch just before.
 
 Bound by gmem bandwidth and latency up to 8 tokens, by issue slots beyond (docs/facts.md).
-Limits: K % 64 == 0, N % 64 == 0, group_size in {-1, 32, 64, 128}, no act-order.
+Limits: group_size in {-1, 32, 64, 128}, no act-order.
 From: the orientation of vLLM's and humming's kernels for few tokens; Marlin's layout and stripes
 (Frantar et al., arXiv 2408.11743).
 """
@@ -41,9 +45,12 @@ from ferrum_numba.kernels.decode_program import build
 from ferrum_numba.kernels.w4a16 import OP
 
 WORKSPACE_BYTES = 4 << 20
+# more weights than this an SM streams while blocks wait for each other's sums, docs/facts.md
+HANDOFF_BYTES = 16 << 10
+# n and k are those of the packed weight, x has x_columns and out out_columns
 PARAMETERS = (
-    *pointers("x", "packed", "scales", "zero_points", "bias", "out", "partials", "counters"),
-    *sizes("m", "n", "k", "units_per_block", "has_bias"),
+    *pointers("x", "packed", "scales", "zero_points", "bias", "out", "slots"),
+    *sizes("m", "n", "k", "x_columns", "out_columns", "units_per_block", "has_bias"),
 )
 
 
@@ -60,7 +67,6 @@ class Config:
     step_k: int = 128  # rows of the weight a warp takes at once: 128 or 64
     blocks_per_sm: int = 2  # blocks launched a SM
     cluster: int = 1  # blocks that split K of a slice and add up in shared memory; 1: stripes
-    prefetch_steps: int = 0  # steps beyond the next one that are brought to L2
     early: bool = True  # loads weights before the launch before has ended (sm_90 on)
     # what the problem dictates: see `Decode.specialise`
     group_size: int = 128  # K a scale, -1: one scale a column
@@ -79,12 +85,10 @@ class Config:
             raise ConfigError(f"a block has at most 16 warps; got {self.num_warps}")
         if self.step_k not in (64, 128):
             raise ConfigError(f"step_k must be 64 or 128; got step_k = {self.step_k}")
-        if self.cluster not in (1, 2, 4, 8):
-            raise ConfigError(f"cluster must be 1, 2, 4 or 8; got cluster = {self.cluster}")
+        if not 1 <= self.cluster <= 8:
+            raise ConfigError(f"cluster must be 1 to 8; got cluster = {self.cluster}")
         if self.blocks_per_sm < 1:
             raise ConfigError(f"blocks_per_sm must be at least 1; got {self.blocks_per_sm}")
-        if self.prefetch_steps < 0:
-            raise ConfigError(f"prefetch_steps must not be negative; got {self.prefetch_steps}")
         if self.group_size not in layout.GROUP_SIZES:
             raise ConfigError(
                 f"group_size must be one of {layout.GROUP_SIZES}; got {self.group_size}"
@@ -148,70 +152,97 @@ class Config:
         return self.tile_m * self.tile_n * 4
 
     @property
+    def row_items(self) -> int:
+        """Items of a token's row of sums: four columns each."""
+        return self.tile_n // 4
+
+    @property
+    def sums_offset(self) -> int:
+        """Where the warps' sums begin in shared memory: behind each warp's activations twice."""
+        return 2 * self.num_warps * self.x_slot_bytes
+
+    @property
+    def block_offset(self) -> int:
+        """Where the sums of blocks begin in shared memory."""
+        return self.sums_offset + self.warps_k * self.tile_m * self.sums_row_bytes
+
+    @property
+    def bar_offset(self) -> int:
+        """Where the mbarrier that counts other blocks' sums in lies in shared memory."""
+        return self.block_offset + max(1, self.cluster - 1) * self.partial_bytes
+
+    @property
     def smem_bytes(self) -> int:
-        """Dynamic shared memory a block: each warp's activations twice, its sums, a flag."""
-        x_bytes = 2 * self.num_warps * self.x_slot_bytes
-        block_bytes = self.partial_bytes if self.cluster > 1 else 0
-        return x_bytes + self.warps_k * self.tile_m * self.sums_row_bytes + block_bytes + 16
+        """Dynamic shared memory a block."""
+        return self.bar_offset + 16
 
     @property
     def registers(self) -> int:
-        """Registers a thread needs, as the compiler was seen to."""
-        least = {8: 128, 16: 168, 32: 248}[self.tile_m]
-        if self.step_k == 64:
-            return least
-        group_size, zero_points = self.group_size, self.has_zero_points
-        more = {
-            8: zero_points and group_size == 128,
-            16: group_size in (32, 64) or (zero_points and group_size > 0),
-            32: group_size in (32, 64),
-        }
-        return least + 40 if more[self.tile_m] else least
+        """Registers a thread needs to spill none, as the compiler was seen to; 256 is too many."""
+        zeros, stripes = self.has_zero_points, self.cluster == 1
+        if self.tile_m == 8:
+            more = stripes or (zeros and self.dtype == "bf16")
+            return 168 if self.step_k == 128 and self.two_scales and more else 128
+        if self.tile_m == 16:
+            if self.step_k == 128:
+                return 248 if self.two_scales else 168
+            return 168 if zeros or (self.two_scales and stripes) else 128
+        return 256 if self.two_scales and not (self.step_k == 64 and zeros) else 248
 
 
-# ((warps_n, warps_k), ...), step_k, blocks_per_sm, clusters by tokens a block. An SM has registers
-# for 16 warps with 8 tokens, 12 with 16 and 8 with 32, or fewer where zero points need some
+# ((warps_n, warps_k), step_k, blocks_per_sm, clusters) by tokens a block, what won most first. An
+# SM has registers for 16 warps with 8 tokens, 12 with 16 (16 of half a step) and 8 with 32
 _SHAPES = {
     8: (
-        (((2, 4), (1, 8), (4, 2)), 128, 2, (1, 2)),
-        (((4, 4), (2, 8), (1, 16)), 128, 1, (1, 2)),
-        (((2, 3), (1, 6)), 128, 2, (1, 2)),
-        (((2, 4), (1, 8)), 128, 1, (1,)),
-        (((2, 4), (1, 8)), 64, 2, (1,)),
-        (((1, 4), (1, 2)), 64, 1, (1,)),
+        ((1, 8), 128, 2, (2, 1, 4)),
+        ((2, 4), 128, 2, (1, 2)),
+        ((1, 16), 128, 1, (2, 1)),
+        ((1, 5), 128, 3, (4,)),
+        ((1, 4), 128, 4, (4, 2, 1)),
+        ((1, 8), 64, 2, (2, 1)),
+        ((2, 4), 64, 2, (1,)),
+        ((2, 8), 128, 1, (1, 2)),
+        ((4, 4), 128, 1, (1,)),
+        ((1, 4), 64, 1, (1,)),
+        ((1, 2), 64, 1, (1,)),
     ),
     16: (
-        (((4, 3), (2, 6), (1, 12)), 128, 1, (1, 2)),
-        (((1, 6), (2, 3)), 128, 2, (1, 2)),
-        (((2, 4), (1, 8)), 128, 1, (1, 2)),
-        (((2, 6), (1, 12), (1, 4), (1, 2)), 64, 1, (1,)),
+        ((1, 6), 128, 2, (2, 1)),
+        ((2, 3), 128, 2, (2, 1)),
+        ((1, 12), 128, 1, (2, 1)),
+        ((1, 8), 64, 2, (2, 1)),
+        ((1, 6), 64, 2, (2, 1)),
+        ((2, 6), 128, 1, (1,)),
+        ((1, 4), 64, 1, (1,)),
+        ((1, 2), 64, 1, (1,)),
     ),
     32: (
-        (((1, 4),), 128, 2, (1, 2)),
-        (((2, 4), (1, 8)), 128, 1, (1, 2)),
-        (((2, 4), (1, 8), (1, 4), (1, 2)), 64, 1, (1,)),
+        ((1, 4), 128, 2, (2, 1)),
+        ((1, 8), 128, 1, (2, 1)),
+        ((2, 4), 128, 1, (1,)),
+        ((1, 8), 64, 1, (1,)),
+        ((1, 4), 64, 1, (1,)),
+        ((1, 2), 64, 1, (1,)),
     ),
 }
-
-
-def _space():
-    """Return the whole space, the default for a few tokens and a wide weight first."""
-    return tuple(
-        # asking L2 beforehand gains where few warps hold the tile, and loses where many do
-        Config(tile_m, *warps, step_k, blocks_per_sm, cluster, 0 if tile_m == 8 else 2, early)
-        for early in (True, False)
-        for tile_m, rows in _SHAPES.items()
-        for shapes, step_k, blocks_per_sm, clusters in rows
-        for warps in shapes
-        for cluster in (clusters if early else (1,))
-    )
-
-
-_CONFIGS = _space()
-# (warps_n, warps_k, blocks_per_sm, cluster) to run untuned, the best first: of wide weights, and of
-# those with fewer 64-column strips than the GPU has SMs
-_WIDE = {8: ((2, 4, 2, 1),), 16: ((4, 3, 1, 1), (2, 6, 1, 1)), 32: ((1, 4, 2, 1), (2, 4, 1, 1))}
-_NARROW = {8: ((1, 8, 2, 1),), 16: ((1, 6, 2, 2), (1, 6, 2, 1)), 32: ((1, 8, 1, 1),)}
+_CONFIGS = tuple(
+    Config(tile_m, *warps, step_k, blocks_per_sm, cluster, early)
+    for early in (True, False)
+    for tile_m, rows in _SHAPES.items()
+    for warps, step_k, blocks_per_sm, clusters in rows
+    for cluster in clusters
+)
+# (warps_n, warps_k, blocks_per_sm) to run untuned: clusters of two, the best first, where they
+# leave few SMs idle or the weight is small; else stripes, for weights of few columns and of many
+_PAIRS = {
+    8: ((1, 8, 2), (2, 4, 2), (1, 16, 1)),
+    16: ((1, 6, 2), (2, 3, 2), (1, 12, 1)),
+    32: ((1, 4, 2),),
+}
+_STRIPES = {8: ((1, 8, 2), (2, 4, 2)), 16: ((1, 6, 2), (2, 3, 2)), 32: ((1, 8, 1), (1, 4, 2))}
+# few idle SMs: this part of a wave is used; a small weight: no more bytes a SM than this
+FULL = 0.8
+SMALL_BYTES = 128 << 10
 
 
 class Decode(Kernel):
@@ -224,16 +255,12 @@ class Decode(Kernel):
 
     def configs(self, gpu):
         """Return the configs that fit the GPU, the default first."""
-        return tuple(c for c in _CONFIGS if _unfit(c, gpu) is None)
+        # what may start early always gains by it
+        early = is_hopper_or_later(gpu.arch)
+        return tuple(c for c in _CONFIGS if c.early == early and _unfit(c, gpu) is None)
 
     def refuses(self, problem):
         """Return why no config can run this problem, or None."""
-        if problem.K % 64 or problem.N % 64:
-            near_k, near_n = (max(64, round(v / 64) * 64) for v in (problem.K, problem.N))
-            return (
-                "decode needs K and N to be multiples of 64; "
-                f"got K = {problem.K}, N = {problem.N}, the nearest are {near_k} and {near_n}"
-            )
         return layout.refuses(self.name, problem)
 
     def specialise(self, config, problem):
@@ -249,36 +276,47 @@ class Decode(Kernel):
         """Return why this config does not fit this problem, or None."""
         if config != self.specialise(config, problem):
             return f"compiled for other weights than {problem}"
-        if problem.N % config.tile_n or problem.K % config.step_k:
+        K, N = layout.stored_shape(problem)
+        if N % config.tile_n or K % config.step_k:
             return (
                 f"N must be a multiple of tile_n = {config.tile_n} and K of step_k = "
-                f"{config.step_k}; got N = {problem.N}, K = {problem.K}"
+                f"{config.step_k}; got N = {N}, K = {K}, as they are stored"
             )
         # a tile twice as tall as the problem multiplies zeros for nothing
         if config.tile_m > 8 and config.tile_m >= 2 * problem.M:
             return f"tile_m = {config.tile_m} for M = {problem.M} only adds tokens of zeros"
         if config.cluster > 1:
-            blocks = -(-problem.M // config.tile_m) * (problem.N // config.tile_n) * config.cluster
+            blocks = -(-problem.M // config.tile_m) * (N // config.tile_n) * config.cluster
             most = gpu.num_sms * config.blocks_per_sm
             if blocks > most:
                 return f"{blocks} blocks in clusters of {config.cluster}, one wave is {most}"
-            if problem.K // config.step_k < config.cluster:
-                return f"K = {problem.K} has fewer steps than a cluster of {config.cluster} blocks"
+            if K // config.step_k < config.cluster:
+                return f"K = {K} has fewer steps than a cluster of {config.cluster} blocks"
         return _unfit(config, gpu)
 
     def default(self, problem, gpu):
         """Return what was fastest for such a problem on an H200, or the first that fits."""
-        strips = problem.N // 64
-        narrow = strips < gpu.num_sms
         space = [self.specialise(c, problem) for c in self.configs(gpu)]
         fitting = [c for c in space if self.misfit(c, problem, gpu) is None]
         tile_m = max(c.tile_m for c in fitting)
         fitting = [c for c in fitting if c.tile_m == tile_m]
-        for wanted in (_NARROW if narrow else _WIDE)[tile_m]:
+        wanted = [(*shape, 2) for shape in _PAIRS[tile_m]]
+        wanted += [(*shape, 1) for shape in _STRIPES[tile_m][:: 1 if _narrow(problem, gpu) else -1]]
+        for shape in wanted:
             for c in fitting:
-                if (c.warps_n, c.warps_k, c.blocks_per_sm, c.cluster) == wanted and c.early:
+                found = (c.warps_n, c.warps_k, c.blocks_per_sm, c.cluster) == shape
+                if found and (c.cluster == 1 or self._pays_off(c, problem, gpu)):
                     return c
         return fitting[0]
+
+    def _pays_off(self, config, problem, gpu):
+        """Return whether a cluster's blocks leave few SMs idle, or the weight is small anyhow."""
+        K, N = layout.stored_shape(problem)
+        weight_bytes = K * N // 2
+        if weight_bytes <= SMALL_BYTES * gpu.num_sms:
+            return True
+        blocks = self.launch(config, problem, gpu).grid[0]
+        return blocks >= FULL * gpu.num_sms * config.blocks_per_sm
 
     def build(self, config, arch):
         """Return the program: Grid: stripes; Block: warps_n * warps_k warps; smem: x + sums."""
@@ -298,31 +336,42 @@ class Decode(Kernel):
 
     def launch(self, config, problem, gpu):
         """Return the stripes: as few blocks as give every one the same number of steps."""
+        K, N = layout.stored_shape(problem)
         m_tiles = -(-problem.M // config.tile_m)
-        slices = problem.N // config.tile_n
-        units = slices * (problem.K // config.step_k)
-        # a block shares at most its first and its last slice
-        most = WORKSPACE_BYTES // (2 * config.partial_bytes)
+        slices, k_steps = N // config.tile_n, K // config.step_k
+        # a block hands over the sums of one slice at most
+        most = WORKSPACE_BYTES // config.partial_bytes
         stripes = max(1, min(gpu.num_sms * config.blocks_per_sm, most) // m_tiles)
-        units_per_block = -(-units // stripes)
-        stripes = -(-units // units_per_block)
-        blocks = stripes * m_tiles
-        partials = 2 * blocks * config.partial_bytes if stripes > 1 else 16
-        counters = 4 * slices * m_tiles
+        units_per_block = -(-slices * k_steps // stripes)
+        # a stripe of whole slices needs nobody's sums
+        more = -units_per_block % k_steps
+        if more * config.step_k * config.tile_n // 2 * config.blocks_per_sm <= HANDOFF_BYTES:
+            units_per_block += more
+        blocks = -(-slices * k_steps // units_per_block)
+        slots_bytes = blocks * m_tiles * config.partial_bytes if units_per_block % k_steps else 16
         if config.cluster > 1:
-            blocks, partials, counters = slices * m_tiles * config.cluster, 16, 16
+            blocks, slots_bytes = slices * config.cluster, 16
         return Launch(
-            (blocks, 1, 1),
+            (blocks, m_tiles, 1),
             {
                 "m": problem.M,
-                "n": problem.N,
-                "k": problem.K,
+                "n": N,
+                "k": K,
+                "x_columns": problem.K,
+                "out_columns": problem.N,
                 "units_per_block": units_per_block,
                 "has_bias": int(problem.bias),
             },
-            {"partials": partials, "counters": counters},
+            # zero where nothing has arrived, and left so
+            {"slots": slots_bytes},
             programmatic=config.early,
         )
+
+
+def _narrow(problem, gpu):
+    """Return whether the weight has fewer strips of 64 columns than the GPU has SMs."""
+    strips = layout.stored_shape(problem)[1] // layout.TILE_N
+    return strips < gpu.num_sms
 
 
 def _unfit(config, gpu):

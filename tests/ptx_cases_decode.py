@@ -18,7 +18,9 @@ SUMS = 16 * N_TILES
 
 def indices_kernel(out):
     t = ptx.thread_id()
-    ptx.st_global_u32(out + uint64(uint32(ptx.block_id() * 32 + t) * 4), t + ptx.block_id() * 100)
+    # there is one row of blocks
+    value = t + ptx.block_id() * 100 + ptx.block_id_y() * 1000
+    ptx.st_global_u32(out + uint64(uint32(ptx.block_id() * 32 + t) * 4), value)
 
 
 def prefetch_kernel(a, out):
@@ -34,6 +36,42 @@ def copy_through_l1_kernel(a, out):
     ptx.cp_async_commit()
     ptx.cp_async_wait(0)
     ptx.st_global_v4(out + uint64(t * 16), ptx.ld_shared_v4(place))
+
+
+def copy_some_through_l1_kernel(a, out):
+    t = uint32(cuda.threadIdx.x)
+    place = uint32(ptx.smem_base() + t * 16)
+    ptx.cp_async_16_ca_zfill(place, a + uint64(t * 16), uint32(t % uint32(17)))
+    ptx.cp_async_commit()
+    ptx.cp_async_wait(0)
+    ptx.st_global_v4(out + uint64(t * 16), ptx.ld_shared_v4(place))
+
+
+def first_bytes(inputs):
+    """Return the first (lane % 17) bytes of each lane's 16, zeros after them."""
+    pieces = inputs["a"].view(np.uint8)
+    kept = np.arange(16) < np.arange(32)[:, None] % 17
+    return np.where(kept, pieces, np.uint8(0)).view(np.uint32)
+
+
+def send_kernel(values, out):
+    """The second block of a cluster sends its values to the first, which writes them."""
+    t = uint32(cuda.threadIdx.x)
+    place = uint32(ptx.smem_base() + 16 + t * 16)
+    rank = ptx.cluster_ctarank()
+    if t == uint32(0) and rank == uint32(0):
+        ptx.mbarrier_init(ptx.smem_base(), uint32(1))
+        ptx.fence_mbarrier_init()
+        ptx.mbarrier_arrive_expect_tx(ptx.smem_base(), uint32(512))
+    ptx.cluster_arrive_relaxed()
+    ptx.cluster_wait()
+    if rank > uint32(0):
+        four = ptx.ld_global_v4_f32(values + uint64(t * 16))
+        zero = uint32(0)
+        ptx.st_async_v4(ptx.mapa(place, zero), four, ptx.mapa(ptx.smem_base(), zero))
+    else:
+        ptx.mbarrier_wait(ptx.smem_base(), uint32(0))
+        ptx.st_global_v4(out + uint64(t * 16), ptx.ld_shared_v4(place))
 
 
 def words_of(shape):
@@ -168,7 +206,7 @@ def step_case(half, groups, zero_points, scaled=False):
 
 load_four = ptx.load_words(2, 4)
 store_result = ptx.store_tile("global", 4, TILE_BYTES)
-add_three = ptx.add_slots(2, TILE_BYTES)
+take_two = ptx.take_slots(2, TILE_BYTES)
 four = ptx.splat_f32(4)
 
 
@@ -179,11 +217,29 @@ def load_words_kernel(a, out):
     ptx.st_global_v4(out + uint64(TILE_BYTES + t * 16), (words[4], words[5], words[6], words[7]))
 
 
-def add_slots_kernel(values, out):
+def slots_kernel(values, slots, out):
     t = uint32(cuda.threadIdx.x)
-    # of the first slot, of both, of both because there are only two
-    total = add_three(values + uint64(t * 16), uint32(t % uint32(4)), four(float32(1)))
-    store_result(out + uint64(t * 16), total)
+    # of no slot, of the first, of both, of both because there are only two
+    count = uint32(t % uint32(4))
+    slot = slots + uint64(t * 16)
+    if ptx.block_id() == uint32(0):
+        for i in range(2):
+            if count > uint32(i):
+                at = uint64(uint32(t * 16 + i * TILE_BYTES))
+                ptx.put_slot(slot + uint64(i * TILE_BYTES), ptx.ld_global_v4_f32(values + at))
+    else:
+        # what the block before puts there, and what is left of it
+        total = take_two(slot, count, four(float32(1)))
+        store_result(out + uint64(t * 16), total)
+        for i in range(2):
+            left = ptx.ld_global_v4(slot + uint64(i * TILE_BYTES))
+            ptx.st_global_v4(out + uint64(uint32(t * 16 + (i + 1) * TILE_BYTES)), left)
+
+
+def slots_inputs(rng):
+    values = rng.standard_normal((2, 32, 4)).astype(np.float32)
+    values[:, 4:12, 0] = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1.0]
+    return {"values": values, "slots": np.zeros((2, 32, 4), np.uint32)}
 
 
 def slots_wanted(inputs):
@@ -191,7 +247,7 @@ def slots_wanted(inputs):
     total = np.ones((32, 4), np.float32)
     for i in range(2):
         total[count > i] += values[i][count > i]
-    return total[None]
+    return np.stack([total, *np.zeros_like(values)])
 
 
 columns = ptx.store_columns(1, 272)
@@ -224,7 +280,7 @@ def columns_wanted(inputs):
 CASES = (
     Case(
         "thread_id",
-        (ptx.thread_id, ptx.block_id),
+        (ptx.thread_id, ptx.block_id, ptx.block_id_y),
         indices_kernel,
         lambda rng: {},
         lambda inputs: (np.arange(32) + 100 * np.arange(3)[:, None]).astype(np.uint32),
@@ -246,6 +302,24 @@ CASES = (
         smem_bytes=512,
     ),
     Case(
+        "cp_async_16_ca_zfill",
+        (ptx.cp_async_16_ca_zfill,),
+        copy_some_through_l1_kernel,
+        words_of((32, 4)),
+        first_bytes,
+        smem_bytes=512,
+    ),
+    Case(
+        "st_async_v4",
+        (ptx.cluster_arrive_relaxed, ptx.st_async_v4),
+        send_kernel,
+        lambda rng: {"values": rng.standard_normal((32, 4)).astype(np.float32)},
+        lambda inputs: inputs["values"],
+        num_blocks=2,
+        smem_bytes=528,
+        cluster=(2, 1, 1),
+    ),
+    Case(
         "load_words",
         (load_four,),
         load_words_kernel,
@@ -253,11 +327,12 @@ CASES = (
         lambda inputs: inputs["a"],
     ),
     Case(
-        "add_slots",
-        (add_three,),
-        add_slots_kernel,
-        lambda rng: {"values": rng.standard_normal((2, 32, 4)).astype(np.float32)},
+        "slots",
+        (ptx.put_slot, take_two),
+        slots_kernel,
+        slots_inputs,
         slots_wanted,
+        num_blocks=2,
     ),
     Case(
         "store_columns",

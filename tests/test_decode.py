@@ -13,6 +13,7 @@ from ferrum_numba.errors import ConfigError
 from ferrum_numba.gpu import KNOWN
 from ferrum_numba.kernels.decode import Config, Decode
 from ferrum_numba.kernels.w4a16 import W4A16Problem
+from ferrum_numba.launch import Buffer, Graph, OperandSet, load
 from ferrum_numba.reference import w4a16_gemm
 
 H200 = KNOWN["h200"]
@@ -33,8 +34,7 @@ def on_interpreter(config, problem, num_sms=3):
         ({"warps_n": 8, "warps_k": 4}, "at most 16 warps; got 32"),
         ({"step_k": 32}, "step_k must be 64 or 128; got step_k = 32"),
         ({"blocks_per_sm": 0}, "blocks_per_sm must be at least 1; got 0"),
-        ({"cluster": 3}, "cluster must be 1, 2, 4 or 8; got cluster = 3"),
-        ({"prefetch_steps": -1}, "prefetch_steps must not be negative; got -1"),
+        ({"cluster": 9}, "cluster must be 1 to 8; got cluster = 9"),
         ({"group_size": 48}, r"group_size must be one of \(128, 64, 32, -1\); got 48"),
         ({"dtype": "fp32"}, "dtype must be fp16 or bf16; got fp32"),
     ],
@@ -47,7 +47,6 @@ def test_a_config_that_contradicts_itself_says_so(fields, words):
 @pytest.mark.parametrize(
     ("problem", "words"),
     [
-        (W4A16Problem(1, 576, 7392, 32), "K = 7392, N = 576, the nearest are 7424 and 576"),
         (W4A16Problem(1, 128, 128, 16), "group_size in .* got 16, the nearest is 32"),
         (W4A16Problem(1, 128, 256, act_order=True), "got act_order = True"),
     ],
@@ -97,12 +96,12 @@ def test_the_result_does_not_depend_on_the_number_of_sms(num_sms):
     """A slice cut among more blocks is the same sum but for fp32 rounding."""
     problem = W4A16Problem(3, 192, 704, 64)
     # 3 slices of 11 steps for two warps: uneven stripes, and warps without a step
-    for config in (SMALL, replace(SMALL, prefetch_steps=0), replace(SMALL, warps_k=3)):
+    for config in (SMALL, replace(SMALL, warps_k=3)):
         result = on_interpreter(config, problem, num_sms)
         assert result.ok, result.reason
 
 
-@pytest.mark.parametrize("cluster", [2, 4, 8])
+@pytest.mark.parametrize("cluster", [2, 3, 4, 8])
 def test_a_cluster_sums_its_blocks(cluster):
     problem = W4A16Problem(9, 64, 704, 64, bias=True)
     result = on_interpreter(replace(SMALL, cluster=cluster), problem, 16)
@@ -119,32 +118,75 @@ def test_a_cluster_that_does_not_fit_is_refused_in_numbers():
     assert "has no clusters" in DECODE.misfit(config, replace(problem, K=512), KNOWN["a100"])
 
 
+def test_stripes_of_whole_slices_hand_nothing_over():
+    """128 slices on 132 SMs: a stripe is longer by two steps of 16 warps, and needs no slots."""
+    problem = W4A16Problem(1, 8192, 8192)
+    launch = DECODE.launch(DECODE.specialise(Config(8, 1, 16, 128, 1), problem), problem, H200)
+    assert launch.grid == (128, 1, 1)
+    assert launch.scalars["units_per_block"] == 64
+    assert launch.workspace == {"slots": 16}
+    # with two blocks a SM it would be twice as long
+    launch = DECODE.launch(DECODE.specialise(Config(8, 1, 8, 128, 2), problem), problem, H200)
+    assert launch.scalars["units_per_block"] == 32
+
+
+@pytest.mark.parametrize(
+    ("K", "N", "cluster"),
+    [
+        (4096, 4096, 2),  # small
+        (8192, 8192, 2),  # 256 blocks on 132 SMs
+        (4096, 14336, 2),  # 224
+        (27648, 5120, 1),  # 160 would leave SMs idle for long
+        (8192, 28672, 1),  # more than a wave
+    ],
+)
+def test_untuned_a_cluster_shares_a_slice_where_it_pays_off(K, N, cluster):
+    assert DECODE.default(W4A16Problem(1, N, K), H200).cluster == cluster
+
+
 @pytest.mark.parametrize("rows", [1, 16, 64, 200])
 def test_the_workspace_never_exceeds_4_mb(rows):
     for choice in DECODE.configs(H200):
         problem = W4A16Problem(rows, 8192, 8192)
         if DECODE.misfit(choice, problem, H200) is None:
             launch = DECODE.launch(choice, problem, H200)
-            assert launch.workspace["partials"] <= 4 << 20
+            assert launch.workspace["slots"] <= 4 << 20
             assert launch.grid[0] <= max(132 * choice.blocks_per_sm, -(-rows // choice.tile_m))
 
 
 def test_a_config_that_would_spill_is_a_misfit():
-    problem = W4A16Problem(16, 8192, 8192, zero_points="gptq")
+    problem = W4A16Problem(16, 8192, 8192, 64)
     config = DECODE.specialise(Config(16, 2, 6, 128, 1), problem)
     reason = DECODE.misfit(config, problem, H200)
-    assert reason == "needs 208 registers a thread; 12 warps leave 168"
+    assert reason == "needs 248 registers a thread; 12 warps leave 168"
+
+
+def arrays_of(problem, inputs, launch):
+    """Return a launch's buffers: the operands, a workspace of zeros and an output of NaN."""
+    arrays = {k: np.ascontiguousarray(v) for k, v in DECODE.prepare(problem, inputs).items()}
+    arrays |= {name: np.zeros(size, np.uint8) for name, size in launch.workspace.items()}
+    return arrays | {"out": np.full((problem.M, problem.N), np.nan, np.float16)}
 
 
 def run(problem, inputs, config):
-    """Return what the interpreter computes of given inputs."""
+    """Return what the interpreter computes of given inputs on two SMs, which share a slice."""
     config = DECODE.specialise(config, problem)
     launch = DECODE.launch(config, problem, replace(H200, num_sms=2))
-    buffers = {k: np.ascontiguousarray(v) for k, v in DECODE.prepare(problem, inputs).items()}
-    buffers |= {name: np.zeros(size, np.uint8) for name, size in launch.workspace.items()}
-    buffers["out"] = np.full((problem.M, problem.N), np.nan, np.float16)
-    interpreter.run(DECODE.build(config, "sm_90a"), launch, buffers)
-    return buffers["out"]
+    arrays = arrays_of(problem, inputs, launch)
+    interpreter.run(DECODE.build(config, "sm_90a"), launch, arrays)
+    assert not any(arrays[name].any() for name in launch.workspace)
+    return arrays["out"]
+
+
+def run_on(device, problem, inputs, config):
+    """Return what the GPU computes of given inputs."""
+    config = DECODE.specialise(config, problem)
+    launch = DECODE.launch(config, problem, device.gpu)
+    arrays = arrays_of(problem, inputs, launch)
+    buffers = {name: Buffer.from_array(device, array) for name, array in arrays.items()}
+    load(build(DECODE, config, device.gpu.arch), device).prepare(launch, buffers)(0)
+    device.synchronize()
+    return buffers["out"].read((problem.M, problem.N), np.float16)
 
 
 def tokens(kind, shape, rng):
@@ -174,26 +216,104 @@ def through_fp16_weights(inputs):
     return inputs["x"].astype(np.float64) @ weights.astype(np.float64)
 
 
-@pytest.mark.parametrize("kind", ["largest", "zeros", "one-hot", "subnormal", "every size"])
-@pytest.mark.parametrize("zero_points", ["none", "gptq_v2"])
-@pytest.mark.parametrize("scale", [2.0**-24, 2.0**-10, 4.0])
-def test_activations_and_scales_of_every_size(kind, zero_points, scale, rng):
-    problem = W4A16Problem(5, 64, 256, 64, zero_points)
-    inputs = dict(DECODE.op.make_inputs(problem, rng))
-    inputs["x"] = tokens(kind, inputs["x"].shape, rng)
-    inputs["scales"] = np.full_like(inputs["scales"], scale)
-    got = run(problem, inputs, SMALL).astype(np.float64)
-    want = w4a16_gemm(**inputs).astype(np.float64)
+def assert_as_good_as_fp16_weights(got, inputs, scale):
+    """Assert one rounding to fp16 and fp32 sums, and no more error than rounded weights give."""
+    got, want = got.astype(np.float64), w4a16_gemm(**inputs).astype(np.float64)
     # fp16 holds 65504 at most; what is rounded to it is not this kernel's doing
     limit = np.abs(want) < 65504
     assert np.isinf(got[~limit]).all() or (np.abs(got[~limit]) >= 65504).all()
     rounded = through_fp16_weights(inputs)
     ours, theirs = np.abs(got - want)[limit], np.abs(rounded - want)[limit]
     # one rounding to fp16 (2^-11, or half of the smallest subnormal), and fp32 sums
-    magnitude = np.abs(inputs["x"].astype(np.float64)) @ np.full((256, 64), 15 * scale)
+    magnitude = np.abs(inputs["x"].astype(np.float64)).sum(1, keepdims=True) * (15 * scale)
     bound = 2.0**-11 * np.abs(want) + 2.0**-25 + 2.0**-20 * magnitude
     assert (ours <= bound[limit]).all()
     assert ours.sum() <= theirs.sum() + bound[limit].sum()
+
+
+def extreme_inputs(problem, kind, scale, rng):
+    """Return a problem's inputs with activations of a kind and one scale everywhere."""
+    inputs = dict(DECODE.op.make_inputs(problem, rng))
+    inputs["x"] = tokens(kind, inputs["x"].shape, rng)
+    inputs["scales"] = np.full_like(inputs["scales"], scale)
+    return inputs
+
+
+each_kind = pytest.mark.parametrize(
+    "kind", ["largest", "zeros", "one-hot", "subnormal", "every size"]
+)
+each_scale = pytest.mark.parametrize("scale", [2.0**-24, 2.0**-10, 4.0])
+
+
+@each_kind
+@pytest.mark.parametrize("zero_points", ["none", "gptq_v2"])
+@each_scale
+def test_activations_and_scales_of_every_size(kind, zero_points, scale, rng):
+    problem = W4A16Problem(5, 64, 256, 64, zero_points)
+    inputs = extreme_inputs(problem, kind, scale, rng)
+    assert_as_good_as_fp16_weights(run(problem, inputs, SMALL), inputs, scale)
+
+
+@pytest.mark.gpu
+@each_kind
+@pytest.mark.parametrize("shape", [(4096, 1024), (576, 2048)])
+@each_scale
+def test_activations_and_scales_of_every_size_on_gpu(kind, shape, scale, rng, device):
+    """A wide weight is cut into stripes, a narrow one shared by clusters where there are any."""
+    problem = W4A16Problem(5, *shape, 64)
+    inputs = extreme_inputs(problem, kind, scale, rng)
+    for config in (DECODE.default(problem, device.gpu), replace(SMALL, early=False)):
+        got = run_on(device, problem, inputs, config)
+        assert_as_good_as_fp16_weights(got, inputs, scale)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [(576, 1024), (584, 1000)])
+@pytest.mark.parametrize("rows", range(1, 65))
+def test_every_number_of_tokens_on_gpu(rows, shape, device):
+    problem = W4A16Problem(rows, *shape, 128)
+    result = check.on_gpu(DECODE, DECODE.default(problem, device.gpu), problem, device)
+    assert result.ok, result.reason
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cluster", [1, 2])
+@pytest.mark.parametrize("shape", [(14336, 4096), (4096, 14336), (8192, 8192)])
+def test_a_hundred_launches_give_the_same_bits(shape, cluster, device):
+    """They follow each other closely: each may begin to load before the one before has ended."""
+    problem = W4A16Problem(8, *shape)
+    configs = (DECODE.specialise(c, problem) for c in DECODE.configs(device.gpu))
+    configs = [c for c in configs if DECODE.misfit(c, problem, device.gpu) is None]
+    config = next((c for c in configs if c.cluster == cluster), None)
+    if config is None:
+        pytest.skip(f"no config has clusters of {cluster} on {device.gpu.name}")
+    operands = OperandSet(device, DECODE, problem)
+    bound = operands.bind(config, build(DECODE, config, device.gpu.arch))
+    alone, first = bound.prepared(), None
+    many = Graph.capture(device, [alone] * 100)
+    for call in (alone, many.launch, many.launch):
+        operands.poison()
+        call(device.new_stream())
+        device.synchronize()
+        got = operands.result().tobytes()
+        first = first or got
+        assert got == first
+    for name, buffer in bound.workspace.items():
+        assert not buffer.read((buffer.size_bytes,), np.uint8).any(), name
+
+
+def test_a_token_that_is_no_number_keeps_nobody_waiting_and_harms_no_other(rng):
+    """Sums that blocks hand over may be NaN, infinite or zero."""
+    problem = W4A16Problem(4, 64, 256, 64)
+    inputs = dict(DECODE.op.make_inputs(problem, rng))
+    x = inputs["x"].copy()
+    x[0], x[1, 3], x[2] = np.nan, np.inf, 0
+    clean = run(problem, {**inputs, "x": np.where(np.isfinite(x), x, 0).astype(x.dtype)}, SMALL)
+    got = run(problem, {**inputs, "x": x}, SMALL)
+    assert np.isnan(got[0]).all()
+    assert not np.isfinite(got[1]).any()
+    np.testing.assert_array_equal(got[2:], clean[2:])
+    assert not got[2].any()
 
 
 def test_a_token_s_weight_of_zero_takes_nothing_from_the_others(rng):

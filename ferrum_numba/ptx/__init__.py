@@ -18,6 +18,7 @@ from ferrum_numba.ptx.asynchronous import (
     cp_async_8,
     cp_async_16,
     cp_async_16_ca,
+    cp_async_16_ca_zfill,
     cp_async_16_hint,
     cp_async_16_if,
     cp_async_16_zfill,
@@ -35,6 +36,7 @@ from ferrum_numba.ptx.asynchronous import (
     mbarrier_init,
     mbarrier_try_wait,
     mbarrier_wait,
+    st_async_v4,
 )
 from ferrum_numba.ptx.convert import (
     bf16_to_f32,
@@ -50,14 +52,15 @@ from ferrum_numba.ptx.convert import (
     unpack_f16x2,
 )
 from ferrum_numba.ptx.decode import (
-    add_slots,
     load_tiles,
     load_tokens,
     load_words,
     multiply_step,
     prefetch_l2,
+    put_slot,
     scale_sums,
     store_columns,
+    take_slots,
 )
 from ferrum_numba.ptx.dequantize import dequantize
 from ferrum_numba.ptx.gptq_tile import (
@@ -162,6 +165,7 @@ from ferrum_numba.ptx.shuffle import (
 )
 from ferrum_numba.ptx.special import (
     block_id,
+    block_id_y,
     clock64,
     cluster_ctarank,
     globaltimer,
@@ -174,6 +178,7 @@ from ferrum_numba.ptx.sync import (
     bar_sync,
     bar_warp_sync,
     cluster_arrive,
+    cluster_arrive_relaxed,
     cluster_wait,
     fence_acq_rel_gpu,
     fence_proxy_async,
@@ -204,7 +209,6 @@ from ferrum_numba.ptx.wgmma import (
 __all__ = [
     "add_bf16x2",
     "add_f16x2",
-    "add_slots",
     "add_tile",
     "atom_add_acq_rel_gpu",
     "ballot",
@@ -214,14 +218,17 @@ __all__ = [
     "bf16_to_f32",
     "bits_f32",
     "block_id",
+    "block_id_y",
     "clock64",
     "cluster_arrive",
+    "cluster_arrive_relaxed",
     "cluster_ctarank",
     "cluster_wait",
     "cp_async_4",
     "cp_async_8",
     "cp_async_16",
     "cp_async_16_ca",
+    "cp_async_16_ca_zfill",
     "cp_async_16_hint",
     "cp_async_16_if",
     "cp_async_16_zfill",
@@ -319,6 +326,7 @@ __all__ = [
     "pack_f16x2",
     "prefetch_l2",
     "prmt",
+    "put_slot",
     "red_add_f32",
     "red_add_relaxed_gpu",
     "red_add_release_gpu",
@@ -336,6 +344,7 @@ __all__ = [
     "smem_base",
     "smem_descriptor",
     "splat_f32",
+    "st_async_v4",
     "st_global_f32",
     "st_global_u16",
     "st_global_u32",
@@ -376,6 +385,7 @@ __all__ = [
     "store_tile_rounded",
     "sub_bf16x2",
     "sub_f16x2",
+    "take_slots",
     "thread_id",
     "unpack_bf16x2",
     "unpack_f16x2",

@@ -16,6 +16,7 @@ from ferrum_numba.ptx.instruction import (
     U32,
     U64,
     Array,
+    F32x4,
     Lanes,
     instruction,
 )
@@ -84,9 +85,7 @@ def cp_async_16_if(lanes: Lanes, smem: U32, gmem: U64, pred: U32) -> None:
         lanes.block.copy_async(lanes.thread[on], smem[on], data)
 
 
-@instruction("cp.async.cg.shared.global [<smem>], [<gmem>], 16, <src_bytes>;", effect="memory")
-def cp_async_16_zfill(lanes: Lanes, smem: U32, gmem: U64, src_bytes: U32) -> None:
-    """Begin to write 16 bytes: the first src_bytes (0 to 16) copied, the others zero."""
+def _copy_zfill(lanes: Lanes, smem: Array, gmem: Array, src_bytes: Array) -> None:
     if int(src_bytes.max()) > 16:
         raise InterpreterError(f"copies {int(src_bytes.max())} bytes; 16 at most")
     data = np.zeros((len(smem), 16), np.uint8)
@@ -94,6 +93,18 @@ def cp_async_16_zfill(lanes: Lanes, smem: U32, gmem: U64, src_bytes: U32) -> Non
         rows = np.flatnonzero(src_bytes == size_bytes)
         data[rows, :size_bytes] = lanes.load_global(gmem[rows], size_bytes)
     lanes.block.copy_async(lanes.thread, smem, data)
+
+
+@instruction("cp.async.cg.shared.global [<smem>], [<gmem>], 16, <src_bytes>;", effect="memory")
+def cp_async_16_zfill(lanes: Lanes, smem: U32, gmem: U64, src_bytes: U32) -> None:
+    """Begin to write 16 bytes: the first src_bytes (0 to 16) copied, the others zero."""
+    _copy_zfill(lanes, smem, gmem, src_bytes)
+
+
+@instruction("cp.async.ca.shared.global [<smem>], [<gmem>], 16, <src_bytes>;", effect="memory")
+def cp_async_16_ca_zfill(lanes: Lanes, smem: U32, gmem: U64, src_bytes: U32) -> None:
+    """Begin to write 16 bytes as `cp_async_16_zfill` does, through L1."""
+    _copy_zfill(lanes, smem, gmem, src_bytes)
 
 
 @instruction("cp.async.commit_group;", effect="memory")
@@ -254,6 +265,24 @@ def cp_async_bulk_hint(
 ) -> None:
     """Begin to copy a run of bytes, with a policy for L2; see `cp_async_bulk`."""
     _copy_bulk(lanes, smem, gmem, size_bytes, bar)
+
+
+@instruction(
+    "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 "
+    "[<address>], <values>, [<bar>];",
+    effect="memory",
+    arch="sm_90",
+)
+def st_async_v4(lanes: Lanes, address: U32, values: F32x4, bar: U32) -> None:
+    """Begin to store four fp32 in a block of the cluster, counted by an mbarrier of that block.
+
+    The block may end before they have arrived; the one that gets them waits for the mbarrier.
+
+    Source: PTX ISA, "Data Movement Instructions: st.async".
+    """
+    data = np.ascontiguousarray(values).view(np.uint8).reshape(-1, 1, 16)
+    for place, row, count in zip(address.tolist(), data, bar.tolist(), strict=True):
+        lanes.block.deliver(place, row, count)
 
 
 _OPAQUE = "reads a tensor map, whose layout only the driver knows: the interpreter cannot"

@@ -12,12 +12,23 @@ The accumulator is F32 x 16*n_tiles, element ((j * n_tiles + block) * 4 + c): su
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 
 from ferrum_numba.ptx.arithmetic import ROUND, widen
 from ferrum_numba.ptx.dequantize import Half
-from ferrum_numba.ptx.instruction import F32, U32, U64, Array, Instruction, Lanes, instruction
+from ferrum_numba.ptx.instruction import (
+    BLOCKED,
+    F32,
+    U32,
+    U64,
+    Array,
+    F32x4,
+    Instruction,
+    Lanes,
+    instruction,
+)
 from ferrum_numba.ptx.mma import ldmatrix_x4
 from ferrum_numba.ptx.tile import MMA
 
@@ -366,37 +377,76 @@ def store_columns(n_tiles: int, row_bytes: int) -> Instruction:
     )  # fmt: skip
 
 
+@instruction(
+    """{
+    .reg .pred p;
+    .reg .b32 a, b, c, d;
+    mov.b32 a, <values.0>; mov.b32 b, <values.1>; mov.b32 c, <values.2>; mov.b32 d, <values.3>;
+    setp.eq.u32 p, a, 0; selp.b32 a, 0x80000000, a, p;
+    setp.eq.u32 p, b, 0; selp.b32 b, 0x80000000, b, p;
+    setp.eq.u32 p, c, 0; selp.b32 c, 0x80000000, c, p;
+    setp.eq.u32 p, d, 0; selp.b32 d, 0x80000000, d, p;
+    st.relaxed.gpu.global.v4.b32 [<address>], {a, b, c, d};
+    }""",
+    effect="memory",
+)
+def put_slot(lanes: Lanes, address: U64, values: F32x4) -> None:
+    """Hand four sums to the block that takes them: no word is 0, which says "not there yet".
+
+    0 becomes -0, which adds the same. Each word says for itself that it has arrived, so nothing
+    orders them.
+    """
+    words = np.ascontiguousarray(values).view(np.uint32)
+    words = np.where(words == 0, np.uint32(1 << 31), words)
+    lanes.store_global(address, words.view(np.uint8))
+
+
 @cache
-def add_slots(depth: int, stride_bytes: int) -> Instruction:
+def take_slots(depth: int, stride_bytes: int) -> Instruction:
     """Make `(address, count, sums) -> F32 x 4`: sums plus those of min(count, depth) slots.
 
-    The slots are added in their order, and read together, at L2, because other blocks wrote them.
+    Waits until `put_slot` has filled them, adds them in their order, and leaves zeros.
 
     address: U64, of the first slot's four fp32; slots lie stride_bytes apart
     """
+    lines = [f".reg .pred q, {', '.join(f'p{i}' for i in range(depth))};", ".reg .b32 none;"]
     names = [[f"v{i}{j}" for j in range(4)] for i in range(depth)]
-    lines = [f".reg .pred {', '.join(f'p{i}' for i in range(depth))};"]
+    for i, registers in enumerate(names):
+        lines.append(f".reg .b32 {', '.join(registers)};")
+        lines += [f"mov.b32 {r}, 1;" for r in registers]
+        lines.append(f"setp.gt.u32 p{i}, <count>, {i};")
+    lines.append("again:")
     for i, registers in enumerate(names):
         vector = ", ".join(registers)
-        lines += [
-            f".reg .f32 {vector};",
-            f"setp.gt.u32 p{i}, <count>, {i};",
-            f"@p{i} ld.global.cg.v4.f32 {{{vector}}}, [<address>+{i * stride_bytes}];",
-        ]
+        place = f"[<address>+{i * stride_bytes}]"
+        lines.append(f"@p{i} ld.relaxed.gpu.global.v4.b32 {{{vector}}}, {place};")
+    lines.append("setp.eq.u32 q, v00, 0;")
+    lines += [f"setp.eq.or.u32 q, {r}, 0, q;" for registers in names for r in registers]
+    lines += ["@q bra again;", "mov.b32 none, 0;", ".reg .f32 f;"]
     for i, registers in enumerate(names):
-        lines += [f"@p{i} add.f32 <d.{j}>, <d.{j}>, {r};" for j, r in enumerate(registers)]
+        for j, r in enumerate(registers):
+            lines += [f"mov.b32 f, {r};", f"@p{i} add.f32 <d.{j}>, <d.{j}>, f;"]
+        place = f"[<address>+{i * stride_bytes}]"
+        lines.append(f"@p{i} st.global.v4.b32 {place}, {{none, none, none, none}};")
 
-    def twin(lanes: Lanes, address: Array, count: Array, sums: Array) -> Array:
+    def twin(lanes: Lanes, address: Array, count: Array, sums: Array) -> Any:
+        if lanes.block.pause(lanes.thread):
+            return BLOCKED
+        rows = [on for on in (np.flatnonzero(count > i) for i in range(depth)) if on.size]
+        places: list[Array] = [
+            np.asarray(address[on] + np.uint64(i * stride_bytes)) for i, on in enumerate(rows)
+        ]
+        got = [lanes.load_global(place, 16) for place in places]
+        if not all(data.view(np.uint32).all() for data in got):
+            return BLOCKED
         out = sums.copy()
-        for i in range(depth):
-            on = np.flatnonzero(count > i)
-            if on.size:
-                data = lanes.load_global(address[on] + np.uint64(i * stride_bytes), 16)
-                out[on] += data.view(np.float32)
+        for on, place, data in zip(rows, places, got, strict=True):
+            out[on] += data.view(np.float32)
+            lanes.store_global(place, np.zeros_like(data))
         return out
 
     return Instruction(
-        f"add_slots_{depth}x{stride_bytes}", _block(lines),
+        f"take_slots_{depth}x{stride_bytes}", _block(lines),
         {"address": U64, "count": U32, "sums": F32 * 4}, F32 * 4, twin,
         effect="memory", tied="sums",
     )  # fmt: skip

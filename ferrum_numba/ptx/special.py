@@ -77,6 +77,12 @@ def block_id(lanes: Lanes) -> U32:
     return np.full(len(lanes.thread), lanes.block.index[0], np.uint32)
 
 
+@instruction("mov.u32 <d>, %ctaid.y;", effect="volatile")
+def block_id_y(lanes: Lanes) -> U32:
+    """Return the index of the block along y; see `block_id`."""
+    return np.full(len(lanes.thread), lanes.block.index[1], np.uint32)
+
+
 @instruction("mov.u64 <d>, %clock64;", effect="volatile")
 def clock64(lanes: Lanes) -> U64:
     """Return the SM's cycle counter; the interpreter's counts nanoseconds.

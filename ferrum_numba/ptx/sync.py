@@ -105,6 +105,12 @@ def cluster_arrive(lanes: Lanes) -> None:
     lanes.block.cluster_arrive(lanes.thread)
 
 
+@instruction("barrier.cluster.arrive.relaxed.aligned;", effect="memory", scope="warp", arch="sm_90")
+def cluster_arrive_relaxed(lanes: Lanes) -> None:
+    """Arrive at the barrier of the cluster's threads; orders no loads and stores."""
+    lanes.block.cluster_arrive(lanes.thread)
+
+
 @instruction("barrier.cluster.wait.acquire.aligned;", effect="memory", scope="warp", arch="sm_90")
 def cluster_wait(lanes: Lanes) -> None:
     """Wait until all threads of the cluster have arrived; see `cluster_arrive`."""
