@@ -477,16 +477,29 @@ def test_a_config_that_does_not_fit_is_passed_over():
     "rows",
     [
         [],
-        [row(1.0, config={"speed": 1, "gone": 2})],
         [row(1.0, kernel="gone")],
         [row(1.0, regime="warm")],
         [row(1.0, problem={"M": 1, "N": 8, "kind": "other"})],
     ],
-    ids=["none", "stale", "kernel", "regime", "kind"],
+    ids=["none", "kernel", "regime", "kind"],
 )
 def test_without_a_row_the_default_runs(rows):
     found = tune.choose(rows, Problem(1), [TOY], GPU)
     assert (found.config, found.rule) == (Config(1), "default of toy")
+
+
+def test_a_kernel_that_won_still_runs_when_its_config_is_gone():
+    class Other(type(TOY)):
+        name = "other"
+
+    gone = row(1.0, config={"speed": 1, "gone": 2})
+    far = row(2.0, M=64, kernel="other", speed=2)
+    # the design is decided by what won nearby, not by whose config is still there
+    found = tune.choose([gone, far], Problem(1), [Other(), TOY], GPU)
+    assert (found.kernel, found.config) == (TOY, Config(1))
+    assert found.rule == "measured, in its default config"
+    found = tune.choose([gone, row(2.0, M=4, speed=2)], Problem(1), [TOY], GPU)
+    assert (found.config, found.rule) == (Config(2), "measured at M = 4")
 
 
 def test_where_a_shape_was_not_measured_a_near_one_decides():

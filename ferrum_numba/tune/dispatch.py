@@ -80,10 +80,11 @@ def choose(
 ) -> Choice:
     """Return the kernel and config to run a problem with.
 
-    The winner of this very problem; else of the nearest of its kind, which differs in sizes alone;
-    else the default of the first kernel that can run it. A stored config that its kernel no longer
-    has, or that does not fit, is passed over; a field that came later than the row is at its
-    default. A kernel that goes on with cuBLAS is passed over where there is none.
+    The kernel that won this very problem, else the nearest of its kind, which differs in sizes
+    alone, with the config that won there. A stored config that the kernel no longer has, or that
+    does not fit, is passed over for that of its next nearest win, or its default; a field that came
+    later than the row is at its default. Where nothing was measured, the default of the first
+    kernel that can run it. A kernel that goes on with cuBLAS is passed over where there is none.
 
     Raises:
         ProblemError: no kernel can run it; says why each cannot.
@@ -96,13 +97,11 @@ def choose(
         for winner in winners(row for row in rows if row["op"] in op)
         if winner.row["regime"] == regime
     ]
-    for row, rule in _nearest(measured, problem):
-        kernel = by_name.get(row["kernel"])
-        config = kernel and _config(kernel, row["config"])
-        if kernel is None or config is None or not isinstance(problem, kernel.op.problem):
-            continue
-        if kernel.refuses(problem) is None and kernel.misfit(config, problem, gpu) is None:
-            return Choice(kernel, config, rule)
+    able = {name for name, kernel in by_name.items() if _runs(kernel, problem, gpu)}
+    near = [found for found in _nearest(measured, problem) if found[0]["kernel"] in able]
+    if near:
+        kernel = by_name[near[0][0]["kernel"]]
+        return _choice(kernel, near, problem, gpu)
     refusals = []
     for kernel in kernels:
         refusal = kernel.refuses(problem)
@@ -112,6 +111,20 @@ def choose(
             return Choice(kernel, kernel.default(problem, gpu), f"default of {kernel.name}")
         refusals.append(f"{kernel.name}: {refusal}")
     raise ProblemError(f"no kernel can run {problem}: {'; '.join(refusals)}")
+
+
+def _runs(kernel: Kernel, problem: Problem, gpu: Gpu) -> bool:
+    mine = isinstance(problem, kernel.op.problem)
+    return mine and kernel.refuses(problem) is None and kernel.runs_on(gpu)
+
+
+def _choice(kernel: Kernel, near: Sequence[tuple[Row, str]], problem: Problem, gpu: Gpu) -> Choice:
+    """Return a kernel with the config of its nearest win that fits, or its default."""
+    for row, rule in near:
+        config = _config(kernel, row["config"]) if row["kernel"] == kernel.name else None
+        if config is not None and kernel.misfit(config, problem, gpu) is None:
+            return Choice(kernel, config, rule)
+    return Choice(kernel, kernel.default(problem, gpu), f"{near[0][1]}, in its default config")
 
 
 def _nearest(rows: Iterable[Row], problem: Problem) -> Iterator[tuple[Row, str]]:
