@@ -168,6 +168,90 @@ def transposed_case(n, dtype, begin, end):
     )
 
 
+# a box of 16 rows that begins in the last columns and ends past the last row
+BOX_ROWS, MATRIX_ROWS, MATRIX_COLUMNS, FIRST_ROW, FIRST_COLUMN = 16, 20, 120, 8, 64
+
+
+def tensor_map_kernel(a, room, out):
+    t = uint32(cuda.threadIdx.x)
+    smem = ptx.smem_base()
+    bar, here = uint32(smem + 2048 + 128), uint32(smem + 2048)
+    if t == uint32(0):
+        ptx.mbarrier_init(bar, uint32(1))
+        ptx.fence_mbarrier_init()
+    ptx.st_shared_u32(uint32(here + t * 4), uint32(0))
+    cuda.syncthreads()
+    if t == uint32(0):
+        DESCRIBE(here, a, uint32(MATRIX_COLUMNS), uint32(MATRIX_ROWS), uint64(2 * MATRIX_COLUMNS))
+    ptx.bar_warp_sync()
+    ptx.publish_tensor_map(room, here)
+    ptx.acquire_tensor_map(room)
+    if t == uint32(0):
+        ptx.mbarrier_arrive_expect_tx(bar, uint32(2048))
+        ptx.cp_async_bulk_tensor_2d(smem, room, uint32(FIRST_COLUMN), uint32(FIRST_ROW), bar)
+    ptx.mbarrier_wait(bar, uint32(0))
+    for i in range(4):
+        at = uint32(uint32(t + 32 * i) * 16)
+        ptx.st_global_v4(out + uint64(at), ptx.ld_shared_v4(uint32(smem + at)))
+
+
+def tensor_map_want(inputs):
+    box = np.zeros((BOX_ROWS, 64), np.uint16)
+    inside = inputs["a"][FIRST_ROW:, FIRST_COLUMN:]
+    box[: len(inside), : inside.shape[1]] = inside
+    # 16-byte chunk c of row r lies at c ^ r % 8
+    swizzled = np.zeros_like(box).reshape(BOX_ROWS, 8, 8)
+    for r in range(BOX_ROWS):
+        for c in range(8):
+            swizzled[r, c ^ r % 8] = box[r, 8 * c : 8 * c + 8]
+    return swizzled.reshape(BOX_ROWS, 64)
+
+
+DESCRIBE, DESCRIBE_HALF = ptx.describe_matrix(BOX_ROWS), ptx.describe_matrix(BOX_ROWS // 2)
+
+
+def multicast_kernel(a, room, out):
+    """Each block of a pair copies half of the box for both, and tells both that it has read it."""
+    t = uint32(cuda.threadIdx.x)
+    rank = ptx.cluster_ctarank()
+    smem = ptx.smem_base()
+    here, full = uint32(smem + 2048), uint32(smem + 2048 + 128)
+    empty = uint32(full + 8)
+    own = uint64(uint32(rank * 128))
+    if t == uint32(0):
+        ptx.mbarrier_init(full, uint32(1))
+        ptx.mbarrier_init(empty, uint32(2))
+        ptx.fence_mbarrier_init()
+    ptx.st_shared_u32(uint32(here + t * 4), uint32(0))
+    cuda.syncthreads()
+    ptx.cluster_arrive()
+    ptx.cluster_wait()
+    if t == uint32(0):
+        row_bytes = uint64(2 * MATRIX_COLUMNS)
+        DESCRIBE_HALF(here, a, uint32(MATRIX_COLUMNS), uint32(MATRIX_ROWS), row_bytes)
+    ptx.bar_warp_sync()
+    ptx.publish_tensor_map(room + own, here)
+    ptx.acquire_tensor_map(room + own)
+    if t == uint32(0):
+        ptx.mbarrier_arrive_expect_tx(full, uint32(2048))
+        row = uint32(rank * (BOX_ROWS // 2))
+        to, row = uint32(smem + row * 128), uint32(row + FIRST_ROW)
+        ptx.cp_async_bulk_tensor_2d_multicast(
+            to, room + own, uint32(FIRST_COLUMN), row, full, uint32(3)
+        )
+    ptx.mbarrier_wait(full, uint32(0))
+    for i in range(4):
+        at = uint32(uint32(t + 32 * i) * 16)
+        place = uint64(uint32(rank * 2048 + at))
+        ptx.st_global_v4(out + place, ptx.ld_shared_v4(uint32(smem + at)))
+    ptx.bar_warp_sync()
+    told = uint32(0)
+    if t < uint32(2):
+        told = uint32(1)
+    ptx.mbarrier_arrive_cluster_if(ptx.mapa(empty, uint32(t & 1)), told)
+    ptx.mbarrier_wait(empty, uint32(0))
+
+
 def rounded16(value, dtype):
     """Return the bits of an fp32 rounded to nearest even."""
     if dtype == "f16":
@@ -192,6 +276,36 @@ CASES = (
         lambda inputs: inputs["a"],
         num_threads=64,
         smem_bytes=520,
+    ),
+    Case(
+        "tensor_map",
+        (DESCRIBE, ptx.publish_tensor_map, ptx.acquire_tensor_map, ptx.cp_async_bulk_tensor_2d),
+        tensor_map_kernel,
+        lambda rng: {
+            "a": rng.integers(0, 2**16, (MATRIX_ROWS, MATRIX_COLUMNS), np.uint16),
+            "room": np.zeros(32, np.uint32),
+        },
+        tensor_map_want,
+        smem_bytes=2048 + 128 + 8,
+    ),
+    Case(
+        "tensor_map_multicast",
+        (
+            ptx.cp_async_bulk_tensor_2d_multicast,
+            ptx.mbarrier_arrive_cluster_if,
+            DESCRIBE_HALF,
+            ptx.cluster_ctarank,
+            ptx.mapa,
+        ),
+        multicast_kernel,
+        lambda rng: {
+            "a": rng.integers(0, 2**16, (MATRIX_ROWS, MATRIX_COLUMNS), np.uint16),
+            "room": np.zeros(64, np.uint32),
+        },
+        lambda inputs: np.concatenate([tensor_map_want(inputs)] * 2),
+        num_blocks=2,
+        smem_bytes=2048 + 128 + 16,
+        cluster=(2, 1, 1),
     ),
     fence_case(),
     transposed_case(16, "f16", 0, 16),

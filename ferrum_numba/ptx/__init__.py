@@ -26,11 +26,13 @@ from ferrum_numba.ptx.asynchronous import (
     cp_async_bulk_hint,
     cp_async_bulk_tensor_2d,
     cp_async_bulk_tensor_2d_hint,
+    cp_async_bulk_tensor_2d_multicast,
     cp_async_commit,
     cp_async_mbarrier_arrive,
     cp_async_wait,
     fence_mbarrier_init,
     mbarrier_arrive,
+    mbarrier_arrive_cluster_if,
     mbarrier_arrive_expect_tx,
     mbarrier_expect_tx,
     mbarrier_init,
@@ -194,6 +196,7 @@ from ferrum_numba.ptx.sync import (
     setmaxnreg_inc,
     st_shared_cluster_u32,
 )
+from ferrum_numba.ptx.tensor_map import acquire_tensor_map, describe_matrix, publish_tensor_map
 from ferrum_numba.ptx.tile import add_tile, ldmatrix_tile, mma_tile, store_tile, store_tile_rounded
 from ferrum_numba.ptx.wgmma import (
     descriptor_step,
@@ -207,6 +210,7 @@ from ferrum_numba.ptx.wgmma import (
 )
 
 __all__ = [
+    "acquire_tensor_map",
     "add_bf16x2",
     "add_f16x2",
     "add_tile",
@@ -236,6 +240,7 @@ __all__ = [
     "cp_async_bulk_hint",
     "cp_async_bulk_tensor_2d",
     "cp_async_bulk_tensor_2d_hint",
+    "cp_async_bulk_tensor_2d_multicast",
     "cp_async_commit",
     "cp_async_mbarrier_arrive",
     "cp_async_wait",
@@ -243,6 +248,7 @@ __all__ = [
     "createpolicy_evict_last",
     "dequantize",
     "dequantize_column",
+    "describe_matrix",
     "descriptor_step",
     "f16_to_f32",
     "f32_bits",
@@ -308,6 +314,7 @@ __all__ = [
     "mapa",
     "match_any",
     "mbarrier_arrive",
+    "mbarrier_arrive_cluster_if",
     "mbarrier_arrive_expect_tx",
     "mbarrier_expect_tx",
     "mbarrier_init",
@@ -326,6 +333,7 @@ __all__ = [
     "pack_f16x2",
     "prefetch_l2",
     "prmt",
+    "publish_tensor_map",
     "put_slot",
     "red_add_f32",
     "red_add_relaxed_gpu",

@@ -20,6 +20,7 @@ from ferrum_numba.ptx.instruction import (
     Lanes,
     instruction,
 )
+from ferrum_numba.ptx.tensor_map import copy_box
 
 
 def _copy(lanes: Lanes, smem: Array, gmem: Array, size_bytes: int) -> None:
@@ -170,6 +171,26 @@ def mbarrier_arrive(lanes: Lanes, bar: U32) -> None:
 
 
 @instruction(
+    """{
+    .reg .pred p;
+    setp.ne.u32 p, <pred>, 0;
+    @p mbarrier.arrive.shared::cluster.b64 _, [<bar>];
+    }""",
+    effect="memory",
+    arch="sm_90",
+)
+def mbarrier_arrive_cluster_if(lanes: Lanes, bar: U32, pred: U32) -> None:
+    """Count an arrival in at an mbarrier of any block of the cluster, where pred is not 0.
+
+    Its address comes from `mapa`. It orders what this block sees, as an arrival at an mbarrier of
+    its own does; one that orders the whole cluster's accesses costs a fence of the whole GPU. There
+    is no branch around it, which ptxas takes for an end of a row of wgmma.
+    """
+    for address in bar[pred != 0].tolist():
+        lanes.block.mbarrier_arrive(address)
+
+
+@instruction(
     "mbarrier.arrive.expect_tx.shared::cta.b64 _, [<bar>], <size_bytes>;",
     effect="memory",
     arch="sm_90",
@@ -285,20 +306,18 @@ def st_async_v4(lanes: Lanes, address: U32, values: F32x4, bar: U32) -> None:
         lanes.block.deliver(place, row, count)
 
 
-_OPAQUE = "reads a tensor map, whose layout only the driver knows: the interpreter cannot"
-
-
 @instruction(
     f"{_TENSOR} [<smem>], [<map>, {{<c0>, <c1>}}], [<bar>];", effect="memory", arch="sm_90"
 )
 def cp_async_bulk_tensor_2d(lanes: Lanes, smem: U32, map: U64, c0: U32, c1: U32, bar: U32) -> None:
     """Begin to copy the box at (c0, c1) of a tensor map, innermost coordinate first.
 
-    map: address of a CUtensorMap in global memory
+    map: address of a tensor map in global memory, of the driver or `publish_tensor_map`. The twin
+         knows only the latter.
 
     Source: PTX ISA, "Data Movement Instructions: cp.async.bulk.tensor".
     """
-    raise InterpreterError(_OPAQUE)
+    copy_box(lanes, smem, map, c0, c1, bar)
 
 
 @instruction(
@@ -310,4 +329,30 @@ def cp_async_bulk_tensor_2d_hint(
     lanes: Lanes, smem: U32, map: U64, c0: U32, c1: U32, bar: U32, policy: U64
 ) -> None:
     """Begin to copy a box, with a policy for L2; see `cp_async_bulk_tensor_2d`."""
-    raise InterpreterError(_OPAQUE)
+    copy_box(lanes, smem, map, c0, c1, bar)
+
+
+@instruction(
+    f"""{{
+    .reg .b16 blocks;
+    cvt.u16.u32 blocks, <mask>;
+    {_TENSOR}.multicast::cluster [<smem>], [<map>, {{<c0>, <c1>}}], [<bar>], blocks;
+    }}""",
+    effect="memory",
+    arch="sm_90",
+)
+def cp_async_bulk_tensor_2d_multicast(
+    lanes: Lanes, smem: U32, map: U64, c0: U32, c1: U32, bar: U32, mask: U32
+) -> None:
+    """Begin to copy a box to the same place in several blocks of the cluster.
+
+    mask: bit r stands for the block of rank r, whose own mbarrier at `bar` counts the bytes
+
+    See `cp_async_bulk_tensor_2d`.
+    """
+    for rank in range(len(lanes.block.cluster)):
+        there = np.flatnonzero(mask >> np.uint32(rank) & np.uint32(1))
+        if there.size:
+            ranks = np.full(there.size, rank, np.uint32)
+            to, counts = (lanes.block.map_address(a[there], ranks) for a in (smem, bar))
+            copy_box(lanes, to, map[there], c0[there], c1[there], counts)

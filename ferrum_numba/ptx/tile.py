@@ -83,51 +83,69 @@ def mma_tile(blocks: int, dtype: Half = "f16") -> Instruction:
 
 
 @cache
-def store_tile(space: Space, count: int, stride_bytes: int) -> Instruction:
-    """Make `(address, values)`: write F32 x count in 16-byte pieces, stride_bytes apart.
+def store_tile(
+    space: Literal["shared", "cluster", "global"],
+    count: int,
+    stride_bytes: int,
+    begin: int = 0,
+    end: int | None = None,
+) -> Instruction:
+    """Make `(address, values)`: write elements begin to end of F32 x count, in 16-byte pieces.
 
-    The address is a U32 in shared memory, a U64 in global memory.
+    The pieces lie stride_bytes apart; begin and end are multiples of 4. The address is a U64 in
+    global memory, else a U32, in shared memory of the block or anywhere in the cluster.
     """
-    kind = U32 if space == "shared" else U64
+    kind = U64 if space == "global" else U32
+    at = "shared::cluster" if space == "cluster" else space
+    pieces = range(begin // 4, (count if end is None else end) // 4)
     lines = [
-        f"st.{space}.v4.f32 [<address>+{i * stride_bytes}], {_registers('values', 4 * i)};"
-        for i in range(count // 4)
+        f"st.{at}.v4.f32 [<address>+{n * stride_bytes}], {_registers('values', 4 * i)};"
+        for n, i in enumerate(pieces)
     ]
 
     def twin(lanes: Lanes, address: Array, values: Array) -> None:
-        write = lanes.store_shared if space == "shared" else lanes.store_global
-        for i in range(count // 4):
-            write(address + kind.dtype(i * stride_bytes), _bytes(values[:, 4 * i : 4 * i + 4]))
+        write = {
+            "shared": lanes.store_shared,
+            "cluster": lanes.block.store_cluster,
+            "global": lanes.store_global,
+        }[space]
+        for n, i in enumerate(pieces):
+            write(address + kind.dtype(n * stride_bytes), _bytes(values[:, 4 * i : 4 * i + 4]))
 
     return Instruction(
-        f"store_tile_{space}_{count}x{stride_bytes}", "\n".join(lines),
+        f"store_tile_{space}_{count}x{stride_bytes}_{begin}_{end}", "\n".join(lines),
         {"address": kind, "values": F32 * count}, None, twin, effect="memory",
+        arch="sm_90" if space == "cluster" else "sm_80",
     )  # fmt: skip
 
 
 @cache
-def add_tile(space: Space, count: int, stride_bytes: int) -> Instruction:
+def add_tile(
+    space: Space, count: int, stride_bytes: int, begin: int = 0, end: int | None = None
+) -> Instruction:
     """Make `(address, values) -> F32 x count`: values plus what `store_tile` wrote there.
 
-    Global memory is read at L2 (`.cg`), because another block wrote it.
+    Elements before begin and from end on stay as they are. Global memory is read at L2 (`.cg`),
+    because another block wrote it.
     """
     kind = U32 if space == "shared" else U64
     load = "ld.shared.v4.f32" if space == "shared" else "ld.global.cg.v4.f32"
+    pieces = range(begin // 4, (count if end is None else end) // 4)
     lines = [".reg .f32 p, q, r, s;"]
-    for i in range(count // 4):
-        lines.append(f"{load} {{p, q, r, s}}, [<address>+{i * stride_bytes}];")
+    for n, i in enumerate(pieces):
+        lines.append(f"{load} {{p, q, r, s}}, [<address>+{n * stride_bytes}];")
         lines += [f"add.f32 <d.{4 * i + j}>, <d.{4 * i + j}>, {t};" for j, t in enumerate("pqrs")]
 
     def twin(lanes: Lanes, address: Array, values: Array) -> Array:
         read = lanes.load_shared if space == "shared" else lanes.load_global
-        pieces = [
-            read(address + kind.dtype(i * stride_bytes), 16).view(np.float32)
-            for i in range(count // 4)
-        ]
-        return values + np.concatenate(pieces, axis=1)
+        total = values.copy()
+        for n, i in enumerate(pieces):
+            piece = read(address + kind.dtype(n * stride_bytes), 16).view(np.float32)
+            total[:, 4 * i : 4 * i + 4] += piece
+        return total
 
     return Instruction(
-        f"add_tile_{space}_{count}x{stride_bytes}", "{\n" + "\n".join(lines) + "\n}",
+        f"add_tile_{space}_{count}x{stride_bytes}_{begin}_{end}", "{\n" + "\n".join(lines) + "\n}",
         {"address": kind, "values": F32 * count}, F32 * count, twin,
         effect="memory", tied="values",
     )  # fmt: skip

@@ -1,0 +1,147 @@
+"""Tensor maps that a kernel makes for itself, and the copies of boxes that they describe.
+
+The driver makes a tensor map on the host, for one address and shape. Made on the device it needs
+no host at all: one lane describes the matrix in 128 bytes of shared memory that were zero, the warp
+publishes them to global memory, and who copies by the map acquires it first.
+
+What the 128 bytes hold is the GPU's own secret; the twins keep a record of their own in them.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from ferrum_numba.errors import ConfigError, InterpreterError
+from ferrum_numba.ptx.instruction import U32, U64, Array, Instruction, Lanes, instruction
+
+MAP_BYTES = 128
+# columns of 16 bits that a row of a box has: 128 bytes, in which the swizzle repeats
+BOX_COLUMNS = 64
+MOST_BOX_ROWS = 256
+_CHUNKS = 8
+_RECORD = np.dtype(
+    [
+        ("sign", "S8"), ("address", "<u8"), ("row_bytes", "<u8"), ("columns", "<u4"),
+        ("rows", "<u4"), ("box_rows", "<u4"), ("rest", "V92"),
+    ]
+)  # fmt: skip
+_SIGN = b"twin map"
+
+
+@cache
+def describe_matrix(box_rows: int) -> Instruction:
+    """Make `(smem, gmem, columns, rows, row_bytes)`: describe a matrix of 16-bit elements.
+
+    A copy by the map brings box_rows rows of 64 columns into the 128-byte swizzle that
+    `smem_descriptor(128, 1024)` reads; what lies past the matrix becomes zero, and counts as
+    brought.
+
+    Operands of the instruction:
+        smem:      u32, 128-byte aligned, 128 bytes of zeros that become the map
+        gmem:      u64, 16-byte aligned, the matrix
+        columns:   u32, and rows: u32, its shape
+        row_bytes: u64, from one row to the next, a multiple of 16
+
+    Raises:
+        ConfigError: more rows than a box may have.
+
+    Source: PTX ISA, "Data Movement Instructions: tensormap.replace".
+    """
+    if not 1 <= box_rows <= MOST_BOX_ROWS:
+        raise ConfigError(f"a box has 1 to {MOST_BOX_ROWS} rows; got {box_rows}")
+    replace = "tensormap.replace.tile.{}.shared::cta.b1024.{} [<smem>], {};"
+    # rank 1 means two dimensions, type 1 unsigned 16 bits, swizzle 3 that of 128 bytes
+    lines = [
+        ".reg .b32 one, width, height;",
+        f"mov.b32 one, 1; mov.b32 width, {BOX_COLUMNS}; mov.b32 height, {box_rows};",
+        replace.format("global_address", "b64", "<gmem>"),
+        replace.format("rank", "b32", "one"),
+        replace.format("box_dim", "b32", "0, width"),
+        replace.format("box_dim", "b32", "1, height"),
+        replace.format("global_dim", "b32", "0, <columns>"),
+        replace.format("global_dim", "b32", "1, <rows>"),
+        replace.format("global_stride", "b64", "0, <row_bytes>"),
+        replace.format("element_stride", "b32", "0, one"),
+        replace.format("element_stride", "b32", "1, one"),
+        replace.format("elemtype", "b32", "1"),
+        replace.format("interleave_layout", "b32", "0"),
+        replace.format("swizzle_mode", "b32", "3"),
+        replace.format("fill_mode", "b32", "0"),
+    ]
+
+    def twin(
+        lanes: Lanes, smem: Array, gmem: Array, columns: Array, rows: Array, row_bytes: Array
+    ) -> None:
+        if lanes.load_shared(smem, MAP_BYTES).any():
+            raise InterpreterError("describes a matrix in bytes that are not zero")
+        if (gmem % 16).any() or (row_bytes % 16).any():
+            raise InterpreterError("describes a matrix whose rows do not begin at multiples of 16")
+        record = np.zeros(len(smem), _RECORD)
+        record["sign"], record["box_rows"] = _SIGN, box_rows
+        record["address"], record["row_bytes"] = gmem, row_bytes
+        record["columns"], record["rows"] = columns, rows
+        lanes.store_shared(smem, record.view(np.uint8).reshape(-1, MAP_BYTES))
+
+    operands = {"smem": U32, "gmem": U64, "columns": U32, "rows": U32, "row_bytes": U64}
+    return Instruction(
+        f"describe_matrix_{box_rows}", "{\n" + "\n".join(lines) + "\n}",
+        cast(Any, operands), None, twin, effect="memory", arch="sm_90a",
+    )  # fmt: skip
+
+
+@instruction(
+    "tensormap.cp_fenceproxy.global.shared::cta.tensormap::generic.release.gpu.sync.aligned "
+    "[<gmem>], [<smem>], 128;",
+    effect="memory",
+    scope="warp",
+    arch="sm_90a",
+)
+def publish_tensor_map(lanes: Lanes, gmem: U64, smem: U32) -> None:
+    """Copy a tensor map from shared to global memory, both 128-byte aligned, for copies to use.
+
+    Source: PTX ISA, "Data Movement Instructions: tensormap.cp_fenceproxy".
+    """
+    if (gmem % MAP_BYTES).any() or (smem % MAP_BYTES).any():
+        raise InterpreterError("publishes a tensor map that is not 128-byte aligned")
+    lanes.store_global(gmem[:1], lanes.load_shared(smem[:1], MAP_BYTES))
+
+
+@instruction(
+    "fence.proxy.tensormap::generic.acquire.gpu [<gmem>], 128;", effect="memory", arch="sm_90a"
+)
+def acquire_tensor_map(gmem: U64) -> None:
+    """Make what was published at an address visible to the copies by it that follow.
+
+    Source: PTX ISA, "Parallel Synchronization and Communication Instructions: membar / fence".
+    """
+
+
+def copy_box(lanes: Lanes, smem: Array, map: Array, c0: Array, c1: Array, bar: Array) -> None:
+    """Begin each lane's copy of the box whose first element is (column c0, row c1)."""
+    operands = (column.tolist() for column in (smem, c0, c1, bar))
+    for i, (to, column, row, counts) in enumerate(zip(*operands, strict=True)):
+        record = np.ascontiguousarray(lanes.load_global(map[i : i + 1], MAP_BYTES)).view(_RECORD)
+        if record["sign"][0, 0] != _SIGN:
+            raise InterpreterError("copies by a tensor map that no `describe_matrix` made")
+        if to % 1024:
+            raise InterpreterError("copies a swizzled box to no multiple of 1024 bytes")
+        lanes.block.deliver(to, _box(lanes, record[0, 0], column, row), counts)
+
+
+def _box(lanes: Lanes, record: Any, column: int, row: int) -> npt.NDArray[np.uint8]:
+    """Return the 16-byte chunks of a box, in the order of their places: [n, 16] uint8."""
+    box_rows = int(record["box_rows"])
+    data = np.zeros((box_rows, 2 * BOX_COLUMNS), np.uint8)
+    inside = max(0, min(box_rows, int(record["rows"]) - row))
+    size_bytes = 2 * max(0, min(BOX_COLUMNS, int(record["columns"]) - column))
+    if inside and size_bytes:
+        places = np.arange(row, row + inside, dtype=np.uint64) * record["row_bytes"]
+        start = record["address"] + np.uint64(2 * column)
+        data[:inside, :size_bytes] = lanes.load_global(start + places, size_bytes)
+    chunks = data.reshape(box_rows, _CHUNKS, 16)
+    swizzled = np.arange(_CHUNKS)[None, :] ^ np.arange(box_rows)[:, None] % _CHUNKS
+    return np.take_along_axis(chunks, swizzled[:, :, None], axis=1).reshape(-1, 16)
