@@ -3,7 +3,7 @@
     w[k, n] = round((code[k, n] - zero[g, n]) * scale[g, n]), g = k // group_size
     out[m, n] = round(sum_k x[m, k] * w[k, n] + bias[n])
 
-    x            [M, K] row-major          gmem; cp.async, 128-byte swizzled smem, operand B
+    x            [M, K] row-major          gmem; tensor map, 128-byte swizzled smem, operand B
     packed       [Kp/16, 2Np] int32        gmem; bulk copies of whole rows, smem, registers: A
     scales       [G, Np], permuted         gmem, one row (or tile_k / group_size) a stage
     zero_points  [G, Np/8] int32           gmem, likewise, of an asymmetric weight; else zero is 8
@@ -22,12 +22,17 @@ where they are few, is numbered K first and cut into equal stripes, one a block,
 does first. The block that has the first k of a tile adds the sums of the others in their order: the
 same bits in every run. It waits for blocks that the GPU has started before it.
 
+Where tiles are fewer than half of the SMs, a cluster of two blocks may cut the K of each instead,
+and add through its shared memory. Where power is the limit, a pair of blocks with tiles side by
+side copies each half of the rows of x to both.
+
+A launch may begin before the one before it has ended: it copies weights, and waits with x.
+
 Bound by the tensor cores, and by their power.
 Limits: Hopper; group_size in {-1, 32, 64, 128}; no act-order (gather x first); N of at least 128.
 """
 
 from dataclasses import dataclass, replace
-from itertools import product
 
 from ferrum_numba.contract import Kernel, Launch, Program, pointers, sizes
 from ferrum_numba.errors import ConfigError
@@ -35,21 +40,24 @@ from ferrum_numba.kernels import packed as layout
 from ferrum_numba.kernels.dtypes import DTYPES
 from ferrum_numba.kernels.prefill_program import build
 from ferrum_numba.kernels.prefill_schedule import CONSUMER_WARPS, PRODUCER_WARPS
-from ferrum_numba.kernels.w4a16 import MOST_M, OP
+from ferrum_numba.kernels.w4a16 import OP
+from ferrum_numba.ptx.tensor_map import MAP_BYTES
 
 ARCH = "sm_90a"
 TILE_K = 64
 # n and k are those of the packed weight, x has x_columns and out out_columns
 PARAMETERS = (
-    *pointers("x", "packed", "scales", "zero_points", "bias", "out", "partials", "counters"),
+    *pointers(
+        "x", "packed", "scales", "zero_points", "bias", "out", "partials", "counters", "maps"
+    ),
     *sizes("m", "n", "k", "x_columns", "out_columns", "stripe", "striped", "has_bias"),
 )
 # rows of x that blocks at work together share, as far as there are so many
 BAND_ROWS = 1024
-# share of the SMs that the last round of whole tiles may leave idle
-MOST_IDLE = 0.05
-# rows of a tile that leave it at once, and sums of a tile: 192 registers a thread
-MOST_PART_ROWS, MOST_SUMS = 64, 192 * 256
+# rows of a tile that leave it at once
+MOST_PART_ROWS = 64
+# sums of a tile: 192 registers a thread
+MOST_SUMS = 192 * 256
 
 
 @dataclass(frozen=True)
@@ -57,18 +65,18 @@ class Config:
     """One way to tile."""
 
     tile_m: int = 128  # rows of x a block, a multiple of 16
-    tile_n: int = 256  # columns a block: 64, 128 or 256 a warpgroup
-    num_stages: int = 5  # stages of the ring
-    group_steps: int = 0  # steps of 16 of k in a group of products; 0: a group a product
-    in_turn: bool = False  # the two warpgroups issue their groups alternately
+    tile_n: int = 256  # columns a block: 64 or 128 a warpgroup
+    num_stages: int = 6  # stages of the ring
     split_k: bool = True  # the tiles left over are cut into stripes
+    cluster: int = 1  # blocks that share every tile, K cut between them
+    pair: bool = False  # two blocks with tiles side by side copy x for each other
     group_size: int = 128  # K a scale, -1: one scale a column
     dtype: str = "fp16"  # of x, scales, bias and out
     has_zeros: bool = False  # the weight is asymmetric
 
     def __post_init__(self) -> None:
-        if self.tile_n not in (128, 256, 512):
-            raise ConfigError(f"tile_n must be 128, 256 or 512; got {self.tile_n}")
+        if self.tile_n not in (128, 256):
+            raise ConfigError(f"tile_n must be 128 or 256; got {self.tile_n}")
         if self.tile_m % 16 or not 16 <= self.tile_m <= 256:
             raise ConfigError(f"tile_m must be a multiple of 16 up to 256; got {self.tile_m}")
         # what the accumulators leave of a consumer's registers
@@ -76,10 +84,16 @@ class Config:
             raise ConfigError(
                 f"tile_m x tile_n must be at most {MOST_SUMS}; got {self.tile_m} x {self.tile_n}"
             )
-        if self.group_steps not in (0, 1, 2) or (self.in_turn and not self.group_steps):
+        if self.cluster not in (1, 2, 4) or self.tile_m % (16 * self.cluster):
             raise ConfigError(
-                "group_steps must be 0, 1 or 2, and not 0 where the warpgroups take turns; "
-                f"got group_steps = {self.group_steps}, in_turn = {self.in_turn}"
+                "cluster must be 1, 2 or 4, and tile_m a multiple of 16 a block of it; "
+                f"got cluster = {self.cluster}, tile_m = {self.tile_m}"
+            )
+        most = MOST_PART_ROWS * self.cluster
+        if self.cluster > 1 and (self.split_k or self.pair or self.tile_m > most):
+            raise ConfigError(
+                f"a cluster of {self.cluster} takes no stripes, no pairs, no more than {most} rows;"
+                f" got split_k = {self.split_k}, pair = {self.pair}, tile_m = {self.tile_m}"
             )
         if self.num_stages < 2:
             raise ConfigError(f"num_stages must be at least 2; got {self.num_stages}")
@@ -94,6 +108,16 @@ class Config:
     def strips(self) -> int:
         """Strips of 16 columns a warp, and blocks of 64 a warpgroup."""
         return self.tile_n // 128
+
+    @property
+    def unit_blocks(self) -> int:
+        """Blocks that go from tile to tile together."""
+        return 2 if self.pair else 1
+
+    @property
+    def unit_n(self) -> int:
+        """Columns of a tile of theirs."""
+        return self.unit_blocks * self.tile_n
 
     @property
     def tile_k(self) -> int:
@@ -148,13 +172,13 @@ class Config:
 
     @property
     def out_offset(self) -> int:
-        """Where the part of a tile lies that is on its way out."""
-        return self.bars_offset + 16 * self.num_stages
+        """Where the part of a tile lies that is on its way out, and first the tensor map."""
+        return -(-(self.bars_offset + 16 * self.num_stages) // 128) * 128
 
     @property
     def part_rows(self) -> int:
         """Rows of a tile that leave it at once."""
-        return min(self.tile_m, MOST_PART_ROWS)
+        return min(self.tile_m // self.cluster, MOST_PART_ROWS)
 
     @property
     def out_row_bytes(self) -> int:
@@ -167,29 +191,35 @@ class Config:
         return self.part_rows * self.out_row_bytes
 
     @property
-    def smem_bytes(self) -> int:
-        """Dynamic shared memory a block: ring, barriers, what is on its way out."""
+    def sums_offset(self) -> int:
+        """Where the sums of the cluster's other blocks come in."""
         return self.out_offset + 2 * self.part_bytes
 
+    @property
+    def smem_bytes(self) -> int:
+        """Dynamic shared memory a block: ring, barriers, what is on its way out or comes in."""
+        others = self.tile_m // self.cluster * self.tile_n * 4 * (self.cluster - 1)
+        return self.sums_offset + others
 
-# (tile_m, tile_n, num_stages), the default first, with (group_steps, in_turn): as many steps as the
-# registers beside the accumulators hold twice
-_TILES = (
-    *product(
-        ((128, 256, 5), (256, 128, 5), (128, 128, 8)),
-        ((0, False), (1, False), (2, False), (1, True), (2, True)),
-    ),
-    *product(((64, 256, 8), (96, 256, 7), (64, 128, 8)), ((0, False), (2, False), (2, True))),
-    *product(((160, 256, 6), (192, 128, 6)), ((0, False), (1, False), (1, True))),
-    *product(((192, 256, 5), (176, 256, 5), (112, 256, 6), (64, 512, 4)), ((0, False),)),
-)
-_CONFIGS = tuple(
-    Config(*tile, *groups, split_k=split) for tile, groups in _TILES for split in (True, False)
+
+# (tile_m, tile_n, num_stages): what wins somewhere on an H200, see docs/facts.md; the default first
+_TILES = ((256, 128, 5), (128, 256, 6), (192, 256, 5), (128, 128, 8), (64, 256, 8), (64, 128, 8))
+_CONFIGS = (
+    *(Config(*tile, split_k=split) for tile in _TILES for split in (True, False)),
+    # K cut in two: few tiles
+    *(Config(*tile, split_k=False, cluster=2) for tile in ((128, 128, 7), (64, 128, 8))),
+    # shared rows of x: less power, where that is the limit
+    *(Config(*tile, pair=True) for tile in ((256, 128, 5), (192, 256, 5), (128, 256, 6))),
+    # two thirds of the work of 128 rows for 65 to 96
+    Config(96, 256, 7),
 )
 
-# tiles to run untuned, for up to so many rows, and for whatever is too small for the first of them
-_UNTUNED = ((64, Config(64, 256, 8)), (3072, Config(128, 256, 5)), (MOST_M, Config(192, 256, 5)))
-_SMALL = (Config(128, 128, 8), Config(64, 128, 8))
+# what a block takes, in cycles, measured on an H200 (docs/facts.md): a stage beside its products,
+# and at least; to round and write a sum; to hand a sum to another block, or take it, and once
+STAGE_CYCLES, LEAST_STAGE_CYCLES = 80, 400
+RESULT_CYCLES, HAND_OFF_CYCLES, HAND_OFF_LATENCY = 0.09, 0.1, 1500
+# rows from which the power limits, and what pairs then take of what blocks alone take
+MANY_ROWS, PAIR_SHARE = 2048, 0.97
 
 
 class Prefill(Kernel):
@@ -230,12 +260,22 @@ class Prefill(Kernel):
             return f"wgmma needs {ARCH}; {gpu.name} is {gpu.arch}"
         if config != self.specialise(config, problem):
             return f"compiled for other weights or types than {problem}"
+        if config.unit_blocks > gpu.num_sms:
+            return f"a pair of blocks needs two SMs; {gpu.name} has {gpu.num_sms}"
         N = layout.stored_shape(problem)[1]
-        if config.tile_n > N:
-            return f"N must be at least tile_n = {config.tile_n}; got N = {N} (as packed)"
+        if config.unit_n > N:
+            return f"N must be at least {config.unit_n} (pairs of tiles count); got {N} (as packed)"
         # a tile with more 64-row blocks than the problem multiplies zeros for nothing
         if config.tile_m - 64 >= problem.M:
             return f"tile_m = {config.tile_m} for M = {problem.M} only adds rows of zeros"
+        if config.cluster > 1:
+            blocks = config.cluster * _num_tiles(config, problem)
+            k_tiles = layout.stored_shape(problem)[0] // TILE_K
+            if blocks > gpu.num_sms or k_tiles < config.cluster:
+                return (
+                    f"a cluster of {config.cluster} for every tile needs {blocks} of "
+                    f"{gpu.num_sms} SMs, and K of at least {TILE_K} a block; got K = {problem.K}"
+                )
         if config.smem_bytes > gpu.smem_per_block:
             return (
                 f"needs {config.smem_bytes} bytes of shared memory a block; "
@@ -244,24 +284,43 @@ class Prefill(Kernel):
         return None
 
     def default(self, problem, gpu):
-        """Return the tile that was fastest for such an M on an H200, where it fits.
+        """Return the config that takes the fewest cycles by the model of `_cycles`."""
+        fitting = [
+            config
+            for config in (self.specialise(config, problem) for config in self.configs(gpu))
+            if self.misfit(config, problem, gpu) is None
+        ]
+        return min(fitting, key=lambda config: self._cycles(config, problem, gpu))
 
-        Stripes where whole tiles would leave one of twenty SMs idle.
-        """
-        large = next(config for most, config in _UNTUNED if most >= problem.M)
-        wanted = _SMALL if _num_tiles(large, problem) < gpu.num_sms // 4 else ()
-        for tile in (*wanted, large, *_SMALL):
-            tiles = _num_tiles(tile, problem)
-            idle = -tiles % gpu.num_sms / (tiles + -tiles % gpu.num_sms)
-            config = replace(self.specialise(tile, problem), split_k=idle > MOST_IDLE)
-            if self.misfit(config, problem, gpu) is None:
-                return config
-        return super().default(problem, gpu)
+    def _cycles(self, config, problem, gpu):
+        """Return what a problem takes as modelled from what the parts of a block took."""
+        k_tiles = layout.stored_shape(problem)[0] // TILE_K
+        tiles = _num_tiles(config, problem)
+        sums = config.tile_m * config.tile_n
+        # a warpgroup's product of 64 columns, 16 of k and n rows takes n / 2 cycles
+        stage = max(sums // 32 + STAGE_CYCLES, LEAST_STAGE_CYCLES)
+        if config.cluster > 1:
+            handed = HAND_OFF_LATENCY + sums * HAND_OFF_CYCLES
+            return k_tiles * stage / config.cluster + handed + sums * RESULT_CYCLES
+        scalars = self.launch(config, problem, gpu).scalars
+        stripe, striped = scalars["stripe"], scalars["striped"]
+        units = gpu.num_sms // config.unit_blocks
+        cycles = -(-(tiles - striped) // units) * (k_tiles * stage + sums * RESULT_CYCLES)
+        if striped:
+            cycles += stripe * stage + (1 + stripe // k_tiles) * sums * RESULT_CYCLES
+            cycles += HAND_OFF_LATENCY + (1 + k_tiles // stripe) * sums * HAND_OFF_CYCLES
+        many = config.pair and problem.M >= MANY_ROWS
+        return cycles * (PAIR_SHARE if many else 1)
 
     def build(self, config, arch):
         """Return the program: Grid: a block a SM; Block: two warpgroups and those that copy."""
         return Program(
-            build(config), PARAMETERS, config.num_threads, smem_bytes=config.smem_bytes, lto=True
+            build(config),
+            PARAMETERS,
+            config.num_threads,
+            smem_bytes=config.smem_bytes,
+            cluster=(max(config.cluster, config.unit_blocks), 1, 1),
+            lto=True,
         )
 
     def prepare(self, problem, inputs):
@@ -269,17 +328,21 @@ class Prefill(Kernel):
         return layout.prepare(problem, inputs)
 
     def launch(self, config, problem, gpu):
-        """Return a block a SM; with `split_k` one to two tiles a block are dealt out as stripes."""
+        """Return a full GPU; with `split_k` one to two tiles a block are dealt out as stripes."""
         K, N = layout.stored_shape(problem)
         k_tiles = K // TILE_K
         tiles = _num_tiles(config, problem)
-        grid = min(tiles, gpu.num_sms)
+        blocks = gpu.num_sms // config.unit_blocks
+        grid = min(tiles, blocks)
         striped = stripe = 0
-        if config.split_k and tiles % gpu.num_sms:
-            waves = tiles // gpu.num_sms
-            striped = tiles - max(0, waves - 1) * gpu.num_sms
-            stripe = -(-striped * k_tiles // gpu.num_sms)
-            grid = gpu.num_sms if waves else -(-striped * k_tiles // stripe)
+        if config.cluster > 1:
+            grid = tiles * config.cluster
+        elif config.split_k and tiles % blocks:
+            waves = tiles // blocks
+            striped = tiles - max(0, waves - 1) * blocks
+            stripe = -(-striped * k_tiles // blocks)
+            grid = blocks if waves else -(-striped * k_tiles // stripe)
+        grid *= config.unit_blocks
         return Launch(
             (grid, 1, 1),
             {
@@ -295,11 +358,13 @@ class Prefill(Kernel):
             # of a block's stripe only the first tile can begin before it
             {
                 "partials": (grid if striped else 1) * config.tile_m * config.tile_n * 4,
-                "counters": 8 * max(striped, 1),
+                "counters": 8 * config.unit_blocks * max(striped, 1),
+                "maps": grid * MAP_BYTES,
             },
+            programmatic=True,
         )
 
 
 def _num_tiles(config, problem):
     N = layout.stored_shape(problem)[1]
-    return -(-problem.M // config.tile_m) * -(-N // config.tile_n)
+    return -(-problem.M // config.tile_m) * -(-N // config.unit_n)

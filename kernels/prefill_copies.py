@@ -1,110 +1,180 @@
-"""The warps of kernels/prefill.py that copy: x, packed weights, scales and zero points."""
+"""The warps of kernels/prefill.py that copy: one x, two packed weights, one scales."""
 
 from numba import cuda
 from numba.cuda.types import uint32, uint64
 
-from ferrum_numba.kernels.prefill_schedule import (
-    CONSUMER_WARPS,
-    PRODUCER_WARPS,
-    ROW_BYTES,
-    make_schedule,
-)
+from ferrum_numba.kernels.prefill_schedule import ROW_BYTES, make_schedule
 from ferrum_numba.ptx.asynchronous import (
-    cp_async_16_zfill,
     cp_async_bulk,
-    cp_async_mbarrier_arrive,
-    mbarrier_expect_tx,
+    cp_async_bulk_tensor_2d,
+    cp_async_bulk_tensor_2d_multicast,
+    mbarrier_arrive_expect_tx,
     mbarrier_wait,
 )
-from ferrum_numba.ptx.special import smem_base
+from ferrum_numba.ptx.memory import st_shared_u32
+from ferrum_numba.ptx.special import cluster_ctarank, smem_base
+from ferrum_numba.ptx.sync import (
+    bar_warp_sync,
+    griddepcontrol_launch_dependents,
+    griddepcontrol_wait,
+)
+from ferrum_numba.ptx.tensor_map import (
+    MAP_BYTES,
+    acquire_tensor_map,
+    describe_matrix,
+    publish_tensor_map,
+)
 
 
-def make_produce(config):
-    """Return the producers' part: it fills the ring's stages, segment after segment."""
-    tile_m, tile_n, tile_k = config.tile_m, config.tile_n, config.tile_k
-    group_size, per_channel, has_zeros = config.group_size, config.group_size < 0, config.has_zeros
-    w_offset, s_offset, z_offset = config.w_offset, config.s_offset, config.z_offset
-    stage_bytes, bars_offset = config.stage_bytes, config.bars_offset
-    scale_rows, scale_row_bytes, zero_row_bytes = config.scale_rows, tile_n * 2, tile_n // 2
-    first_producer = 32 * CONSUMER_WARPS
-    # rows of a stage that are copied whole: of weights, of scales, of zero points
-    w_rows, w_row_bytes = tile_k // 16, tile_n * 8
-    first_s, first_z = w_rows, w_rows + scale_rows
-    items = first_z + (scale_rows if has_zeros else 0)
-    # a thread copies one 16-byte piece of every `x_rows`-th row of x
-    x_rows = 4 * PRODUCER_WARPS
-    x_rounds = tile_m // x_rows
-    num_tiles, corner, clamp, first_segment, next_segment, advance = make_schedule(config)
-
-    @cuda.jit(device=True, inline="always")
-    def fetch_weights(smem, bar, packed, scales, zero_points, n, column, k_tile):
-        """Begin the copies of the packed rows and of their scales, one or two a warp."""
-        thread = uint32(uint32(cuda.threadIdx.x) - first_producer)
-        item = uint32((thread & 31) * PRODUCER_WARPS + (thread >> 5))
-        if item < uint32(items):
-            row = uint32(k_tile * w_rows + item)
-            to = uint32(smem + w_offset + item * w_row_bytes)
-            gmem = packed + ((uint64(row) * n + uint64(column)) << 3)
-            size_bytes = uint32(w_row_bytes)
-            group = uint32(0)
-            if not per_channel:
-                group = uint32(uint32(k_tile * tile_k) // uint32(group_size))
-            if not per_channel and item >= uint32(first_s):
-                row = uint32(item - first_s)
-                to = uint32(smem + s_offset + row * scale_row_bytes)
-                gmem = scales + ((uint64(uint32(row + group)) * n + uint64(column)) << 1)
-                size_bytes = uint32(scale_row_bytes)
-            if has_zeros and not per_channel and item >= uint32(first_z):
-                row = uint32(item - first_z)
-                to = uint32(smem + z_offset + row * zero_row_bytes)
-                gmem = zero_points + ((uint64(uint32(row + group)) * n + uint64(column)) >> 1)
-                size_bytes = uint32(zero_row_bytes)
-            mbarrier_expect_tx(bar, size_bytes)
-            cp_async_bulk(to, gmem, size_bytes, bar)
+def make_copy_x(config):
+    """Return what fills the ring's stages with rows of x, segment after segment."""
+    tile_k, stage_bytes, bars_offset = config.tile_k, config.stage_bytes, config.bars_offset
+    map_offset, x_bytes = config.out_offset, config.w_offset
+    pair, box_rows = config.pair, config.tile_m // config.unit_blocks
+    describe = describe_matrix(box_rows)
+    num_tiles, corner, _, _, first_segment, next_segment, advance = make_schedule(config)
 
     @cuda.jit(device=True, inline="always")
-    def fetch_x(smem, gmem, x_columns, inside, rows_left):
-        """Begin the copies of this thread's pieces; what lies past M or K becomes zeros."""
-        thread = uint32(uint32(cuda.threadIdx.x) - first_producer)
-        r, c = uint32(thread >> 3), uint32(thread & 7)
-        place = uint32(r * ROW_BYTES + (c ^ (r & 7)) * 16)
-        step = uint64(x_columns) * uint64(x_rows * 2)
-        for i in range(x_rounds):
-            size_bytes = uint32(0)
-            if inside and uint32(i * x_rows) < rows_left:
-                size_bytes = uint32(16)
-            cp_async_16_zfill(uint32(smem + place + i * (x_rows * ROW_BYTES)), gmem, size_bytes)
-            gmem = gmem + step
+    def publish_map(x, maps, m, x_columns):
+        """Return the address of a map of x, which is this block's own.
+
+        It is made where the results will lie.
+        """
+        smem = uint32(smem_base() + map_offset)
+        lane_id = uint32(uint32(cuda.threadIdx.x) & 31)
+        gmem = maps + uint64(uint32(uint32(cuda.blockIdx.x) * MAP_BYTES))
+        st_shared_u32(uint32(smem + lane_id * 4), uint32(0))
+        bar_warp_sync()
+        if lane_id == uint32(0):
+            describe(smem, x, x_columns, m, uint64(x_columns) << 1)
+        bar_warp_sync()
+        # the launch before may still copy by the map that lies there, and write what is x here
+        griddepcontrol_wait()
+        publish_tensor_map(gmem, smem)
+        acquire_tensor_map(gmem)
+        return gmem
 
     @cuda.jit(device=True, inline="always")
-    def produce(sources, m, n, k, x_columns, stripe, striped):
-        """Copy the stages of all segments of this block, in their order."""
-        x, packed, scales, zero_points = sources
+    def copy_x(x, maps, m, n, k, x_columns, stripe, striped):
+        """Copy x for the stages of all segments of this block, in their order."""
+        gmem = publish_map(x, maps, m, x_columns)
         smem = smem_base()
         bars = uint32(smem + bars_offset)
-        thread = uint32(uint32(cuda.threadIdx.x) - first_producer)
-        r, c = uint32(thread >> 3), uint32(thread & 7)
-        block = uint32(uint32(cuda.gridDim.x) - uint32(cuda.blockIdx.x) - 1)
         k_tiles, tiles = uint32(k // uint32(tile_k)), num_tiles(m, n)
-        tile, k_tile, k_last, left = first_segment(block, k_tiles, stripe, striped)
+        if uint32(uint32(cuda.threadIdx.x) & 31) == uint32(0):
+            tile, k_tile, k_last, left = first_segment(k_tiles, stripe, striped)
+            stage, phase = uint32(0), uint32(1)
+            while tile < tiles:
+                row, _ = corner(tile, m, n)
+                while k_tile < k_last:
+                    bar = uint32(bars + stage * 16)
+                    mbarrier_wait(bar + 8, phase)
+                    mbarrier_arrive_expect_tx(bar, uint32(x_bytes))
+                    to = uint32(smem + stage * stage_bytes)
+                    column = uint32(k_tile * tile_k)
+                    if pair:
+                        # half of the rows, to both blocks
+                        part = uint32(cluster_ctarank() * box_rows)
+                        to = uint32(to + part * ROW_BYTES)
+                        cp_async_bulk_tensor_2d_multicast(
+                            to, gmem, column, uint32(row + part), bar, uint32(3)
+                        )
+                    else:
+                        cp_async_bulk_tensor_2d(to, gmem, column, row, bar)
+                    stage, phase = advance(stage, phase)
+                    k_tile = uint32(k_tile + 1)
+                tile, k_tile, k_last, left = next_segment(tile, left, k_tiles, striped)
+
+    return copy_x
+
+
+def make_copy_weights(config):
+    """Return what fills the ring's stages with two rows of packed weights, segment after segment.
+
+    A thread that copies one row after the other takes its time, and the lanes of a warp take it one
+    after the other: so two rows a warp.
+    """
+    tile_n, tile_k = config.tile_n, config.tile_k
+    w_offset, stage_bytes, bars_offset = config.w_offset, config.stage_bytes, config.bars_offset
+    w_rows, row_bytes, pair = tile_k // 16, tile_n * 8, config.pair
+    num_tiles, corner, clamp, _, first_segment, next_segment, advance = make_schedule(config)
+
+    @cuda.jit(device=True, inline="always")
+    def copy_weights(packed, m, n, k, stripe, striped, first_row):
+        """Copy rows first_row and first_row + 1 of every stage of this block, by one lane."""
+        smem = smem_base()
+        bars = uint32(smem + bars_offset)
+        k_tiles, tiles = uint32(k // uint32(tile_k)), num_tiles(m, n)
+        tile, k_tile, k_last, left = first_segment(k_tiles, stripe, striped)
         stage, phase = uint32(0), uint32(1)
+        row_step = uint64(n) << 3
+        to_first = uint32(smem + w_offset + first_row * row_bytes)
         while tile < tiles:
-            row, column = corner(tile, m, n)
+            _, column = corner(tile, m, n)
             column = clamp(column, n)
-            rows_left = uint32(m - uint32(row + r)) if uint32(row + r) < m else uint32(0)
-            k_first = uint32(k_tile * tile_k + c * 8)
-            gmem = x + ((uint64(uint32(row + r)) * x_columns + uint64(k_first)) << 1)
+            if pair:
+                column = uint32(column + cluster_ctarank() * tile_n)
+            row = uint32(k_tile * w_rows + first_row)
+            gmem = packed + ((uint64(row) * n + uint64(column)) << 3)
             while k_tile < k_last:
                 bar = uint32(bars + stage * 16)
-                to = uint32(smem + stage * stage_bytes)
                 mbarrier_wait(bar + 8, phase)
-                fetch_weights(to, bar, packed, scales, zero_points, n, column, k_tile)
-                inside = uint32(k_tile * tile_k + c * 8) < x_columns
-                fetch_x(to, gmem, x_columns, inside, rows_left)
-                cp_async_mbarrier_arrive(bar)
-                gmem = gmem + uint64(tile_k * 2)
+                mbarrier_arrive_expect_tx(bar, uint32(2 * row_bytes))
+                to = uint32(to_first + stage * stage_bytes)
+                cp_async_bulk(to, gmem, uint32(row_bytes), bar)
+                cp_async_bulk(to + row_bytes, gmem + row_step, uint32(row_bytes), bar)
+                gmem = gmem + row_step * uint64(w_rows)
                 stage, phase = advance(stage, phase)
                 k_tile = uint32(k_tile + 1)
-            tile, k_tile, k_last, left = next_segment(tile, left, block, k_tiles, striped)
+            tile, k_tile, k_last, left = next_segment(tile, left, k_tiles, striped)
+        griddepcontrol_launch_dependents()
 
-    return produce
+    return copy_weights
+
+
+def make_copy_scales(config):
+    """Return what fills the ring's stages with scales and zero points, segment after segment."""
+    tile_n, tile_k, group_size, has_zeros = (
+        config.tile_n,
+        config.tile_k,
+        config.group_size,
+        config.has_zeros,
+    )
+    s_offset, z_offset = config.s_offset, config.z_offset
+    stage_bytes, bars_offset = config.stage_bytes, config.bars_offset
+    pair = config.pair
+    scale_rows, s_bytes, z_bytes = config.scale_rows, tile_n * 2, tile_n // 2
+    copied_bytes = scale_rows * (s_bytes + (z_bytes if has_zeros else 0))
+    num_tiles, corner, clamp, _, first_segment, next_segment, advance = make_schedule(config)
+
+    @cuda.jit(device=True, inline="always")
+    def copy_scales(scales, zero_points, m, n, k, stripe, striped):
+        """Copy the scales of every stage of this block, and its zero points, by one lane."""
+        smem = smem_base()
+        bars = uint32(smem + bars_offset)
+        k_tiles, tiles = uint32(k // uint32(tile_k)), num_tiles(m, n)
+        tile, k_tile, k_last, left = first_segment(k_tiles, stripe, striped)
+        stage, phase = uint32(0), uint32(1)
+        while tile < tiles:
+            _, column = corner(tile, m, n)
+            column = clamp(column, n)
+            if pair:
+                column = uint32(column + cluster_ctarank() * tile_n)
+            while k_tile < k_last:
+                bar = uint32(bars + stage * 16)
+                mbarrier_wait(bar + 8, phase)
+                mbarrier_arrive_expect_tx(bar, uint32(copied_bytes))
+                to = uint32(smem + stage * stage_bytes)
+                group = uint32(uint32(k_tile * tile_k) // uint32(group_size))
+                for i in range(scale_rows):
+                    place = uint64(uint32(group + i)) * n + uint64(column)
+                    s_to = uint32(to + (s_offset + i * s_bytes))
+                    cp_async_bulk(s_to, scales + (place << 1), uint32(s_bytes), bar)
+                    if has_zeros:
+                        z_to = uint32(to + (z_offset + i * z_bytes))
+                        cp_async_bulk(z_to, zero_points + (place >> 1), uint32(z_bytes), bar)
+                stage, phase = advance(stage, phase)
+                k_tile = uint32(k_tile + 1)
+            tile, k_tile, k_last, left = next_segment(tile, left, k_tiles, striped)
+
+    return copy_scales

@@ -3,19 +3,31 @@
 from numba import cuda
 from numba.cuda.types import uint32
 
+from ferrum_numba.ptx.special import block_id, cluster_ctarank
+
+# the warps that multiply, and those that copy: two warpgroups and one, as `setmaxnreg` wants it
 CONSUMER_WARPS, PRODUCER_WARPS = 8, 4
 # bytes of a row of x in a stage: 64 of K, which is also what the swizzle repeats in
 ROW_BYTES = 128
 
 
 def make_schedule(config):
-    """Return (num_tiles, corner, clamp, first_segment, next_segment, advance).
+    """Return (num_tiles, corner, clamp, unit_index, first_segment, next_segment, advance).
 
-    A segment is what a block does of one output tile: (tile, first and last k tile, k tiles left in
-    the block's stripe).
+    A pair of blocks that share x is one unit, with a tile of twice the columns. A segment is what a
+    unit does of one output tile: (tile, first and last k tile, k tiles left in its stripe).
     """
-    tile_m, tile_n, num_stages = config.tile_m, config.tile_n, config.num_stages
-    raster = config.raster
+    tile_m, num_stages = config.tile_m, config.num_stages
+    raster, cluster, tile_n = config.raster, config.cluster, config.unit_n
+    unit_blocks = config.unit_blocks
+
+    @cuda.jit(device=True, inline="always")
+    def unit_index():
+        """Return the number of this unit, which has those that began before it below it.
+
+        It is found again wherever it is asked for: kept, it would cost the main loop a register.
+        """
+        return uint32(uint32(uint32(cuda.gridDim.x) - block_id() - 1) // uint32(unit_blocks))
 
     @cuda.jit(device=True, inline="always")
     def num_tiles(m, n):
@@ -48,10 +60,17 @@ def make_schedule(config):
         return column
 
     @cuda.jit(device=True, inline="always")
-    def first_segment(block, k_tiles, stripe, striped):
+    def first_segment(k_tiles, stripe, striped):
         """Return (tile, first and last k tile, k tiles left in the stripe) of a block's begin."""
-        begin, end = uint32(block * stripe), uint32(striped * k_tiles)
-        tile, k_first, k_last, left = uint32(striped + block), uint32(0), k_tiles, uint32(0)
+        if cluster > 1:
+            # the blocks of a cluster have equal parts of one tile
+            rank = cluster_ctarank()
+            k_first = uint32(uint32(rank * k_tiles) // uint32(cluster))
+            k_last = uint32(uint32(uint32(rank + 1) * k_tiles) // uint32(cluster))
+            return uint32(block_id() // uint32(cluster)), k_first, k_last, uint32(0)
+        unit = unit_index()
+        begin, end = uint32(unit * stripe), uint32(striped * k_tiles)
+        tile, k_first, k_last, left = uint32(striped + unit), uint32(0), k_tiles, uint32(0)
         if begin < end:
             left = uint32(end - begin)
             if left > stripe:
@@ -65,8 +84,10 @@ def make_schedule(config):
         return tile, k_first, k_last, left
 
     @cuda.jit(device=True, inline="always")
-    def next_segment(tile, left, block, k_tiles, striped):
+    def next_segment(tile, left, k_tiles, striped):
         """Return what follows a segment: the next tile of the stripe, then whole tiles."""
+        if cluster > 1:
+            return uint32(0xFFFFFFFF), uint32(0), k_tiles, uint32(0)
         k_last = k_tiles
         if left > uint32(0):
             tile = uint32(tile + 1)
@@ -74,9 +95,9 @@ def make_schedule(config):
                 k_last = left
             left = uint32(left - k_last)
         elif tile < striped:
-            tile = uint32(striped + block)
+            tile = uint32(striped + unit_index())
         else:
-            tile = uint32(tile + uint32(cuda.gridDim.x))
+            tile = uint32(tile + uint32(uint32(cuda.gridDim.x) // uint32(unit_blocks)))
         return tile, uint32(0), k_last, left
 
     @cuda.jit(device=True, inline="always")
@@ -88,4 +109,4 @@ def make_schedule(config):
             phase = uint32(phase ^ 1)
         return stage, phase
 
-    return num_tiles, corner, clamp, first_segment, next_segment, advance
+    return num_tiles, corner, clamp, unit_index, first_segment, next_segment, advance

@@ -13,6 +13,7 @@ from ferrum_numba.gpu import KNOWN
 from ferrum_numba.kernels.marlin import Marlin
 from ferrum_numba.kernels.prefill import Config, Prefill
 from ferrum_numba.kernels.w4a16 import W4A16Problem
+from ferrum_numba.launch import OperandSet
 from ferrum_numba.tune import choose
 from ferrum_numba.tune.plan import plan
 from ferrum_numba.tune.space import feasible
@@ -37,9 +38,14 @@ def assert_equals_reference(config, problem, gpu):
     [
         ({"tile_m": 24}, "tile_m must be a multiple of 16 up to 256; got 24"),
         ({"tile_m": 272}, "tile_m must be a multiple of 16 up to 256; got 272"),
-        ({"tile_n": 64}, "tile_n must be 128, 256 or 512; got 64"),
-        ({"group_steps": 4}, "group_steps must be 0, 1 or 2, .* got group_steps = 4"),
-        ({"in_turn": True}, "not 0 where .* turns; got group_steps = 0, in_turn = True"),
+        ({"tile_n": 64}, "tile_n must be 128 or 256; got 64"),
+        ({"cluster": 3}, "cluster must be 1, 2 or 4, .*; got cluster = 3, tile_m = 128"),
+        (
+            {"tile_m": 80, "cluster": 2},
+            "multiple of 16 a block of it; got cluster = 2, tile_m = 80",
+        ),
+        ({"cluster": 2}, "a cluster of 2 takes no stripes, .*; got split_k = True, pair = False"),
+        ({"tile_m": 192, "split_k": False, "cluster": 2}, "no more than 128 rows; .*tile_m = 192"),
         ({"num_stages": 1}, "num_stages must be at least 2; got 1"),
         ({"tile_m": 256, "tile_n": 256}, "tile_m x tile_n .* at most 49152; got 256 x 256"),
         ({"group_size": 48}, r"group_size must be one of \(128, 64, 32, -1\); got 48"),
@@ -66,14 +72,33 @@ def test_what_it_cannot_run_is_refused_with_the_numbers(problem, words):
 @pytest.mark.parametrize(
     ("config", "problem", "words"),
     [
-        (Config(192), W4A16Problem(128, 256, 256), "tile_m = 192 for M = 128 only adds rows"),
-        (Config(64, 512), W4A16Problem(128, 256, 256), "at least tile_n = 512; got N = 256"),
+        (
+            Config(192),
+            W4A16Problem(128, 256, 256),
+            "tile_m = 192 for M = 128 only adds rows",
+        ),
+        (
+            Config(64, 256, pair=True),
+            W4A16Problem(128, 256, 256),
+            r"at least 512 \(pairs .*; got 256",
+        ),
         (Config(), W4A16Problem(128, 256, 256, 64), "compiled for other weights"),
+        (
+            Config(128, 128, 7, split_k=False, cluster=2),
+            W4A16Problem(128, 8576, 256),
+            "a cluster of 2 for every tile needs 134 of 132 SMs",
+        ),
         (Config(num_stages=20), W4A16Problem(128, 256, 256), "bytes of shared memory a block"),
     ],
 )
 def test_what_does_not_fit_is_a_misfit_in_numbers(config, problem, words):
     assert re.search(words, PREFILL.misfit(config, problem, H200))
+
+
+def test_a_pair_of_blocks_needs_two_sms():
+    problem = W4A16Problem(128, 512, 256)
+    assert "needs two SMs" in PREFILL.misfit(Config(pair=True), problem, sms(1))
+    assert PREFILL.misfit(PREFILL.default(problem, sms(1)), problem, sms(1)) is None
 
 
 @pytest.mark.parametrize("key", ["a100", "rtx4090", "b200"])
@@ -129,11 +154,11 @@ KINDS = (
 )
 
 
-@pytest.mark.parametrize("tile", [(64, 128), (96, 256), (64, 512)], ids=str)
+@pytest.mark.parametrize("tile", [(64, 128, 3), (96, 256, 3)], ids=str)
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_every_kind_of_weight_equals_the_reference(kind, tile):
     problem = W4A16Problem(70, 576, 256, **kind)
-    assert_equals_reference(Config(*tile, num_stages=3), problem, sms(3))
+    assert_equals_reference(Config(*tile), problem, sms(3))
 
 
 # rows of x, columns and rows of the weight around the edges of a tile of 64 x 128 x 64
@@ -146,13 +171,16 @@ RESIDUES = (
 @pytest.mark.parametrize("shape", RESIDUES, ids=str)
 def test_what_is_no_whole_tile_equals_the_reference(shape):
     problem = W4A16Problem(*shape, 64, bias=True)
-    assert_equals_reference(Config(64, 128, num_stages=4), problem, sms(2))
+    assert_equals_reference(Config(64, 128, 4), problem, sms(2))
 
 
-@pytest.mark.parametrize("tile", [(16, 128), (48, 128), (112, 256), (176, 256), (256, 128)])
+HEIGHTS = ((16, 128, 2), (48, 128, 2), (112, 256, 2), (176, 256, 2), (256, 128, 2))
+
+
+@pytest.mark.parametrize("tile", HEIGHTS, ids=str)
 def test_every_height_of_a_tile_equals_the_reference(tile):
     problem = W4A16Problem(max(17, tile[0] - 63), 320, 192, 64)
-    assert_equals_reference(Config(*tile, num_stages=2), problem, sms(3))
+    assert_equals_reference(Config(*tile), problem, sms(3))
 
 
 @pytest.mark.parametrize("num_sms", [1, 2, 5, 8, 132])
@@ -160,19 +188,19 @@ def test_every_height_of_a_tile_equals_the_reference(tile):
 def test_the_result_does_not_depend_on_the_number_of_sms(num_sms, split_k):
     """A tile cut among more blocks is the same sum but for fp32 rounding."""
     problem = W4A16Problem(130, 256, 1024, bias=True)
-    config = Config(64, 128, num_stages=4, split_k=split_k)
+    config = Config(64, 128, 4, split_k=split_k)
     assert_equals_reference(config, problem, sms(num_sms))
 
 
 def test_bands_of_tiles_cover_every_tile():
     """More rows of tiles than a band, and a last band that is lower."""
-    assert_equals_reference(Config(16, 128, num_stages=4), W4A16Problem(1100, 256, 64, 64), sms(5))
+    assert_equals_reference(Config(16, 128, 4), W4A16Problem(1100, 256, 64, 64), sms(5))
 
 
 def test_runs_on_the_workspace_of_the_run_before():
     """The counters are left at zero, and what the partial sums hold does not matter."""
     problem, gpu = W4A16Problem(70, 256, 512), sms(5)
-    config = Config(64, 128, num_stages=3)
+    config = Config(64, 128, 3)
     inputs = PREFILL.op.make_inputs(problem, np.random.default_rng(0))
     launch = PREFILL.launch(config, problem, gpu)
     buffers = dict(PREFILL.prepare(problem, inputs))
@@ -194,25 +222,92 @@ def test_no_two_blocks_write_the_same_element():
     inputs = PREFILL.op.make_inputs(problem, np.random.default_rng(0))
     whole = PREFILL.launch(Config(64, 128, split_k=False), problem, H200)
     assert whole.grid == (2, 1, 1)
-    assert_equals_reference(Config(64, 128, num_stages=3, split_k=False), problem, H200)
+    assert_equals_reference(Config(64, 128, 3, split_k=False), problem, H200)
     assert inputs["x"].shape == (64, 128)
 
 
-GROUPS = [(0, False), (1, False), (2, False), (1, True), (2, True)]
+SHARED = (
+    {"split_k": False, "cluster": 2},
+    {"split_k": False, "cluster": 4},
+    {"pair": True},
+    {"split_k": False, "pair": True},
+)
 
 
-@pytest.mark.parametrize("groups", GROUPS, ids=str)
-@pytest.mark.parametrize("kind", KINDS[1:4], ids=str)
-def test_every_grouping_of_products_equals_the_reference(groups, kind):
-    config = Config(64, 256, 3, *groups)
-    assert_equals_reference(config, W4A16Problem(70, 320, 320, **kind), sms(3))
+@pytest.mark.parametrize("shared", SHARED, ids=str)
+@pytest.mark.parametrize("kind", KINDS[1:5], ids=str)
+def test_blocks_that_share_a_tile_or_x_equal_the_reference(shared, kind):
+    problem = W4A16Problem(70, 320, 448, **kind)
+    assert_equals_reference(Config(64, 128, 3, **shared), problem, sms(24))
+
+
+@pytest.mark.parametrize("num_sms", [2, 4, 6])
+def test_pairs_of_blocks_cut_what_is_left_into_stripes(num_sms):
+    """Few and many stripes a tile, a last tile moved left, rows of one block past the last."""
+    problem = W4A16Problem(129, 576, 1024, 64, "gptq", bias=True, dtype="bf16")
+    assert_equals_reference(Config(128, 128, 3, pair=True), problem, sms(num_sms))
+
+
+# (M, N, K) -> (tile_m, tile_n, split_k, cluster, pair): what won on an H200, see docs/facts.md
+DEFAULTS = {
+    (64, 4096, 4096): (64, 128, True, 1, False),
+    (128, 4096, 4096): (64, 128, False, 2, False),
+    (256, 4096, 4096): (128, 128, False, 2, False),
+    (64, 28672, 8192): (64, 256, True, 1, False),
+    (128, 28672, 8192): (128, 256, True, 1, False),
+    (256, 28672, 8192): (256, 128, True, 1, False),
+    (1024, 28672, 8192): (256, 128, True, 1, False),
+    (4096, 8192, 8192): (256, 128, True, 1, True),
+}
+
+
+@pytest.mark.parametrize("shape", DEFAULTS, ids=str)
+def test_the_default_is_what_won(shape):
+    config = PREFILL.default(W4A16Problem(*shape), H200)
+    got = (config.tile_m, config.tile_n, config.split_k, config.cluster, config.pair)
+    assert got == DEFAULTS[shape]
+
+
+ON_GPU = [
+    (Config(128, 256, 6), (200, 8192, 8192)),
+    (Config(256, 128, 5), (200, 8192, 8192)),
+    (Config(256, 128, 5, pair=True), (200, 8192, 8192)),
+    (Config(192, 256, 5, pair=True), (200, 8192, 8192)),
+    (Config(96, 256, 7), (90, 8192, 8192)),
+    (Config(128, 128, 7, split_k=False, cluster=2), (125, 4096, 4096)),
+    (Config(64, 128, 8, split_k=False, cluster=2), (125, 4096, 4096)),
+    (Config(64, 128, 8), (64, 4096, 4096)),
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("config", "shape"), ON_GPU, ids=str)
+def test_a_hundred_runs_give_the_same_bits(config, shape, device):
+    result = check.on_gpu(PREFILL, config, W4A16Problem(*shape), device, repeats=100)
+    assert result.ok, result.reason
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("config", "shape"), ON_GPU[2:6:3], ids=str)
+def test_launches_that_begin_early_give_the_same_bits(config, shape, device):
+    """Launches in a row share a workspace, and the map of x lies in it."""
+    operands = OperandSet(device, PREFILL, W4A16Problem(*shape))
+    prepared = operands.bind(config, build(PREFILL, config, device.gpu.arch)).prepared()
+    operands.poison()
+    prepared(0)
+    alone = operands.result()
+    operands.poison()
+    for _ in range(30):
+        prepared(0)
+    assert operands.result().tobytes() == alone.tobytes()
 
 
 OVERLAPPING = (
     Config(),
-    Config(group_steps=2, in_turn=True),
-    Config(192, 256, has_zeros=True, dtype="bf16", group_size=32),
-    Config(256, 128, has_zeros=True, group_size=-1),
+    Config(192, 256, 5, has_zeros=True, dtype="bf16", group_size=32),
+    Config(256, 128, 5, has_zeros=True, group_size=-1),
+    Config(128, 256, 6, pair=True, has_zeros=True, dtype="bf16", group_size=32),
+    Config(128, 128, 7, split_k=False, cluster=2, has_zeros=True, dtype="bf16", group_size=32),
 )
 
 
