@@ -2,6 +2,7 @@
 
 from ferrum_numba.kernels.add_bias import AddBias
 from ferrum_numba.kernels.decode import Decode
+from ferrum_numba.kernels.decode_wgmma import DecodeWgmma
 from ferrum_numba.kernels.dequantize import Dequantize
 from ferrum_numba.kernels.gather_columns import GatherColumns
 from ferrum_numba.kernels.gptq import W4A16Gptq
@@ -11,6 +12,6 @@ from ferrum_numba.kernels.repack import Repack
 
 # on a checkpoint's own tensors, and on the packed layout of kernels/packed.py
 RAW = (W4A16Gptq(),)
-PACKED = (Marlin(), Decode(), Prefill())
+PACKED = (Marlin(), Decode(), DecodeWgmma(), Prefill())
 KERNELS = RAW + PACKED
 TOOLS = (Repack(), GatherColumns(), AddBias(), Dequantize())

@@ -59,6 +59,7 @@ from ferrum_numba.ptx.decode import (
     scale_sums,
     store_columns,
 )
+from ferrum_numba.ptx.decode_wgmma import multiply_stage, put_sums, take_sums
 from ferrum_numba.ptx.dequantize import dequantize
 from ferrum_numba.ptx.gptq_tile import (
     dequantize_column,
@@ -313,12 +314,14 @@ __all__ = [
     "mma_tile",
     "mul_bf16x2",
     "mul_f16x2",
+    "multiply_stage",
     "multiply_step",
     "opaque_u32",
     "pack_bf16x2",
     "pack_f16x2",
     "prefetch_l2",
     "prmt",
+    "put_sums",
     "red_add_f32",
     "red_add_relaxed_gpu",
     "red_add_release_gpu",
@@ -376,6 +379,7 @@ __all__ = [
     "store_tile_rounded",
     "sub_bf16x2",
     "sub_f16x2",
+    "take_sums",
     "thread_id",
     "unpack_bf16x2",
     "unpack_f16x2",
