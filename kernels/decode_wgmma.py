@@ -14,11 +14,11 @@ operands.
 
 A warpgroup owns 256 columns and all tokens of its tile: 64 columns a warp, whose 16 bytes a lane
 of a 16 x 64 tile are the A operands of four products. One product serves all tokens, which cost no
-registers. Each warpgroup has a ring of stages of its own, 64 rows of the weight and of x. A lane
-copies the words that it will read itself; only the tokens, the scales and the zero points need a
-barrier, of the warpgroup. Warpgroups take turns along K, and none waits for another before a slice
-ends. Codes minus zero points are exact in fp16 and bf16, and the sums of a group are scaled in
-fp32: no weight is rounded.
+registers. Each warpgroup has a ring of stages of its own, tile_k rows of the weight and of x. A
+lane copies the words that it will read itself; only the tokens, the scales and the zero points need
+a barrier, of the warpgroup. Warpgroups take turns along K, and none waits for another before a
+slice ends. Codes minus zero points are exact in fp16 and bf16, and the sums of a group are scaled
+in fp32: no weight is rounded.
 
 The steps of all column slices are numbered K first and cut into equal stripes, one a block. The
 block that has the first step of a slice adds the sums of the others in their order: the same bits
@@ -57,6 +57,7 @@ class Config:
     tile_m: int = 16  # tokens a block: 16 or 32
     groups_k: int = 3  # warpgroups a block, which split K: 256 columns each
     num_stages: int = 3  # stages of a warpgroup's ring
+    tile_k: int = 64  # K a stage: 64 or 128
     early: bool = True  # loads weights before the launch before has ended
     # what the problem dictates: see `DecodeWgmma.specialise`
     group_size: int = 128  # K a scale, -1: one scale a column
@@ -70,6 +71,8 @@ class Config:
             raise ConfigError(f"groups_k must be 1 to 4; got groups_k = {self.groups_k}")
         if self.num_stages < 2:
             raise ConfigError(f"num_stages must be at least 2; got {self.num_stages}")
+        if self.tile_k not in (64, 128):
+            raise ConfigError(f"tile_k must be 64 or 128; got tile_k = {self.tile_k}")
         if self.group_size not in layout.GROUP_SIZES:
             raise ConfigError(
                 f"group_size must be one of {layout.GROUP_SIZES}; got {self.group_size}"
@@ -86,11 +89,6 @@ class Config:
     def tile_n(self) -> int:
         """Columns a block: 64 a warp of a warpgroup."""
         return 256
-
-    @property
-    def tile_k(self) -> int:
-        """K a stage: a row of x is what the swizzle repeats in."""
-        return 64
 
     @property
     def scale_rows(self) -> int:
@@ -147,10 +145,13 @@ class Config:
 _CONFIGS = (
     Config(16, 3, 3),
     Config(16, 3, 4),
+    Config(16, 2, 4, 128),
     Config(32, 2, 4),
     Config(32, 2, 5),
+    Config(32, 2, 3, 128),
     Config(16, 3, 3, early=False),
     Config(32, 2, 4, early=False),
+    Config(32, 2, 3, 128, early=False),
 )
 
 
@@ -185,6 +186,8 @@ class DecodeWgmma(Kernel):
         """Return why this config does not fit this problem, or None."""
         if config != self.specialise(config, problem):
             return f"compiled for other weights than {problem}"
+        if config.tile_k > 64 and 0 < config.group_size < config.tile_k:
+            return f"tile_k = {config.tile_k} for groups of {config.group_size} needs registers"
         # a tile twice as tall as the problem multiplies zeros for nothing
         if config.tile_m > 16 and config.tile_m >= 2 * problem.M:
             return f"tile_m = {config.tile_m} for M = {problem.M} only adds tokens of zeros"
@@ -217,7 +220,7 @@ class DecodeWgmma(Kernel):
         K, N = layout.stored_shape(problem)
         m_tiles = -(-problem.M // config.tile_m)
         slices = -(-N // config.tile_n)
-        units = slices * (K // config.tile_k)
+        units = slices * -(-K // config.tile_k)
         # only the first slice of a stripe can begin before it
         most = WORKSPACE_BYTES // config.partial_bytes
         stripes = max(1, min(gpu.num_sms, most) // m_tiles)

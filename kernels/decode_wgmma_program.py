@@ -43,11 +43,12 @@ def build(config):
     stage_bytes, ring_bytes = config.stage_bytes, config.num_stages * config.stage_bytes
     w_offset, s_offset, z_offset = config.w_offset, config.s_offset, config.z_offset
     ahead, in_flight = num_stages - 1, num_stages - 2
-    x_copies = tile_m // 16
+    k_tiles, panels = tile_k // 16, tile_k // 64
+    x_copies, two_panels, panel_bytes = tile_m // 16, panels == 2, tile_m * ROW_BYTES
 
     half = HALVES[config.dtype]
     splat = splat_f32(2 * tile_m)
-    multiply = multiply_stage(tile_m, half, scale_rows, zero_rows)
+    multiply = multiply_stage(tile_m, half, scale_rows, zero_rows, k_tiles)
     describe = smem_descriptor(128, 8 * ROW_BYTES)
     stripe_of, finish = make_stripe_of(config), make_finish(config)
 
@@ -63,7 +64,7 @@ def build(config):
         """Return where this lane's words of a stage begin, and its slice's scales and zeros."""
         lane_id = uint32(thread_id() & 31)
         strip = strip_of(n, slice_id)
-        words = packed + uint64(uint32(k_step * 4)) * uint64(uint32(n * 8))
+        words = packed + uint64(uint32(k_step * k_tiles)) * uint64(uint32(n * 8))
         words = words + uint64(uint32(strip * TILE_BYTES + lane_id * 16))
         # a warp's scales of a row are 128 bytes, which eight lanes copy; its zero points 32
         group = uint64(uint32(lane_id >> 3)) * uint64(uint32(n * 2))
@@ -86,17 +87,26 @@ def build(config):
         return uint32(w_offset + thread * 16), uint32(s_offset + factor), zero + z_offset, token
 
     @cuda.jit(device=True, inline="always")
-    def fetch_weights(slot, places, sources, n, k_row):
+    def fetch_panel(to, gmem, row_bytes):
+        """Begin to copy the lane's words of 64 rows."""
+        cp_async_16(to, gmem)
+        cp_async_16(uint32(to + TILE_ROW_BYTES), gmem + row_bytes)
+        cp_async_16(uint32(to + 2 * TILE_ROW_BYTES), gmem + row_bytes * uint64(2))
+        cp_async_16(uint32(to + 3 * TILE_ROW_BYTES), gmem + row_bytes * uint64(3))
+
+    @cuda.jit(device=True, inline="always")
+    def fetch_weights(slot, places, sources, n, k, k_row):
         """Begin to copy a stage's words, each lane its own, its scales and its zero points."""
         gmem, factors, zeros = sources
         word, factor, zero, _ = places
         lane_id = uint32(thread_id() & 31)
         row_bytes = uint64(uint32(n * 8))
-        to = uint32(slot + word)
-        cp_async_16(to, gmem)
-        cp_async_16(uint32(to + TILE_ROW_BYTES), gmem + row_bytes)
-        cp_async_16(uint32(to + 2 * TILE_ROW_BYTES), gmem + row_bytes * uint64(2))
-        cp_async_16(uint32(to + 3 * TILE_ROW_BYTES), gmem + row_bytes * uint64(3))
+        fetch_panel(uint32(slot + word), gmem, row_bytes)
+        if two_panels:
+            # where K ends before it, the first panel again, whose tokens are zeros there
+            if uint32(k_row + 64) < k:
+                gmem = gmem + row_bytes * uint64(4)
+            fetch_panel(uint32(slot + word + 4 * TILE_ROW_BYTES), gmem, row_bytes)
         group = uint32(0)
         if not per_channel:
             group = uint32(k_row // uint32(group_size))
@@ -107,13 +117,15 @@ def build(config):
             cp_async_16(uint32(slot + zero), zeros + uint64(group) * uint64(uint32(n >> 1)))
 
     @cuda.jit(device=True, inline="always")
-    def fetch_x(to, gmem, row, rows, inside, x_columns):
+    def fetch_x(to, gmem, row, rows, k_row, x_limit, x_columns):
         """Begin to copy a stage's tokens for this warpgroup; what is past M or K becomes zeros."""
         for i in range(x_copies):
-            size_bytes = uint32(0)
-            if inside and uint32(row + i * 16) < rows:
-                size_bytes = uint32(16)
-            cp_async_16_zfill(uint32(to + i * (16 * ROW_BYTES)), gmem, size_bytes)
+            for panel in range(panels):
+                size_bytes = uint32(0)
+                if uint32(k_row + panel * 64) < x_limit and uint32(row + i * 16) < rows:
+                    size_bytes = uint32(16)
+                place = uint32(to + panel * panel_bytes + i * (16 * ROW_BYTES))
+                cp_async_16_zfill(place, gmem + uint64(panel * 128), size_bytes)
             gmem = gmem + uint64(uint32(x_columns * 32))
 
     @cuda.jit(device=True, inline="always")
@@ -174,9 +186,9 @@ def build(config):
         for _ in range(ahead):
             if next_stop > uint32(0):
                 k_row = uint32(next_step * tile_k)
-                fetch_weights(slot, places, (words, factors, zeros), n, k_row)
+                fetch_weights(slot, places, (words, factors, zeros), n, k, k_row)
                 next_step = uint32(next_step + groups_k)
-                words = words + row_bytes * uint64(4 * groups_k)
+                words = words + row_bytes * uint64(k_tiles * groups_k)
                 if next_step >= next_stop:
                     next_slice, next_step, next_stop = settle(
                         next_slice, next_step, next_stop, group_k, end, k_steps
@@ -193,8 +205,8 @@ def build(config):
         for _ in range(ahead):
             if x_stop > uint32(0):
                 tokens = x_lane + uint64(uint32(x_step * (2 * tile_k)))
-                inside = uint32(x_step * tile_k) < x_limit
-                fetch_x(uint32(at + places[3]), tokens, x_row, rows, inside, x_columns)
+                k_row = uint32(x_step * tile_k)
+                fetch_x(uint32(at + places[3]), tokens, x_row, rows, k_row, x_limit, x_columns)
                 x_slice, x_step, x_stop = settle(
                     x_slice, uint32(x_step + groups_k), x_stop, group_k, end, k_steps
                 )
@@ -225,12 +237,11 @@ def build(config):
                     # and all warps have done with the slot that is filled next
                     bar_sync(barrier, uint32(128))
                     if more:
-                        fetch_weights(slot, places, (words, factors, zeros), n, row)
-                        fetch_x(
-                            uint32(slot + places[3]), tokens, x_row, rows, row < x_limit, x_columns
-                        )
+                        fetch_weights(slot, places, (words, factors, zeros), n, k, row)
+                        to = uint32(slot + places[3])
+                        fetch_x(to, tokens, x_row, rows, row, x_limit, x_columns)
                         row = uint32(row + tile_k * groups_k)
-                        words = words + row_bytes * uint64(4 * groups_k)
+                        words = words + row_bytes * uint64(k_tiles * groups_k)
                         tokens = tokens + uint64(2 * tile_k * groups_k)
                     cp_async_commit()
                     scale, zero = uint32(at + scale_place), uint32(at + zero_place)

@@ -28,7 +28,7 @@ def make_stripe_of(config):
         GPU has started before it.
         """
         # found again where it is needed: kept, it would cost the main loop its registers
-        k_steps = uint32(k // uint32(tile_k))
+        k_steps = uint32(uint32(k + (tile_k - 1)) // uint32(tile_k))
         stripe = uint32(uint32(cuda.gridDim.x) - 1 - block_id())
         first = uint32(stripe * units_per_block)
         end = uint32(uint32(uint32(n + (tile_n - 1)) // uint32(tile_n)) * k_steps)

@@ -31,6 +31,7 @@ def on_interpreter(config, problem, num_sms=3):
     [
         ({"tile_m": 24}, "tile_m must be 16 or 32; got tile_m = 24"),
         ({"groups_k": 5}, "groups_k must be 1 to 4; got groups_k = 5"),
+        ({"tile_k": 32}, "tile_k must be 64 or 128; got tile_k = 32"),
         ({"num_stages": 1}, "num_stages must be at least 2; got 1"),
         ({"group_size": 48}, r"group_size must be one of \(128, 64, 32, -1\); got 48"),
         ({"dtype": "fp32"}, 'dtype must be "fp16" or "bf16"; got "fp32"'),
@@ -57,6 +58,11 @@ def test_what_it_cannot_run_is_refused_with_the_numbers(problem, words):
     [
         (Config(32), W4A16Problem(16, 256, 256), "tile_m = 32 for M = 16 only adds tokens"),
         (Config(), W4A16Problem(16, 256, 256, 64), "compiled for other weights"),
+        (
+            Config(tile_k=128, group_size=64),
+            W4A16Problem(16, 256, 256, 64),
+            "tile_k = 128 for groups of 64",
+        ),
         (Config(32, 4, 4), W4A16Problem(32, 256, 256), "bytes of shared memory a block"),
     ],
 )
@@ -99,21 +105,25 @@ def test_every_number_of_tokens(rows):
     assert result.ok, result.reason
 
 
-@pytest.mark.parametrize("group_size", [128, 64, 32, -1])
+@pytest.mark.parametrize(
+    ("group_size", "tile_k"), [(128, 64), (64, 64), (32, 64), (-1, 64), (128, 128), (-1, 128)]
+)
 @pytest.mark.parametrize("zero_points", ["none", "gptq", "gptq_v2"])
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
-def test_every_kind_of_weight(group_size, zero_points, dtype):
-    problem = W4A16Problem(5, 264, 640, group_size, zero_points, False, group_size == 64, dtype)
-    result = on_interpreter(SMALL, problem)
+def test_every_kind_of_weight(group_size, tile_k, zero_points, dtype):
+    # 704 is no multiple of 128: the last long stage has half of its rows
+    K = 640 if group_size == 128 else 704
+    problem = W4A16Problem(5, 264, K, group_size, zero_points, False, group_size == 64, dtype)
+    result = on_interpreter(replace(SMALL, tile_k=tile_k), problem)
     assert result.ok, result.reason
 
 
 @pytest.mark.parametrize("num_sms", [1, 2, 3, 5, 7, 11, 16])
 def test_the_result_does_not_depend_on_the_number_of_sms(num_sms):
     """A slice cut among more blocks is the same sum but for fp32 rounding."""
-    problem = W4A16Problem(3, 576, 704, 64)
+    problem = W4A16Problem(3, 576, 704, -1)
     # 3 slices of 11 steps: uneven stripes, and warpgroups without a step
-    for config in (SMALL, Config(16, 3, 3), Config(16, 1, 2)):
+    for config in (SMALL, Config(16, 3, 3), Config(16, 1, 2), Config(16, 2, 2, 128)):
         result = on_interpreter(config, problem, num_sms)
         assert result.ok, result.reason
 
@@ -201,6 +211,15 @@ def test_defaults_of_every_kind_compile_without_spills(rows, group_size, zero_po
     assert "griddepcontrol.wait" in binary.ptx
     half = {"fp16": "f16", "bf16": "bf16"}[dtype]
     assert f"wgmma.mma_async.sync.aligned.m64n{rows}k16.f32.{half}.{half}" in binary.ptx
+
+
+@pytest.mark.parametrize("zero_points", ["none", "gptq"])
+@pytest.mark.parametrize("group_size", [128, -1])
+@pytest.mark.parametrize("config", [Config(16, 2, 4, 128), Config(32, 2, 3, 128)], ids=str)
+def test_long_stages_of_every_kind_compile_without_spills(config, group_size, zero_points):
+    problem = W4A16Problem(config.tile_m, 4096, 4096, group_size, zero_points)
+    binary = build(KERNEL, KERNEL.specialise(config, problem), "sm_90a")
+    assert (binary.spill_bytes, binary.stack_bytes) == (0, 0)
 
 
 def test_a_config_that_starts_late_waits_for_nothing():

@@ -1,7 +1,7 @@
 """Stages of a GEMM for few tokens on Hopper: a warpgroup's weights times tokens, by wgmma.
 
-A stage is 64 rows of the weight: four of Marlin's 16(K) x 64(N) tiles, one below the other, for
-each of the four warps of a warpgroup. A lane's 16 bytes of a tile are four words, one a sub-tile of
+A stage is 64 or 128 rows of the weight: Marlin's 16(K) x 64(N) tiles, one below the other, for each
+of the four warps of a warpgroup. A lane's 16 bytes of a tile are four words, one a sub-tile of
 16 columns; word j of the four warps together is the A operand of one `wgmma.m64nNk16`, whose rows
 are the columns of sub-tile j of each warp's tile. The tokens are operand B. All of it lies in
 shared memory. Straight-line Python compiles in cubic time, so a stage is written out in PTX.
@@ -32,7 +32,8 @@ from ferrum_numba.ptx.dequantize import Half
 from ferrum_numba.ptx.instruction import BLOCKED, F32, U32, U64, Array, Instruction, Lanes
 from ferrum_numba.ptx.wgmma import wgmma_rs
 
-K_TILES = 4
+# tiles of 64 rows: a row of tokens is what the swizzle repeats in
+PANEL_TILES = 4
 # between two looks at what another block has not handed over yet
 PAUSE_NS = 64
 # bytes from a tile of the warpgroup to the one below it, from a row of its scales to the next, and
@@ -43,13 +44,16 @@ _K_STEP = 32 >> 4
 
 
 @cache
-def multiply_stage(n: int, half: Half, groups: int, zero_points: int) -> Instruction:
+def multiply_stage(
+    n: int, half: Half, groups: int, zero_points: int, k_tiles: int = PANEL_TILES
+) -> Instruction:
     """Make `(words, scales, zeros, desc, acc) -> acc`: acc + weights * tokens of a stage.
 
     n:           tokens, a multiple of 8
     groups:      of the stage's rows, each with its own scales; 0: the codes minus their zero points
                  are multiplied as they are, and the sums scaled by somebody else
     zero_points: rows of zero points, 0 where every zero point is 8
+    k_tiles:     tiles of the stage, 4 or 8; each four have a panel of tokens
 
     Operands of the instruction, addresses in shared memory:
         words:  U32, the lane's 16 bytes of the first tile
@@ -63,12 +67,12 @@ def multiply_stage(n: int, half: Half, groups: int, zero_points: int) -> Instruc
     with one rounding: no weight is rounded. While a group of products runs the weights of the next
     are dequantised, and the sums of the one before are scaled.
     """
-    stage = _Stage(n, half, groups, zero_points)
+    stage = _Stage(n, half, groups, zero_points, k_tiles)
     operands: dict[str, Any] = {
         "words": U32, "scales": U32, "zeros": U32, "desc": U64, "acc": F32 * (2 * n)
     }  # fmt: skip
     return Instruction(
-        f"multiply_stage_{n}_{half}_{groups}_{zero_points}",
+        f"multiply_stage_{n}_{half}_{groups}_{zero_points}_{k_tiles}",
         stage.template(), operands, F32 * (2 * n), stage.twin,
         effect="memory", scope="warpgroup", tied="acc", arch="sm_90a",
     )  # fmt: skip
@@ -77,24 +81,39 @@ def multiply_stage(n: int, half: Half, groups: int, zero_points: int) -> Instruc
 class _Stage:
     """One form of `multiply_stage`: its text and its twin."""
 
-    def __init__(self, n: int, half: Half, groups: int, zero_points: int) -> None:
+    def __init__(self, n: int, half: Half, groups: int, zero_points: int, k_tiles: int) -> None:
         self.n, self.half, self.groups, self.zero_points = n, half, groups, zero_points
-        # K steps of products that are one group of them: those of a group of rows
-        self.batch = K_TILES // max(groups, 1)
-        self.products = SUBTILES * K_TILES
+        self.k_tiles = k_tiles
+        self.group_tiles = k_tiles // max(groups, 1)
+        # products of a group of them
+        self.batch = min(PANEL_TILES, self.group_tiles)
+        self.products = SUBTILES * k_tiles
         self.batches = self.products // self.batch
 
+    def partial(self, i: int) -> int:
+        """Return which sums the i-th product is added to, before they are scaled."""
+        return i // self.group_tiles
+
+    def place(self, k: int) -> int:
+        """Return where the tokens of a tile begin, in the units of a descriptor."""
+        panel, step = divmod(k, PANEL_TILES)
+        return panel * (self.n * 128 >> 4) + step * _K_STEP
+
     def template(self) -> str:
-        registers = [f"w{k}_{j}" for k in range(K_TILES) for j in range(SUBTILES)]
+        registers = [f"w{k}_{j}" for k in range(self.k_tiles) for j in range(SUBTILES)]
         registers += [f"c{g}_{j}" for g in range(max(self.groups, 1)) for j in range(SUBTILES)]
         registers += [f"a{i}_{c}" for i in range(self.products) for c in range(4)]
         registers += [f"zero{g}" for g in range(max(self.zero_points, 1))]
-        partials = [f"p{b}_{e}" for b in range(self.batches) for e in range(self.n // 2)]
+        partials = [
+            f"p{i}_{e}"
+            for i in range(self.partial(self.products - 1) + 1)
+            for e in range(self.n // 2)
+        ]
         lines = [
             f".reg .b32 q, one, z0, z1, m0, m1, low, high, {', '.join(registers)};",
             f".reg .f32 s0, s1, {', '.join(partials)};",
             ".reg .b16 h0, h1;",
-            f".reg .b64 {', '.join(f'x{k}' for k in range(K_TILES))};",
+            f".reg .b64 {', '.join(f'x{k}' for k in range(self.k_tiles))};",
             ".reg .pred keep, drop;",
             "setp.ne.b32 drop, 0, 0;",
             "setp.eq.b32 keep, 0, 0;",
@@ -102,8 +121,9 @@ class _Stage:
             "mov.b64 {low, high}, <desc>;",
             "mov.b64 x0, <desc>;",
         ]
-        for k in range(1, K_TILES):
-            lines += [f"add.u32 low, low, {_K_STEP};", f"mov.b64 x{k}, {{low, high}};"]
+        for k in range(1, self.k_tiles):
+            step = self.place(k) - self.place(k - 1)
+            lines += [f"add.u32 low, low, {step};", f"mov.b64 x{k}, {{low, high}};"]
         if not self.zero_points:
             lines.append(_EIGHT[self.half])
         for b in range(self.batches):
@@ -117,7 +137,7 @@ class _Stage:
 
     def _loads(self) -> list[str]:
         lines = []
-        for k in range(K_TILES):
+        for k in range(self.k_tiles):
             words = ", ".join(f"w{k}_{j}" for j in range(SUBTILES))
             lines.append(f"ld.shared.v4.u32 {{{words}}}, [<words>+{k * TILE_ROW_BYTES}];")
         for g in range(self.groups):
@@ -136,10 +156,10 @@ class _Stage:
 
     def _operand(self, i: int) -> list[str]:
         """Return how the A operand of the i-th product is made: K runs first, then sub-tiles."""
-        j, k = divmod(i, K_TILES)
+        j, k = divmod(i, self.k_tiles)
         lines = []
-        if k % self.batch == 0 and self.zero_points:
-            zeros = f"zero{k // self.batch % self.zero_points}"
+        if k % self.group_tiles == 0 and self.zero_points:
+            zeros = f"zero{k // self.group_tiles % self.zero_points}"
             lines.append(_ZERO_POINTS[self.half].format(zeros=zeros, shift=4 * j))
         codes = _CODES[self.half].format(word=f"w{k}_{j}")
         for c in range(4):
@@ -150,38 +170,40 @@ class _Stage:
         return [f"<d.{e}>" for e in range(j * self.n // 2, (j + 1) * self.n // 2)]
 
     def _product(self, i: int) -> str:
-        j, k = divmod(i, K_TILES)
+        j, k = divmod(i, self.k_tiles)
         sums, keep = self._sums(j), "keep"
         if self.groups:
-            sums = [f"p{i // self.batch}_{e}" for e in range(self.n // 2)]
-            keep = "drop" if i % self.batch == 0 else "keep"
+            sums = [f"p{self.partial(i)}_{e}" for e in range(self.n // 2)]
+            keep = "drop" if i % self.group_tiles == 0 else "keep"
         return (
             f"wgmma.mma_async.sync.aligned.m64n{self.n}k16.f32.{self.half}.{self.half} "
             f"{{{', '.join(sums)}}}, {{a{i}_0, a{i}_1, a{i}_2, a{i}_3}}, x{k}, {keep}, 1, 1, 0;"
         )
 
     def _fold(self, b: int) -> list[str]:
-        """Return how the sums of a group of rows are scaled and added, if they are."""
-        if not self.groups:
+        """Return how the sums of a group of rows are scaled and added, if it ends with a batch."""
+        if not self.groups or (b + 1) * self.batch % self.group_tiles:
             return []
-        j, k = divmod(b * self.batch, K_TILES)
-        lines = [_SCALES[self.half].format(scales=f"c{k // self.batch}_{j}")]
+        j, k = divmod(b * self.batch, self.k_tiles)
+        lines = [_SCALES[self.half].format(scales=f"c{k // self.group_tiles}_{j}")]
         for e, d in enumerate(self._sums(j)):
-            lines.append(f"fma.rn.f32 {d}, p{b}_{e}, s{e % 4 // 2}, {d};")
+            lines.append(
+                f"fma.rn.f32 {d}, p{self.partial(b * self.batch)}_{e}, s{e % 4 // 2}, {d};"
+            )
         return lines
 
     def twin(
         self, lanes: Lanes, words: Array, scales: Array, zeros: Array, desc: Array, acc: Array
     ) -> Array:
         out = acc.copy()
-        for b in range(self.batches):
-            j, k = divmod(b * self.batch, K_TILES)
+        for first in range(0, self.products, self.group_tiles):
+            j, k = divmod(first, self.k_tiles)
             part = slice(j * self.n // 2, (j + 1) * self.n // 2)
             total = np.zeros_like(out[:, part]) if self.groups else out[:, part]
-            for i in range(b * self.batch, (b + 1) * self.batch):
+            for i in range(first, first + self.group_tiles):
                 total = self._twin_product(lanes, i, (words, zeros, desc), total)
             if self.groups:
-                place = scales + np.uint32(k // self.batch * SCALE_ROW_BYTES)
+                place = scales + np.uint32(k // self.group_tiles * SCALE_ROW_BYTES)
                 held = lanes.load_shared(place, 16).view(np.uint32)
                 factors = widen(held[:, j : j + 1], self.half)
                 # elements 2 and 3 of four are of the second column
@@ -195,17 +217,17 @@ class _Stage:
         self, lanes: Lanes, i: int, places: tuple[Array, Array, Array], total: Array
     ) -> Array:
         words, zeros, desc = places
-        j, k = divmod(i, K_TILES)
+        j, k = divmod(i, self.k_tiles)
         word = lanes.load_shared(words + np.uint32(k * TILE_ROW_BYTES), 16).view(np.uint32)[:, j]
         zero = np.full((len(words), 2), SYMMETRIC_ZERO_POINT)
         if self.zero_points:
-            row = k // self.batch % self.zero_points
+            row = k // self.group_tiles % self.zero_points
             held = lanes.load_shared(zeros + np.uint32(row * ZERO_ROW_BYTES), 4).view(np.uint32)
             zero = held >> np.array([4 * j, 4 * j + 16], np.uint32) & 15
         a = _operand_a(word, zero, self.half)
         keep = np.ones(len(words), np.uint32)
         multiply = wgmma_rs(self.n, self.half)
-        out: Array = multiply.twin(lanes, total, a, desc + np.uint64(_K_STEP * k), keep)
+        out: Array = multiply.twin(lanes, total, a, desc + np.uint64(self.place(k)), keep)
         return out
 
 
