@@ -2,6 +2,7 @@
 
 from ferrum_numba.kernels.add_bias import AddBias
 from ferrum_numba.kernels.decode import Decode
+from ferrum_numba.kernels.decode_wgmma import DecodeWgmma
 from ferrum_numba.kernels.dequant_cublas import DequantCublas
 from ferrum_numba.kernels.dequantize import Dequantize
 from ferrum_numba.kernels.gather_columns import GatherColumns
@@ -12,7 +13,7 @@ from ferrum_numba.kernels.repack import Repack
 
 # on a checkpoint's own tensors, and on the packed layout of kernels/packed.py
 RAW = (W4A16Gptq(),)
-PACKED = (Marlin(), Decode(), Prefill())
+PACKED = (Marlin(), Decode(), DecodeWgmma(), Prefill())
 # on the packed layout too, but with scratch for a whole weight: not for a layer that nobody asked
 DENSE = (DequantCublas(),)
 KERNELS = RAW + PACKED + DENSE

@@ -64,6 +64,7 @@ from ferrum_numba.ptx.decode import (
     store_columns,
     take_slots,
 )
+from ferrum_numba.ptx.decode_wgmma import multiply_stage, put_sums, take_sums
 from ferrum_numba.ptx.dequantize import dequantize
 from ferrum_numba.ptx.gptq_tile import (
     dequantize_column,
@@ -327,6 +328,7 @@ __all__ = [
     "mma_tile",
     "mul_bf16x2",
     "mul_f16x2",
+    "multiply_stage",
     "multiply_step",
     "opaque_u32",
     "pack_bf16x2",
@@ -335,6 +337,7 @@ __all__ = [
     "prmt",
     "publish_tensor_map",
     "put_slot",
+    "put_sums",
     "red_add_f32",
     "red_add_relaxed_gpu",
     "red_add_release_gpu",
@@ -394,6 +397,7 @@ __all__ = [
     "sub_bf16x2",
     "sub_f16x2",
     "take_slots",
+    "take_sums",
     "thread_id",
     "unpack_bf16x2",
     "unpack_f16x2",
