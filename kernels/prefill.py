@@ -238,8 +238,6 @@ class Prefill(Kernel):
 
     def refuses(self, problem):
         """Return why no config can run this problem, or None."""
-        if problem.act_order:
-            return f"{self.name} needs ordered groups: gather the columns of x first"
         N = layout.stored_shape(problem)[1]
         if N < 128:
             return f"{self.name} needs N of at least 128; got N = {problem.N} ({N} as packed)"

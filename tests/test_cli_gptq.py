@@ -14,7 +14,7 @@ from ferrum_numba import GptqCheckpoint, cli
 from ferrum_numba.cli.inspect import answers
 from ferrum_numba.gptq import quantize
 from ferrum_numba.gptq.checkpoint import LayerInfo
-from ferrum_numba.kernels import KERNELS
+from ferrum_numba.kernels import DENSE, KERNELS, PACKED
 
 
 @pytest.fixture
@@ -67,7 +67,9 @@ def test_inspect_prints_a_line_for_layers_of_a_kind(run, model):
     assert "96 quantised layers" in out
     assert "toy" not in out
     assert len(out.splitlines()) < 25
-    assert "  marlin cannot run 31 of them, such as model.layers.*.mlp.up_proj: marlin" in out
+    # those that refuse the same layers for the same reason, together
+    packed = ", ".join(kernel.name for kernel in (*PACKED, *DENSE))
+    assert f"  31 of them not by {packed}: needs group_size in" in out
     assert "dynamic '.*\\\\.31\\\\.mlp\\\\.up': bits must be 4; got 8" in out
 
 

@@ -60,7 +60,7 @@ def test_a_config_that_contradicts_itself_says_so(fields, words):
 @pytest.mark.parametrize(
     ("problem", "words"),
     [
-        (W4A16Problem(64, 256, 128, act_order=True), "needs ordered groups: gather the columns"),
+        (W4A16Problem(64, 256, 128, act_order=True), "needs the columns of x in the order"),
         (W4A16Problem(64, 64, 128), r"needs N of at least 128; got N = 64 \(64 as packed\)"),
         (W4A16Problem(64, 256, 128, 16), "group_size in .* got 16, the nearest is 32"),
     ],

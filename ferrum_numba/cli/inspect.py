@@ -9,6 +9,7 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.cli import options
+from ferrum_numba.cli.names import refusals
 from ferrum_numba.cli.output import print_json, print_table
 from ferrum_numba.cli.session import Session
 from ferrum_numba.contract import Kernel, Problem
@@ -90,23 +91,18 @@ def _print(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
         groups.setdefault(repr(alike), []).append(alike)
     shown = [_marks(group[0]) | group[0] | {"layers": len(group)} for group in groups.values()]
     print_table(shown, (*COLUMNS, *names), f"{len(rows)} quantised layers")
-    for (name, reason), unable in _reasons(shown).items():
-        count = sum(row["layers"] for row in unable)
-        print(f"  {name} cannot run {count} of them, such as {unable[0]['name']}: {reason}")
+    said = [
+        (name, reason, row["layers"])
+        for row in shown
+        for name, reason in row["kernels"].items()
+        if reason != YES
+    ]
+    for names_together, reason, count in refusals(said):
+        print(f"  {count} of them not by {names_together}: {reason}")
 
 
 def _marks(row: dict[str, Any]) -> dict[str, str]:
     return {name: YES if said == YES else "no" for name, said in row["kernels"].items()}
-
-
-def _reasons(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Return the rows that a kernel cannot run, by its name and the reason."""
-    reasons: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        for name, said in row["kernels"].items():
-            if said != YES:
-                reasons.setdefault((name, said), []).append(row)
-    return reasons
 
 
 def _pattern(text: str) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.cli import options
+from ferrum_numba.cli.names import refusals
 from ferrum_numba.cli.output import print_json, print_table
 from ferrum_numba.cli.session import Session
 from ferrum_numba.contract import Kernel
@@ -34,9 +34,9 @@ def run(session: Session) -> int:
         here = [row for row in rows if row["op"] == op.name]
         columns = ("kernel", "configs", "runs", "summary")
         print_table(here, columns, f"configs for {session.gpu.name}; runs: of the test problems")
-        for row in here:
-            for reason, count in Counter(row["refuses"].values()).items():
-                print(f"  {row['kernel']} refuses {count} of them: {reason}")
+        said = [(row["kernel"], reason, 1) for row in here for reason in row["refuses"].values()]
+        for names, reason, count in refusals(said):
+            print(f"  {count} of them not by {names}: {reason}")
     print(f"problem sets: {', '.join(session.problem_sets)}")
     if session.tools:
         print(f"by name only: {', '.join(tool.name for tool in session.tools)}")

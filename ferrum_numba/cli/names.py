@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
@@ -126,6 +127,24 @@ def brief(value: Mapping[str, Any], kind: type) -> str:
     """Return a stored problem in words, without what is at its default."""
     usual = {field.name: field.default for field in fields(kind)}
     return in_words({n: item for n, item in value.items() if usual.get(n, MISSING) != item})
+
+
+def refusals(said: Iterable[tuple[str, str, int]]) -> list[tuple[str, str, int]]:
+    """Return (kernels, reason, count) with those together that refuse as many for one reason.
+
+    A reason in other numbers is the same, and the first of them stands for all.
+
+    said: a kernel's name, its reason, which begins with the name, and how many problems it is of
+    """
+    counts: dict[tuple[str, str], list[Any]] = {}
+    for name, reason, count in said:
+        words = reason.removeprefix(f"{name} ")
+        found = counts.setdefault((name, re.sub(r"\d+", "#", words)), [words, 0])
+        found[1] += count
+    groups: dict[tuple[str, int], list[Any]] = {}
+    for (name, pattern), (words, count) in counts.items():
+        groups.setdefault((pattern, count), [words, []])[1].append(name)
+    return [(", ".join(names), words, count) for (_, count), (words, names) in groups.items()]
 
 
 def assignments(text: str) -> dict[str, str]:
