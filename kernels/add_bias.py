@@ -19,7 +19,7 @@ from numba.cuda.types import uint32, uint64
 
 from ferrum_numba.contract import Kernel, Launch, Op, Program, Tolerance, Work, pointers, sizes
 from ferrum_numba.errors import ConfigError, ProblemError
-from ferrum_numba.kernels.dtypes import DTYPES, HALVES
+from ferrum_numba.kernels.dtypes import DTYPES, HALVES, refuse_dtype
 from ferrum_numba.ptx.memory import ld_global_nc_v4, ld_global_v4, st_global_v4
 from ferrum_numba.ptx.tile import PACK, UNPACK
 from ferrum_numba.reference.add_bias import add_bias
@@ -44,8 +44,7 @@ class AddBiasProblem:
             raise ProblemError(f"M must be 1 to {MOST_M}; got {self.M}")
         if not 1 <= self.N <= MOST_N or self.N % COLUMNS:
             raise ProblemError(f"N must be a multiple of {COLUMNS} up to {MOST_N}; got {self.N}")
-        if self.dtype not in DTYPES:
-            raise ProblemError(f'dtype must be "fp16" or "bf16"; got "{self.dtype}"')
+        refuse_dtype(self.dtype, ProblemError)
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,7 @@ class AddBiasConfig:
                 "num_threads must be a multiple of 32 up to 1024 and rows at least 1; "
                 f"got num_threads = {self.num_threads}, rows = {self.rows}"
             )
-        if self.dtype not in DTYPES:
-            raise ConfigError(f'dtype must be "fp16" or "bf16"; got "{self.dtype}"')
+        refuse_dtype(self.dtype)
 
 
 CONFIGS = space(AddBiasConfig, num_threads=(64, 128, 256), rows=(1, 2, 4, 8))

@@ -89,12 +89,7 @@ class Config:
             raise ConfigError(f"cluster must be 1 to 8; got cluster = {self.cluster}")
         if self.blocks_per_sm < 1:
             raise ConfigError(f"blocks_per_sm must be at least 1; got {self.blocks_per_sm}")
-        if self.group_size not in layout.GROUP_SIZES:
-            raise ConfigError(
-                f"group_size must be one of {layout.GROUP_SIZES}; got {self.group_size}"
-            )
-        if self.dtype not in ("fp16", "bf16"):
-            raise ConfigError(f"dtype must be fp16 or bf16; got {self.dtype}")
+        layout.refuse_kind(self.group_size, self.dtype)
 
     @property
     def num_warps(self) -> int:

@@ -38,8 +38,8 @@ from ferrum_numba.contract import Kernel, Launch, Program, pointers, sizes
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels import packed as layout
 from ferrum_numba.kernels.decode_wgmma_program import build
-from ferrum_numba.kernels.dtypes import DTYPES
 from ferrum_numba.kernels.w4a16 import OP
+from ferrum_numba.kernels.wgmma_stage import Stage
 
 ARCH = "sm_90a"
 WORKSPACE_BYTES = 4 << 20
@@ -51,7 +51,7 @@ PARAMETERS = (
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Stage):
     """One way to tile."""
 
     tile_m: int = 16  # tokens a block: 16 or 32
@@ -73,12 +73,7 @@ class Config:
             raise ConfigError(f"num_stages must be at least 2; got {self.num_stages}")
         if self.tile_k not in (64, 128):
             raise ConfigError(f"tile_k must be 64 or 128; got tile_k = {self.tile_k}")
-        if self.group_size not in layout.GROUP_SIZES:
-            raise ConfigError(
-                f"group_size must be one of {layout.GROUP_SIZES}; got {self.group_size}"
-            )
-        if self.dtype not in DTYPES:
-            raise ConfigError(f'dtype must be "fp16" or "bf16"; got "{self.dtype}"')
+        layout.refuse_kind(self.group_size, self.dtype)
 
     @property
     def num_threads(self) -> int:
@@ -91,34 +86,9 @@ class Config:
         return 256
 
     @property
-    def scale_rows(self) -> int:
-        """Rows of scales a stage holds, 0 where there is one scale a column."""
-        return 0 if self.group_size < 0 else max(1, self.tile_k // self.group_size)
-
-    @property
     def zero_rows(self) -> int:
-        """Rows of zero points a stage holds."""
+        """Rows of zero points a stage holds; those of one group too."""
         return max(1, self.scale_rows) if self.has_zeros else 0
-
-    @property
-    def w_offset(self) -> int:
-        """Where the packed words begin in a stage, after x."""
-        return self.tile_m * self.tile_k * 2
-
-    @property
-    def s_offset(self) -> int:
-        """Where the scales begin in a stage."""
-        return self.w_offset + self.tile_n * self.tile_k // 2
-
-    @property
-    def z_offset(self) -> int:
-        """Where the zero points begin in a stage."""
-        return self.s_offset + self.scale_rows * self.tile_n * 2
-
-    @property
-    def stage_bytes(self) -> int:
-        """Bytes of one stage of a warpgroup's ring; its swizzle repeats every 1024."""
-        return -(-(self.z_offset + self.zero_rows * self.tile_n // 2) // 1024) * 1024
 
     @property
     def sums_offset(self) -> int:

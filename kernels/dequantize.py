@@ -27,7 +27,7 @@ from numba.cuda.types import uint32, uint64
 
 from ferrum_numba.contract import Kernel, Launch, Op, Program, Tolerance, Work, pointers, sizes
 from ferrum_numba.errors import ConfigError, ProblemError
-from ferrum_numba.kernels.dtypes import DTYPES
+from ferrum_numba.kernels.dtypes import DTYPES, refuse_dtype
 from ferrum_numba.ptx.arithmetic import (
     lop3,
     mul_bf16x2,
@@ -101,8 +101,7 @@ class DequantizeProblem:
                 f"group_size must be -1 or a multiple of {TILE_K}, the rows of a tile; "
                 f"got {self.group_size}"
             )
-        if self.dtype not in DTYPES:
-            raise ProblemError(f'dtype must be "fp16" or "bf16"; got "{self.dtype}"')
+        refuse_dtype(self.dtype, ProblemError)
 
     @property
     def packed_k(self):
@@ -139,8 +138,7 @@ class DequantizeConfig:
             raise ConfigError(
                 f"num_threads must be a multiple of 32 up to 1024; got {self.num_threads}"
             )
-        if self.dtype not in DTYPES:
-            raise ConfigError(f'dtype must be "fp16" or "bf16"; got "{self.dtype}"')
+        refuse_dtype(self.dtype)
 
 
 CONFIGS = space(DequantizeConfig, num_threads=(256, 128, 512))

@@ -30,7 +30,7 @@ import numpy as np
 
 from ferrum_numba.contract import Kernel, Launch, Program, pointers, sizes
 from ferrum_numba.errors import ConfigError
-from ferrum_numba.kernels.dtypes import DTYPES
+from ferrum_numba.kernels.dtypes import DTYPES, refuse_dtype
 from ferrum_numba.kernels.gptq_program import STEP_K, WARP_N, WORD_ROWS, build
 from ferrum_numba.kernels.w4a16 import OP
 from ferrum_numba.reference.gptq import WORD_OFFSET, pack_codes, pack_zero_points
@@ -76,8 +76,7 @@ class GptqConfig:
             )
         if self.group_rows not in GROUP_ROWS:
             raise ConfigError(f"group_rows must be one of {GROUP_ROWS}; got {self.group_rows}")
-        if self.dtype not in DTYPES:
-            raise ConfigError(f'dtype must be "fp16" or "bf16"; got "{self.dtype}"')
+        refuse_dtype(self.dtype)
 
     @property
     def num_threads(self) -> int:

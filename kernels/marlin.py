@@ -40,11 +40,9 @@ from itertools import product
 from ferrum_numba.contract import Kernel, Launch, Program, pointers, sizes
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels import packed as layout
-from ferrum_numba.kernels.dtypes import DTYPES
 from ferrum_numba.kernels.marlin_program import build
 from ferrum_numba.kernels.w4a16 import OP
 
-GROUP_SIZES = layout.GROUP_SIZES
 # n and k are those of the packed weight, x has x_columns and out out_columns
 PARAMETERS = (
     *pointers("x", "packed", "scales", "zero_points", "bias", "out", "partials", "counters"),
@@ -89,10 +87,7 @@ class Config:
             raise ConfigError(f"blocks_per_sm must be at least 1; got {self.blocks_per_sm}")
         if self.tile_k not in (64, 128):
             raise ConfigError(f"tile_k must be 64 or 128; got {self.tile_k}")
-        if self.group_size not in GROUP_SIZES:
-            raise ConfigError(f"group_size must be one of {GROUP_SIZES}; got {self.group_size}")
-        if self.dtype not in DTYPES:
-            raise ConfigError(f'dtype must be "fp16" or "bf16"; got "{self.dtype}"')
+        layout.refuse_kind(self.group_size, self.dtype)
 
     @property
     def warps_k(self) -> int:

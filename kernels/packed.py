@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ferrum_numba.contract import Inputs
+from ferrum_numba.errors import ConfigError
+from ferrum_numba.kernels.dtypes import refuse_dtype
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.reference.marlin_layout import pack_weight, pack_zero_points, permute_scales
 from ferrum_numba.reference.w4a16 import SYMMETRIC_ZERO_POINT
@@ -29,6 +31,13 @@ Array = npt.NDArray[Any]
 # what the layout's kernels are made for; K itself counts as -1
 GROUP_SIZES = (128, 64, 32, -1)
 TILE_N, TILE_K = 64, 64
+
+
+def refuse_kind(group_size: int, dtype: str) -> None:
+    """Raise a `ConfigError` where no kernel on this layout is compiled for such a weight."""
+    if group_size not in GROUP_SIZES:
+        raise ConfigError(f"group_size must be one of {GROUP_SIZES}; got {group_size}")
+    refuse_dtype(dtype)
 
 
 def group_size_of(problem: W4A16Problem) -> int:

@@ -37,10 +37,10 @@ from dataclasses import dataclass, replace
 from ferrum_numba.contract import Kernel, Launch, Program, pointers, sizes
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels import packed as layout
-from ferrum_numba.kernels.dtypes import DTYPES
 from ferrum_numba.kernels.prefill_program import build
 from ferrum_numba.kernels.prefill_schedule import CONSUMER_WARPS, PRODUCER_WARPS
 from ferrum_numba.kernels.w4a16 import OP
+from ferrum_numba.kernels.wgmma_stage import Stage
 from ferrum_numba.ptx.tensor_map import MAP_BYTES
 
 ARCH = "sm_90a"
@@ -61,7 +61,7 @@ MOST_SUMS = 192 * 256
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Stage):
     """One way to tile."""
 
     tile_m: int = 128  # rows of x a block, a multiple of 16
@@ -97,12 +97,7 @@ class Config:
             )
         if self.num_stages < 2:
             raise ConfigError(f"num_stages must be at least 2; got {self.num_stages}")
-        if self.group_size not in layout.GROUP_SIZES:
-            raise ConfigError(
-                f"group_size must be one of {layout.GROUP_SIZES}; got {self.group_size}"
-            )
-        if self.dtype not in DTYPES:
-            raise ConfigError(f'dtype must be "fp16" or "bf16"; got "{self.dtype}"')
+        layout.refuse_kind(self.group_size, self.dtype)
 
     @property
     def strips(self) -> int:
@@ -138,32 +133,6 @@ class Config:
     def raster(self) -> int:
         """Rows of tiles in a band."""
         return max(1, BAND_ROWS // self.tile_m)
-
-    @property
-    def scale_rows(self) -> int:
-        """Rows of scales a stage holds."""
-        return 0 if self.group_size < 0 else max(1, self.tile_k // self.group_size)
-
-    @property
-    def w_offset(self) -> int:
-        """Where the packed words begin in a stage, after x."""
-        return self.tile_m * self.tile_k * 2
-
-    @property
-    def s_offset(self) -> int:
-        """Where the scales begin in a stage."""
-        return self.w_offset + self.tile_n * self.tile_k // 2
-
-    @property
-    def z_offset(self) -> int:
-        """Where the zero points begin in a stage."""
-        return self.s_offset + self.scale_rows * self.tile_n * 2
-
-    @property
-    def stage_bytes(self) -> int:
-        """Bytes of one stage of the ring; its swizzle repeats every 1024."""
-        z_bytes = self.scale_rows * self.tile_n // 2 if self.has_zeros else 0
-        return -(-(self.z_offset + z_bytes) // 1024) * 1024
 
     @property
     def bars_offset(self) -> int:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from ferrum_numba.contract import Inputs, Op, Tolerance, Work
 from ferrum_numba.errors import ProblemError
-from ferrum_numba.kernels.dtypes import DTYPES
+from ferrum_numba.kernels.dtypes import DTYPES, refuse_dtype
 from ferrum_numba.reference import w4a16_gemm
 
 Array = npt.NDArray[Any]
@@ -86,8 +86,7 @@ class W4A16Problem:
             raise ProblemError(
                 f'zero_points must be "none", "gptq" or "gptq_v2"; got "{self.zero_points}"'
             )
-        if self.dtype not in DTYPES:
-            raise ProblemError(f'dtype must be "fp16" or "bf16"; got "{self.dtype}"')
+        refuse_dtype(self.dtype, ProblemError)
 
     @property
     def group_rows(self) -> int:

@@ -36,7 +36,7 @@ def on_interpreter(config, problem, num_sms=3):
         ({"blocks_per_sm": 0}, "blocks_per_sm must be at least 1; got 0"),
         ({"cluster": 9}, "cluster must be 1 to 8; got cluster = 9"),
         ({"group_size": 48}, r"group_size must be one of \(128, 64, 32, -1\); got 48"),
-        ({"dtype": "fp32"}, "dtype must be fp16 or bf16; got fp32"),
+        ({"dtype": "fp32"}, "dtype must be .fp16. or .bf16.; got .fp32."),
     ],
 )
 def test_a_config_that_contradicts_itself_says_so(fields, words):

@@ -91,13 +91,13 @@ def _print(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
         groups.setdefault(repr(alike), []).append(alike)
     shown = [_marks(group[0]) | group[0] | {"layers": len(group)} for group in groups.values()]
     print_table(shown, (*COLUMNS, *names), f"{len(rows)} quantised layers")
-    said = [
+    refused = [
         (name, reason, row["layers"])
         for row in shown
         for name, reason in row["kernels"].items()
         if reason != YES
     ]
-    for names_together, reason, count in refusals(said):
+    for names_together, reason, count in refusals(refused):
         print(f"  {count} of them not by {names_together}: {reason}")
 
 
