@@ -199,10 +199,18 @@ def test_a_token_s_weight_of_zero_takes_nothing_from_the_others(rng):
     assert np.abs(got - want).max() <= 2.0**-10 * np.abs(want).max()
 
 
-@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
-@pytest.mark.parametrize("zero_points", ["none", "gptq"])
-@pytest.mark.parametrize("group_size", [128, 64, 32, -1])
-@pytest.mark.parametrize("rows", [16, 32])
+KINDS = [*product((16, 32), (128, 64, 32, -1), ("none", "gptq"), ("fp16", "bf16"))]
+# every value of every field once; the others take minutes
+FEW = [
+    (16, 128, "none", "fp16"), (16, 32, "gptq", "bf16"), (32, -1, "none", "bf16"),
+    (32, 64, "gptq", "fp16"), (32, 128, "gptq", "bf16"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "group_size", "zero_points", "dtype"),
+    [pytest.param(*kind, marks=[] if kind in FEW else pytest.mark.slow) for kind in KINDS],
+)
 def test_defaults_of_every_kind_compile_without_spills(rows, group_size, zero_points, dtype):
     problem = W4A16Problem(rows, 4096, 4096, group_size, zero_points, dtype=dtype)
     binary = build(KERNEL, KERNEL.default(problem, H200), "sm_90a")
@@ -213,8 +221,7 @@ def test_defaults_of_every_kind_compile_without_spills(rows, group_size, zero_po
     assert f"wgmma.mma_async.sync.aligned.m64n{rows}k16.f32.{half}.{half}" in binary.ptx
 
 
-@pytest.mark.parametrize("zero_points", ["none", "gptq"])
-@pytest.mark.parametrize("group_size", [128, -1])
+@pytest.mark.parametrize(("group_size", "zero_points"), [(128, "gptq"), (-1, "none")])
 @pytest.mark.parametrize("config", [Config(16, 2, 4, 128), Config(32, 2, 3, 128)], ids=str)
 def test_long_stages_of_every_kind_compile_without_spills(config, group_size, zero_points):
     problem = W4A16Problem(config.tile_m, 4096, 4096, group_size, zero_points)
