@@ -1,11 +1,13 @@
 """The dequantised weight and cuBLAS after it: what is handed to the library, and when."""
 
+from argparse import Namespace
 from dataclasses import replace
 
 import pytest
 from quantised import layer
 
 from ferrum_numba import check
+from ferrum_numba.cli.session import Session
 from ferrum_numba.compile import build
 from ferrum_numba.contract import Matmul
 from ferrum_numba.errors import LaunchError, ProblemError
@@ -77,6 +79,13 @@ def test_without_cublas_it_says_what_brings_it(monkeypatch):
         cublas.Cublas()
     assert "pip install nvidia-cublas" in lacking(KERNEL)
     assert all(lacking(kernel) is None for kernel in PACKED)
+
+
+def test_commands_that_run_kernels_leave_it_out_where_there_is_no_cublas(monkeypatch, capsys):
+    session = Session(Namespace(kernels=None, kernel=[]), KERNELS, {})
+    monkeypatch.setattr(cublas, "library", lambda: None)
+    assert session.runnable() == [kernel for kernel in KERNELS if kernel is not KERNEL]
+    assert f"{KERNEL.name} is left out: it needs cuBLAS" in capsys.readouterr().err
 
 
 def winning_row(problem):

@@ -14,6 +14,7 @@ from ferrum_numba.contract import describe
 from ferrum_numba.gpu import KNOWN
 from ferrum_numba.kernels import KERNELS, TOOLS
 from ferrum_numba.kernels.ceilings import CEILINGS
+from ferrum_numba.launch import lacking
 
 H200 = KNOWN["h200"]
 # three SMs: several blocks share a slice, and a block works on several
@@ -96,6 +97,12 @@ def fits(kernel, choice, problems, gpu):
 COVER = [case for kernel in EVERY for case in cover(kernel)]
 
 
+def skip_without_cublas(kernel):
+    reason = lacking(kernel)
+    if reason is not None:
+        pytest.skip(reason)
+
+
 def assert_ok(checked):
     assert checked.ok, checked.reason
 
@@ -117,6 +124,7 @@ def test_every_value_of_the_space_equals_reference_on_interpreter(case):
 @pytest.mark.parametrize("case", problems(), ids=short)
 def test_default_config_equals_reference_on_gpu(case, device):
     kernel, problem = case
+    skip_without_cublas(kernel)
     assert_ok(check.on_gpu(kernel, kernel.default(problem, device.gpu), problem, device))
 
 
@@ -124,6 +132,7 @@ def test_default_config_equals_reference_on_gpu(case, device):
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", EVERY, ids=short)
 def test_whole_space_equals_reference_on_gpu(kernel, device):
+    skip_without_cublas(kernel)
     pairs = sample(kernel, device.gpu)
     jobs = [Job(kernel, config, device.gpu.arch) for config in dict.fromkeys(c for c, _ in pairs)]
     binaries = {job.config: binary for job, binary in build_many(jobs)}
@@ -140,6 +149,7 @@ def test_whole_space_equals_reference_on_gpu(kernel, device):
 @pytest.mark.gpu
 @pytest.mark.parametrize("kernel", KERNELS, ids=short)
 def test_a_hundred_runs_give_equal_bits(kernel, device):
+    skip_without_cublas(kernel)
     problem = replace(kernel.op.tests[0], M=17, N=512, K=2048)
     config = kernel.default(problem, device.gpu)
     assert_ok(check.on_gpu(kernel, config, problem, device, repeats=100))

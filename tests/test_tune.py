@@ -12,6 +12,7 @@ from ferrum_numba import results, tune
 from ferrum_numba.contract import Work
 from ferrum_numba.errors import BuildError, ConfigError, DeviceError, ProblemError
 from ferrum_numba.gpu import KNOWN, driver_present
+from ferrum_numba.launch import cublas
 from ferrum_numba.measure import Policy
 from ferrum_numba.space import space
 from ferrum_numba.tune import exclusive, measurer
@@ -81,6 +82,18 @@ def test_every_config_is_measured_and_stored(task, binaries):
     stored = results.load(task.store_path)
     assert len(stored.rows) == 4
     assert stored.environment["gpu_facts"]["key"] == "h200"
+
+
+def test_what_the_machine_lacks_for_a_kernel_prunes_its_rows(task, binaries, monkeypatch):
+    class Dense(Toy):
+        needs_cublas = True
+
+    monkeypatch.setattr(cublas, "library", lambda: None)
+    fake = FakeMeasurer()
+    rows = search(replace(task, kernels=(Dense(),)), fake)
+    assert fake.asked == []
+    assert {row["status"] for row in rows} == {"pruned"}
+    assert {row["reason"] for row in rows} == {cublas.MISSING}
 
 
 def test_progress_counts_all_candidates(task, binaries):

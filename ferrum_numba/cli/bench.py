@@ -166,7 +166,7 @@ def _chosen(session: Session, facts: Gpu, problems: Sequence[Problem]) -> list[K
 
     rows = [row for file in session.measured(facts.key) for row in file.rows]
     found: list[Kernel] = []
-    for kernel in session.kernels:
+    for kernel in session.runnable():
         if not kernel.runs_on(facts):
             continue
         own = [row for row in rows if row["kernel"] == kernel.name]

@@ -49,7 +49,8 @@ def run(session: Session) -> int:
         cases_of, check = _on_gpu()
     else:
         cases_of, check = gpu.find(TUNED_GPU), on_interpreter(args.arch)
-    cases = [case for kernel in session.kernels for case in _cases(session, kernel, cases_of)]
+    kernels = session.runnable() if on_gpu else session.kernels
+    cases = [case for kernel in kernels for case in _cases(session, kernel, cases_of)]
     rows: list[Row] = []
     with progress("check") as bar:
         if on_gpu and len(cases) > 1:

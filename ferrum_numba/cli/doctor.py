@@ -117,11 +117,16 @@ def _notes(nvvm: str | None, driver: str | None) -> list[str]:
 def _missing(
     no_compiler: str, no_gpu: str, versions: dict[str, str | None]
 ) -> list[dict[str, str]]:
+    from ferrum_numba.launch import cublas
+
     found = []
     if no_compiler:
         found.append({"what": no_compiler, "command": "pip install 'numba-cuda[cu13]'"})
     if no_gpu:
         found.append({"what": no_gpu, "command": DRIVER_COMMAND})
+    if not no_gpu and cublas.library() is None:
+        what = "cuBLAS, for kernels that leave a dense product to it"
+        found.append({"what": what, "command": "pip install nvidia-cublas"})
     if not versions[DISASSEMBLER]:
         what = "nvdisasm, for the mix of machine instructions in a plan"
         found.append({"what": what, "command": f"pip install {DISASSEMBLER}"})

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ferrum_numba import gpu
 from ferrum_numba.cli import names
+from ferrum_numba.cli.output import say
 from ferrum_numba.contract import Kernel, Problem
 from ferrum_numba.errors import ProblemError, StoreError
 
@@ -52,6 +53,19 @@ class Session:
         module = self.args.kernels
         added = names.import_kernels(module) if module else ()
         return names.select_kernels((*self.handed_in, *added), self.args.kernel, self.tools)
+
+    def runnable(self) -> list[Kernel]:
+        """Return the kernels that find here what they need beside a GPU; say what others lack."""
+        from ferrum_numba.launch import lacking
+
+        found = []
+        for kernel in self.kernels:
+            reason = lacking(kernel)
+            if reason is None:
+                found.append(kernel)
+            else:
+                say(f"{kernel.name} is left out: it {reason}")
+        return found
 
     @cached_property
     def gpu(self) -> Gpu:
