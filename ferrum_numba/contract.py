@@ -236,7 +236,7 @@ class Kernel(ABC):
 
     @abstractmethod
     def configs(self, gpu: Gpu) -> Sequence[Config]:
-        """Return the space of configs worth trying on this GPU, the default first."""
+        """Return the space of configs worth trying on this GPU, the likeliest to win first."""
 
     @abstractmethod
     def refuses(self, problem: Problem) -> str | None:

@@ -231,11 +231,13 @@ def test_an_untrusted_run_says_so(task, binaries):
 
 
 @pytest.mark.parametrize(("limit", "want"), [(None, 10), (20, 10), (3, 3), (1, 1)])
-def test_a_limit_thins_the_space_evenly(limit, want):
+def test_a_limit_keeps_the_likeliest_and_thins_the_rest(limit, want):
     found = thinned(list(range(10)), limit)
     assert len(found) == want
     assert found[0] == 0
-    assert thinned(list(range(10)), 3) == [0, 3, 6]
+    # the likeliest, then some of each part of the rest
+    assert thinned(list(range(10)), 3) == [0, 1, 2]
+    assert thinned(list(range(10)), 5) == [0, 1, 2, 3, 6]
 
 
 def test_feasible_says_why_not():

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_problems(parser)
     options.add_gpu(parser)
     options.add_arch(parser, "compile for this architecture instead of the GPU's, such as sm_80")
-    options.add_effort(parser, "configs a kernel and problem, evenly over its space")
+    options.add_effort(parser, "configs a kernel and problem, half of them the likeliest")
 
 
 def run(session: Session) -> int:

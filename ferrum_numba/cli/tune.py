@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_problems(parser)
     options.add_store(parser)
     options.add_timeout(parser)
-    options.add_effort(parser, "configs a kernel and problem, evenly over its space")
+    options.add_effort(parser, "configs a kernel and problem, half of them the likeliest")
 
 
 def run(session: Session) -> int:

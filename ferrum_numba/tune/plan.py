@@ -47,7 +47,7 @@ def plan(
     Args:
         gpu:   the GPU to plan for: its limits, its bandwidth
         arch:  architecture to compile for, that of the GPU if None
-        limit: most configs a kernel and problem, evenly over those that fit; None for all
+        limit: most configs a kernel and problem, half of them the first; None for all
 
     Returns:
         rows of kernel, op, problem, config, arch, registers, spill_bytes, smem_bytes,

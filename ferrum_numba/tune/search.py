@@ -45,7 +45,7 @@ RECORDED_SLACK = 1.05
 class Task:
     """What to search.
 
-    limit:     most configs a kernel and problem, evenly over the space; None for all
+    limit:     most configs a kernel and problem, half of them the first; None for all
     untrusted: why no row of this run may be believed, if there is a reason
     """
 
@@ -77,7 +77,7 @@ def tune(
     measured is stored after each problem, and when the search is interrupted.
 
     Args:
-        limit:     most configs a kernel and problem, evenly over the space; None for all
+        limit:     most configs a kernel and problem, half of them the first; None for all
         timeout_s: for checking and timing one config, before its process is ended
 
     Raises:

@@ -62,10 +62,12 @@ def concerns(kernel: Kernel, problem: Problem) -> bool:
 
 
 def thinned(configs: Sequence[T], limit: int | None) -> list[T]:
-    """Return at most `limit` configs, evenly over the space; the first always stays."""
+    """Return at most `limit` configs: half of them the likeliest, the first; others evenly."""
     if limit is None or len(configs) <= limit:
         return list(configs)
-    return [configs[i * len(configs) // limit] for i in range(limit)]
+    first = (limit + 1) // 2
+    rest, count = configs[first:], limit - first
+    return [*configs[:first], *(rest[i * len(rest) // count] for i in range(count))]
 
 
 def build_space(
