@@ -37,12 +37,11 @@ From: the orientation of vLLM's and humming's kernels for few tokens; Marlin's l
 
 from dataclasses import dataclass, replace
 
-from ferrum_numba.contract import Kernel, Launch, Program, pointers, sizes
+from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.gpu import is_hopper_or_later
 from ferrum_numba.kernels import packed as layout
 from ferrum_numba.kernels.decode_program import build
-from ferrum_numba.kernels.w4a16 import OP
 
 WORKSPACE_BYTES = 4 << 20
 # more weights than this an SM streams while blocks wait for each other's sums, docs/facts.md
@@ -240,11 +239,10 @@ FULL = 0.8
 SMALL_BYTES = 128 << 10
 
 
-class Decode(Kernel):
+class Decode(layout.PackedKernel):
     """Weights as A, tokens as n8; straight to registers, stripes over the SMs, early start."""
 
     name = "decode"
-    op = OP
     config = Config
     summary = "packed layout, few tokens: weights to registers, as A of mma; stripes, early start"
 
@@ -253,10 +251,6 @@ class Decode(Kernel):
         # what may start early always gains by it
         early = is_hopper_or_later(gpu.arch)
         return tuple(c for c in _CONFIGS if c.early == early and _unfit(c, gpu) is None)
-
-    def refuses(self, problem):
-        """Return why no config can run this problem, or None."""
-        return layout.refuses(self.name, problem)
 
     def specialise(self, config, problem):
         """Return the config for the problem's groups, zero points and type."""
@@ -324,10 +318,6 @@ class Decode(Kernel):
             config.smem_bytes,
             (config.cluster, 1, 1),
         )
-
-    def prepare(self, problem, inputs):
-        """Return x as it is and the packed weight."""
-        return layout.prepare(problem, inputs)
 
     def launch(self, config, problem, gpu):
         """Return the stripes: as few blocks as give every one the same number of steps."""

@@ -4,7 +4,7 @@ from numba import cuda
 from numba.cuda.types import float32, uint32, uint64
 
 from ferrum_numba.kernels.decode_result import make_finish, make_take_over
-from ferrum_numba.kernels.decode_stripes import make_stripes
+from ferrum_numba.kernels.decode_stripes import make_stripes, next_segment
 from ferrum_numba.kernels.dtypes import HALVES
 from ferrum_numba.ptx.asynchronous import (
     cp_async_16_ca_zfill,
@@ -64,7 +64,7 @@ def build(config, early):
     multiply = multiply_step(half_tiles, n_tiles, half, 0 if carries else half_groups, zero_rows)
     scale = scale_sums(n_tiles, half)
     one_zero_row = zero_rows == 1
-    stripe_of, block_rows, next_segment, warp_along_k, settle = make_stripes(config)
+    stripe_of, block_rows, warp_along_k, settle = make_stripes(config)
     finish, take_over = make_finish(config), make_take_over(config)
 
     @cuda.jit(device=True, inline="always")

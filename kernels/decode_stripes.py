@@ -6,6 +6,16 @@ from numba.cuda.types import uint32
 from ferrum_numba.ptx.special import block_id, block_id_y, thread_id
 
 
+@cuda.jit(device=True, inline="always")
+def next_segment(slice_id, k_stop, end, k_steps):
+    """Return the next slice of a stripe and the step after its last, 0 if none is left."""
+    done = uint32(uint32(slice_id * k_steps) + k_stop)
+    k_stop = uint32(0)
+    if done < end:
+        k_stop = uint32(end - done) if uint32(end - done) < k_steps else k_steps
+    return uint32(slice_id + 1), k_stop
+
+
 def make_stripes(config):
     """Return what finds a block's stripe and tokens, and walks over its segments of slices."""
     tile_m, tile_n, step_k = config.tile_m, config.tile_n, config.step_k
@@ -36,15 +46,6 @@ def make_stripes(config):
         return first_row, rows if rows < uint32(tile_m) else uint32(tile_m)
 
     @cuda.jit(device=True, inline="always")
-    def next_segment(slice_id, k_stop, end, k_steps):
-        """Return the next slice of a stripe and the step after its last, 0 if none is left."""
-        done = uint32(uint32(slice_id * k_steps) + k_stop)
-        k_stop = uint32(0)
-        if done < end:
-            k_stop = uint32(end - done) if uint32(end - done) < k_steps else k_steps
-        return uint32(slice_id + 1), k_stop
-
-    @cuda.jit(device=True, inline="always")
     def warp_along_k():
         """Return which of the warps along K this is: its first step of a slice."""
         return uint32(uint32(thread_id() >> 5) // uint32(warps_n))
@@ -57,4 +58,4 @@ def make_stripes(config):
             k_step = warp_along_k()
         return slice_id, k_step, k_stop
 
-    return stripe_of, block_rows, next_segment, warp_along_k, settle
+    return stripe_of, block_rows, warp_along_k, settle

@@ -32,13 +32,12 @@ Bound by gmem bandwidth with 16 tokens, by issue slots with 32 (docs/facts.md).
 Limits: Hopper; group_size in {-1, 32, 64, 128}; no act-order (gather x first).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from ferrum_numba.contract import Kernel, Launch, Program, pointers, sizes
+from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels import packed as layout
 from ferrum_numba.kernels.decode_wgmma_program import build
-from ferrum_numba.kernels.w4a16 import OP
 from ferrum_numba.kernels.wgmma_stage import Stage
 
 ARCH = "sm_90a"
@@ -125,11 +124,10 @@ _CONFIGS = (
 )
 
 
-class DecodeWgmma(Kernel):
+class DecodeWgmma(layout.PackedKernel):
     """Weights as A of wgmma, a ring a warpgroup; stripes over the SMs, early start."""
 
     name = "decode_wgmma"
-    op = OP
     config = Config
     summary = (
         "packed layout, 9 to 32 tokens: wgmma with A in registers, a ring a warpgroup; Hopper only"
@@ -138,19 +136,6 @@ class DecodeWgmma(Kernel):
     def configs(self, gpu):
         """Return the configs whose shared memory fits the GPU, the default first; Hopper only."""
         return tuple(c for c in _CONFIGS if _unfit(c, gpu) is None)
-
-    def refuses(self, problem):
-        """Return why no config can run this problem, or None."""
-        return layout.refuses(self.name, problem)
-
-    def specialise(self, config, problem):
-        """Return the config for the problem's groups, zero points and type."""
-        return replace(
-            config,
-            group_size=layout.group_size_of(problem),
-            dtype=problem.dtype,
-            has_zeros=problem.zero_points != "none",
-        )
 
     def misfit(self, config, problem, gpu):
         """Return why this config does not fit this problem, or None."""
@@ -180,10 +165,6 @@ class DecodeWgmma(Kernel):
             smem_bytes=config.smem_bytes,
             lto=True,
         )
-
-    def prepare(self, problem, inputs):
-        """Return x as it is and the packed weight."""
-        return layout.prepare(problem, inputs)
 
     def launch(self, config, problem, gpu):
         """Return the stripes: as few blocks as give every one the same number of steps."""

@@ -3,6 +3,7 @@
 from numba import cuda
 from numba.cuda.types import float32, uint32, uint64
 
+from ferrum_numba.kernels.decode_stripes import next_segment
 from ferrum_numba.kernels.decode_wgmma_result import make_finish, make_stripe_of
 from ferrum_numba.kernels.dtypes import HALVES
 from ferrum_numba.ptx.asynchronous import (
@@ -127,15 +128,6 @@ def build(config):
                 place = uint32(to + panel * panel_bytes + i * (16 * ROW_BYTES))
                 cp_async_16_zfill(place, gmem + uint64(panel * 128), size_bytes)
             gmem = gmem + uint64(uint32(x_columns * 32))
-
-    @cuda.jit(device=True, inline="always")
-    def next_segment(slice_id, k_stop, end, k_steps):
-        """Return the next slice of a stripe and the step after its last, 0 if none is left."""
-        done = uint32(uint32(slice_id * k_steps) + k_stop)
-        k_stop = uint32(0)
-        if done < end:
-            k_stop = uint32(end - done) if uint32(end - done) < k_steps else k_steps
-        return uint32(slice_id + 1), k_stop
 
     @cuda.jit(device=True, inline="always")
     def settle(slice_id, k_step, k_stop, group_k, end, k_steps):

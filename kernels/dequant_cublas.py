@@ -19,7 +19,7 @@ act-order (gather x first).
 
 from dataclasses import replace
 
-from ferrum_numba.contract import Kernel, Launch, Matmul, pointers
+from ferrum_numba.contract import Launch, Matmul, pointers
 from ferrum_numba.kernels import packed as layout
 from ferrum_numba.kernels.dequantize import (
     PARAMETERS,
@@ -27,18 +27,16 @@ from ferrum_numba.kernels.dequantize import (
     DequantizeConfig,
     DequantizeProblem,
 )
-from ferrum_numba.kernels.w4a16 import OP
 
 # what NVIDIA recommends for Hopper
 CUBLAS_SCRATCH_BYTES = 32 << 20
 DEQUANTIZE = Dequantize()
 
 
-class DequantCublas(Kernel):
+class DequantCublas(layout.PackedKernel):
     """The dequantised weight in scratch, multiplied by cuBLAS."""
 
     name = "dequant_cublas"
-    op = OP
     config = DequantizeConfig
     summary = "packed layout, very many rows: dequantised into scratch, then cuBLAS"
     needs_cublas = True
@@ -51,7 +49,7 @@ class DequantCublas(Kernel):
         """Return why no config can run this problem, or None."""
         if problem.bias:
             return f"{self.name} would add a bias to the rounded result; got bias = True"
-        return layout.refuses(self.name, problem)
+        return super().refuses(problem)
 
     def specialise(self, config, problem):
         """Return the config for the kind of weight."""
@@ -66,10 +64,6 @@ class DequantCublas(Kernel):
         of_sizes = tuple(p for p in PARAMETERS if p.kind != "pointer")
         names = pointers("packed", "scales", "zero_points", "weight")
         return replace(DEQUANTIZE.build(config, arch), parameters=names + of_sizes)
-
-    def prepare(self, problem, inputs):
-        """Return x as it is and the packed weight."""
-        return layout.prepare(problem, inputs)
 
     def launch(self, config, problem, gpu):
         """Return a warp for every tile of the weight, then the product."""

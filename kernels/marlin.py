@@ -34,14 +34,13 @@ Limits: group_size in {-1, 32, 64, 128}; of other K and N than multiples of 64 a
 From: Marlin, Frantar et al., arXiv 2408.11743; github.com/IST-DASLab/marlin (Apache-2.0).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 
-from ferrum_numba.contract import Kernel, Launch, Program, pointers, sizes
+from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels import packed as layout
 from ferrum_numba.kernels.marlin_program import build
-from ferrum_numba.kernels.w4a16 import OP
 
 # n and k are those of the packed weight, x has x_columns and out out_columns
 PARAMETERS = (
@@ -177,30 +176,16 @@ def _residency(config):
 _CONFIGS = _space()
 
 
-class Marlin(Kernel):
+class Marlin(layout.PackedKernel):
     """Marlin's design: mma.sync, a cp.async ring, equal stripes over the SMs."""
 
     name = "marlin"
-    op = OP
     config = Config
     summary = "packed layout, mma.m16n8k16, cp.async ring, stripes over the SMs, ordered fp32 sum"
 
     def configs(self, gpu):
         """Return the configs whose shared memory fits the GPU, the default first."""
         return tuple(c for c in _CONFIGS if _fits(c, gpu))
-
-    def refuses(self, problem):
-        """Return why no config can run this problem, or None."""
-        return layout.refuses(self.name, problem)
-
-    def specialise(self, config, problem):
-        """Return the config for the problem's groups, type and zero points."""
-        return replace(
-            config,
-            group_size=layout.group_size_of(problem),
-            dtype=problem.dtype,
-            has_zeros=problem.zero_points != "none",
-        )
 
     def misfit(self, config, problem, gpu):
         """Return why this config does not fit this problem, or None."""
@@ -239,10 +224,6 @@ class Marlin(Kernel):
     def build(self, config, arch):
         """Return the program: Grid: stripes; Block: num_warps; smem: ring + exchange."""
         return Program(build(config), PARAMETERS, config.num_threads, smem_bytes=config.smem_bytes)
-
-    def prepare(self, problem, inputs):
-        """Return x as it is and the packed weight."""
-        return layout.prepare(problem, inputs)
 
     def launch(self, config, problem, gpu):
         """Return the stripes: as few blocks as give every one the same number of tiles."""

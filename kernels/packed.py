@@ -14,15 +14,16 @@ padded. Where K and N divide, the bytes are those of IST-DASLab's and vLLM's Mar
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ferrum_numba.contract import Inputs
+from ferrum_numba.contract import Inputs, Kernel
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.dtypes import refuse_dtype
-from ferrum_numba.kernels.w4a16 import W4A16Problem
+from ferrum_numba.kernels.w4a16 import OP, W4A16Problem
 from ferrum_numba.reference.marlin_layout import pack_weight, pack_zero_points, permute_scales
 from ferrum_numba.reference.w4a16 import SYMMETRIC_ZERO_POINT
 
@@ -59,22 +60,6 @@ def stored_shape(problem: W4A16Problem) -> tuple[int, int]:
     return padded_shape(problem.K, problem.N, group_size_of(problem))
 
 
-def refuses(name: str, problem: W4A16Problem) -> str | None:
-    """Return why a kernel on this layout cannot run a problem, with the nearest that can."""
-    if problem.act_order:
-        return (
-            f"{name} needs the columns of x in the order of the packed rows, as MarlinLinear "
-            "gathers them; got act_order = True"
-        )
-    if problem.num_groups == 1 or problem.group_size in GROUP_SIZES:
-        return None
-    nearest = min(GROUP_SIZES[:-1], key=lambda size: abs(size - problem.group_size))
-    return (
-        f"{name} needs group_size in {GROUP_SIZES}; got {problem.group_size}, "
-        f"the nearest is {nearest}"
-    )
-
-
 def pack_operands(problem: W4A16Problem, inputs: Inputs) -> dict[str, Array]:
     """Return a weight's operands by name (see the module); those it does not have are absent."""
     shape, grouped = stored_shape(problem), problem.num_groups > 1
@@ -97,10 +82,39 @@ def pack_operands(problem: W4A16Problem, inputs: Inputs) -> dict[str, Array]:
     return operands
 
 
-def prepare(problem: W4A16Problem, inputs: Inputs) -> dict[str, Array]:
-    """Return x as it is and the packed weight; a pointer that is never read gets a few words."""
-    absent = dict.fromkeys(("zero_points", "bias"), np.zeros(4, np.int32))
-    return {"x": inputs["x"], **absent, **pack_operands(problem, inputs)}
+class PackedKernel(Kernel):
+    """What every GEMM on this layout does alike."""
+
+    op = OP
+
+    def refuses(self, problem: W4A16Problem) -> str | None:
+        """Return why no config can run this problem, with the nearest that can, or None."""
+        if problem.act_order:
+            return (
+                f"{self.name} needs the columns of x in the order of the packed rows, as "
+                "MarlinLinear gathers them; got act_order = True"
+            )
+        if problem.num_groups == 1 or problem.group_size in GROUP_SIZES:
+            return None
+        nearest = min(GROUP_SIZES[:-1], key=lambda size: abs(size - problem.group_size))
+        return (
+            f"{self.name} needs group_size in {GROUP_SIZES}; got {problem.group_size}, "
+            f"the nearest is {nearest}"
+        )
+
+    def specialise(self, config: Any, problem: W4A16Problem) -> Any:
+        """Return the config for the problem's groups, type and zero points."""
+        return replace(
+            config,
+            group_size=group_size_of(problem),
+            dtype=problem.dtype,
+            has_zeros=problem.zero_points != "none",
+        )
+
+    def prepare(self, problem: W4A16Problem, inputs: Inputs) -> dict[str, Array]:
+        """Return x as it is and the packed weight; what is never read gets a few words."""
+        absent = dict.fromkeys(("zero_points", "bias"), np.zeros(4, np.int32))
+        return {"x": inputs["x"], **absent, **pack_operands(problem, inputs)}
 
 
 def _group_padding(problem: W4A16Problem) -> tuple[tuple[int, int], tuple[int, int]]:

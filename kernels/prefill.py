@@ -32,14 +32,13 @@ Bound by the tensor cores, and by their power.
 Limits: Hopper; group_size in {-1, 32, 64, 128}; no act-order (gather x first); N of at least 128.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from ferrum_numba.contract import Kernel, Launch, Program, pointers, sizes
+from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels import packed as layout
 from ferrum_numba.kernels.prefill_program import build
 from ferrum_numba.kernels.prefill_schedule import CONSUMER_WARPS, PRODUCER_WARPS
-from ferrum_numba.kernels.w4a16 import OP
 from ferrum_numba.kernels.wgmma_stage import Stage
 from ferrum_numba.ptx.tensor_map import MAP_BYTES
 
@@ -193,11 +192,10 @@ RESULT_CYCLES, HAND_OFF_CYCLES, HAND_OFF_LATENCY = 0.09, 0.1, 1500
 MANY_ROWS, PAIR_SHARE = 2048, 0.97
 
 
-class Prefill(Kernel):
+class Prefill(layout.PackedKernel):
     """Warp-specialised wgmma with A from registers, persistent over tiles and stripes."""
 
     name = "prefill"
-    op = OP
     config = Config
     summary = "packed layout, wgmma with dequantised A in registers, mbarrier ring; Hopper only"
 
@@ -212,16 +210,7 @@ class Prefill(Kernel):
         N = layout.stored_shape(problem)[1]
         if N < 128:
             return f"{self.name} needs N of at least 128; got N = {problem.N} ({N} as packed)"
-        return layout.refuses(self.name, problem)
-
-    def specialise(self, config, problem):
-        """Return the config for the problem's groups, type and zero points."""
-        return replace(
-            config,
-            group_size=layout.group_size_of(problem),
-            dtype=problem.dtype,
-            has_zeros=problem.zero_points != "none",
-        )
+        return super().refuses(problem)
 
     def misfit(self, config, problem, gpu):
         """Return why this config does not fit this problem, or None."""
@@ -291,10 +280,6 @@ class Prefill(Kernel):
             cluster=(max(config.cluster, config.unit_blocks), 1, 1),
             lto=True,
         )
-
-    def prepare(self, problem, inputs):
-        """Return x as it is and the packed weight."""
-        return layout.prepare(problem, inputs)
 
     def launch(self, config, problem, gpu):
         """Return a full GPU; with `split_k` one to two tiles a block are dealt out as stripes."""

@@ -96,8 +96,8 @@ def make_copy_weights(config):
     """
     tile_n, tile_k = config.tile_n, config.tile_k
     w_offset, stage_bytes, bars_offset = config.w_offset, config.stage_bytes, config.bars_offset
-    w_rows, row_bytes, pair = tile_k // 16, tile_n * 8, config.pair
-    num_tiles, corner, clamp, _, first_segment, next_segment, advance = make_schedule(config)
+    w_rows, row_bytes = tile_k // 16, tile_n * 8
+    num_tiles, corner, own_column, _, first_segment, next_segment, advance = make_schedule(config)
 
     @cuda.jit(device=True, inline="always")
     def copy_weights(packed, m, n, k, stripe, striped, first_row):
@@ -111,9 +111,7 @@ def make_copy_weights(config):
         to_first = uint32(smem + w_offset + first_row * row_bytes)
         while tile < tiles:
             _, column = corner(tile, m, n)
-            column = clamp(column, n)
-            if pair:
-                column = uint32(column + cluster_ctarank() * tile_n)
+            column = own_column(column, n)
             row = uint32(k_tile * w_rows + first_row)
             gmem = packed + ((uint64(row) * n + uint64(column)) << 3)
             while k_tile < k_last:
@@ -134,18 +132,13 @@ def make_copy_weights(config):
 
 def make_copy_scales(config):
     """Return what fills the ring's stages with scales and zero points, segment after segment."""
-    tile_n, tile_k, group_size, has_zeros = (
-        config.tile_n,
-        config.tile_k,
-        config.group_size,
-        config.has_zeros,
-    )
+    tile_n, tile_k = config.tile_n, config.tile_k
+    group_size, has_zeros = config.group_size, config.has_zeros
     s_offset, z_offset = config.s_offset, config.z_offset
     stage_bytes, bars_offset = config.stage_bytes, config.bars_offset
-    pair = config.pair
     scale_rows, s_bytes, z_bytes = config.scale_rows, tile_n * 2, tile_n // 2
     copied_bytes = scale_rows * (s_bytes + (z_bytes if has_zeros else 0))
-    num_tiles, corner, clamp, _, first_segment, next_segment, advance = make_schedule(config)
+    num_tiles, corner, own_column, _, first_segment, next_segment, advance = make_schedule(config)
 
     @cuda.jit(device=True, inline="always")
     def copy_scales(scales, zero_points, m, n, k, stripe, striped):
@@ -157,9 +150,7 @@ def make_copy_scales(config):
         stage, phase = uint32(0), uint32(1)
         while tile < tiles:
             _, column = corner(tile, m, n)
-            column = clamp(column, n)
-            if pair:
-                column = uint32(column + cluster_ctarank() * tile_n)
+            column = own_column(column, n)
             while k_tile < k_last:
                 bar = uint32(bars + stage * 16)
                 mbarrier_wait(bar + 8, phase)

@@ -17,7 +17,7 @@ from ferrum_numba.kernels.prefill_result import (
 from ferrum_numba.kernels.prefill_schedule import CONSUMER_WARPS, make_schedule
 from ferrum_numba.ptx.asynchronous import fence_mbarrier_init, mbarrier_init, mbarrier_wait
 from ferrum_numba.ptx.memory import ld_global_nc_u32
-from ferrum_numba.ptx.special import cluster_ctarank, opaque_u32, smem_base, thread_id
+from ferrum_numba.ptx.special import opaque_u32, smem_base, thread_id
 from ferrum_numba.ptx.sync import (
     bar_warp_sync,
     cluster_arrive,
@@ -38,11 +38,11 @@ def build(config):
     w_offset, s_offset, z_offset = config.w_offset, config.s_offset, config.z_offset
     stage_bytes, bars_offset = config.stage_bytes, config.bars_offset
     places = 4 // config.strips
-    num_tiles, corner, clamp, _, first_segment, next_segment, advance = make_schedule(config)
+    num_tiles, corner, own_column, _, first_segment, next_segment, advance = make_schedule(config)
     copy_x, copy_weights = make_copy_x(config), make_copy_weights(config)
     copying_warps, copy_scales = 3 if per_channel else 4, make_copy_scales(config)
     multiply_stage, release = make_multiply_stage(config), make_release(config)
-    pair, tile_n, releases = config.pair, config.tile_n, config.unit_blocks * CONSUMER_WARPS
+    pair, releases = config.pair, config.unit_blocks * CONSUMER_WARPS
     start, finish = make_accumulators(config)
     sum_of_cluster, clustered = make_sum_of_cluster(config), config.cluster > 1
     sum_of_blocks, store_result = make_sum_of_blocks(config), make_store_result(config)
@@ -102,9 +102,7 @@ def build(config):
                 zero = uint32(0)
                 if has_zeros and per_channel:
                     _, column = corner(tile, m, n)
-                    column = clamp(column, n)
-                    if pair:
-                        column = uint32(column + cluster_ctarank() * tile_n)
+                    column = own_column(column, n)
                     word = uint32((column >> 1) + z_place)
                     zero = ld_global_nc_u32(zero_points + uint64(word))
                 acc = start()

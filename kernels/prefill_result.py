@@ -211,7 +211,7 @@ def make_load_strips(config):
 def make_store_result(config):
     """Return what writes a tile; a warpgroup's columns leave together, `part_rows` rows at once."""
     tile_m, strips, out_row_bytes = config.tile_m, config.strips, config.out_row_bytes
-    places, cluster, pair, tile_n = 4 // strips, config.cluster, config.pair, config.tile_n
+    places, cluster = 4 // strips, config.cluster
     out_pieces, rows_at_once = 8 * strips, 16 // strips
     out_offset, part_rows, part_bytes = config.out_offset, config.part_rows, config.part_bytes
     parts = -(-tile_m // part_rows)
@@ -225,7 +225,7 @@ def make_store_result(config):
         )
         for i in range(4)
     )
-    _, corner, clamp, *_ = make_schedule(config)
+    _, corner, own_column, *_ = make_schedule(config)
     load_strips = make_load_strips(config)
 
     @cuda.jit(device=True, inline="always")
@@ -293,9 +293,7 @@ def make_store_result(config):
         row, nominal = corner(tile, m, n)
         tid = thread_id()
         warpgroup, lane_id, thread = uint32(tid >> 7), uint32(tid & 31), uint32(tid & 127)
-        column = clamp(nominal, n)
-        if pair:
-            column = uint32(column + cluster_ctarank() * tile_n)
+        column = own_column(nominal, n)
         columns = load_strips(scales, bias, column, has_bias)
         stage = uint32(smem_base() + out_offset + warpgroup * part_bytes)
         to = uint32(((lane_id >> 4) * 8 + (lane_id & 7)) * out_row_bytes)

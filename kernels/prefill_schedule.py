@@ -12,14 +12,14 @@ ROW_BYTES = 128
 
 
 def make_schedule(config):
-    """Return (num_tiles, corner, clamp, unit_index, first_segment, next_segment, advance).
+    """Return (num_tiles, corner, own_column, unit_index, first_segment, next_segment, advance).
 
     A pair of blocks that share x is one unit, with a tile of twice the columns. A segment is what a
     unit does of one output tile: (tile, first and last k tile, k tiles left in its stripe).
     """
     tile_m, num_stages = config.tile_m, config.num_stages
     raster, cluster, tile_n = config.raster, config.cluster, config.unit_n
-    unit_blocks = config.unit_blocks
+    unit_blocks, pair, block_n = config.unit_blocks, config.pair, config.tile_n
 
     @cuda.jit(device=True, inline="always")
     def unit_index():
@@ -53,10 +53,15 @@ def make_schedule(config):
         return uint32(tile_row * tile_m), uint32(tile_column * tile_n)
 
     @cuda.jit(device=True, inline="always")
-    def clamp(column, n):
-        """Return the column that the copies of a tile begin at: the last tile is moved left."""
+    def own_column(column, n):
+        """Return the first column of this block's part of a tile: the last tile is moved left.
+
+        column: the nominal first one of the tile
+        """
         if uint32(column + tile_n) > n:
             column = uint32(n - tile_n)
+        if pair:
+            column = uint32(column + cluster_ctarank() * block_n)
         return column
 
     @cuda.jit(device=True, inline="always")
@@ -109,4 +114,4 @@ def make_schedule(config):
             phase = uint32(phase ^ 1)
         return stage, phase
 
-    return num_tiles, corner, clamp, unit_index, first_segment, next_segment, advance
+    return num_tiles, corner, own_column, unit_index, first_segment, next_segment, advance

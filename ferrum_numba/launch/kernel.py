@@ -214,7 +214,9 @@ class Fixed:
 
     __slots__ = ("_addresses", "_both", "_keep")
 
-    def __init__(self, both: Followed, names: Sequence[str], buffers: Mapping[str, Any]) -> None:
+    def __init__(
+        self, both: Repeated | Followed, names: Sequence[str], buffers: Mapping[str, Any]
+    ) -> None:
         self._both = both
         self._addresses = tuple(pointer(buffers[name]) for name in names)
         self._keep = tuple(buffers.values())
@@ -249,9 +251,7 @@ class Loaded:
         if launch.then is None:
             self._refuse(launch)
             return Prepared(self, launch, pointers)
-        both = self.repeated(launch)
-        assert isinstance(both, Followed)
-        return Fixed(both, self.pointers(launch), pointers)
+        return Fixed(self.repeated(launch), self.pointers(launch), pointers)
 
     def repeated(self, launch: Launch) -> Repeated | Followed:
         """Return a launch that is given the addresses of `pointers` with every call.

@@ -68,9 +68,9 @@ class Store(ABC):
                 f"{self.weight.name}: dense = True needs a packed weight; it is in store "
                 f'"{self.kind}"'
             )
-        lacks = {lacking(kernel) for kernel in self.dense_kernels} if self.runtime else {None}
-        if None not in lacks:
-            raise ProblemError(f"{self.weight.name}: dense = True {lacks.pop()}")
+        lacks = [lacking(kernel) for kernel in self.dense_kernels]
+        if self.runtime is not None and None not in lacks:
+            raise ProblemError(f"{self.weight.name}: dense = True {lacks[0]}")
         self._dense = self.dense_kernels
 
     @classmethod

@@ -41,7 +41,7 @@ SYMMETRIC_ZERO_POINT = 8
 # a nibble ORed into the mantissa of 1024 (fp16) or 128 (bf16) is 1024 + q, 1024 + 16q where it is
 # the upper one of its byte, or 128 + q; (x & mask) | magic is one lop3 with truth table 0xea.
 # Nibbles 0 and 2 are the lane's first and second column at the upper eight rows of K: a0 and a1
-_CODES = {
+CODES = {
     "f16": """
     shr.u32 q, {word}, 8;
     lop3.b32 a0, {word}, 0x000f000f, 0x64006400, 0xea;
@@ -67,7 +67,7 @@ _CODES = {
 }
 # what is taken away from a code plus magic, for the first and the second column: 1024 + z, 64 + z
 # or 128 + z. `one` undoes the factor of an upper nibble
-_EIGHT = {
+EIGHT = {
     "f16": """
     mov.b32 one, 0x2c002c00;
     mov.b32 z0, 0x64086408;
@@ -80,7 +80,7 @@ _EIGHT = {
     mov.b32 m1, 0xc308c308;""",
 }
 # the sub-tile's nibbles of a word of zero points are in the low bits of either half: one a column
-_ZERO_POINTS = {
+ZERO_POINTS = {
     "f16": """
     mov.b32 one, 0x2c002c00;
     shr.u32 q, {zeros}, {shift};
@@ -97,7 +97,7 @@ _ZERO_POINTS = {
     prmt.b32 m0, q, 0, 0x1010;
     prmt.b32 m1, q, 0, 0x3232;""",
 }
-_SCALES = {
+SCALES = {
     "f16": """
     mov.b32 {{h0, h1}}, {scales};
     cvt.f32.f16 s0, h0;
@@ -128,7 +128,7 @@ def load_tiles(k_tiles: int) -> Instruction:
         return _load_rows(lanes, gmem, stride_bytes, k_tiles, 16)
 
     return Instruction(
-        f"load_tiles_{k_tiles}", _block(lines), {"gmem": U64, "stride_bytes": U64},
+        f"load_tiles_{k_tiles}", braced(lines), {"gmem": U64, "stride_bytes": U64},
         U32 * (4 * k_tiles), twin, effect="volatile",
     )  # fmt: skip
 
@@ -156,7 +156,7 @@ def load_words(rows: int, count: int) -> Instruction:
         return _load_rows(lanes, gmem, stride_bytes, rows, 4 * count)
 
     return Instruction(
-        f"load_words_{rows}x{count}", _block(lines), {"gmem": U64, "stride_bytes": U64},
+        f"load_words_{rows}x{count}", braced(lines), {"gmem": U64, "stride_bytes": U64},
         U32 * (rows * count), twin, effect="volatile",
     )  # fmt: skip
 
@@ -256,25 +256,25 @@ class _Shape:
             f".reg .f32 s0, s1, {partial};",
         ]
         if not self.zero_points:
-            lines.append(_EIGHT[self.half])
+            lines.append(EIGHT[self.half])
         for group in range(max(self.groups, 1)):
             for j in range(SUBTILES):
                 lines += self._subtile(group, j)
-        return _block(lines)
+        return braced(lines)
 
     def _subtile(self, group: int, j: int) -> list[str]:
         """Return the products of a group's tiles with one sub-tile of 16 columns."""
         lines = []
         if self.zero_points:
             zeros = f"<zeros.{group % self.zero_points}>"
-            lines.append(_ZERO_POINTS[self.half].format(zeros=zeros, shift=4 * j))
+            lines.append(ZERO_POINTS[self.half].format(zeros=zeros, shift=4 * j))
         first = 4 * j * self.n_tiles
         sums = [f"<d.{first + i}>" for i in range(4 * self.n_tiles)]
         if self.groups:
             sums = [f"p{i}" for i in range(4 * self.n_tiles)]
             lines += [f"mov.f32 {p}, 0f00000000;" for p in sums]
         for k in range(group * self.group_tiles, (group + 1) * self.group_tiles):
-            lines.append(_CODES[self.half].format(word=f"<words.{4 * k + j}>"))
+            lines.append(CODES[self.half].format(word=f"<words.{4 * k + j}>"))
             for block in range(self.n_tiles):
                 c = "{" + ", ".join(sums[4 * block : 4 * block + 4]) + "}"
                 b = _registers("tokens", self.token(k, block), 2)
@@ -283,7 +283,7 @@ class _Shape:
                     f"{c}, {{a0, a1, a2, a3}}, {b}, {c};"
                 )
         if self.groups:
-            lines.append(_SCALES[self.half].format(scales=f"<scales.{4 * group + j}>"))
+            lines.append(SCALES[self.half].format(scales=f"<scales.{4 * group + j}>"))
             for i, p in enumerate(sums):
                 d = f"<d.{first + i}>"
                 lines.append(f"fma.rn.f32 {d}, {p}, s{i % 4 // 2}, {d};")
@@ -300,7 +300,7 @@ class _Shape:
                 zero = word >> np.array([4 * j, 4 * j + 16], np.uint32) & 15
             total = np.zeros_like(out[:, j]) if self.groups else out[:, j]
             for k in range(group * self.group_tiles, (group + 1) * self.group_tiles):
-                a = _operand_a(words[:, 4 * k + j], zero, self.half)
+                a = operand_a(words[:, 4 * k + j], zero, self.half)
                 for block in range(self.n_tiles):
                     first = self.token(k, block)
                     b = tokens[:, first : first + 2]
@@ -323,7 +323,7 @@ def scale_sums(n_tiles: int, half: Half) -> Instruction:
     """
     lines = [".reg .b32 q;", ".reg .b16 h0, h1;", ".reg .f32 s0, s1;"]
     for j in range(SUBTILES):
-        lines.append(_SCALES[half].format(scales=f"<scales.{j}>"))
+        lines.append(SCALES[half].format(scales=f"<scales.{j}>"))
         for i in range(4 * n_tiles):
             d, p = (f"<{name}.{4 * j * n_tiles + i}>" for name in ("d", "sums"))
             lines.append(f"fma.rn.f32 {d}, {p}, s{i % 4 // 2}, {d};")
@@ -335,13 +335,13 @@ def scale_sums(n_tiles: int, half: Half) -> Instruction:
             return ((fragments * factors).reshape(acc.shape) + acc).astype(np.float32)
 
     return Instruction(
-        f"scale_sums_{n_tiles}_{half}", _block(lines),
+        f"scale_sums_{n_tiles}_{half}", braced(lines),
         {"sums": F32 * (16 * n_tiles), "scales": U32 * 4, "acc": F32 * (16 * n_tiles)},
         F32 * (16 * n_tiles), twin, tied="acc",
     )  # fmt: skip
 
 
-def _operand_a(word: Array, zero: Array, half: Half) -> Array:
+def operand_a(word: Array, zero: Array, half: Half) -> Array:
     """Return [lanes, 4] registers: q - z of eight codes, each an A operand's pair."""
     nibbles = word[:, None] >> (4 * np.arange(8, dtype=np.uint32)) & np.uint32(15)
     # [lanes, second half of a pair, second column, lower rows]
@@ -446,7 +446,7 @@ def take_slots(depth: int, stride_bytes: int) -> Instruction:
         return out
 
     return Instruction(
-        f"take_slots_{depth}x{stride_bytes}", _block(lines),
+        f"take_slots_{depth}x{stride_bytes}", braced(lines),
         {"address": U64, "count": U32, "sums": F32 * 4}, F32 * 4, twin,
         effect="memory", tied="sums",
     )  # fmt: skip
@@ -456,5 +456,6 @@ def _registers(operand: str, first: int, count: int) -> str:
     return "{" + ", ".join(f"<{operand}.{first + i}>" for i in range(count)) + "}"
 
 
-def _block(lines: list[str]) -> str:
+def braced(lines: list[str]) -> str:
+    """Return lines of PTX as a block with registers of its own."""
     return "{\n" + "\n".join(lines) + "\n}"

@@ -19,14 +19,14 @@ import numpy as np
 
 from ferrum_numba.ptx.arithmetic import widen
 from ferrum_numba.ptx.decode import (
-    _CODES,
-    _EIGHT,
-    _SCALES,
-    _ZERO_POINTS,
+    CODES,
+    EIGHT,
+    SCALES,
     SUBTILES,
     SYMMETRIC_ZERO_POINT,
-    _block,
-    _operand_a,
+    ZERO_POINTS,
+    braced,
+    operand_a,
 )
 from ferrum_numba.ptx.dequantize import Half
 from ferrum_numba.ptx.instruction import BLOCKED, F32, U32, U64, Array, Instruction, Lanes
@@ -125,7 +125,7 @@ class _Stage:
             step = self.place(k) - self.place(k - 1)
             lines += [f"add.u32 low, low, {step};", f"mov.b64 x{k}, {{low, high}};"]
         if not self.zero_points:
-            lines.append(_EIGHT[self.half])
+            lines.append(EIGHT[self.half])
         for b in range(self.batches):
             lines += self._begin_batch(b)
             if b:
@@ -133,7 +133,7 @@ class _Stage:
                 lines += self._fold(b - 1)
         lines.append("wgmma.wait_group.sync.aligned 0;")
         lines += self._fold(self.batches - 1)
-        return _block(lines)
+        return braced(lines)
 
     def _loads(self) -> list[str]:
         lines = []
@@ -160,8 +160,8 @@ class _Stage:
         lines = []
         if k % self.group_tiles == 0 and self.zero_points:
             zeros = f"zero{k // self.group_tiles % self.zero_points}"
-            lines.append(_ZERO_POINTS[self.half].format(zeros=zeros, shift=4 * j))
-        codes = _CODES[self.half].format(word=f"w{k}_{j}")
+            lines.append(ZERO_POINTS[self.half].format(zeros=zeros, shift=4 * j))
+        codes = CODES[self.half].format(word=f"w{k}_{j}")
         for c in range(4):
             codes = codes.replace(f"a{c},", f"a{i}_{c},")
         return [*lines, codes]
@@ -185,7 +185,7 @@ class _Stage:
         if not self.groups or (b + 1) * self.batch % self.group_tiles:
             return []
         j, k = divmod(b * self.batch, self.k_tiles)
-        lines = [_SCALES[self.half].format(scales=f"c{k // self.group_tiles}_{j}")]
+        lines = [SCALES[self.half].format(scales=f"c{k // self.group_tiles}_{j}")]
         for e, d in enumerate(self._sums(j)):
             lines.append(
                 f"fma.rn.f32 {d}, p{self.partial(b * self.batch)}_{e}, s{e % 4 // 2}, {d};"
@@ -224,7 +224,7 @@ class _Stage:
             row = k // self.group_tiles % self.zero_points
             held = lanes.load_shared(zeros + np.uint32(row * ZERO_ROW_BYTES), 4).view(np.uint32)
             zero = held >> np.array([4 * j, 4 * j + 16], np.uint32) & 15
-        a = _operand_a(word, zero, self.half)
+        a = operand_a(word, zero, self.half)
         keep = np.ones(len(words), np.uint32)
         multiply = wgmma_rs(self.n, self.half)
         out: Array = multiply.twin(lanes, total, a, desc + np.uint64(self.place(k)), keep)
@@ -264,7 +264,7 @@ def put_sums(pieces: int, stride_bytes: int) -> Instruction:
                 lanes.store_global(address[on] + np.uint64(i * stride_bytes), data)
 
     return Instruction(
-        f"put_sums_{pieces}x{stride_bytes}", _block(lines),
+        f"put_sums_{pieces}x{stride_bytes}", braced(lines),
         {"address": U64, "count": U32, "sums": F32 * (4 * pieces)}, None, twin, effect="memory",
     )  # fmt: skip
 
@@ -330,7 +330,7 @@ def take_sums(pieces: int, stride_bytes: int, depth: int, slot_bytes: int) -> In
 
     return Instruction(
         f"take_sums_{pieces}x{stride_bytes}_{depth}x{slot_bytes}",
-        _block(lines),
+        braced(lines),
         {"address": U64, "count": U32, "slots": U32, "sums": F32 * (4 * pieces)},
         F32 * (4 * pieces), twin, effect="memory", tied="sums",
     )  # fmt: skip

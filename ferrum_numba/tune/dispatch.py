@@ -90,32 +90,32 @@ def choose(
         ProblemError: no kernel can run it; says why each cannot.
     """
     kernels = [kernel for kernel in kernels if lacking(kernel) is None]
-    by_name = {kernel.name: kernel for kernel in kernels}
     op = {kernel.op.name: kernel.op for kernel in kernels if isinstance(problem, kernel.op.problem)}
     measured = [
         winner.row
         for winner in winners(row for row in rows if row["op"] in op)
         if winner.row["regime"] == regime
     ]
-    able = {name for name, kernel in by_name.items() if _runs(kernel, problem, gpu)}
+    refusals = {kernel.name: _refusal(kernel, problem, gpu) for kernel in kernels}
+    able = {kernel.name: kernel for kernel in kernels if refusals[kernel.name] is None}
     near = [found for found in _nearest(measured, problem) if found[0]["kernel"] in able]
     if near:
-        kernel = by_name[near[0][0]["kernel"]]
-        return _choice(kernel, near, problem, gpu)
-    refusals = []
-    for kernel in kernels:
-        refusal = kernel.refuses(problem)
-        if refusal is None and not kernel.runs_on(gpu):
-            refusal = f"it has no config for {gpu.name}"
-        if refusal is None:
-            return Choice(kernel, kernel.default(problem, gpu), f"default of {kernel.name}")
-        refusals.append(f"{kernel.name}: {refusal}")
-    raise ProblemError(f"no kernel can run {problem}: {'; '.join(refusals)}")
+        return _choice(able[near[0][0]["kernel"]], near, problem, gpu)
+    if able:
+        kernel = next(iter(able.values()))
+        return Choice(kernel, kernel.default(problem, gpu), f"default of {kernel.name}")
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
+    raise ProblemError(f"no kernel can run {problem}: {reasons}")
 
 
-def _runs(kernel: Kernel, problem: Problem, gpu: Gpu) -> bool:
-    mine = isinstance(problem, kernel.op.problem)
-    return mine and kernel.refuses(problem) is None and kernel.runs_on(gpu)
+def _refusal(kernel: Kernel, problem: Problem, gpu: Gpu) -> str | None:
+    """Return why a kernel cannot run a problem on a GPU, or None."""
+    if not isinstance(problem, kernel.op.problem):
+        return f"it computes {kernel.op.name}"
+    refusal = kernel.refuses(problem)
+    if refusal is None and not kernel.runs_on(gpu):
+        return f"it has no config for {gpu.name}"
+    return refusal
 
 
 def _choice(kernel: Kernel, near: Sequence[tuple[Row, str]], problem: Problem, gpu: Gpu) -> Choice:
