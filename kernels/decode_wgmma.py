@@ -57,6 +57,8 @@ class Config(Stage):
     groups_k: int = 3  # warpgroups a block, which split K: 256 columns each
     num_stages: int = 3  # stages of a warpgroup's ring
     tile_k: int = 64  # K a stage: 64 or 128
+    in_flight: int = 1  # groups of products that run while the next weights are dequantised
+    blocks_per_sm: int = 1  # blocks that share an SM: one begins while another ends
     early: bool = True  # loads weights before the launch before has ended
     # what the problem dictates: see `DecodeWgmma.specialise`
     group_size: int = 128  # K a scale, -1: one scale a column
@@ -70,6 +72,8 @@ class Config(Stage):
             raise ConfigError(f"groups_k must be 1 to 4; got groups_k = {self.groups_k}")
         if self.num_stages < 2:
             raise ConfigError(f"num_stages must be at least 2; got {self.num_stages}")
+        if not 1 <= self.in_flight <= 3:
+            raise ConfigError(f"in_flight must be 1 to 3; got in_flight = {self.in_flight}")
         if self.tile_k not in (64, 128):
             raise ConfigError(f"tile_k must be 64 or 128; got tile_k = {self.tile_k}")
         layout.refuse_kind(self.group_size, self.dtype)
@@ -114,10 +118,17 @@ class Config(Stage):
 _CONFIGS = (
     Config(16, 3, 3),
     Config(16, 3, 4),
+    Config(16, 3, 4, in_flight=2),
     Config(16, 2, 4, 128),
+    Config(16, 2, 4, 128, in_flight=2),
+    Config(16, 1, 8, blocks_per_sm=2),
+    Config(16, 1, 4, 128, blocks_per_sm=2),
+    Config(16, 1, 4, 128, in_flight=2, blocks_per_sm=2),
     Config(32, 2, 4),
     Config(32, 2, 5),
     Config(32, 2, 3, 128),
+    Config(32, 2, 4, in_flight=2),
+    Config(32, 2, 3, 128, in_flight=2),
     Config(16, 3, 3, early=False),
     Config(32, 2, 4, early=False),
     Config(32, 2, 3, 128, early=False),
@@ -162,6 +173,7 @@ class DecodeWgmma(layout.PackedKernel):
             build(config),
             PARAMETERS,
             config.num_threads,
+            min_blocks_per_sm=config.blocks_per_sm,
             smem_bytes=config.smem_bytes,
             lto=True,
         )
@@ -174,7 +186,7 @@ class DecodeWgmma(layout.PackedKernel):
         units = slices * -(-K // config.tile_k)
         # only the first slice of a stripe can begin before it
         most = WORKSPACE_BYTES // config.partial_bytes
-        stripes = max(1, min(gpu.num_sms, most) // m_tiles)
+        stripes = max(1, min(gpu.num_sms * config.blocks_per_sm, most) // m_tiles)
         units_per_block = -(-units // stripes)
         stripes = -(-units // units_per_block)
         return Launch(
@@ -198,9 +210,10 @@ def _unfit(config, gpu):
     """Return why a config cannot run on a GPU, whatever the problem, or None."""
     if gpu.arch != ARCH:
         return f"wgmma needs {ARCH}; {gpu.name} is {gpu.arch}"
-    if config.smem_bytes > gpu.smem_per_block:
+    most = min(gpu.smem_per_block, gpu.smem_per_sm // config.blocks_per_sm - gpu.smem_reserved)
+    if config.smem_bytes > most:
         return (
-            f"needs {config.smem_bytes} bytes of shared memory a block; "
-            f"{gpu.name} has {gpu.smem_per_block}"
+            f"needs {config.smem_bytes} bytes of shared memory a block; {gpu.name} has {most} "
+            f"with {config.blocks_per_sm} a SM"
         )
     return None

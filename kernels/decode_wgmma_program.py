@@ -49,7 +49,7 @@ def build(config):
 
     half = HALVES[config.dtype]
     splat = splat_f32(2 * tile_m)
-    multiply = multiply_stage(tile_m, half, scale_rows, zero_rows, k_tiles)
+    multiply = multiply_stage(tile_m, half, scale_rows, zero_rows, k_tiles, config.in_flight)
     describe = smem_descriptor(128, 8 * ROW_BYTES)
     stripe_of, finish = make_stripe_of(config), make_finish(config)
 

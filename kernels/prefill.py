@@ -180,8 +180,9 @@ _CONFIGS = (
     *(Config(*tile, pair=True) for tile in ((256, 128, 5), (192, 256, 5), (128, 256, 6))),
     # two thirds of the work of 128 rows for 65 to 96
     Config(96, 256, 7),
-    # a few rows more than decode is for; not measured
-    *(Config(*tile) for tile in ((32, 256, 12), (32, 128, 12), (16, 256, 12), (48, 256, 10))),
+    # a few rows more than decode is for
+    Config(48, 256, 10),
+    Config(32, 256, 12),
 )
 
 # what a block takes, in cycles, measured on an H200 (docs/facts.md): a stage beside its products,

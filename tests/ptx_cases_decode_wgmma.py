@@ -14,9 +14,9 @@ TOKENS, ROWS, COLUMNS = 16, 64, 256
 WORDS, SCALES, ZEROS, STAGE_BYTES = 2048, 10240, 11264, 11520
 
 
-def stage(half, groups, zero_points):
+def stage(half, groups, zero_points, in_flight):
     """Return a kernel of one warpgroup that multiplies a stage of weights with tokens."""
-    multiply = ptx.multiply_stage(TOKENS, half, groups, zero_points)
+    multiply = ptx.multiply_stage(TOKENS, half, groups, zero_points, in_flight=in_flight)
     describe = ptx.smem_descriptor(128, 1024)
     store, ones = ptx.store_tile("global", 2 * TOKENS, 2048), ptx.splat_f32(2 * TOKENS)
 
@@ -114,8 +114,8 @@ def as_accumulator(sums):
     return out
 
 
-def stage_case(half, groups, zero_points):
-    function, covered = stage(half, groups, zero_points)
+def stage_case(half, groups, zero_points, in_flight=1):
+    function, covered = stage(half, groups, zero_points, in_flight)
 
     def want(inputs):
         parts = stage_parts(inputs, half, groups, zero_points)
@@ -128,7 +128,7 @@ def stage_case(half, groups, zero_points):
         return SUM_ERROR * (as_accumulator(total) + 4)
 
     return Case(
-        f"multiply_stage_{half}_{groups}_{zero_points}",
+        f"multiply_stage_{half}_{groups}_{zero_points}_{in_flight}",
         covered,
         function,
         stage_inputs(half),
@@ -189,6 +189,8 @@ CASES = (
         for half in ("f16", "bf16")
         for groups, zero_points in ((0, 0), (0, 1), (1, 0), (1, 1), (2, 2))
     ),
+    *(stage_case("f16", 1, 0, in_flight) for in_flight in (2, 3)),
+    stage_case("bf16", 2, 2, 2),
     Case(
         "put_and_take_sums", (put_two, take_three), hand_over_kernel, hand_over_inputs, handed_over
     ),

@@ -254,6 +254,20 @@ def test_occupancy(binary, registers, threads, smem, gpu, want):
     assert blocks_per_sm(program, KNOWN[gpu]) == want
 
 
+@pytest.mark.parametrize(("logs", "want"), [(["", "Used 42 registers"], 2), ([""] * 9, 2)])
+def test_a_link_without_a_log_is_done_again_once(monkeypatch, logs, want):
+    asked = []
+
+    def one(*arguments):
+        asked.append(arguments)
+        return b"cubin", logs[len(asked) - 1]
+
+    monkeypatch.setattr(link, "_link", one)
+    with pytest.raises(BuildError, match="tells no registers: ''" if not logs[1] else "42"):
+        link.link("ptx", "add", "sm_90a")
+    assert len(asked) == want
+
+
 def test_both_wordings_of_the_linker_s_log_are_read():
     long = (
         "info    : Function properties for add\n"

@@ -32,6 +32,7 @@ def on_interpreter(config, problem, num_sms=3):
         ({"tile_m": 24}, "tile_m must be 16 or 32; got tile_m = 24"),
         ({"groups_k": 5}, "groups_k must be 1 to 4; got groups_k = 5"),
         ({"tile_k": 32}, "tile_k must be 64 or 128; got tile_k = 32"),
+        ({"in_flight": 4}, "in_flight must be 1 to 3; got in_flight = 4"),
         ({"num_stages": 1}, "num_stages must be at least 2; got 1"),
         ({"group_size": 48}, r"group_size must be one of \(128, 64, 32, -1\); got 48"),
         ({"dtype": "fp32"}, 'dtype must be "fp16" or "bf16"; got "fp32"'),
@@ -63,7 +64,12 @@ def test_what_it_cannot_run_is_refused_with_the_numbers(problem, words):
             W4A16Problem(16, 256, 256, 64),
             "tile_k = 128 for groups of 64",
         ),
-        (Config(32, 4, 4), W4A16Problem(32, 256, 256), "bytes of shared memory a block"),
+        (Config(32, 4, 4), W4A16Problem(32, 256, 256), "bytes of shared memory a block; .* 232448"),
+        (
+            Config(16, 1, 9, blocks_per_sm=2),
+            W4A16Problem(16, 256, 256),
+            "needs 118016 bytes of shared memory a block; NVIDIA H200 has 115712 with 2 a SM",
+        ),
     ],
 )
 def test_what_does_not_fit_is_a_misfit_in_numbers(config, problem, words):
@@ -95,7 +101,8 @@ def test_the_workspace_never_exceeds_4_mb(rows, shape):
         if KERNEL.misfit(choice, problem, H200) is None:
             launch = KERNEL.launch(choice, problem, H200)
             assert sum(launch.workspace.values()) <= 4 << 20
-            assert launch.grid[0] * launch.grid[1] <= max(132, -(-rows // choice.tile_m))
+            most = 132 * choice.blocks_per_sm
+            assert launch.grid[0] * launch.grid[1] <= max(most, -(-rows // choice.tile_m))
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 50, 63, 64])
@@ -123,7 +130,9 @@ def test_the_result_does_not_depend_on_the_number_of_sms(num_sms):
     """A slice cut among more blocks is the same sum but for fp32 rounding."""
     problem = W4A16Problem(3, 576, 704, -1)
     # 3 slices of 11 steps: uneven stripes, and warpgroups without a step
-    for config in (SMALL, Config(16, 3, 3), Config(16, 1, 2), Config(16, 2, 2, 128)):
+    for config in (
+        SMALL, Config(16, 3, 3), Config(16, 1, 2, blocks_per_sm=2), Config(16, 2, 2, 128),
+    ):  # fmt: skip
         result = on_interpreter(config, problem, num_sms)
         assert result.ok, result.reason
 
@@ -227,6 +236,15 @@ def test_long_stages_of_every_kind_compile_without_spills(config, group_size, ze
     problem = W4A16Problem(config.tile_m, 4096, 4096, group_size, zero_points)
     binary = build(KERNEL, KERNEL.specialise(config, problem), "sm_90a")
     assert (binary.spill_bytes, binary.stack_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "config", [Config(16, 3, 4), Config(16, 2, 4, 128), Config(32, 2, 4)], ids=str
+)
+def test_with_more_products_in_flight_it_compiles_without_spills(config):
+    binary = build(KERNEL, replace(config, in_flight=2), "sm_90a")
+    assert (binary.spill_bytes, binary.stack_bytes) == (0, 0)
+    assert "wgmma.wait_group.sync.aligned 2;" in binary.ptx
 
 
 def test_a_config_that_starts_late_waits_for_nothing():

@@ -202,6 +202,7 @@ def test_more_blocks_than_fit_are_refused_before_they_hang(device):
         kernel.prepare(launch, {"count": 0, "out": 0})
 
 
+@pytest.mark.timing
 @pytest.mark.gpu
 def test_a_prepared_launch_costs_the_host_little(device, record_property, capsys):
     kernel = loaded(device, add, ADD)
@@ -236,6 +237,7 @@ def test_a_copy_runs_at_a_bandwidth_that_can_be(device, regime, capsys):
     assert 0.2 * device.gpu.dram_gbps < 1e3 * tbps < device.gpu.dram_gbps
 
 
+@pytest.mark.timing
 @pytest.mark.gpu
 def test_what_the_attributes_cost_in_a_graph(device, capsys):
     """A report, and a bound on it: no attribute may cost more than a launch from the host."""
@@ -256,6 +258,7 @@ def test_what_the_attributes_cost_in_a_graph(device, capsys):
     assert max(us.values()) < us["plain"] + 6
 
 
+@pytest.mark.timing
 @pytest.mark.gpu
 def test_twice_the_work_takes_twice_the_replay(device, capsys):
     """What a replay adds to the calls in it must not show in a time per call."""

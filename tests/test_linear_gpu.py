@@ -251,6 +251,7 @@ def test_a_layer_costs_its_operands(device, store, monkeypatch):
     assert counting.sizes == {}
 
 
+@pytest.mark.timing
 def test_a_forward_allocates_nothing_and_costs_the_host_little(device, monkeypatch, capsys):
     tensors = layer(1024, 512, 128, bias=True)
     linear = MarlinLinear.from_gptq(tensors)

@@ -79,7 +79,17 @@ def read_log(log: str, entry: str, arch: str) -> tuple[int, int, int]:
 
 
 def _run(kind: nvjitlink.InputType, source: bytes, entry: str, arch: str) -> tuple[bytes, str]:
-    """Return nvJitLink's cubin and log."""
+    """Return nvJitLink's cubin and log.
+
+    A link may end well and leave no log: seen once, nvJitLink 13.0, sixteen processes at once. It
+    is done again, once.
+    """
+    cubin, log = _link(kind, source, entry, arch)
+    return (cubin, log) if log else _link(kind, source, entry, arch)
+
+
+def _link(kind: nvjitlink.InputType, source: bytes, entry: str, arch: str) -> tuple[bytes, str]:
+    """Return the cubin and the log of one link."""
     options = LTO_OPTIONS if kind == nvjitlink.InputType.LTOIR else OPTIONS
     handle = nvjitlink.create(1 + len(options), [f"-arch={arch}", *options])
     try:

@@ -45,7 +45,12 @@ _K_STEP = 32 >> 4
 
 @cache
 def multiply_stage(
-    n: int, half: Half, groups: int, zero_points: int, k_tiles: int = PANEL_TILES
+    n: int,
+    half: Half,
+    groups: int,
+    zero_points: int,
+    k_tiles: int = PANEL_TILES,
+    in_flight: int = 1,
 ) -> Instruction:
     """Make `(words, scales, zeros, desc, acc) -> acc`: acc + weights * tokens of a stage.
 
@@ -54,6 +59,7 @@ def multiply_stage(
                  are multiplied as they are, and the sums scaled by somebody else
     zero_points: rows of zero points, 0 where every zero point is 8
     k_tiles:     tiles of the stage, 4 or 8; each four have a panel of tokens
+    in_flight:   groups of products that run while the weights of the next are dequantised
 
     Operands of the instruction, addresses in shared memory:
         words:  U32, the lane's 16 bytes of the first tile
@@ -64,15 +70,14 @@ def multiply_stage(
         acc:    F32 x 2*n; shares its registers with the result
 
     q - z is exact in fp16 and bf16, products and sums are fp32, and a group's sum is scaled in fp32
-    with one rounding: no weight is rounded. While a group of products runs the weights of the next
-    are dequantised, and the sums of the one before are scaled.
+    with one rounding: no weight is rounded.
     """
-    stage = _Stage(n, half, groups, zero_points, k_tiles)
+    stage = _Stage(n, half, groups, zero_points, k_tiles, in_flight)
     operands: dict[str, Any] = {
         "words": U32, "scales": U32, "zeros": U32, "desc": U64, "acc": F32 * (2 * n)
     }  # fmt: skip
     return Instruction(
-        f"multiply_stage_{n}_{half}_{groups}_{zero_points}_{k_tiles}",
+        f"multiply_stage_{n}_{half}_{groups}_{zero_points}_{k_tiles}_{in_flight}",
         stage.template(), operands, F32 * (2 * n), stage.twin,
         effect="memory", scope="warpgroup", tied="acc", arch="sm_90a",
     )  # fmt: skip
@@ -81,9 +86,11 @@ def multiply_stage(
 class _Stage:
     """One form of `multiply_stage`: its text and its twin."""
 
-    def __init__(self, n: int, half: Half, groups: int, zero_points: int, k_tiles: int) -> None:
+    def __init__(
+        self, n: int, half: Half, groups: int, zero_points: int, k_tiles: int, in_flight: int
+    ) -> None:
         self.n, self.half, self.groups, self.zero_points = n, half, groups, zero_points
-        self.k_tiles = k_tiles
+        self.k_tiles, self.in_flight = k_tiles, in_flight
         self.group_tiles = k_tiles // max(groups, 1)
         # products of a group of them
         self.batch = min(PANEL_TILES, self.group_tiles)
@@ -128,11 +135,10 @@ class _Stage:
             lines.append(EIGHT[self.half])
         for b in range(self.batches):
             lines += self._begin_batch(b)
-            if b:
-                lines.append("wgmma.wait_group.sync.aligned 1;")
-                lines += self._fold(b - 1)
-        lines.append("wgmma.wait_group.sync.aligned 0;")
-        lines += self._fold(self.batches - 1)
+            if b >= self.in_flight:
+                lines += self._end_batch(b - self.in_flight, self.in_flight)
+        for b in range(max(self.batches - self.in_flight, 0), self.batches):
+            lines += self._end_batch(b, self.batches - 1 - b)
         return braced(lines)
 
     def _loads(self) -> list[str]:
@@ -153,6 +159,10 @@ class _Stage:
         lines.append("wgmma.fence.sync.aligned;")
         lines += [self._product(i) for i in products]
         return [*lines, "wgmma.commit_group.sync.aligned;"]
+
+    def _end_batch(self, b: int, younger: int) -> list[str]:
+        """Return the wait for a group of products, after which so many were begun, and its sums."""
+        return [f"wgmma.wait_group.sync.aligned {younger};", *self._fold(b)]
 
     def _operand(self, i: int) -> list[str]:
         """Return how the A operand of the i-th product is made: K runs first, then sub-tiles."""
