@@ -28,6 +28,8 @@ side copies each half of the rows of x to both.
 
 A launch may begin before the one before it has ended: it copies weights, and waits with x.
 
+Workspace: a tile of fp32 sums a block that has a stripe, up to 26 MB on an H200.
+
 Bound by the tensor cores, and by their power.
 Limits: Hopper; group_size in {-1, 32, 64, 128}; no act-order (gather x first); N of at least 128.
 """

@@ -15,11 +15,10 @@ from ferrum_numba import results
 from ferrum_numba.perf.peers import PEERS
 
 RESULTS = Path(__file__).parent / "results" / "h200" / "w4a16_gemm.json"
-# (K, N): a projection of Llama-3-8B, or the shape of the peers' table
+# (K, N) of the peers' table, and whose projection it is
 SHAPES = {
-    (4096, 6144): "Llama-3-8B qkv",
     (4096, 4096): "Llama-3-8B o",
-    (4096, 28672): "Llama-3-8B gate_up",
+    (4096, 14336): "Llama-3-8B gate or up",
     (14336, 4096): "Llama-3-8B down",
     (8192, 8192): "Llama-3-70B o",
     (8192, 28672): "Llama-3-70B gate or up",
@@ -35,10 +34,10 @@ HEAD = (
 )
 
 
-def best_us(rows: Iterable[results.Row]) -> dict[tuple[int, int, int, str], float]:
-    """Return the best correct cold time by (K, N, M, kernel)."""
+def best_rows(rows: Iterable[results.Row]) -> dict[tuple[int, int, int, str], results.Row]:
+    """Return the best correct cold row by (K, N, M, kernel)."""
     return {
-        (*(row["problem"][size] for size in "KNM"), row["kernel"]): row["us"]
+        (*(row["problem"][size] for size in "KNM"), row["kernel"]): row
         for row in results.best(rows)
         if row["regime"] == "cold"
     }
@@ -62,29 +61,44 @@ def peer_cell(shape: tuple[int, int], m: int, kind: str) -> str:
 def table(path: Path = RESULTS) -> str:
     """Return the Markdown table of a result file: µs a call."""
     file = results.load(path)
-    best = best_us(file.rows)
-    lines = list(HEAD)
+    best = best_rows(file.rows)
+    lines, shown = list(HEAD), []
     for shape, name in SHAPES.items():
         for m in SIZES_M:
-            ours = {kernel: us for (*sizes, kernel), us in best.items() if sizes == [*shape, m]}
+            ours = {kernel: row for (*sizes, kernel), row in best.items() if sizes == [*shape, m]}
             if not ours:
                 continue
-            kernel = min(ours, key=lambda name: ours[name])
-            baseline = f"{ours[BASELINE]:.1f}" if BASELINE in ours else ""
+            kernel = min(ours, key=lambda name: ours[name]["us"])
+            shown += [row for name, row in ours.items() if name in (kernel, BASELINE)]
+            baseline = f"{ours[BASELINE]['us']:.1f}" if BASELINE in ours else ""
             peers = (peer_cell(shape, m, kind) for kind in ("4-bit", "fp16"))
-            cells = (f"**{ours[kernel]:.1f}**", f"`{kernel}`", baseline, *peers)
+            cells = (f"**{ours[kernel]['us']:.1f}**", f"`{kernel}`", baseline, *peers)
             label = f"{shape[0]} × {shape[1]} ({name})"
             lines.append(f"| {label} | {m} | " + " | ".join(cells) + " |")
     environment = file.environment
+    sources = " and ".join(sources_of(file, shown))
     return "\n".join(
         (
             f"µs a call, group 128, cold, in a CUDA graph; {environment['gpu']}, driver "
-            f"{environment['driver']}, {environment['date'][:10]}, commit {environment['commit']}. "
+            f"{environment['driver']}, {sources}. "
             f"Peers: {PEERS[0]['date']}, another board of the same model, the same protocol.",
             "",
             *lines,
         )
     )
+
+
+def sources_of(file: results.ResultFile, rows: Iterable[results.Row]) -> list[str]:
+    """Return the dates and commits of rows, the newest first, with the kernels of each."""
+    kernels: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        environment = file.environment_of(row)
+        source = environment["date"][:10], environment["commit"][:7]
+        kernels.setdefault(source, set()).add(row["kernel"])
+    return [
+        f"{date}, commit {commit} ({', '.join(f'`{name}`' for name in sorted(names))})"
+        for (date, commit), names in sorted(kernels.items(), reverse=True)
+    ]
 
 
 if __name__ == "__main__":

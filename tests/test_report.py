@@ -356,6 +356,14 @@ def test_provenance_names_every_run():
     assert runs[0]["clocks.sm_mhz"] == "1980"
 
 
+def test_the_board_of_the_newest_results_comes_first():
+    dates = ("2026-11-25T10:00:00.000+00:00", "2026-11-28T10:00:00.000+00:00")
+    environments = [synthetic_environment(uuid=u, date=d) for u, d in zip("ab", dates, strict=True)]
+    files = [ResultFile(e, [synthetic_row()]) for e in environments]
+    for order in (files, files[::-1]):
+        assert [board.uuid for board in boards(Sources(order))] == ["b", "a"]
+
+
 def test_every_table_has_a_regime_and_units(full):
     for found in json.loads(full["report.json"])["tables"]:
         assert found["regime"]

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from ferrum_numba.perf.problems import CURVE
 from ferrum_numba.roofline import labels, model, panels, style
 from ferrum_numba.roofline.model import Ceiling, Peer, Point
 from ferrum_numba.roofline.plot import plot, roofline_figure
@@ -264,6 +265,28 @@ def test_no_label_covers_another_and_none_is_clipped(shape):
         assert box.x1 <= figure.bbox.x1
         assert figure.bbox.y0 <= box.y0
         assert not any(box.overlaps(other) for other in boxes[:i])
+
+
+def test_of_very_many_sizes_those_close_to_another_have_no_label():
+    found = texts(roofline_figure([synthetic_point(size=m) for m in CURVE], CEILINGS))
+    labelled = [int(text[2:]) for text in found if text.startswith("M=")]
+    assert len(labelled) > 6
+    assert all(size & (size - 1) == 0 for size in labelled)
+    few = texts(roofline_figure([synthetic_point(size=m) for m in CURVE[4:9]], CEILINGS))
+    assert {"M=16", "M=17"} <= set(few)
+
+
+def test_the_cells_of_many_sizes_have_room_for_their_numbers():
+    sizes = [2**i + j for i in range(3, 13) for j in (0, 1, 2)]
+    points = [synthetic_point(size=m, fraction=0.5) for m in sizes]
+    figure = panels.fraction_figure(points, "synthetic")
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in figure.axes[0].texts]
+    assert len(boxes) == len(sizes)
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    ticks = [label.get_window_extent(renderer) for label in figure.axes[0].get_xticklabels()]
+    assert not any(a.overlaps(b) for i, a in enumerate(ticks) for b in ticks[:i])
 
 
 PEERS = [

@@ -1,6 +1,6 @@
 """The tuner without a GPU: which candidates, in which order, what is kept, what a fault costs."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,16 +12,18 @@ from ferrum_numba import results, tune
 from ferrum_numba.contract import Work
 from ferrum_numba.errors import BuildError, ConfigError, DeviceError, ProblemError
 from ferrum_numba.gpu import KNOWN, driver_present
+from ferrum_numba.kernels.decode import Decode
+from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.launch import cublas
 from ferrum_numba.measure import Policy
 from ferrum_numba.space import space
 from ferrum_numba.tune import exclusive, measurer
 from ferrum_numba.tune.search import search
-from ferrum_numba.tune.space import thinned
 from ferrum_numba.tune.worker import Candidate, Outcome, Worker
 
 GPU = KNOWN["h200"]
 TOY = Toy()
+DECODE = Decode()
 
 
 class FakeMeasurer:
@@ -230,14 +232,32 @@ def test_an_untrusted_run_says_so(task, binaries):
     assert len(again.asked) == 4
 
 
-@pytest.mark.parametrize(("limit", "want"), [(None, 10), (20, 10), (3, 3), (1, 1)])
-def test_a_limit_keeps_the_likeliest_and_thins_the_rest(limit, want):
-    found = thinned(list(range(10)), limit)
-    assert len(found) == want
-    assert found[0] == 0
-    # the likeliest, then some of each part of the rest
-    assert thinned(list(range(10)), 3) == [0, 1, 2]
-    assert thinned(list(range(10)), 5) == [0, 1, 2, 3, 6]
+TOKENS = W4A16Problem(16, 4096, 4096)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7, 12])
+def test_a_limit_keeps_what_is_like_the_default_and_thins_the_rest(limit):
+    everything, bad = tune.feasible(DECODE, TOKENS, GPU)
+    assert len(everything) > 2 * limit
+    good, same_bad = tune.feasible(DECODE, TOKENS, GPU, limit)
+    assert len(set(good)) == limit
+    assert set(good) < set(everything)
+    assert same_bad == bad
+    default = asdict(DECODE.default(TOKENS, GPU))
+    unlike = [sum(default[k] != v for k, v in asdict(config).items()) for config in good]
+    likely = (limit + 1) // 2
+    assert unlike[0] == 0
+    assert unlike[:likely] == sorted(unlike[:likely])
+    assert max(unlike[:likely]) <= min(unlike[likely:], default=9)
+    # the rest comes from all over what is left of the space
+    places = [everything.index(config) for config in good[likely:]]
+    assert places == sorted(places)
+    assert limit < 7 or places[-1] > len(everything) // 2
+
+
+@pytest.mark.parametrize("limit", [None, 1000])
+def test_a_limit_that_is_no_limit_keeps_the_space_in_its_order(limit):
+    assert tune.feasible(DECODE, TOKENS, GPU, limit) == tune.feasible(DECODE, TOKENS, GPU)
 
 
 def test_feasible_says_why_not():

@@ -128,16 +128,21 @@ class Board:
 
 
 def boards(sources: Sources) -> list[Board]:
-    """Return the results by GPU, Op and regime: the cold regime first, its results never mixed."""
+    """Return the results by GPU, Op and regime, never mixed.
+
+    The GPU of the newest results comes first, and the cold regime.
+    """
     groups: dict[tuple[str, str, str, str], list[Row]] = {}
     environments: dict[tuple[str, str], Row] = {}
     for file in sources.files:
         for row in file.rows:
             environment = file.environment_of(dict(row))
             machine = (str(environment["gpu"]), str(environment.get("uuid", "")))
-            environments[machine] = environment
+            known = environments.setdefault(machine, environment)
+            environments[machine] = max(known, environment, key=lambda found: str(found["date"]))
             groups.setdefault((*machine, row["op"], row["regime"]), []).append(row)
     order = sorted(groups, key=lambda k: (k[0], k[1], _rank(k[3]), -len(groups[k]), k[2]))
+    order.sort(key=lambda k: str(environments[k[:2]]["date"]), reverse=True)
     return [_board(key, groups[key], environments[key[:2]], sources) for key in order]
 
 

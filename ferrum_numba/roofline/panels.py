@@ -28,7 +28,7 @@ from ferrum_numba.roofline.style import INK, MARKERS, RC, kernel_styles, new_fig
 
 WIDTH, PANEL_HEIGHT = 10.0, 2.9
 LEGEND_ROW, LEGEND_COLUMNS = 0.2, 3
-CELL = 0.3
+CELL, CELL_WIDTH = 0.3, 0.42
 # of a 9 point font, on average
 INCHES_A_LETTER = 0.075
 SMALL = 8.5
@@ -251,10 +251,11 @@ def _cells(rows: Sequence[tuple[str, str]], columns: Sequence[str], title: str) 
     shape_width = 0.35 + INCHES_A_LETTER * max((len(shape) for shape, _ in rows), default=1)
     kernel_width = 0.1 + INCHES_A_LETTER * max((len(kernel) for _, kernel in rows), default=1)
     left, height = shape_width + kernel_width, 1.0 + CELL * len(rows)
-    figure = new_figure(WIDTH, height)
-    figure.text(0.02, 1 - 0.25 / height, title, fontsize=10)
-    size = (0.985 - left / WIDTH, CELL * len(rows) / height)
-    axes = figure.add_axes((left / WIDTH, 0.1 / height, *size))
+    width = max(WIDTH, left + CELL_WIDTH * len(columns) + 0.15)
+    figure = new_figure(width, height)
+    figure.text(0.2 / width, 1 - 0.25 / height, title, fontsize=10)
+    size = (1 - (left + 0.15) / width, CELL * len(rows) / height)
+    axes = figure.add_axes((left / width, 0.1 / height, *size))
     axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False, bottom=False)
@@ -265,7 +266,7 @@ def _cells(rows: Sequence[tuple[str, str]], columns: Sequence[str], title: str) 
         if y == 0 or shape != rows[y - 1][0]:
             axes.axhline(y, color=INK, linewidth=0.8, alpha=0.5)
             at = (0.1 + CELL * (len(rows) - y - 0.5)) / height
-            figure.text(0.02, at, shape, va="center", fontsize=9)
+            figure.text(0.2 / width, at, shape, va="center", fontsize=9)
     return axes
 
 

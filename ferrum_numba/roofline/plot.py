@@ -29,6 +29,8 @@ WIDTH, AXES_HEIGHT = 10.0, 5.0
 LEFT, RIGHT, TOP, BOTTOM = 0.75, 1.95, 0.4, 0.6
 LEGEND_ROW = 0.2
 SMALL = 8.5
+# so many sizes all have a label
+MOST_LABELS = 12
 # more shapes than this cannot be told apart by their dashes
 MAX_SHAPES = 2 * len(DASHES)
 POINTS_PER_PIXEL = 0.72
@@ -310,9 +312,21 @@ def _clusters(axes: Axes, points: Sequence[Point]) -> dict[int, labels.Pixels]:
     return {size: np.array(max(sizes[size].values(), key=len)) for size in sorted(sizes)}
 
 
+def _worth_a_label(sizes: Sequence[int]) -> list[int]:
+    """Return the sizes, but of very many only those that are not close to the one before."""
+    if len(sizes) <= MOST_LABELS:
+        return list(sizes)
+    kept, ratio = [sizes[0]], (sizes[-1] / sizes[0]) ** (0.75 / MOST_LABELS)
+    for size in sizes:
+        if size > ratio * kept[-1]:
+            kept.append(size)
+    return kept
+
+
 def _label_sizes(axes: Axes, points: Sequence[Point], obstacles: list[labels.Pixels]) -> None:
-    """Label each size once, at the bottom or top of its points, where there is room."""
+    """Label a size once, at the bottom or top of its points, where there is room."""
     clusters = _clusters(axes, points)
+    clusters = {size: clusters[size] for size in _worth_a_label(list(clusters))}
     name = points[0].size_name if points else ""
     texts = [f"{name}={size}" for size in clusters]
     anchors = [(xy[xy[:, 1].argmax()], xy[xy[:, 1].argmin()]) for xy in clusters.values()]

@@ -18,7 +18,6 @@ from ferrum_numba.tune.space import (
     does_not_fit,
     feasible,
     silent,
-    thinned,
 )
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def plan(
     Args:
         gpu:   the GPU to plan for: its limits, its bandwidth
         arch:  architecture to compile for, that of the GPU if None
-        limit: most configs a kernel and problem, half of them the first; None for all
+        limit: most configs a kernel and problem, half of them the likeliest; None for all
 
     Returns:
         rows of kernel, op, problem, config, arch, registers, spill_bytes, smem_bytes,
@@ -69,8 +68,8 @@ def _candidates(
         for problem in problems:
             if not concerns(kernel, problem):
                 continue
-            good, bad = feasible(kernel, problem, gpu)
-            found += [_Candidate(kernel, problem, config, "") for config in thinned(good, limit)]
+            good, bad = feasible(kernel, problem, gpu, limit)
+            found += [_Candidate(kernel, problem, config, "") for config in good]
             found += [_Candidate(kernel, problem, config, reason) for config, reason in bad]
     return found
 

@@ -27,7 +27,6 @@ from ferrum_numba.tune.space import (
     does_not_fit,
     feasible,
     silent,
-    thinned,
 )
 from ferrum_numba.tune.worker import RUN_TIMEOUT_S, Candidate, Measurer, Outcome, Worker
 
@@ -45,7 +44,7 @@ RECORDED_SLACK = 1.05
 class Task:
     """What to search.
 
-    limit:     most configs a kernel and problem, half of them the first; None for all
+    limit:     most configs a kernel and problem, half of them the likeliest; None for all
     untrusted: why no row of this run may be believed, if there is a reason
     """
 
@@ -77,7 +76,7 @@ def tune(
     measured is stored after each problem, and when the search is interrupted.
 
     Args:
-        limit:     most configs a kernel and problem, half of them the first; None for all
+        limit:     most configs a kernel and problem, half of them the likeliest; None for all
         timeout_s: for checking and timing one config, before its process is ended
 
     Raises:
@@ -99,7 +98,7 @@ def search(task: Task, measurer: Measurer, progress: Progress = silent) -> list[
     """Search with a given measurer; `tune` says the rest."""
     store = _Store(task)
     configs = {
-        (kernel.name, problem): thinned(feasible(kernel, problem, task.gpu)[0], task.limit)
+        (kernel.name, problem): feasible(kernel, problem, task.gpu, task.limit)[0]
         for kernel in task.kernels
         for problem in task.problems
         if concerns(kernel, problem)

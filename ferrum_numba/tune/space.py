@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from math import prod
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.compile import Binary, Job, blocks_per_sm, build_many, program_fingerprint
 from ferrum_numba.contract import Config, Kernel, Problem
@@ -13,7 +14,6 @@ from ferrum_numba.errors import BuildError
 if TYPE_CHECKING:
     from ferrum_numba.gpu import Gpu
 
-T = TypeVar("T")
 # (done, of how many, what is being done)
 Progress = Callable[[int, int, str], None]
 # every program of a space, by kernel name and config
@@ -25,9 +25,13 @@ def silent(done: int, total: int, text: str) -> None:
 
 
 def feasible(
-    kernel: Kernel, problem: Problem, gpu: Gpu
+    kernel: Kernel, problem: Problem, gpu: Gpu, limit: int | None = None
 ) -> tuple[list[Config], list[tuple[Config, str]]]:
-    """Return the configs that can run a problem, specialised, and the others with the reason."""
+    """Return the configs that can run a problem, specialised, and the others with the reason.
+
+    limit: at most so many that can: half are the likeliest, which differ in the fewest fields from
+           the kernel's default, that one first; the others lie evenly over the rest
+    """
     refusal = kernel.refuses(problem)
     good, bad = [], []
     for config in kernel.configs(gpu):
@@ -38,6 +42,8 @@ def feasible(
             good.append(config)
         else:
             bad.append((config, reason))
+    if limit is not None and len(good) > limit:
+        good = _likely(good, limit, kernel.default(problem, gpu))
     return good, bad
 
 
@@ -61,13 +67,16 @@ def concerns(kernel: Kernel, problem: Problem) -> bool:
     return isinstance(problem, kernel.op.problem)
 
 
-def thinned(configs: Sequence[T], limit: int | None) -> list[T]:
-    """Return at most `limit` configs: half of them the likeliest, the first; others evenly."""
-    if limit is None or len(configs) <= limit:
-        return list(configs)
-    first = (limit + 1) // 2
-    rest, count = configs[first:], limit - first
-    return [*configs[:first], *(rest[i * len(rest) // count] for i in range(count))]
+def _likely(good: list[Config], limit: int, default: Config) -> list[Config]:
+    """Return at most `limit` configs: half like the default, the rest from all over the others."""
+    wanted = asdict(default)
+
+    def unlikeness(config: Config) -> int:
+        return sum(wanted[name] != value for name, value in asdict(config).items())
+
+    likely = sorted(good, key=unlikeness)[: (limit + 1) // 2]
+    rest, count = [config for config in good if config not in likely], limit // 2
+    return likely + [rest[i * len(rest) // count] for i in range(count)]
 
 
 def build_space(
