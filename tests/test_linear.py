@@ -530,7 +530,7 @@ def test_the_measured_winner_runs_and_serves_other_kinds_of_its_sizes():
 def test_what_ships_for_the_h200_is_found():
     found = choice.recorded(gpu_of_host.GPU, PACKED)
     # the fastest of them by M
-    assert {row["kernel"] for row in found} == {"decode", "prefill"}
+    assert {row["kernel"] for row in found} == {"decode", "decode_wgmma", "prefill"}
     assert {row["regime"] for row in found} == {"cold"}
     assert {row["kernel"] for row in choice.recorded(gpu_of_host.GPU, RAW)} == {"w4a16_gptq"}
     assert choice.recorded(replace(gpu_of_host.GPU, key="nobody's"), PACKED) == []
