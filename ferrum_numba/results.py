@@ -207,6 +207,14 @@ def merge(old: ResultFile, new: ResultFile) -> ResultFile:
     return ResultFile(new.environment, rows, earlier)
 
 
+def num_tiles(row: Mapping[str, Any], m: int) -> int:
+    """Return how many tiles a row's config cuts m rows into: `tile_m` each, 1 if it names none.
+
+    A tile takes as long however many of its rows are used.
+    """
+    return -(-m // int(row["config"].get("tile_m", 1)))
+
+
 def rank(row: Mapping[str, Any]) -> tuple[bool, float]:
     """Return a sort key of times: those of a final, taken in turn, come before any taken alone."""
     return row.get("stage") != "final", float(row["us"])

@@ -508,6 +508,57 @@ def test_a_config_that_does_not_fit_is_passed_over():
     assert (found.config, found.rule) == (Config(2), "measured at M = 8")
 
 
+def tall(us, M, tile_m, speed=1):
+    """Return a row whose config names its tile."""
+    return row(us, M=M, config={"speed": speed, "tile_m": tile_m})
+
+
+class Tiled(Toy):
+    """A toy whose configs have a tile."""
+
+    @dataclass(frozen=True)
+    class config:
+        speed: int = 1
+        tile_m: int = 8
+
+    def configs(self, gpu):
+        return (self.config(1, 8), self.config(2, 16))
+
+
+@pytest.mark.parametrize(
+    ("M", "tile_m", "rule"),
+    [
+        (16, 16, "measured"),
+        # one row more than a tile of 16: two of them take 40
+        (17, 32, "measured at M = 32"),
+        (33, 128, "measured at M = 100"),
+        # three tiles of 16 take 60, two of 32 take 64
+        (48, 128, "measured at M = 100"),
+        (129, 128, "measured at M = 100"),
+        (3, 16, "measured at M = 16"),
+    ],
+)
+def test_between_two_sizes_the_number_of_tiles_decides(M, tile_m, rule):
+    rows = [tall(20.0, 16, 16), tall(32.0, 32, 32), tall(58.0, 100, 128)]
+    found = tune.choose(rows, Problem(M), [Tiled()], GPU)
+    assert (found.config.tile_m, found.rule) == (tile_m, rule)
+
+
+def test_a_config_further_on_must_hold_as_many_rows():
+    class Choosy(Tiled):
+        def misfit(self, config, problem, gpu):
+            return "too fast" if config.speed == 3 else None
+
+    unfit, near, far = tall(9.0, 32, 32, speed=3), tall(5.0, 1, 8), tall(10.0, 64, 64, speed=2)
+    found = tune.choose([unfit, near, far], Problem(20), [Choosy()], GPU)
+    assert (found.config.tile_m, found.rule) == (64, "measured at M = 64")
+    found = tune.choose([unfit, near], Problem(20), [Choosy()], GPU)
+    assert (found.config.tile_m, found.rule) == (8, "measured at M = 32, in its default config")
+    # what won nearest of all may have more tiles here
+    found = tune.choose([near], Problem(20), [Choosy()], GPU)
+    assert found.rule == "measured at M = 1"
+
+
 @pytest.mark.parametrize(
     "rows",
     [

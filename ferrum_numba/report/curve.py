@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from ferrum_numba.report.blocks import Emphasis, Table, significant
 from ferrum_numba.report.data import Board, winners
+from ferrum_numba.results import num_tiles
 from ferrum_numba.roofline.model import Row, natural, size_of, titled
 
 # of a shape, for its sizes to be a curve
@@ -31,13 +32,10 @@ def curve_tables(board: Board) -> list[Table]:
 def explained(before: Row, after: Row) -> float:
     """Return the largest step that tiles explain, from one size to the next.
 
-    A tile of `tile_m` rows, a field of a kernel's config, takes as long however many of them are
-    used. So the step is that of the number of tiles, of the kernel before or of the one after; of
-    the rows themselves where a config names no tile.
+    The step is that of the number of tiles, of the kernel before or of the one after.
     """
-    sizes = _size(before), _size(after)
-    tiles = [int(row["config"].get("tile_m", 1)) for row in (before, after)]
-    return max(-(-sizes[1] // tile) / -(-sizes[0] // tile) for tile in tiles)
+    rows = (before, after)
+    return max(num_tiles(row, _size(after)) / num_tiles(row, _size(before)) for row in rows)
 
 
 def _table(board: Board, shape: str, rows: Sequence[Row]) -> Table:

@@ -11,7 +11,7 @@ from ferrum_numba.contract import Config, Kernel, Problem, describe
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.launch import lacking
 from ferrum_numba.measure import compare
-from ferrum_numba.results import Row, same
+from ferrum_numba.results import Row, num_tiles, same
 
 if TYPE_CHECKING:
     from ferrum_numba.gpu import Gpu
@@ -80,11 +80,13 @@ def choose(
 ) -> Choice:
     """Return the kernel and config to run a problem with.
 
-    The kernel that won this very problem, else the nearest of its kind, which differs in sizes
-    alone, with the config that won there. A stored config that the kernel no longer has, or that
-    does not fit, is passed over for that of its next nearest win, or its default; a field that came
-    later than the row is at its default. Where nothing was measured, the default of the first
-    kernel that can run it. A kernel that goes on with cuBLAS is passed over where there is none.
+    The kernel that won this very problem, else one of its kind, which differs in sizes alone, with
+    the config that won there: of the nearest shape, at the M whose winner would take the least,
+    by the number of its tiles. A stored config that the kernel no longer has, or that does not fit,
+    is passed over for that of its next nearest win whose tiles hold as many rows, or its default; a
+    field that came later than the row is at its default. Where nothing was measured, the default of
+    the first kernel that can run it. A kernel that goes on with cuBLAS is passed over where there
+    is none.
 
     Raises:
         ProblemError: no kernel can run it; says why each cannot.
@@ -119,28 +121,55 @@ def _refusal(kernel: Kernel, problem: Problem, gpu: Gpu) -> str | None:
 
 
 def _choice(kernel: Kernel, near: Sequence[tuple[Row, str]], problem: Problem, gpu: Gpu) -> Choice:
-    """Return a kernel with the config of its nearest win that fits, or its default."""
-    for row, rule in near:
+    """Return a kernel with the config of its nearest win that fits, or its default.
+
+    Of wins further on, those with as many tiles as here: the default knows more than the others.
+    """
+    for i, (row, rule) in enumerate(near):
         config = _config(kernel, row["config"]) if row["kernel"] == kernel.name else None
-        if config is not None and kernel.misfit(config, problem, gpu) is None:
+        if config is None or kernel.misfit(config, problem, gpu) is not None:
+            continue
+        m = describe(problem).get("M", 0)
+        if i == 0 or num_tiles(row, m) <= num_tiles(row, row["problem"].get("M", 0)):
             return Choice(kernel, config, rule)
     return Choice(kernel, kernel.default(problem, gpu), f"{near[0][1]}, in its default config")
 
 
 def _nearest(rows: Iterable[Row], problem: Problem) -> Iterator[tuple[Row, str]]:
-    """Yield rows that differ from a problem in sizes alone, nearest first, with the rule's name."""
+    """Yield rows that differ from a problem in sizes alone, nearest first, with the rule's name.
+
+    The shapes by their distance and that of the nearest M; of a shape the row of this very M, then
+    by what its config would take for it.
+    """
     wanted, usual = describe(problem), _defaults(type(problem))
     sizes = [name for name in SIZES if name in wanted]
-    found = []
+    shapes: dict[tuple[Any, ...], list[tuple[Row, dict[str, Any]]]] = {}
     for row in rows:
         there = {**usual, **row["problem"]}
-        if there.keys() != wanted.keys() or not same({**wanted, **_of(there, sizes)}, there):
-            continue
-        distance = sum(SIZES[name] * abs(log(there[name] / wanted[name])) for name in sizes)
-        # of two as near, the larger M: a tile too high wastes less than a loop too many
-        found.append((distance, -there.get("M", 0), there, row))
-    for _, _, there, row in sorted(found, key=lambda item: item[:2]):
-        yield row, _rule(_of(wanted, sizes), _of(there, sizes))
+        if there.keys() == wanted.keys() and same({**wanted, **_of(there, sizes)}, there):
+            shape = tuple(there[name] for name in sizes if name != "M")
+            shapes.setdefault(shape, []).append((row, _of(there, sizes)))
+
+    def distance(found: Iterable[tuple[Row, dict[str, Any]]]) -> float:
+        return min(
+            sum(SIZES[name] * abs(log(there[name] / wanted[name])) for name in sizes)
+            for _, there in found
+        )
+
+    for found in sorted(shapes.values(), key=distance):
+        for row, there in sorted(found, key=lambda item: _expected(item[0], item[1], wanted)):
+            yield row, _rule(_of(wanted, sizes), there)
+
+
+def _expected(row: Row, there: Mapping[str, int], wanted: Mapping[str, Any]) -> tuple[bool, float]:
+    """Return whether a row is of another M, and what its config would take for the wanted one.
+
+    For fewer rows no less than for its own, for more as much as there are more tiles.
+    """
+    if "M" not in there:
+        return False, row["us"]
+    more = num_tiles(row, wanted["M"]) / num_tiles(row, there["M"])
+    return there["M"] != wanted["M"], row["us"] * max(1.0, more)
 
 
 def _rule(wanted: Mapping[str, int], there: Mapping[str, int]) -> str:
