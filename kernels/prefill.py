@@ -71,6 +71,7 @@ class Config(Stage):
     split_k: bool = True  # the tiles left over are cut into stripes
     cluster: int = 1  # blocks that share every tile, K cut between them
     pair: bool = False  # two blocks with tiles side by side copy x for each other
+    together: bool = False  # the products of a warp's two strips are one group
     group_size: int = 128  # K a scale, -1: one scale a column
     dtype: str = "fp16"  # of x, scales, bias and out
     has_zeros: bool = False  # the weight is asymmetric
@@ -96,6 +97,8 @@ class Config(Stage):
                 f"a cluster of {self.cluster} takes no stripes, no pairs, no more than {most} rows;"
                 f" got split_k = {self.split_k}, pair = {self.pair}, tile_m = {self.tile_m}"
             )
+        if self.together and self.strips < 2:
+            raise ConfigError(f"together needs two strips, tile_n = 256; got {self.tile_n}")
         if self.num_stages < 2:
             raise ConfigError(f"num_stages must be at least 2; got {self.num_stages}")
         layout.refuse_kind(self.group_size, self.dtype)
@@ -127,7 +130,9 @@ class Config(Stage):
 
     @property
     def in_flight(self) -> int:
-        """Groups of one product that run while the next is dequantised."""
+        """Groups of products that run while the next is dequantised."""
+        if self.together:
+            return 2 if self.tile_m <= 96 else 1
         return 3 if self.strips * self.tile_m <= 256 else 1
 
     @property
@@ -185,6 +190,9 @@ _CONFIGS = (
     # a few rows more than decode is for
     Config(48, 256, 10),
     Config(32, 256, 12),
+    # two words are dequantised side by side; not measured
+    *(Config(*tile, together=True) for tile in ((64, 256, 8), (48, 256, 10), (32, 256, 12))),
+    *(Config(*tile, together=True) for tile in ((96, 256, 7), (128, 256, 6))),
 )
 
 # what a block takes, in cycles, measured on an H200 (docs/facts.md): a stage beside its products,

@@ -112,8 +112,8 @@ def make_multiply_stage(config):
     w_row_bytes = config.tile_n * 8
     # groups of products that run while the next is dequantised, each with registers of its own for
     # A; the step of a stage after which those of the stage before are none of them
-    in_flight = config.in_flight
-    last_overlap = -(-in_flight // strips) - 1
+    in_flight, together = config.in_flight, config.together
+    last_overlap = -(-in_flight // (1 if together else strips)) - 1
     describe_x = smem_descriptor(128, 8 * ROW_BYTES)
     step_x = descriptor_step(32)  # 16 of k
     mma = wgmma_rs(config.tile_m, HALVES[config.dtype])
@@ -131,8 +131,22 @@ def make_multiply_stage(config):
         return acc
 
     @cuda.jit(device=True, inline="always")
+    def multiply_together(acc, words, scale, zero, strip, x_desc):
+        """Begin the products of two strips as one group, their words dequantised side by side."""
+        wgmma_wait(in_flight)
+        a0 = fragment(words[0], scale[0], zero, strip)
+        a1 = fragment(words[1], scale[1], zero, uint32(strip + 1))
+        wgmma_fence()
+        acc0 = mma(acc[0], a0, x_desc, uint32(1))
+        acc1 = mma(acc[1], a1, x_desc, uint32(1))
+        wgmma_commit()
+        return acc0, acc1
+
+    @cuda.jit(device=True, inline="always")
     def multiply(acc, words, scale, zero, strip, x_desc):
         """Begin the products of 16 of k with every strip."""
+        if together:
+            return multiply_together(acc, words, scale, zero, strip, x_desc)
         acc0 = multiply_strip(acc[0], words[0], scale[0], zero, strip, x_desc)
         if strips == 1:
             return (acc0,)

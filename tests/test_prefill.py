@@ -46,6 +46,7 @@ def assert_equals_reference(config, problem, gpu):
         ),
         ({"cluster": 2}, "a cluster of 2 takes no stripes, .*; got split_k = True, pair = False"),
         ({"tile_m": 192, "split_k": False, "cluster": 2}, "no more than 128 rows; .*tile_m = 192"),
+        ({"tile_n": 128, "together": True}, "together needs two strips, tile_n = 256; got 128"),
         ({"num_stages": 1}, "num_stages must be at least 2; got 1"),
         ({"tile_m": 256, "tile_n": 256}, "tile_m x tile_n .* at most 49152; got 256 x 256"),
         ({"group_size": 48}, r"group_size must be one of \(128, 64, 32, -1\); got 48"),
@@ -183,6 +184,16 @@ def test_every_height_of_a_tile_equals_the_reference(tile):
     assert_equals_reference(Config(*tile), problem, sms(3))
 
 
+@pytest.mark.parametrize("rows", [32, 64, 112, 192])
+@pytest.mark.parametrize("group_size", [128, 32, -1])
+def test_strips_multiplied_together_equal_the_reference(rows, group_size):
+    problem = W4A16Problem(rows + 3, 328, 640, group_size, "gptq", dtype="bf16")
+    config = PREFILL.specialise(Config(rows, 256, 3, together=True), problem)
+    # as many groups of two products in flight as there are sums for
+    assert config.in_flight == (2 if rows <= 96 else 1)
+    assert_equals_reference(config, problem, sms(3))
+
+
 @pytest.mark.parametrize("num_sms", [1, 2, 5, 8, 132])
 @pytest.mark.parametrize("split_k", [True, False])
 def test_the_result_does_not_depend_on_the_number_of_sms(num_sms, split_k):
@@ -307,6 +318,9 @@ OVERLAPPING = (
     Config(192, 256, 5, has_zeros=True, dtype="bf16", group_size=32),
     Config(256, 128, 5, has_zeros=True, group_size=-1),
     Config(128, 256, 6, pair=True, has_zeros=True, dtype="bf16", group_size=32),
+    Config(64, 256, 8, together=True, has_zeros=True, dtype="bf16", group_size=32),
+    Config(96, 256, 7, together=True, has_zeros=True, group_size=-1),
+    Config(128, 256, 6, together=True, has_zeros=True, dtype="bf16", group_size=32),
     Config(128, 128, 7, split_k=False, cluster=2, has_zeros=True, dtype="bf16", group_size=32),
 )
 
