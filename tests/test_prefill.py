@@ -162,6 +162,14 @@ def test_every_kind_of_weight_equals_the_reference(kind, tile):
     assert_equals_reference(Config(*tile), problem, sms(3))
 
 
+@pytest.mark.parametrize("shape", [(4096, 4096), (8192, 28672), (28672, 8192), (14336, 4096)])
+def test_a_default_is_a_config_that_was_measured(shape):
+    for rows in (33, 48, 65, 80, 96, 128, 150, 192, 257, 300, 1024):
+        config = PREFILL.default(W4A16Problem(rows, shape[1], shape[0]), H200)
+        assert not config.together
+        assert (config.tile_m, config.tile_n) not in ((96, 128), (192, 128))
+
+
 # rows of x, columns and rows of the weight around the edges of a tile of 64 x 128 x 64
 RESIDUES = (
     (1, 128, 64), (63, 136, 72), (64, 248, 120), (65, 256, 128), (66, 264, 184), (127, 320, 192),
