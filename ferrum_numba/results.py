@@ -208,7 +208,7 @@ def merge(old: ResultFile, new: ResultFile) -> ResultFile:
 
 
 def num_tiles(row: Mapping[str, Any], m: int) -> int:
-    """Return how many tiles a row's config cuts m rows into: `tile_m` each, 1 if it names none.
+    """Return how many tiles a row's config cuts m rows into: of `tile_m`, or of one row each.
 
     A tile takes as long however many of its rows are used.
     """

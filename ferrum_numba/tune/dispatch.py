@@ -123,13 +123,13 @@ def _refusal(kernel: Kernel, problem: Problem, gpu: Gpu) -> str | None:
 def _choice(kernel: Kernel, near: Sequence[tuple[Row, str]], problem: Problem, gpu: Gpu) -> Choice:
     """Return a kernel with the config of its nearest win that fits, or its default.
 
-    Of wins further on, those with as many tiles as here: the default knows more than the others.
+    Of wins further on, those with no fewer tiles than here: the default knows more than the others.
     """
+    m = describe(problem).get("M", 0)
     for i, (row, rule) in enumerate(near):
         config = _config(kernel, row["config"]) if row["kernel"] == kernel.name else None
         if config is None or kernel.misfit(config, problem, gpu) is not None:
             continue
-        m = describe(problem).get("M", 0)
         if i == 0 or num_tiles(row, m) <= num_tiles(row, row["problem"].get("M", 0)):
             return Choice(kernel, config, rule)
     return Choice(kernel, kernel.default(problem, gpu), f"{near[0][1]}, in its default config")
