@@ -14,12 +14,6 @@ from ferrum_numba.ptx.asynchronous import (
 )
 from ferrum_numba.ptx.convert import splat_f32
 from ferrum_numba.ptx.decode import TILE_BYTES
-from ferrum_numba.ptx.decode_wgmma import (
-    SCALE_ROW_BYTES,
-    TILE_ROW_BYTES,
-    ZERO_ROW_BYTES,
-    multiply_stage,
-)
 from ferrum_numba.ptx.shuffle import shfl_idx
 from ferrum_numba.ptx.special import smem_base, thread_id
 from ferrum_numba.ptx.sync import (
@@ -29,9 +23,13 @@ from ferrum_numba.ptx.sync import (
     griddepcontrol_wait,
 )
 from ferrum_numba.ptx.wgmma import smem_descriptor
+from ferrum_numba.ptx.wgmma_stage import multiply_stage, row_strides
 
 # bytes of a token's row of a stage: what a swizzle repeats in
 ROW_BYTES = 128
+# bytes from a tile of the warpgroup to the one below it, from a row of its scales to the next, and
+# the same of its zero points
+TILE_ROW_BYTES, SCALE_ROW_BYTES, ZERO_ROW_BYTES = row_strides(256)
 
 
 def build(config):

@@ -22,6 +22,10 @@ where they are few, is numbered K first and cut into equal stripes, one a block,
 does first. The block that has the first k of a tile adds the sums of the others in their order: the
 same bits in every run. It waits for blocks that the GPU has started before it.
 
+Where rows are few, dequantising is the limit. Then the codes minus their zero points, which are
+exact, are multiplied, and the sums of a group are scaled in fp32: no weight is rounded
+(`scale_sums`).
+
 Where tiles are fewer than half of the SMs, a cluster of two blocks may cut the K of each instead,
 and add through its shared memory. Where power is the limit, a pair of blocks with tiles side by
 side copies each half of the rows of x to both.
@@ -30,7 +34,7 @@ A launch may begin before the one before it has ended: it copies weights, and wa
 
 Workspace: a tile of fp32 sums a block that has a stripe, up to 26 MB on an H200.
 
-Bound by the tensor cores, and by their power.
+Bound by the tensor cores and their power, with few rows by issue slots (docs/facts.md).
 Limits: Hopper; group_size in {-1, 32, 64, 128}; no act-order (gather x first); N of at least 128.
 """
 
@@ -45,7 +49,7 @@ from ferrum_numba.kernels.wgmma_stage import Stage
 from ferrum_numba.ptx.tensor_map import MAP_BYTES
 
 ARCH = "sm_90a"
-TILE_K = 64
+PANEL_K = 64
 # n and k are those of the packed weight, x has x_columns and out out_columns
 PARAMETERS = (
     *pointers(
@@ -59,6 +63,8 @@ BAND_ROWS = 1024
 MOST_PART_ROWS = 64
 # sums of a tile: 192 registers a thread
 MOST_SUMS = 192 * 256
+# rows of a tile whose sums are scaled: two sets more that wait for it, and two of operand A
+MOST_SCALED_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class Config(Stage):
     split_k: bool = True  # the tiles left over are cut into stripes
     cluster: int = 1  # blocks that share every tile, K cut between them
     pair: bool = False  # two blocks with tiles side by side copy x for each other
-    together: bool = False  # the products of a warp's two strips are one group
+    scale_sums: bool = False  # by the scales of their groups, not the weights; stages of 128 of k
     group_size: int = 128  # K a scale, -1: one scale a column
     dtype: str = "fp16"  # of x, scales, bias and out
     has_zeros: bool = False  # the weight is asymmetric
@@ -97,8 +103,11 @@ class Config(Stage):
                 f"a cluster of {self.cluster} takes no stripes, no pairs, no more than {most} rows;"
                 f" got split_k = {self.split_k}, pair = {self.pair}, tile_m = {self.tile_m}"
             )
-        if self.together and self.strips < 2:
-            raise ConfigError(f"together needs two strips, tile_n = 256; got {self.tile_n}")
+        if self.scale_sums and (self.tile_n < 256 or self.tile_m > MOST_SCALED_ROWS):
+            raise ConfigError(
+                f"sums are scaled in tiles of 256 columns and up to {MOST_SCALED_ROWS} rows; got "
+                f"tile_n = {self.tile_n}, tile_m = {self.tile_m}"
+            )
         if self.num_stages < 2:
             raise ConfigError(f"num_stages must be at least 2; got {self.num_stages}")
         layout.refuse_kind(self.group_size, self.dtype)
@@ -120,8 +129,8 @@ class Config(Stage):
 
     @property
     def tile_k(self) -> int:
-        """K a stage: a row of x is what the swizzle repeats in."""
-        return TILE_K
+        """K a stage: one or two panels, whose rows of x are what the swizzle repeats in."""
+        return 2 * PANEL_K if self.scale_sums else PANEL_K
 
     @property
     def num_threads(self) -> int:
@@ -131,8 +140,6 @@ class Config(Stage):
     @property
     def in_flight(self) -> int:
         """Groups of products that run while the next is dequantised."""
-        if self.together:
-            return 2 if self.tile_m <= 96 else 1
         return 3 if self.strips * self.tile_m <= 256 else 1
 
     @property
@@ -179,32 +186,31 @@ class Config(Stage):
 
 # (tile_m, tile_n, num_stages): what wins somewhere on an H200, see docs/facts.md; the default first
 _TILES = ((256, 128, 5), (128, 256, 6), (192, 256, 5), (128, 128, 8), (64, 256, 8), (64, 128, 8))
-_MEASURED = (
+_CONFIGS = (
     *(Config(*tile, split_k=split) for tile in _TILES for split in (True, False)),
     # K cut in two: few tiles
     *(Config(*tile, split_k=False, cluster=2) for tile in ((128, 128, 7), (64, 128, 8))),
     # shared rows of x: less power, where that is the limit
     *(Config(*tile, pair=True) for tile in ((256, 128, 5), (192, 256, 5), (128, 256, 6))),
-    # two thirds of the work of 128 rows for 65 to 96
+    # two thirds of the work of 128 rows for 65 to 96, of wide weights and of narrow ones
     Config(96, 256, 7),
-    # a few rows more than decode is for
+    Config(96, 128, 8),
+    # few rows: where weights have groups, it is cheaper to scale the sums
+    Config(64, 256, 4, scale_sums=True),
+    Config(48, 256, 5, scale_sums=True),
+    Config(32, 256, 6, scale_sums=True),
+    Config(16, 256, 7, scale_sums=True),
     Config(48, 256, 10),
     Config(32, 256, 12),
 )
-# not measured yet, so no default: two words dequantised side by side, and, for weights of few
-# columns, tiles for 65 to 96 and for 129 to 192 rows
-_UNTRIED = (
-    *(Config(*tile, together=True) for tile in ((64, 256, 8), (48, 256, 10), (32, 256, 12))),
-    *(Config(*tile, together=True) for tile in ((96, 256, 7), (128, 256, 6))),
-    Config(96, 128, 8),
-    Config(96, 128, 8, split_k=False, cluster=2),
-    Config(192, 128, 6),
-)
-_CONFIGS = _MEASURED + _UNTRIED
 
-# what a block takes, in cycles, measured on an H200 (docs/facts.md): a stage beside its products,
-# and at least; to round and write a sum; to hand a sum to another block, or take it, and once
-STAGE_CYCLES, LEAST_STAGE_CYCLES = 80, 400
+# what a block takes, in cycles, measured on an H200 (docs/facts.md): a stage of 64 of k, and a word
+# of it in every warp. The product of a word with n rows keeps the tensor cores for n / 2 cycles, in
+# fact a tenth more, and other instructions from being issued for some of them
+STAGE_CYCLES, WORD_CYCLES, TENSOR_ROW_CYCLES = 60, 6, 0.55
+WEIGHT_CYCLES, WEIGHT_ROW_CYCLES = 30, 0.22
+SUM_CYCLES, SUM_ROW_CYCLES = 18.5, 0.35
+# to round and write a sum; to hand a sum to another block, or take it, and once
 RESULT_CYCLES, HAND_OFF_CYCLES, HAND_OFF_LATENCY = 0.09, 0.1, 1500
 # rows from which the power limits, and what pairs then take of what blocks alone take
 MANY_ROWS, PAIR_SHARE = 2048, 0.97
@@ -236,9 +242,14 @@ class Prefill(layout.PackedKernel):
             return f"wgmma needs {ARCH}; {gpu.name} is {gpu.arch}"
         if config != self.specialise(config, problem):
             return f"compiled for other weights or types than {problem}"
+        K, N = layout.stored_shape(problem)
+        if config.scale_sums and (config.group_size < 0 or K % config.tile_k):
+            return (
+                f"sums are scaled by groups, in stages of {config.tile_k} of K; got group_size = "
+                f"{config.group_size}, K = {K} (as packed)"
+            )
         if config.unit_blocks > gpu.num_sms:
             return f"a pair of blocks needs two SMs; {gpu.name} has {gpu.num_sms}"
-        N = layout.stored_shape(problem)[1]
         if config.unit_n > N:
             return f"N must be at least {config.unit_n} (pairs of tiles count); got {N} (as packed)"
         # a tile with more 64-row blocks than the problem multiplies zeros for nothing
@@ -246,11 +257,12 @@ class Prefill(layout.PackedKernel):
             return f"tile_m = {config.tile_m} for M = {problem.M} only adds rows of zeros"
         if config.cluster > 1:
             blocks = config.cluster * _num_tiles(config, problem)
-            k_tiles = layout.stored_shape(problem)[0] // TILE_K
+            k_tiles = layout.stored_shape(problem)[0] // config.tile_k
             if blocks > gpu.num_sms or k_tiles < config.cluster:
                 return (
                     f"a cluster of {config.cluster} for every tile needs {blocks} of "
-                    f"{gpu.num_sms} SMs, and K of at least {TILE_K} a block; got K = {problem.K}"
+                    f"{gpu.num_sms} SMs, and K of at least {config.tile_k} a block; "
+                    f"got K = {problem.K}"
                 )
         if config.smem_bytes > gpu.smem_per_block:
             return (
@@ -260,21 +272,20 @@ class Prefill(layout.PackedKernel):
         return None
 
     def default(self, problem, gpu):
-        """Return the measured config that takes the fewest cycles by the model of `_cycles`."""
+        """Return the config that takes the fewest cycles by the model of `_cycles`."""
         fitting = [
             config
-            for config in (self.specialise(c, problem) for c in self.configs(gpu) if c in _MEASURED)
+            for config in (self.specialise(c, problem) for c in self.configs(gpu))
             if self.misfit(config, problem, gpu) is None
         ]
         return min(fitting, key=lambda config: self._cycles(config, problem, gpu))
 
     def _cycles(self, config, problem, gpu):
         """Return what a problem takes as modelled from what the parts of a block took."""
-        k_tiles = layout.stored_shape(problem)[0] // TILE_K
+        k_tiles = layout.stored_shape(problem)[0] // config.tile_k
         tiles = _num_tiles(config, problem)
         sums = config.tile_m * config.tile_n
-        # a warpgroup's product of 64 columns, 16 of k and n rows takes n / 2 cycles
-        stage = max(sums // 32 + STAGE_CYCLES, LEAST_STAGE_CYCLES)
+        stage = _stage_cycles(config)
         if config.cluster > 1:
             handed = HAND_OFF_LATENCY + sums * HAND_OFF_CYCLES
             return k_tiles * stage / config.cluster + handed + sums * RESULT_CYCLES
@@ -302,7 +313,7 @@ class Prefill(layout.PackedKernel):
     def launch(self, config, problem, gpu):
         """Return a full GPU; with `split_k` one to two tiles a block are dealt out as stripes."""
         K, N = layout.stored_shape(problem)
-        k_tiles = K // TILE_K
+        k_tiles = K // config.tile_k
         tiles = _num_tiles(config, problem)
         blocks = gpu.num_sms // config.unit_blocks
         grid = min(tiles, blocks)
@@ -340,3 +351,13 @@ class Prefill(layout.PackedKernel):
 def _num_tiles(config, problem):
     N = layout.stored_shape(problem)[1]
     return -(-problem.M // config.tile_m) * -(-N // config.unit_n)
+
+
+def _stage_cycles(config):
+    """Return what a stage takes as modelled: both warpgroups' warps share four schedulers."""
+    fixed, a_row = WEIGHT_CYCLES, WEIGHT_ROW_CYCLES
+    if config.scale_sums:
+        fixed, a_row = SUM_CYCLES, SUM_ROW_CYCLES
+    rows = config.tile_m
+    word = max(TENSOR_ROW_CYCLES * rows, fixed + a_row * rows) + WORD_CYCLES
+    return config.tile_k // PANEL_K * (STAGE_CYCLES + config.tile_n // 16 * word)

@@ -31,6 +31,7 @@ def make_copy_x(config):
     tile_k, stage_bytes, bars_offset = config.tile_k, config.stage_bytes, config.bars_offset
     map_offset, x_bytes = config.out_offset, config.w_offset
     pair, box_rows = config.pair, config.tile_m // config.unit_blocks
+    panels, panel_bytes = tile_k // 64, config.tile_m * ROW_BYTES
     describe = describe_matrix(box_rows)
     num_tiles, corner, _, _, first_segment, next_segment, advance = make_schedule(config)
 
@@ -55,6 +56,17 @@ def make_copy_x(config):
         return gmem
 
     @cuda.jit(device=True, inline="always")
+    def copy_panel(to, gmem, column, row, bar):
+        """Begin to copy 64 columns of the rows of a tile."""
+        if pair:
+            # half of the rows, to both blocks
+            part = uint32(cluster_ctarank() * box_rows)
+            to = uint32(to + part * ROW_BYTES)
+            cp_async_bulk_tensor_2d_multicast(to, gmem, column, uint32(row + part), bar, uint32(3))
+        else:
+            cp_async_bulk_tensor_2d(to, gmem, column, row, bar)
+
+    @cuda.jit(device=True, inline="always")
     def copy_x(x, maps, m, n, k, x_columns, stripe, striped):
         """Copy x for the stages of all segments of this block, in their order."""
         gmem = publish_map(x, maps, m, x_columns)
@@ -72,15 +84,9 @@ def make_copy_x(config):
                     mbarrier_arrive_expect_tx(bar, uint32(x_bytes))
                     to = uint32(smem + stage * stage_bytes)
                     column = uint32(k_tile * tile_k)
-                    if pair:
-                        # half of the rows, to both blocks
-                        part = uint32(cluster_ctarank() * box_rows)
-                        to = uint32(to + part * ROW_BYTES)
-                        cp_async_bulk_tensor_2d_multicast(
-                            to, gmem, column, uint32(row + part), bar, uint32(3)
-                        )
-                    else:
-                        cp_async_bulk_tensor_2d(to, gmem, column, row, bar)
+                    copy_panel(to, gmem, column, row, bar)
+                    if panels == 2:
+                        copy_panel(uint32(to + panel_bytes), gmem, uint32(column + 64), row, bar)
                     stage, phase = advance(stage, phase)
                     k_tile = uint32(k_tile + 1)
                 tile, k_tile, k_last, left = next_segment(tile, left, k_tiles, striped)
@@ -89,19 +95,21 @@ def make_copy_x(config):
 
 
 def make_copy_weights(config):
-    """Return what fills the ring's stages with two rows of packed weights, segment after segment.
+    """Return what fills the ring's stages with half of the rows of packed weights.
 
     A thread that copies one row after the other takes its time, and the lanes of a warp take it one
-    after the other: so two rows a warp.
+    after the other: so two warps share the rows.
     """
     tile_n, tile_k = config.tile_n, config.tile_k
     w_offset, stage_bytes, bars_offset = config.w_offset, config.stage_bytes, config.bars_offset
     w_rows, row_bytes = tile_k // 16, tile_n * 8
+    own_rows = w_rows // 2
     num_tiles, corner, own_column, _, first_segment, next_segment, advance = make_schedule(config)
 
     @cuda.jit(device=True, inline="always")
-    def copy_weights(packed, m, n, k, stripe, striped, first_row):
-        """Copy rows first_row and first_row + 1 of every stage of this block, by one lane."""
+    def copy_weights(packed, m, n, k, stripe, striped, part):
+        """Copy the upper or the lower half of the rows of every stage, by one lane."""
+        first_row = uint32(part * own_rows)
         smem = smem_base()
         bars = uint32(smem + bars_offset)
         k_tiles, tiles = uint32(k // uint32(tile_k)), num_tiles(m, n)
@@ -117,10 +125,14 @@ def make_copy_weights(config):
             while k_tile < k_last:
                 bar = uint32(bars + stage * 16)
                 mbarrier_wait(bar + 8, phase)
-                mbarrier_arrive_expect_tx(bar, uint32(2 * row_bytes))
+                mbarrier_arrive_expect_tx(bar, uint32(own_rows * row_bytes))
                 to = uint32(to_first + stage * stage_bytes)
                 cp_async_bulk(to, gmem, uint32(row_bytes), bar)
                 cp_async_bulk(to + row_bytes, gmem + row_step, uint32(row_bytes), bar)
+                if own_rows == 4:
+                    more = gmem + row_step * uint64(2)
+                    cp_async_bulk(to + 2 * row_bytes, more, uint32(row_bytes), bar)
+                    cp_async_bulk(to + 3 * row_bytes, more + row_step, uint32(row_bytes), bar)
                 gmem = gmem + row_step * uint64(w_rows)
                 stage, phase = advance(stage, phase)
                 k_tile = uint32(k_tile + 1)

@@ -20,6 +20,7 @@ from ferrum_numba.ptx.wgmma import (
     wgmma_wait,
     wgmma_wait_acc,
 )
+from ferrum_numba.ptx.wgmma_stage import StageAhead
 
 
 def make_release(config):
@@ -54,7 +55,7 @@ def make_accumulators(config):
         return nothing, nothing
 
     @cuda.jit(device=True, inline="always")
-    def finish(acc):
+    def finish(acc, places, last):
         """Wait for all products."""
         if strips == 1:
             return (wait_acc(acc[0], 0),)
@@ -105,15 +106,18 @@ def make_fragments(config):
     return load_words, load_group, fragment
 
 
-def make_multiply_stage(config):
-    """Return what multiplies a stage, one group of products a strip and step of 16 of k."""
+def make_scale_weights(config):
+    """Return (start, finish, multiply_stage) of weights that are scaled: see `make_products`.
+
+    A strip's product of 16 of k is a group of products.
+    """
     strips, scale_rows = config.strips, config.scale_rows
     per_channel = config.group_size < 0
     w_row_bytes = config.tile_n * 8
     # groups of products that run while the next is dequantised, each with registers of its own for
     # A; the step of a stage after which those of the stage before are none of them
-    in_flight, together = config.in_flight, config.together
-    last_overlap = -(-in_flight // (1 if together else strips)) - 1
+    in_flight = config.in_flight
+    last_overlap = -(-in_flight // strips) - 1
     describe_x = smem_descriptor(128, 8 * ROW_BYTES)
     step_x = descriptor_step(32)  # 16 of k
     mma = wgmma_rs(config.tile_m, HALVES[config.dtype])
@@ -131,38 +135,25 @@ def make_multiply_stage(config):
         return acc
 
     @cuda.jit(device=True, inline="always")
-    def multiply_together(acc, words, scale, zero, strip, x_desc):
-        """Begin the products of two strips as one group, their words dequantised side by side."""
-        wgmma_wait(in_flight)
-        a0 = fragment(words[0], scale[0], zero, strip)
-        a1 = fragment(words[1], scale[1], zero, uint32(strip + 1))
-        wgmma_fence()
-        acc0 = mma(acc[0], a0, x_desc, uint32(1))
-        acc1 = mma(acc[1], a1, x_desc, uint32(1))
-        wgmma_commit()
-        return acc0, acc1
-
-    @cuda.jit(device=True, inline="always")
     def multiply(acc, words, scale, zero, strip, x_desc):
         """Begin the products of 16 of k with every strip."""
-        if together:
-            return multiply_together(acc, words, scale, zero, strip, x_desc)
         acc0 = multiply_strip(acc[0], words[0], scale[0], zero, strip, x_desc)
         if strips == 1:
             return (acc0,)
         return acc0, multiply_strip(acc[1], words[1], scale[1], zero, uint32(strip + 1), x_desc)
 
     @cuda.jit(device=True, inline="always")
-    def pass_back(step, k_tile, k_first, before):
+    def pass_back(step, before, due):
         """Release the stage before this one, after the step that leaves none of its products."""
         if step == last_overlap:
             wgmma_wait(in_flight)
-            release(before, k_tile > k_first)
+            release(before, due)
 
     @cuda.jit(device=True, inline="always")
-    def multiply_stage(acc, at, places, zero, k_tile, k_first, before):
-        """Begin the products of a stage; return the sums, and the zero points that they use."""
+    def multiply_stage(acc, at, places, zero, last, order):
         w_place, s_place, z_place, strip = places
+        _, before = last
+        due, _, _ = order
         words = load_words(at + w_place)
         scale = words
         if not per_channel:
@@ -170,18 +161,82 @@ def make_multiply_stage(config):
         x_desc = describe_x(at)
         next_words = load_words(at + w_place + w_row_bytes)
         acc = multiply(acc, words, scale, zero, strip, x_desc)
-        pass_back(0, k_tile, k_first, before)
+        pass_back(0, before, due)
         words = load_words(at + w_place + 2 * w_row_bytes)
         x_desc = step_x(x_desc)
         acc = multiply(acc, next_words, scale, zero, strip, x_desc)
-        pass_back(1, k_tile, k_first, before)
+        pass_back(1, before, due)
         if scale_rows == 2:
             scale, zero = load_group(at, s_place, z_place, uint32(1))
         next_words = load_words(at + w_place + 3 * w_row_bytes)
         x_desc = step_x(x_desc)
         acc = multiply(acc, words, scale, zero, strip, x_desc)
-        pass_back(2, k_tile, k_first, before)
+        pass_back(2, before, due)
         acc = multiply(acc, next_words, scale, zero, strip, step_x(x_desc))
         return acc, zero
 
-    return multiply_stage
+    return (*make_accumulators(config), multiply_stage)
+
+
+def make_scale_sums(config):
+    """Return (start, finish, multiply_stage) of sums that are scaled: see `make_products`.
+
+    The sums of a warp's strips are one tuple until the last product has ended, with those that are
+    still to be scaled behind them.
+    """
+    strips, acc_floats = config.strips, config.tile_m // 2
+    both_floats = 2 * acc_floats
+    zeros = splat_f32((strips + 1) * acc_floats)
+    describe_x = smem_descriptor(128, 8 * ROW_BYTES)
+    stages = StageAhead(
+        config.tile_m,
+        HALVES[config.dtype],
+        config.scale_rows,
+        config.zero_rows,
+        config.tile_k // 16,
+        config.tile_n,
+        strips,
+    )
+    dequantize_first, multiply, end_last = stages.first, stages.multiply, stages.last
+    release = make_release(config)
+
+    @cuda.jit(device=True, inline="always")
+    def start():
+        return zeros(float32(0))
+
+    @cuda.jit(device=True, inline="always")
+    def multiply_stage(acc, at, places, zero, last, order):
+        w_place, s_place, z_place, strip = places
+        last_at, before = last
+        due, bar, phase = order
+        a = dequantize_first(uint32(at + w_place), uint32(at + z_place), strip)
+        acc = multiply(
+            uint32(at + w_place), uint32(at + s_place), uint32(at + z_place), strip,
+            uint32(last_at + s_place), describe_x(at), bar, phase, a, acc,
+        )  # fmt: skip
+        release(before, due)
+        return acc, zero
+
+    @cuda.jit(device=True, inline="always")
+    def finish(acc, places, last):
+        last_at, _ = last
+        acc = end_last(uint32(last_at + places[1]), acc)
+        return acc[:acc_floats], acc[acc_floats:both_floats]
+
+    return start, finish, multiply_stage
+
+
+def make_products(config):
+    """Return (start, finish, multiply_stage) of a warp's sums.
+
+    start() -> sums of zero
+    multiply_stage(sums, at, places, zero, last, order) -> sums, zero points in use:
+        begin the products of a stage, and give back the one before it
+    finish(sums, places, last) -> a tuple of sums a strip: wait for all products
+
+    at:     where the stage lies
+    places: of the lane's words, scales and zero points in it, and the number of its first strip
+    last:   where the stage before lies, and its barrier; this one's for the first
+    order:  whether there was a stage before, this one's barrier and the phase of it that has ended
+    """
+    return make_scale_sums(config) if config.scale_sums else make_scale_weights(config)

@@ -4,11 +4,7 @@ from numba import cuda
 from numba.cuda.types import uint32, uint64
 
 from ferrum_numba.kernels.prefill_copies import make_copy_scales, make_copy_weights, make_copy_x
-from ferrum_numba.kernels.prefill_products import (
-    make_accumulators,
-    make_multiply_stage,
-    make_release,
-)
+from ferrum_numba.kernels.prefill_products import make_products, make_release
 from ferrum_numba.kernels.prefill_result import (
     make_store_result,
     make_sum_of_blocks,
@@ -41,9 +37,9 @@ def build(config):
     num_tiles, corner, own_column, _, first_segment, next_segment, advance = make_schedule(config)
     copy_x, copy_weights = make_copy_x(config), make_copy_weights(config)
     copying_warps, copy_scales = 3 if per_channel else 4, make_copy_scales(config)
-    multiply_stage, release = make_multiply_stage(config), make_release(config)
+    start, finish, multiply_stage = make_products(config)
+    release = make_release(config)
     pair, releases = config.pair, config.unit_blocks * CONSUMER_WARPS
-    start, finish = make_accumulators(config)
     sum_of_cluster, clustered = make_sum_of_cluster(config), config.cluster > 1
     sum_of_blocks, store_result = make_sum_of_blocks(config), make_store_result(config)
 
@@ -74,7 +70,7 @@ def build(config):
             elif uint32(thread_id() & 31) == uint32(0):
                 role = uint32(warp_id - (CONSUMER_WARPS + 1))
                 if role < uint32(2):
-                    copy_weights(packed, m, n, k, stripe, striped, uint32(role * 2))
+                    copy_weights(packed, m, n, k, stripe, striped, role)
                 elif not per_channel:
                     copy_scales(scales, zero_points, m, n, k, stripe, striped)
             if clustered:
@@ -96,7 +92,7 @@ def build(config):
             s_place = uint32(s_offset + tile64 * 128 + (lane_id >> 2) * 16 + strip * 4)
             z_place = uint32(tile64 * 32 + (lane_id >> 2) * 4)
             places_of = (w_place, s_place, uint32(z_place + z_offset), strip)
-            stage, phase, before = uint32(0), uint32(0), bars
+            stage, phase = uint32(0), uint32(0)
             tile, k_first, k_last, left = first_segment(k_tiles, stripe, striped)
             while tile < tiles:
                 zero = uint32(0)
@@ -105,20 +101,23 @@ def build(config):
                     column = own_column(column, n)
                     word = uint32((column >> 1) + z_place)
                     zero = ld_global_nc_u32(zero_points + uint64(word))
-                acc = start()
                 k_tile = k_first
 
-                # main loop: one stage a turn, the products of one step in flight
+                last = (uint32(smem + stage * stage_bytes), bars)
+                acc = start()
+
+                # main loop: one stage a turn, products in flight
                 while k_tile < k_last:
                     at = uint32(smem + stage * stage_bytes)
                     bar = uint32(bars + stage * 16)
                     mbarrier_wait(bar, phase)
-                    acc, zero = multiply_stage(acc, at, places_of, zero, k_tile, k_first, before)
-                    before = bar
+                    order = (k_tile > k_first, bar, phase)
+                    acc, zero = multiply_stage(acc, at, places_of, zero, last, order)
+                    last = (at, bar)
                     stage, phase = advance(stage, phase)
                     k_tile = uint32(k_tile + 1)
-                acc = finish(acc)
-                release(before, True)
+                acc = finish(acc, places_of, last)
+                release(last[1], True)
 
                 if clustered:
                     acc = sum_of_cluster(acc)

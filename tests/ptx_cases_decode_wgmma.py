@@ -51,27 +51,27 @@ def stage(half, groups, zero_points, in_flight):
     return kernel, (multiply, describe, store, ptx.fence_proxy_async_shared)
 
 
-def stage_inputs(half):
+def stage_inputs(half, rows=ROWS, columns=COLUMNS):
     """Return tokens, packed codes, scales as the lanes read them, and packed zero points."""
 
     def make(rng):
-        x = rng.standard_normal((TOKENS, ROWS)).astype(np.float32)
-        scales = rng.uniform(0.5, 2.0, (2, COLUMNS)).astype(np.float32)
+        x = rng.standard_normal((TOKENS, rows)).astype(np.float32)
+        scales = rng.uniform(0.5, 2.0, (2, columns)).astype(np.float32)
         lanes = scales.reshape(-1, 8, 8).swapaxes(1, 2).reshape(scales.shape)
         return {
             "x": bits16(x, half),
-            "packed": pack_weight(rng.integers(0, 16, (ROWS, COLUMNS), np.uint8)),
+            "packed": pack_weight(rng.integers(0, 16, (rows, columns), np.uint8)),
             "scales": bits16(lanes, half),
-            "zero_points": pack_zero_points(rng.integers(0, 16, (2, COLUMNS), np.uint8)),
+            "zero_points": pack_zero_points(rng.integers(0, 16, (2, columns), np.uint8)),
         }
 
     return make
 
 
 def unpack_codes(packed):
-    """Return [ROWS, COLUMNS] codes of Marlin's tiles, word by word."""
-    words = packed.view(np.uint32).reshape(ROWS // 16, COLUMNS // 64, 32, 4)
-    codes = np.zeros((ROWS, COLUMNS))
+    """Return [rows, columns] codes of Marlin's tiles, word by word."""
+    words = packed.view(np.uint32).reshape(len(packed), -1, 32, 4)
+    codes = np.zeros((16 * words.shape[0], 64 * words.shape[1]))
     for tile, strip, lane, j, nibble in np.ndindex(*words.shape, 8):
         half_index, selector = nibble >> 2, nibble & 3
         k = 16 * tile + 2 * (lane % 4) + half_index + 8 * (selector & 1)
@@ -81,25 +81,25 @@ def unpack_codes(packed):
 
 
 def unpack_zeros(packed):
-    """Return [2, COLUMNS] zero points, word by word."""
-    zeros = np.zeros((2, COLUMNS))
+    """Return [2, columns] zero points, word by word."""
     words = packed.view(np.uint32)
-    for row, word, nibble in np.ndindex(2, COLUMNS // 8, 8):
+    zeros = np.zeros((2, 8 * words.shape[1]))
+    for row, word, nibble in np.ndindex(*words.shape, 8):
         column = 64 * (word // 8) + word % 8 + 8 * (2 * (nibble % 4) + nibble // 4)
         zeros[row, column] = int(words[row, word]) >> (4 * nibble) & 15
     return zeros
 
 
 def stage_parts(inputs, half, groups, zero_points):
-    """Return per group x [TOKENS, rows], weights [rows, COLUMNS] and scales [COLUMNS]."""
-    x = values16(inputs["x"].ravel(), half).reshape(TOKENS, ROWS)
+    """Return per group x [TOKENS, rows], weights [rows, columns] and scales [columns]."""
+    x = values16(inputs["x"].ravel(), half).reshape(TOKENS, -1)
     codes, zeros = unpack_codes(inputs["packed"]), unpack_zeros(inputs["zero_points"])
     scales = values16(inputs["scales"].ravel(), half).reshape(-1, 8, 8).swapaxes(1, 2)
-    rows = ROWS // max(groups, 1)
+    rows = x.shape[1] // max(groups, 1)
     for group in range(max(groups, 1)):
         part = slice(group * rows, (group + 1) * rows)
         zero = zeros[group % zero_points] if zero_points else 8.0
-        scale = scales.reshape(2, COLUMNS)[group] if groups else np.ones(COLUMNS)
+        scale = scales.reshape(2, -1)[group] if groups else np.ones(codes.shape[1])
         yield x[:, part], codes[part] - zero, scale
 
 

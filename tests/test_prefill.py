@@ -46,7 +46,11 @@ def assert_equals_reference(config, problem, gpu):
         ),
         ({"cluster": 2}, "a cluster of 2 takes no stripes, .*; got split_k = True, pair = False"),
         ({"tile_m": 192, "split_k": False, "cluster": 2}, "no more than 128 rows; .*tile_m = 192"),
-        ({"tile_n": 128, "together": True}, "together needs two strips, tile_n = 256; got 128"),
+        (
+            {"tile_n": 128, "tile_m": 64, "scale_sums": True},
+            "in tiles of 256 columns and up to 64 rows; got tile_n = 128, tile_m = 64",
+        ),
+        ({"tile_m": 80, "scale_sums": True}, "up to 64 rows; got tile_n = 256, tile_m = 80"),
         ({"num_stages": 1}, "num_stages must be at least 2; got 1"),
         ({"tile_m": 256, "tile_n": 256}, "tile_m x tile_n .* at most 49152; got 256 x 256"),
         ({"group_size": 48}, r"group_size must be one of \(128, 64, 32, -1\); got 48"),
@@ -84,6 +88,16 @@ def test_what_it_cannot_run_is_refused_with_the_numbers(problem, words):
             r"at least 512 \(pairs .*; got 256",
         ),
         (Config(), W4A16Problem(128, 256, 256, 64), "compiled for other weights"),
+        (
+            Config(64, 256, 4, scale_sums=True, group_size=-1),
+            W4A16Problem(64, 256, 256, -1),
+            "scaled by groups, in stages of 128 of K; got group_size = -1, K = 256",
+        ),
+        (
+            Config(64, 256, 4, scale_sums=True, group_size=64),
+            W4A16Problem(64, 256, 320, 64),
+            "in stages of 128 of K; got group_size = 64, K = 320",
+        ),
         (
             Config(128, 128, 7, split_k=False, cluster=2),
             W4A16Problem(128, 8576, 256),
@@ -162,14 +176,6 @@ def test_every_kind_of_weight_equals_the_reference(kind, tile):
     assert_equals_reference(Config(*tile), problem, sms(3))
 
 
-@pytest.mark.parametrize("shape", [(4096, 4096), (8192, 28672), (28672, 8192), (14336, 4096)])
-def test_a_default_is_a_config_that_was_measured(shape):
-    for rows in (33, 48, 65, 80, 96, 128, 150, 192, 257, 300, 1024):
-        config = PREFILL.default(W4A16Problem(rows, shape[1], shape[0]), H200)
-        assert not config.together
-        assert (config.tile_m, config.tile_n) not in ((96, 128), (192, 128))
-
-
 # rows of x, columns and rows of the weight around the edges of a tile of 64 x 128 x 64
 RESIDUES = (
     (1, 128, 64), (63, 136, 72), (64, 248, 120), (65, 256, 128), (66, 264, 184), (127, 320, 192),
@@ -192,14 +198,28 @@ def test_every_height_of_a_tile_equals_the_reference(tile):
     assert_equals_reference(Config(*tile), problem, sms(3))
 
 
-@pytest.mark.parametrize("rows", [32, 64, 112, 192])
-@pytest.mark.parametrize("group_size", [128, 32, -1])
-def test_strips_multiplied_together_equal_the_reference(rows, group_size):
-    problem = W4A16Problem(rows + 3, 328, 640, group_size, "gptq", dtype="bf16")
-    config = PREFILL.specialise(Config(rows, 256, 3, together=True), problem)
-    # as many groups of two products in flight as there are sums for
-    assert config.in_flight == (2 if rows <= 96 else 1)
-    assert_equals_reference(config, problem, sms(3))
+@pytest.mark.parametrize("rows", [16, 48, 64])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind["group_size"] > 0], ids=str)
+def test_scaled_sums_equal_the_reference(kind, rows):
+    """A last tile moved left, stripes that begin and end anywhere, columns of x past the last."""
+    problem = W4A16Problem(rows + 3, 328, 1000 if kind["group_size"] > 64 else 896, **kind)
+    assert_equals_reference(Config(rows, 256, 3, scale_sums=True), problem, sms(3))
+
+
+@pytest.mark.parametrize("shared", [{"pair": True}, {"split_k": False}, {"num_stages": 2}], ids=str)
+def test_scaled_sums_of_blocks_that_share_equal_the_reference(shared):
+    config = Config(**{"tile_m": 32, "num_stages": 3, "scale_sums": True} | shared)
+    assert_equals_reference(config, W4A16Problem(70, 576, 640, 64, "gptq", bias=True), sms(4))
+
+
+def test_scaled_sums_round_no_weight():
+    """The result is as near to fp64 as rounding it to fp16 lets it be."""
+    problem = W4A16Problem(30, 256, 1024)
+    errors = [
+        check.on_interpreter(PREFILL, config, problem, gpu=sms(3)).rel_error
+        for config in (Config(32, 256, 3, scale_sums=True), Config(32, 256, 3))
+    ]
+    assert errors[0] < 2.2e-4 < errors[1]
 
 
 @pytest.mark.parametrize("num_sms", [1, 2, 5, 8, 132])
@@ -267,16 +287,19 @@ def test_pairs_of_blocks_cut_what_is_left_into_stripes(num_sms):
     assert_equals_reference(Config(128, 128, 3, pair=True), problem, sms(num_sms))
 
 
-# (M, N, K) -> (tile_m, tile_n, split_k, cluster, pair): what won on an H200, see docs/facts.md
+# (M, N, K) -> (tile_m, tile_n, split_k, cluster, pair, scale_sums): what won on an H200, see
+# docs/facts.md
 DEFAULTS = {
-    (64, 4096, 4096): (64, 128, True, 1, False),
-    (128, 4096, 4096): (64, 128, False, 2, False),
-    (256, 4096, 4096): (128, 128, False, 2, False),
-    (64, 28672, 8192): (64, 256, True, 1, False),
-    (128, 28672, 8192): (128, 256, True, 1, False),
-    (256, 28672, 8192): (256, 128, True, 1, False),
-    (1024, 28672, 8192): (256, 128, True, 1, False),
-    (4096, 8192, 8192): (256, 128, True, 1, True),
+    (64, 4096, 4096): (64, 128, True, 1, False, False),
+    (96, 4096, 4096): (96, 128, True, 1, False, False),
+    (128, 4096, 4096): (64, 128, False, 2, False, False),
+    (256, 4096, 4096): (128, 128, False, 2, False, False),
+    (33, 28672, 8192): (48, 256, True, 1, False, True),
+    (64, 28672, 8192): (64, 256, True, 1, False, True),
+    (128, 28672, 8192): (128, 256, True, 1, False, False),
+    (256, 28672, 8192): (256, 128, True, 1, False, False),
+    (1024, 28672, 8192): (256, 128, True, 1, False, False),
+    (4096, 8192, 8192): (256, 128, True, 1, True, False),
 }
 
 
@@ -284,7 +307,7 @@ DEFAULTS = {
 def test_the_default_is_what_won(shape):
     config = PREFILL.default(W4A16Problem(*shape), H200)
     got = (config.tile_m, config.tile_n, config.split_k, config.cluster, config.pair)
-    assert got == DEFAULTS[shape]
+    assert (*got, config.scale_sums) == DEFAULTS[shape]
 
 
 ON_GPU = [
@@ -296,6 +319,8 @@ ON_GPU = [
     (Config(128, 128, 7, split_k=False, cluster=2), (125, 4096, 4096)),
     (Config(64, 128, 8, split_k=False, cluster=2), (125, 4096, 4096)),
     (Config(64, 128, 8), (64, 4096, 4096)),
+    (Config(64, 256, 4, scale_sums=True), (60, 8192, 8192)),
+    (Config(16, 256, 7, scale_sums=True), (16, 4096, 14336)),
 ]
 
 
@@ -326,9 +351,8 @@ OVERLAPPING = (
     Config(192, 256, 5, has_zeros=True, dtype="bf16", group_size=32),
     Config(256, 128, 5, has_zeros=True, group_size=-1),
     Config(128, 256, 6, pair=True, has_zeros=True, dtype="bf16", group_size=32),
-    Config(64, 256, 8, together=True, has_zeros=True, dtype="bf16", group_size=32),
-    Config(96, 256, 7, together=True, has_zeros=True, group_size=-1),
-    Config(128, 256, 6, together=True, has_zeros=True, dtype="bf16", group_size=32),
+    Config(64, 256, 4, scale_sums=True),
+    Config(64, 256, 4, scale_sums=True, has_zeros=True, dtype="bf16", group_size=32),
     Config(128, 128, 7, split_k=False, cluster=2, has_zeros=True, dtype="bf16", group_size=32),
 )
 
@@ -361,6 +385,6 @@ def assert_overlaps(config, monkeypatch):
     assert ".f64" not in binary.ptx
     if binary.sass is not None:
         # one product a strip and step of 16 of k
-        assert binary.sass["HGMMA"] == 4 * config.strips
+        assert binary.sass["HGMMA"] == config.tile_k // 16 * config.strips
         assert binary.sass["USETMAXREG"] == 2
         assert "STL" not in binary.sass

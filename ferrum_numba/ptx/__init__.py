@@ -64,7 +64,7 @@ from ferrum_numba.ptx.decode import (
     store_columns,
     take_slots,
 )
-from ferrum_numba.ptx.decode_wgmma import multiply_stage, put_sums, take_sums
+from ferrum_numba.ptx.decode_wgmma import put_sums, take_sums
 from ferrum_numba.ptx.dequantize import dequantize
 from ferrum_numba.ptx.gptq_tile import (
     dequantize_column,
@@ -209,8 +209,10 @@ from ferrum_numba.ptx.wgmma import (
     wgmma_wait,
     wgmma_wait_acc,
 )
+from ferrum_numba.ptx.wgmma_stage import StageAhead, multiply_stage
 
 __all__ = [
+    "StageAhead",
     "acquire_tensor_map",
     "add_bf16x2",
     "add_f16x2",
