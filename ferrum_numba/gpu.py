@@ -49,6 +49,17 @@ class Gpu:
     source: Literal["live", "table", "recorded"]
     uuid: str = ""
 
+    def lacks_smem(self, smem_bytes: int, blocks_per_sm: int = 1) -> str | None:
+        """Return why an SM cannot hold so many blocks of so much shared memory, or None."""
+        most = min(self.smem_per_block, self.smem_per_sm // blocks_per_sm - self.smem_reserved)
+        if smem_bytes <= most:
+            return None
+        with_others = f" with {blocks_per_sm} a SM" if blocks_per_sm > 1 else ""
+        return (
+            f"needs {smem_bytes} bytes of shared memory a block; {self.name} has {most}"
+            f"{with_others}"
+        )
+
 
 # compute capability -> shared memory of a block and of an SM in KB, threads and blocks of an SM.
 # CUDA C++ Programming Guide, "Technical Specifications per Compute Capability". All have 64 K

@@ -372,7 +372,4 @@ def _unfit(config, gpu):
     needed = config.registers if is_hopper_or_later(gpu.arch) else config.registers + 80
     if registers < needed:
         return f"needs {needed} registers a thread; {warps} warps leave {registers}"
-    needed = (config.smem_bytes + gpu.smem_reserved) * config.blocks_per_sm
-    if config.smem_bytes > gpu.smem_per_block or needed > gpu.smem_per_sm:
-        return f"needs {needed} bytes of shared memory a SM; {gpu.name} has {gpu.smem_per_sm}"
-    return None
+    return gpu.lacks_smem(config.smem_bytes, config.blocks_per_sm)

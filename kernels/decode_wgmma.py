@@ -28,7 +28,7 @@ The first stages' weights are on their way before the launch waits for the one b
 (programmatic dependent launch), and the next one may start when the last load of this one has
 begun. So a weight must not be written by the launch just before.
 
-Bound by gmem bandwidth with 16 tokens, by issue slots with 32 (docs/facts.md).
+Bound by gmem bandwidth and issue slots with 16 tokens, by issue slots with 32 (docs/facts.md).
 Limits: Hopper; group_size in {-1, 32, 64, 128}; no act-order (gather x first).
 """
 
@@ -207,10 +207,4 @@ def _unfit(config, gpu):
     """Return why a config cannot run on a GPU, whatever the problem, or None."""
     if gpu.arch != ARCH:
         return f"wgmma needs {ARCH}; {gpu.name} is {gpu.arch}"
-    most = min(gpu.smem_per_block, gpu.smem_per_sm // config.blocks_per_sm - gpu.smem_reserved)
-    if config.smem_bytes > most:
-        return (
-            f"needs {config.smem_bytes} bytes of shared memory a block; {gpu.name} has {most} "
-            f"with {config.blocks_per_sm} a SM"
-        )
-    return None
+    return gpu.lacks_smem(config.smem_bytes, config.blocks_per_sm)

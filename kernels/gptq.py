@@ -135,7 +135,7 @@ class W4A16Gptq(Kernel):
 
     def configs(self, gpu):
         """Return the configs whose shared memory fits a block, the default first."""
-        return tuple(c for c in CONFIGS if c.smem_bytes <= gpu.smem_per_block)
+        return tuple(c for c in CONFIGS if gpu.lacks_smem(c.smem_bytes) is None)
 
     def refuses(self, problem):
         """Return None: every problem of the Op is one of whole words."""
@@ -162,12 +162,7 @@ class W4A16Gptq(Kernel):
                 f"K = {problem.K} has {_k_tiles(config, problem)} tiles of {config.tile_k}; "
                 f"split_k is {config.split_k}"
             )
-        if config.smem_bytes > gpu.smem_per_block:
-            return (
-                f"needs {config.smem_bytes} bytes of shared memory a block; "
-                f"{gpu.name} has {gpu.smem_per_block}"
-            )
-        return None
+        return gpu.lacks_smem(config.smem_bytes)
 
     def default(self, problem, gpu):
         """Return the tile that holds M, and as many shares of K as give every SM two blocks."""

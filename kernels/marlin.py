@@ -185,7 +185,7 @@ class Marlin(layout.PackedKernel):
 
     def configs(self, gpu):
         """Return the configs whose shared memory fits the GPU, the default first."""
-        return tuple(c for c in _CONFIGS if _fits(c, gpu))
+        return tuple(c for c in _CONFIGS if gpu.lacks_smem(c.smem_bytes, c.blocks_per_sm) is None)
 
     def misfit(self, config, problem, gpu):
         """Return why this config does not fit this problem, or None."""
@@ -200,12 +200,7 @@ class Marlin(layout.PackedKernel):
         # a tile with more 16-row blocks than the problem multiplies zeros for nothing
         if config.tile_m - 16 >= problem.M:
             return f"tile_m = {config.tile_m} for M = {problem.M} only adds rows of zeros"
-        if not _fits(config, gpu):
-            return (
-                f"needs {config.smem_bytes * config.blocks_per_sm} bytes of shared memory a SM; "
-                f"{gpu.name} has {gpu.smem_per_sm}"
-            )
-        return None
+        return gpu.lacks_smem(config.smem_bytes, config.blocks_per_sm)
 
     def default(self, problem, gpu):
         """Return the tile that was fastest for such an M on an H200, where it fits."""
@@ -246,10 +241,3 @@ class Marlin(layout.PackedKernel):
             # a block shares at most its first and its last slice
             {"partials": 2 * grid * config.tile_m * config.tile_n * 4, "counters": 4 * slices},
         )
-
-
-def _fits(config, gpu):
-    reserved = gpu.smem_reserved
-    return config.smem_bytes <= gpu.smem_per_block and (
-        (config.smem_bytes + reserved) * config.blocks_per_sm <= gpu.smem_per_sm
-    )

@@ -227,7 +227,7 @@ class Prefill(layout.PackedKernel):
         """Return the tiles whose shared memory fits the GPU, the default first; Hopper only."""
         if gpu.arch != ARCH:
             return ()
-        return tuple(c for c in _CONFIGS if c.smem_bytes <= gpu.smem_per_block)
+        return tuple(c for c in _CONFIGS if gpu.lacks_smem(c.smem_bytes) is None)
 
     def refuses(self, problem):
         """Return why no config can run this problem, or None."""
@@ -264,12 +264,7 @@ class Prefill(layout.PackedKernel):
                     f"{gpu.num_sms} SMs, and K of at least {config.tile_k} a block; "
                     f"got K = {problem.K}"
                 )
-        if config.smem_bytes > gpu.smem_per_block:
-            return (
-                f"needs {config.smem_bytes} bytes of shared memory a block; "
-                f"{gpu.name} has {gpu.smem_per_block}"
-            )
-        return None
+        return gpu.lacks_smem(config.smem_bytes)
 
     def default(self, problem, gpu):
         """Return the config that takes the fewest cycles by the model of `_cycles`."""

@@ -102,7 +102,6 @@ def build(config):
                     word = uint32((column >> 1) + z_place)
                     zero = ld_global_nc_u32(zero_points + uint64(word))
                 k_tile = k_first
-
                 last = (uint32(smem + stage * stage_bytes), bars)
                 acc = start()
 

@@ -1,6 +1,7 @@
 """The facts of GPUs: known, recorded, and live."""
 
 import json
+import re
 from dataclasses import asdict, replace
 
 import pytest
@@ -192,3 +193,17 @@ def test_the_table_agrees_with_the_driver():
         assert live.dram_bytes == pytest.approx(known.dram_bytes, rel=0.1)
         unlike = {"source": "table", "uuid": "", "dram_bytes": known.dram_bytes}
         assert replace(live, **unlike) == known
+
+
+@pytest.mark.parametrize(
+    ("smem_bytes", "blocks_per_sm", "words"),
+    [
+        (232448, 1, None),
+        (232449, 1, "needs 232449 bytes of shared memory a block; NVIDIA H200 has 232448"),
+        (115712, 2, None),
+        (115713, 2, "needs 115713 bytes of .*; NVIDIA H200 has 115712 with 2 a SM"),
+    ],
+)
+def test_shared_memory_that_an_sm_lacks_is_said_in_numbers(smem_bytes, blocks_per_sm, words):
+    said = KNOWN["h200"].lacks_smem(smem_bytes, blocks_per_sm)
+    assert (said is None) if words is None else re.fullmatch(words, said)

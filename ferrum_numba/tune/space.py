@@ -110,11 +110,9 @@ def _program(kernel: Kernel, config: Config, arch: str) -> object:
 def does_not_fit(candidate: tuple[Kernel, Config, Problem], binary: Binary, gpu: Gpu) -> str | None:
     """Return why the GPU cannot hold a launch, or None."""
     kernel, config, problem = candidate
-    if binary.smem_bytes + binary.static_smem_bytes > gpu.smem_per_block:
-        return (
-            f"needs {binary.smem_bytes + binary.static_smem_bytes} bytes of shared memory a block; "
-            f"{gpu.name} has {gpu.smem_per_block}"
-        )
+    lacking = gpu.lacks_smem(binary.smem_bytes + binary.static_smem_bytes)
+    if lacking is not None:
+        return lacking
     resident = blocks_per_sm(binary, gpu)
     if not resident:
         return (
