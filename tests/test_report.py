@@ -308,6 +308,20 @@ def test_the_advice_follows_the_limit(row, wanted):
     assert wanted in " ".join(verdict(boards(Sources([file]))[0]))
 
 
+def test_the_power_cap_is_told_with_the_clocks_it_left():
+    capped = {"throttle": ["power cap"], "clock_mhz": [1980.0, 1605.0]}
+    rows = [
+        synthetic_row(size=1024, us=700.0, **capped),
+        synthetic_row(size=2048, us=1400.0, **capped | {"clock_mhz": [1965.0, 1545.0]}),
+        synthetic_row(size=4096, us=2800.0, throttle=[], clock_mhz=[1980.0, 1980.0]),
+    ]
+    text = " ".join(verdict(boards(Sources([ResultFile(synthetic_environment(), rows)]))[0]))
+    assert "2 winners of 3 ran into the power cap, ending at 1545 to 1605 MHz" in text
+    rows = [synthetic_row(size=1024, us=700.0, throttle=["power cap"], clock_mhz=[None, None])]
+    text = " ".join(verdict(boards(Sources([ResultFile(synthetic_environment(), rows)]))[0]))
+    assert "1 winner of 1 ran into the power cap: there" in text
+
+
 def test_a_kernel_at_the_rate_of_mma_sync_is_told_to_leave_it():
     files = [ResultFile(synthetic_environment(), [synthetic_row(size=4096, us=3000.0)])]
     rates = [ceiling("mma_sync", 10.0, 0.0, 660.0), ceiling("wgmma", 10.0, 0.0, 880.0)]

@@ -13,6 +13,8 @@ from ferrum_numba.roofline.model import LATENCY_BOUND_US, Ceiling, Row, limit_of
 
 # fractions of the bound from which a kernel counts as being at the roof, and as near it
 AT_ROOF, NEAR_ROOF = 0.9, 0.75
+# what `measure` says where power kept the clocks down
+POWER_CAP = "power cap"
 LIMIT_WORDS = {
     "latency": f"Latency-bound (bound below {LATENCY_BOUND_US:.0f} µs)",
     "memory": "Memory-bound",
@@ -56,7 +58,7 @@ def _limit(board: Board, limit: str, rows: Sequence[Row]) -> str:
         text += (
             f" {_count(spills, 'winner')} of these spill registers to memory: remove that first."
         )
-    return text + _against(board, rows, "4-bit") + _against(board, rows, "fp16")
+    return text + _power(rows) + _against(board, rows, "4-bit") + _against(board, rows, "fp16")
 
 
 def _name(board: Board, row: Row) -> str:
@@ -108,6 +110,20 @@ def _tensor_advice(worst: Row, ceilings: Sequence[Ceiling]) -> str:
     return (
         "the tensor cores wait: hide loads and dequantisation behind the products (more stages, "
         "larger tiles, separate producer warps)"
+    )
+
+
+def _power(rows: Sequence[Row]) -> str:
+    """Return how many ran into the power cap, and at what clocks they ended."""
+    capped = [row for row in rows if POWER_CAP in (row.get("throttle") or ())]
+    if not capped:
+        return ""
+    readings = [row.get("clock_mhz") or (None, None) for row in capped]
+    ended = [float(clock) for _, clock in readings if clock is not None]
+    clocks = f", ending at {span(ended)} MHz" if ended else ""
+    return (
+        f" {_count(len(capped), 'winner')} of {len(rows)} ran into the power cap{clocks}: there, "
+        "fewer instructions and bytes are faster even where they do not limit."
     )
 
 
