@@ -236,3 +236,9 @@ def test_waits_pass_accumulators_through():
         (ptx.wgmma_wait, (0,)),
     ):
         assert instruction.twin(*args) is None
+
+
+@pytest.mark.parametrize(("groups", "subtiles"), [(1, 1), (0, 2), (1, 3)])
+def test_stages_ahead_need_an_even_number_of_chains(groups, subtiles):
+    with pytest.raises(ConfigError, match=f"groups = {groups}, subtiles = {subtiles}"):
+        ptx.StageAhead(16, "f16", groups, 0, 8, 128, subtiles)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ferrum_numba.errors import ConfigError
 from ferrum_numba.ptx.arithmetic import widen
 from ferrum_numba.ptx.decode import (
     CODES,
@@ -132,6 +133,13 @@ class StageAhead:
     k_tiles: int
     columns: int
     subtiles: int
+
+    def __post_init__(self) -> None:
+        if self.subtiles * self.groups % 2 or not self.groups:
+            raise ConfigError(
+                "a stage needs groups, and an even number of chains; got "
+                f"groups = {self.groups}, subtiles = {self.subtiles}"
+            )
 
     @property
     def _sums(self) -> Any:
