@@ -55,10 +55,8 @@ class Gpu:
         if smem_bytes <= most:
             return None
         with_others = f" with {blocks_per_sm} a SM" if blocks_per_sm > 1 else ""
-        return (
-            f"needs {smem_bytes} bytes of shared memory a block; {self.name} has {most}"
-            f"{with_others}"
-        )
+        needs = f"needs {smem_bytes} bytes of shared memory a block"
+        return f"{needs}; {self.name} has {most}{with_others}"
 
 
 # compute capability -> shared memory of a block and of an SM in KB, threads and blocks of an SM.

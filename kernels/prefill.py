@@ -44,12 +44,11 @@ from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels import packed as layout
 from ferrum_numba.kernels.prefill_program import build
-from ferrum_numba.kernels.prefill_schedule import CONSUMER_WARPS, PRODUCER_WARPS
+from ferrum_numba.kernels.prefill_schedule import CONSUMER_WARPS, PANEL_K, PRODUCER_WARPS
 from ferrum_numba.kernels.wgmma_stage import Stage
 from ferrum_numba.ptx.tensor_map import MAP_BYTES
 
 ARCH = "sm_90a"
-PANEL_K = 64
 # n and k are those of the packed weight, x has x_columns and out out_columns
 PARAMETERS = (
     *pointers(
@@ -257,8 +256,7 @@ class Prefill(layout.PackedKernel):
             return f"tile_m = {config.tile_m} for M = {problem.M} only adds rows of zeros"
         if config.cluster > 1:
             blocks = config.cluster * _num_tiles(config, problem)
-            k_tiles = layout.stored_shape(problem)[0] // config.tile_k
-            if blocks > gpu.num_sms or k_tiles < config.cluster:
+            if blocks > gpu.num_sms or K // config.tile_k < config.cluster:
                 return (
                     f"a cluster of {config.cluster} for every tile needs {blocks} of "
                     f"{gpu.num_sms} SMs, and K of at least {config.tile_k} a block; "

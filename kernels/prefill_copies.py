@@ -3,7 +3,7 @@
 from numba import cuda
 from numba.cuda.types import uint32, uint64
 
-from ferrum_numba.kernels.prefill_schedule import ROW_BYTES, make_schedule
+from ferrum_numba.kernels.prefill_schedule import PANEL_K, ROW_BYTES, make_schedule
 from ferrum_numba.ptx.asynchronous import (
     cp_async_bulk,
     cp_async_bulk_tensor_2d,
@@ -31,7 +31,7 @@ def make_copy_x(config):
     tile_k, stage_bytes, bars_offset = config.tile_k, config.stage_bytes, config.bars_offset
     map_offset, x_bytes = config.out_offset, config.w_offset
     pair, box_rows = config.pair, config.tile_m // config.unit_blocks
-    panels, panel_bytes = tile_k // 64, config.tile_m * ROW_BYTES
+    panels, panel_bytes = tile_k // PANEL_K, config.tile_m * ROW_BYTES
     describe = describe_matrix(box_rows)
     num_tiles, corner, _, _, first_segment, next_segment, advance = make_schedule(config)
 
@@ -84,9 +84,12 @@ def make_copy_x(config):
                     mbarrier_arrive_expect_tx(bar, uint32(x_bytes))
                     to = uint32(smem + stage * stage_bytes)
                     column = uint32(k_tile * tile_k)
-                    copy_panel(to, gmem, column, row, bar)
-                    if panels == 2:
-                        copy_panel(uint32(to + panel_bytes), gmem, uint32(column + 64), row, bar)
+                    for i in range(panels):
+                        panel, its_column = (
+                            uint32(to + i * panel_bytes),
+                            uint32(column + i * PANEL_K),
+                        )
+                        copy_panel(panel, gmem, its_column, row, bar)
                     stage, phase = advance(stage, phase)
                     k_tile = uint32(k_tile + 1)
                 tile, k_tile, k_last, left = next_segment(tile, left, k_tiles, striped)

@@ -8,12 +8,13 @@ from html.parser import HTMLParser
 import pytest
 
 from ferrum_numba.gpu import KNOWN
+from ferrum_numba.measure.clocks import throttle_names
 from ferrum_numba.report import Sources, boards, write
 from ferrum_numba.report.blocks import Table, significant, span
 from ferrum_numba.report.data import ceilings_of, standing, winners
 from ferrum_numba.report.document import document
 from ferrum_numba.report.markdown import render as markdown
-from ferrum_numba.report.verdict import verdict
+from ferrum_numba.report.verdict import POWER_CAP, verdict
 from ferrum_numba.results import ResultFile
 
 H200 = replace(KNOWN["h200"], source="live", uuid="GPU-synthetic")
@@ -309,6 +310,7 @@ def test_the_advice_follows_the_limit(row, wanted):
 
 
 def test_the_power_cap_is_told_with_the_clocks_it_left():
+    assert throttle_names(0x4) == (POWER_CAP,)
     capped = {"throttle": ["power cap"], "clock_mhz": [1980.0, 1605.0]}
     rows = [
         synthetic_row(size=1024, us=700.0, **capped),

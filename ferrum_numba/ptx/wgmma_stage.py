@@ -398,12 +398,14 @@ class _Ahead(_Stage):
         )  # fmt: skip
         self.batch = self.group_tiles
         self.batches = self.products // self.batch
-        self.size = (form.subtiles + 1) * form.n // 2
+        # the sums of the last chain, which the next stage scales, lie behind the others
+        size = (form.subtiles + 1) * form.n // 2
+        self.held = range(size - form.n // 2, size)
 
     def partial(self, chain: int) -> list[str]:
         # the last chain, which is odd, leaves its sums in the accumulator
         if chain % 2:
-            return [f"<d.{e}>" for e in range(self.size - self.n // 2, self.size)]
+            return [f"<d.{e}>" for e in self.held]
         return [f"p_{e}" for e in range(self.n // 2)]
 
     def fragment(self, i: int) -> str:
@@ -423,7 +425,7 @@ class _Ahead(_Stage):
     def last(self) -> str:
         lines = [".reg .b32 q, c;", ".reg .f32 s0, s1;", ".reg .b16 h0, h1;"]
         lines += ["wgmma.wait_group.sync.aligned 0;", *self._scale_before()]
-        return braced([*lines, *(f"mov.f32 {p}, 0f00000000;" for p in self.partial(1))])
+        return braced([*lines, *(f"mov.f32 <d.{e}>, 0f00000000;" for e in self.held)])
 
     def _body(self) -> list[str]:
         lines = [
@@ -463,17 +465,14 @@ class _Ahead(_Stage):
             f"ld.shared.u32 w{k}_{j}, [<words>+{k * self.tile_row + 4 * j}];" for j, k in places
         ]
 
-    def _scale(self, chain: int) -> list[str]:
+    def _scale(self, chain: int, scales: str = "scales") -> list[str]:
         j, k = divmod(chain * self.batch, self.k_tiles)
-        return self._load_and_add("scales", j, k // self.batch, chain)
+        load = f"ld.shared.u32 c, [<{scales}>+{k // self.batch * self.scale_row + 4 * j}];"
+        return [load, *self._add("c", self.partial(chain), j)]
 
     def _scale_before(self) -> list[str]:
         """Return how the sums of the last chain of the stage before are scaled and added."""
-        return self._load_and_add("before", self.subtiles - 1, self.groups - 1, 1)
-
-    def _load_and_add(self, scales: str, j: int, group: int, chain: int) -> list[str]:
-        load = f"ld.shared.u32 c, [<{scales}>+{group * self.scale_row + 4 * j}];"
-        return [load, *self._add("c", self.partial(chain), j)]
+        return self._scale(self.batches - 1, "before")
 
     def twin_first(self, lanes: Lanes, words: Array, zeros: Array, subtile: Array) -> Array:
         places = (words, zeros, subtile)
@@ -506,12 +505,12 @@ class _Ahead(_Stage):
                 part = self._part(chain)
                 out[:, part] = self._twin_scale(lanes, chain, scales, total, out[:, part])
             else:
-                out[:, self.size - self.n // 2 :] = total
+                out[:, self.held] = total
         return out
 
     def twin_last(self, lanes: Lanes, before: Array, acc: Array) -> Array:
-        out, held, chain = acc.copy(), slice(self.size - self.n // 2, None), self.batches - 1
+        out, chain = acc.copy(), self.batches - 1
         part = self._part(chain)
-        out[:, part] = self._twin_scale(lanes, chain, before, out[:, held], out[:, part])
-        out[:, held] = 0
+        out[:, part] = self._twin_scale(lanes, chain, before, out[:, self.held], out[:, part])
+        out[:, self.held] = 0
         return out
