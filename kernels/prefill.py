@@ -153,7 +153,7 @@ class Config(Stage):
 
     @property
     def out_offset(self) -> int:
-        """Where the part of a tile lies that is on its way out, and first the tensor map."""
+        """Where the part of a tile lies that is on its way out, and first the tensor maps."""
         return -(-(self.bars_offset + 16 * self.num_stages) // 128) * 128
 
     @property
@@ -335,7 +335,7 @@ class Prefill(layout.PackedKernel):
             {
                 "partials": (grid if striped else 1) * config.tile_m * config.tile_n * 4,
                 "counters": 8 * config.unit_blocks * max(striped, 1),
-                "maps": grid * MAP_BYTES,
+                "maps": grid * 2 * MAP_BYTES,
             },
             programmatic=True,
         )

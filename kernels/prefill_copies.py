@@ -11,10 +11,11 @@ from ferrum_numba.ptx.asynchronous import (
     mbarrier_arrive_expect_tx,
     mbarrier_wait,
 )
-from ferrum_numba.ptx.memory import st_shared_u32
-from ferrum_numba.ptx.special import cluster_ctarank, smem_base
+from ferrum_numba.ptx.memory import st_shared_u32, st_shared_v4
+from ferrum_numba.ptx.special import cluster_ctarank, smem_base, thread_id
 from ferrum_numba.ptx.sync import (
     bar_warp_sync,
+    fence_proxy_async_shared,
     griddepcontrol_launch_dependents,
     griddepcontrol_wait,
 )
@@ -26,70 +27,120 @@ from ferrum_numba.ptx.tensor_map import (
 )
 
 
+def make_clear_rows(config):
+    """Return what writes zeros where a stage has rows of x that no copy brings."""
+    tile_m, stage_bytes, num_threads = config.tile_m, config.stage_bytes, config.num_threads
+    num_stages, panels = config.num_stages, config.tile_k // PANEL_K
+
+    @cuda.jit(device=True, inline="always")
+    def clear_panel(panel, end):
+        at = uint32(panel + thread_id() * 16)
+        while at < end:
+            st_shared_v4(at, (uint32(0), uint32(0), uint32(0), uint32(0)))
+            at = uint32(at + num_threads * 16)
+
+    @cuda.jit(device=True, inline="always")
+    def clear_rows(m):
+        """Clear the rows that the last tile of rows lacks, by all threads, before any copy."""
+        rows = uint32(m % uint32(tile_m))
+        if rows > uint32(0):
+            stage = smem_base()
+            for _ in range(num_stages):
+                for i in range(panels):
+                    panel = uint32(stage + i * (tile_m * ROW_BYTES))
+                    clear_panel(uint32(panel + rows * ROW_BYTES), panel + tile_m * ROW_BYTES)
+                stage = uint32(stage + stage_bytes)
+            # wgmma reads them through another proxy
+            fence_proxy_async_shared()
+
+    return clear_rows
+
+
 def make_copy_x(config):
     """Return what fills the ring's stages with rows of x, segment after segment."""
-    tile_k, stage_bytes, bars_offset = config.tile_k, config.stage_bytes, config.bars_offset
-    map_offset, x_bytes = config.out_offset, config.w_offset
-    pair, box_rows = config.pair, config.tile_m // config.unit_blocks
-    panels, panel_bytes = tile_k // PANEL_K, config.tile_m * ROW_BYTES
-    describe = describe_matrix(box_rows)
+    tile_m, tile_k, pair = config.tile_m, config.tile_k, config.pair
+    stage_bytes, bars_offset, map_offset = config.stage_bytes, config.bars_offset, config.out_offset
+    box_rows = tile_m // config.unit_blocks
+    panels, panel_bytes = tile_k // PANEL_K, tile_m * ROW_BYTES
     num_tiles, corner, _, _, first_segment, next_segment, advance = make_schedule(config)
 
     @cuda.jit(device=True, inline="always")
-    def publish_map(x, maps, m, x_columns):
-        """Return the address of a map of x, which is this block's own.
+    def rows_of(rows):
+        """Return the first of a tile's rows that this block copies, and how many of them."""
+        first = uint32(0)
+        if pair:
+            # the blocks have half of a whole tile's each
+            first = uint32(cluster_ctarank() * box_rows)
+            rows = uint32(rows - first) if rows > first else uint32(0)
+        return first, rows if rows < uint32(box_rows) else uint32(box_rows)
 
-        It is made where the results will lie.
+    @cuda.jit(device=True, inline="always")
+    def publish_maps(x, maps, m, x_columns):
+        """Return the addresses of two maps of x: boxes of whole tiles, and of the last rows.
+
+        They are this block's own, and made where the results will lie. Boxes that end with x take
+        less time than boxes that are filled with zeros, see docs/facts.md.
         """
-        smem = uint32(smem_base() + map_offset)
-        lane_id = uint32(uint32(cuda.threadIdx.x) & 31)
-        gmem = maps + uint64(uint32(uint32(cuda.blockIdx.x) * MAP_BYTES))
-        st_shared_u32(uint32(smem + lane_id * 4), uint32(0))
+        whole = uint32(smem_base() + map_offset)
+        last = uint32(whole + MAP_BYTES)
+        lane_id = uint32(thread_id() & 31)
+        gmem = maps + uint64(uint32(uint32(cuda.blockIdx.x) * (2 * MAP_BYTES)))
+        _, last_rows = rows_of(uint32(m % uint32(tile_m)))
+        st_shared_u32(uint32(whole + lane_id * 4), uint32(0))
+        st_shared_u32(uint32(last + lane_id * 4), uint32(0))
         bar_warp_sync()
+        row_bytes = uint64(x_columns) << 1
         if lane_id == uint32(0):
-            describe(smem, x, x_columns, m, uint64(x_columns) << 1)
+            describe_matrix(whole, x, x_columns, m, row_bytes, uint32(box_rows))
+            if last_rows > uint32(0):
+                describe_matrix(last, x, x_columns, m, row_bytes, last_rows)
         bar_warp_sync()
-        # the launch before may still copy by the map that lies there, and write what is x here
+        # the launch before may still copy by the maps that lie there, and write what is x here
         griddepcontrol_wait()
-        publish_tensor_map(gmem, smem)
-        acquire_tensor_map(gmem)
-        return gmem
+        if m >= uint32(tile_m):
+            publish_tensor_map(gmem, whole)
+            acquire_tensor_map(gmem)
+        if last_rows > uint32(0):
+            publish_tensor_map(gmem + uint64(MAP_BYTES), last)
+            acquire_tensor_map(gmem + uint64(MAP_BYTES))
+        return gmem, gmem + uint64(MAP_BYTES)
 
     @cuda.jit(device=True, inline="always")
     def copy_panel(to, gmem, column, row, bar):
-        """Begin to copy 64 columns of the rows of a tile."""
+        """Begin to copy 64 columns of rows of a tile."""
         if pair:
-            # half of the rows, to both blocks
-            part = uint32(cluster_ctarank() * box_rows)
-            to = uint32(to + part * ROW_BYTES)
-            cp_async_bulk_tensor_2d_multicast(to, gmem, column, uint32(row + part), bar, uint32(3))
+            # to both blocks
+            cp_async_bulk_tensor_2d_multicast(to, gmem, column, row, bar, uint32(3))
         else:
             cp_async_bulk_tensor_2d(to, gmem, column, row, bar)
 
     @cuda.jit(device=True, inline="always")
     def copy_x(x, maps, m, n, k, x_columns, stripe, striped):
         """Copy x for the stages of all segments of this block, in their order."""
-        gmem = publish_map(x, maps, m, x_columns)
+        whole, last = publish_maps(x, maps, m, x_columns)
         smem = smem_base()
         bars = uint32(smem + bars_offset)
         k_tiles, tiles = uint32(k // uint32(tile_k)), num_tiles(m, n)
-        if uint32(uint32(cuda.threadIdx.x) & 31) == uint32(0):
+        if uint32(thread_id() & 31) == uint32(0):
             tile, k_tile, k_last, left = first_segment(k_tiles, stripe, striped)
             stage, phase = uint32(0), uint32(1)
             while tile < tiles:
                 row, _ = corner(tile, m, n)
+                rows, gmem = uint32(m - row), last
+                if rows >= uint32(tile_m):
+                    rows, gmem = uint32(tile_m), whole
+                first, own_rows = rows_of(rows)
+                row, size_bytes = uint32(row + first), uint32(rows * (panels * ROW_BYTES))
                 while k_tile < k_last:
                     bar = uint32(bars + stage * 16)
                     mbarrier_wait(bar + 8, phase)
-                    mbarrier_arrive_expect_tx(bar, uint32(x_bytes))
-                    to = uint32(smem + stage * stage_bytes)
+                    mbarrier_arrive_expect_tx(bar, size_bytes)
+                    to = uint32(smem + stage * stage_bytes + first * ROW_BYTES)
                     column = uint32(k_tile * tile_k)
-                    for i in range(panels):
-                        panel, its_column = (
-                            uint32(to + i * panel_bytes),
-                            uint32(column + i * PANEL_K),
-                        )
-                        copy_panel(panel, gmem, its_column, row, bar)
+                    if own_rows > uint32(0):
+                        for i in range(panels):
+                            panel = uint32(to + i * panel_bytes)
+                            copy_panel(panel, gmem, uint32(column + i * PANEL_K), row, bar)
                     stage, phase = advance(stage, phase)
                     k_tile = uint32(k_tile + 1)
                 tile, k_tile, k_last, left = next_segment(tile, left, k_tiles, striped)

@@ -3,7 +3,12 @@
 from numba import cuda
 from numba.cuda.types import uint32, uint64
 
-from ferrum_numba.kernels.prefill_copies import make_copy_scales, make_copy_weights, make_copy_x
+from ferrum_numba.kernels.prefill_copies import (
+    make_clear_rows,
+    make_copy_scales,
+    make_copy_weights,
+    make_copy_x,
+)
 from ferrum_numba.kernels.prefill_products import make_products, make_release
 from ferrum_numba.kernels.prefill_result import (
     make_store_result,
@@ -36,6 +41,7 @@ def build(config):
     places = 4 // config.strips
     num_tiles, corner, own_column, _, first_segment, next_segment, advance = make_schedule(config)
     copy_x, copy_weights = make_copy_x(config), make_copy_weights(config)
+    clear_rows = make_clear_rows(config)
     copying_warps, copy_scales = 3 if per_channel else 4, make_copy_scales(config)
     start, finish, multiply_stage = make_products(config)
     release = make_release(config)
@@ -56,6 +62,7 @@ def build(config):
                 mbarrier_init(bars + i * 16, uint32(copying_warps))
                 mbarrier_init(bars + (i * 16 + 8), uint32(releases))
             fence_mbarrier_init()
+        clear_rows(m)
         cuda.syncthreads()
         if clustered or pair:
             cluster_arrive()

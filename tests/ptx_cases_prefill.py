@@ -182,7 +182,8 @@ def tensor_map_kernel(a, room, out):
     ptx.st_shared_u32(uint32(here + t * 4), uint32(0))
     cuda.syncthreads()
     if t == uint32(0):
-        DESCRIBE(here, a, uint32(MATRIX_COLUMNS), uint32(MATRIX_ROWS), uint64(2 * MATRIX_COLUMNS))
+        columns, rows = uint32(MATRIX_COLUMNS), uint32(MATRIX_ROWS)
+        ptx.describe_matrix(here, a, columns, rows, uint64(2 * MATRIX_COLUMNS), uint32(BOX_ROWS))
     ptx.bar_warp_sync()
     ptx.publish_tensor_map(room, here)
     ptx.acquire_tensor_map(room)
@@ -207,9 +208,6 @@ def tensor_map_want(inputs):
     return swizzled.reshape(BOX_ROWS, 64)
 
 
-DESCRIBE, DESCRIBE_HALF = ptx.describe_matrix(BOX_ROWS), ptx.describe_matrix(BOX_ROWS // 2)
-
-
 def multicast_kernel(a, room, out):
     """Each block of a pair copies half of the box for both, and tells both that it has read it."""
     t = uint32(cuda.threadIdx.x)
@@ -227,8 +225,9 @@ def multicast_kernel(a, room, out):
     ptx.cluster_arrive()
     ptx.cluster_wait()
     if t == uint32(0):
-        row_bytes = uint64(2 * MATRIX_COLUMNS)
-        DESCRIBE_HALF(here, a, uint32(MATRIX_COLUMNS), uint32(MATRIX_ROWS), row_bytes)
+        columns, rows = uint32(MATRIX_COLUMNS), uint32(MATRIX_ROWS)
+        row_bytes, box_rows = uint64(2 * MATRIX_COLUMNS), uint32(BOX_ROWS // 2)
+        ptx.describe_matrix(here, a, columns, rows, row_bytes, box_rows)
     ptx.bar_warp_sync()
     ptx.publish_tensor_map(room + own, here)
     ptx.acquire_tensor_map(room + own)
@@ -279,7 +278,12 @@ CASES = (
     ),
     Case(
         "tensor_map",
-        (DESCRIBE, ptx.publish_tensor_map, ptx.acquire_tensor_map, ptx.cp_async_bulk_tensor_2d),
+        (
+            ptx.describe_matrix,
+            ptx.publish_tensor_map,
+            ptx.acquire_tensor_map,
+            ptx.cp_async_bulk_tensor_2d,
+        ),
         tensor_map_kernel,
         lambda rng: {
             "a": rng.integers(0, 2**16, (MATRIX_ROWS, MATRIX_COLUMNS), np.uint16),
@@ -293,7 +297,7 @@ CASES = (
         (
             ptx.cp_async_bulk_tensor_2d_multicast,
             ptx.mbarrier_arrive_cluster_if,
-            DESCRIBE_HALF,
+            ptx.describe_matrix,
             ptx.cluster_ctarank,
             ptx.mapa,
         ),

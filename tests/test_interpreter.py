@@ -56,6 +56,7 @@ from ferrum_numba.ptx.sync import (
     mapa,
     st_shared_cluster_u32,
 )
+from ferrum_numba.ptx.tensor_map import MAP_BYTES, describe_matrix
 
 
 def execute(
@@ -859,3 +860,17 @@ def test_a_twin_sees_the_declared_types():
 
     execute(kernel, num_threads=16)
     assert seen == [(np.dtype(np.uint64), (16,), list(range(16)))]
+
+
+@pytest.mark.parametrize("box_rows", [0, 257])
+def test_a_box_has_rows_that_the_hardware_can_count(box_rows):
+    def kernel(x, out, n):
+        lane = uint32(cuda.laneid)
+        st_shared_u32(uint32(smem_base() + lane * 4), uint32(0))
+        bar_warp_sync()
+        if lane == uint32(0):
+            rows, row_bytes = uint32(box_rows), uint64(128)
+            describe_matrix(smem_base(), x, uint32(64), uint32(1), row_bytes, rows)  # here
+
+    words = rf"boxes of \[{box_rows}\] rows; 1 to 256 are possible"
+    refused(kernel, words, x=np.zeros(64, np.uint16), smem_bytes=MAP_BYTES)

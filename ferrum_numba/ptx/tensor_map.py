@@ -9,14 +9,13 @@ What the 128 bytes hold is the GPU's own secret; the twins keep a record of thei
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ferrum_numba.errors import ConfigError, InterpreterError
-from ferrum_numba.ptx.instruction import U32, U64, Array, Instruction, Lanes, instruction
+from ferrum_numba.errors import InterpreterError
+from ferrum_numba.ptx.instruction import U32, U64, Array, Lanes, instruction
 
 MAP_BYTES = 128
 # columns of 16 bits that a row of a box has: 128 bytes, in which the swizzle repeats
@@ -32,65 +31,61 @@ _RECORD = np.dtype(
 _SIGN = b"twin map"
 
 
-@cache
-def describe_matrix(box_rows: int) -> Instruction:
-    """Make `(smem, gmem, columns, rows, row_bytes)`: describe a matrix of 16-bit elements.
+def _replace(field: str, value: str, kind: str = "b32") -> str:
+    return f"tensormap.replace.tile.{field}.shared::cta.b1024.{kind} [<smem>], {value};\n"
 
-    A copy by the map brings box_rows rows of 64 columns into the 128-byte swizzle that
+
+# rank 1 means two dimensions, type 1 unsigned 16 bits, swizzle 3 that of 128 bytes
+@instruction(
+    "{\n.reg .b32 one, width;\n"
+    + f"mov.b32 one, 1; mov.b32 width, {BOX_COLUMNS};\n"
+    + _replace("global_address", "<gmem>", "b64")
+    + _replace("rank", "one")
+    + _replace("box_dim", "0, width")
+    + _replace("box_dim", "1, <box_rows>")
+    + _replace("global_dim", "0, <columns>")
+    + _replace("global_dim", "1, <rows>")
+    + _replace("global_stride", "0, <row_bytes>", "b64")
+    + _replace("element_stride", "0, one")
+    + _replace("element_stride", "1, one")
+    + _replace("elemtype", "1")
+    + _replace("interleave_layout", "0")
+    + _replace("swizzle_mode", "3")
+    + _replace("fill_mode", "0")
+    + "}",
+    effect="memory",
+    arch="sm_90a",
+)
+def describe_matrix(
+    lanes: Lanes, smem: U32, gmem: U64, columns: U32, rows: U32, row_bytes: U64, box_rows: U32
+) -> None:
+    """Describe a matrix of 16-bit elements, and boxes of it that copies by the map bring.
+
+    A copy brings box_rows rows of 64 columns into the 128-byte swizzle that
     `smem_descriptor(128, 1024)` reads; what lies past the matrix becomes zero, and counts as
     brought.
 
-    Operands of the instruction:
-        smem:      u32, 128-byte aligned, 128 bytes of zeros that become the map
-        gmem:      u64, 16-byte aligned, the matrix
-        columns:   u32, and rows: u32, its shape
-        row_bytes: u64, from one row to the next, a multiple of 16
-
-    Raises:
-        ConfigError: more rows than a box may have.
+    smem:      128-byte aligned, 128 bytes of zeros that become the map
+    gmem:      16-byte aligned, the matrix
+    columns:   and rows: its shape
+    row_bytes: from one row to the next, a multiple of 16
+    box_rows:  1 to 256
 
     Source: PTX ISA, "Data Movement Instructions: tensormap.replace".
     """
-    if not 1 <= box_rows <= MOST_BOX_ROWS:
-        raise ConfigError(f"a box has 1 to {MOST_BOX_ROWS} rows; got {box_rows}")
-    replace = "tensormap.replace.tile.{}.shared::cta.b1024.{} [<smem>], {};"
-    # rank 1 means two dimensions, type 1 unsigned 16 bits, swizzle 3 that of 128 bytes
-    lines = [
-        ".reg .b32 one, width, height;",
-        f"mov.b32 one, 1; mov.b32 width, {BOX_COLUMNS}; mov.b32 height, {box_rows};",
-        replace.format("global_address", "b64", "<gmem>"),
-        replace.format("rank", "b32", "one"),
-        replace.format("box_dim", "b32", "0, width"),
-        replace.format("box_dim", "b32", "1, height"),
-        replace.format("global_dim", "b32", "0, <columns>"),
-        replace.format("global_dim", "b32", "1, <rows>"),
-        replace.format("global_stride", "b64", "0, <row_bytes>"),
-        replace.format("element_stride", "b32", "0, one"),
-        replace.format("element_stride", "b32", "1, one"),
-        replace.format("elemtype", "b32", "1"),
-        replace.format("interleave_layout", "b32", "0"),
-        replace.format("swizzle_mode", "b32", "3"),
-        replace.format("fill_mode", "b32", "0"),
-    ]
-
-    def twin(
-        lanes: Lanes, smem: Array, gmem: Array, columns: Array, rows: Array, row_bytes: Array
-    ) -> None:
-        if lanes.load_shared(smem, MAP_BYTES).any():
-            raise InterpreterError("describes a matrix in bytes that are not zero")
-        if (gmem % 16).any() or (row_bytes % 16).any():
-            raise InterpreterError("describes a matrix whose rows do not begin at multiples of 16")
-        record = np.zeros(len(smem), _RECORD)
-        record["sign"], record["box_rows"] = _SIGN, box_rows
-        record["address"], record["row_bytes"] = gmem, row_bytes
-        record["columns"], record["rows"] = columns, rows
-        lanes.store_shared(smem, record.view(np.uint8).reshape(-1, MAP_BYTES))
-
-    operands = {"smem": U32, "gmem": U64, "columns": U32, "rows": U32, "row_bytes": U64}
-    return Instruction(
-        f"describe_matrix_{box_rows}", "{\n" + "\n".join(lines) + "\n}",
-        cast(Any, operands), None, twin, effect="memory", arch="sm_90a",
-    )  # fmt: skip
+    if lanes.load_shared(smem, MAP_BYTES).any():
+        raise InterpreterError("describes a matrix in bytes that are not zero")
+    if (gmem % 16).any() or (row_bytes % 16).any():
+        raise InterpreterError("describes a matrix whose rows do not begin at multiples of 16")
+    if not ((box_rows >= 1) & (box_rows <= MOST_BOX_ROWS)).all():
+        raise InterpreterError(
+            f"describes boxes of {box_rows.tolist()} rows; 1 to {MOST_BOX_ROWS} are possible"
+        )
+    record = np.zeros(len(smem), _RECORD)
+    record["sign"], record["box_rows"] = _SIGN, box_rows
+    record["address"], record["row_bytes"] = gmem, row_bytes
+    record["columns"], record["rows"] = columns, rows
+    lanes.store_shared(smem, record.view(np.uint8).reshape(-1, MAP_BYTES))
 
 
 @instruction(
