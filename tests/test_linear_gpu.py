@@ -82,15 +82,12 @@ def check(tensors, device, M, store=None, dtype="fp16"):
 MARLIN_ROWS = (1, 2, 3, 4, 8, 12, 16, 24, 32, 48, 64, 118, 128, 152, 768, 1024)
 
 
+# one test a number of rows: each compiles a kernel or two
+@pytest.mark.parametrize("M", MARLIN_ROWS)
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 @pytest.mark.parametrize("store", STORES)
-def test_row_14_all_numbers_of_rows(device, store, dtype):
-    tensors = layer(1024, 512, 128)
-    linear = MarlinLinear.from_gptq(tensors, store=store, dtype=dtype)
-    for M in MARLIN_ROWS:
-        x, source, out = on(device, tensors, M, dtype)
-        linear.forward(source, out, 0)
-        assert_both_norms(out.read(), reference(tensors, x, dtype), dtype)
+def test_row_14_all_numbers_of_rows(device, store, dtype, M):
+    check(layer(1024, 512, 128), device, M, store, dtype)
 
 
 @pytest.mark.parametrize("K", [64, 128, 192, 768, 832, 896])

@@ -2,9 +2,14 @@
 
 import pytest
 
-from ferrum_numba.perf import peers, problems
+from ferrum_numba import gpu, results
+from ferrum_numba.errors import StoreError
+from ferrum_numba.kernels.prefill import Config, Prefill
+from ferrum_numba.kernels.w4a16 import W4A16Problem
+from ferrum_numba.perf import against_cublas, peers, problems
 from ferrum_numba.perf.peers import PEERS
 from ferrum_numba.perf.problems import PROBLEM_SETS, Shape, cross
+from ferrum_numba.perf.readme_table import RESULTS
 
 DENSE = [row for row in PEERS[0]["rows"] if row["op"] == "w4a16_gemm"]
 MOE = [row for row in PEERS[0]["rows"] if row["op"] == "w4a16_moe"]
@@ -106,3 +111,23 @@ def test_the_table_says_where_it_comes_from():
     table = PEERS[0]
     assert (table["gpu"], table["date"], table["regime"]) == ("NVIDIA H200", "2026-11-22", "cold")
     assert "humming-kernels 0.1.19" in table["source"]
+
+
+def test_what_is_fastest_of_a_result_file_is_timed_against_cublas():
+    rows = results.load(RESULTS).rows
+    found = against_cublas.fastest(rows, (128, 1024))
+    assert {problem.M for problem, _, _ in found} == {128, 1024}
+    for problem, kernel, config in found:
+        assert kernel.misfit(config, problem, gpu.KNOWN["h200"]) is None
+        assert not kernel.needs_cublas
+
+
+def test_the_table_against_cublas_says_how_many_times_as_fast():
+    found = against_cublas.Found(W4A16Problem(128, 4096, 8192), Prefill(), Config())
+    table = against_cublas.table([against_cublas.Timed(found, 20.0, 25.0)])
+    assert table.splitlines()[2:] == ["| 8192 × 4096 | 128 | **20.0** | `prefill` | 25.0 | 1.25 |"]
+
+
+def test_a_result_file_without_these_rows_is_refused():
+    with pytest.raises(StoreError, match=r"w4a16_gemm\.json has no row with M = 5, 7"):
+        against_cublas.main(["--m", "5,7"])
