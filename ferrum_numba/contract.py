@@ -233,6 +233,8 @@ class Kernel(ABC):
     summary: str
     # whether its launches go on with cuBLAS, which not every machine has
     needs_cublas: bool = False
+    # whether `default` knows what suits a weight's shape better than what won on another's does
+    models_shapes: bool = False
 
     @abstractmethod
     def configs(self, gpu: Gpu) -> Sequence[Config]:

@@ -244,6 +244,7 @@ class Decode(layout.PackedKernel):
 
     name = "decode"
     config = Config
+    models_shapes = True
     summary = "packed layout, few tokens: weights to registers, as A of mma; stripes, early start"
 
     def configs(self, gpu):

@@ -137,6 +137,7 @@ class DecodeWgmma(layout.PackedKernel):
 
     name = "decode_wgmma"
     config = Config
+    models_shapes = True
     summary = (
         "packed layout, 9 to 32 tokens: wgmma with A in registers, a ring a warpgroup; Hopper only"
     )

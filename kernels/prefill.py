@@ -220,6 +220,7 @@ class Prefill(layout.PackedKernel):
 
     name = "prefill"
     config = Config
+    models_shapes = True
     summary = "packed layout, wgmma with dequantised A in registers, mbarrier ring; Hopper only"
 
     def configs(self, gpu):

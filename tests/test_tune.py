@@ -603,6 +603,19 @@ def test_where_a_shape_was_not_measured_a_near_one_decides():
     assert found.rule == "measured at M = 16, N = 64"
 
 
+def test_a_default_that_knows_shapes_is_preferred_to_what_won_on_another():
+    class Modelled(type(TOY)):
+        models_shapes = True
+
+    other = row(5.0, problem={"M": 16, "N": 4096}, config={"speed": 3})
+    found = tune.choose([other], Problem(16), [Modelled()], GPU)
+    assert found.config == Config(1)
+    assert found.rule == "measured at M = 16, N = 4096, in its default config"
+    same = row(5.0, M=64, speed=2)
+    found = tune.choose([other, same], Problem(16), [Modelled()], GPU)
+    assert (found.config, found.rule) == (Config(2), "measured at M = 64")
+
+
 def test_a_row_from_before_a_field_counts_as_its_default():
     old = row(3.0, M=2, config={"speed": 2})
     del old["problem"]["N"]

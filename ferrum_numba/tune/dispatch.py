@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from math import log
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ferrum_numba.contract import Config, Kernel, Problem, describe
 from ferrum_numba.errors import ProblemError
@@ -84,9 +84,10 @@ def choose(
     the config that won there: of the nearest shape, at the M whose winner would take the least,
     by the number of its tiles. A stored config that the kernel no longer has, or that does not fit,
     is passed over for that of its next nearest win whose tiles hold as many rows, or its default; a
-    field that came later than the row is at its default. Where nothing was measured, the default of
-    the first kernel that can run it. A kernel that goes on with cuBLAS is passed over where there
-    is none.
+    field that came later than the row is at its default. So is what won on a weight of another
+    shape, where the kernel's default knows better. Where nothing was measured, the default of the
+    first kernel that can run it. A kernel that goes on with cuBLAS is passed over where there is
+    none.
 
     Raises:
         ProblemError: no kernel can run it; says why each cannot.
@@ -100,9 +101,9 @@ def choose(
     ]
     refusals = {kernel.name: _refusal(kernel, problem, gpu) for kernel in kernels}
     able = {kernel.name: kernel for kernel in kernels if refusals[kernel.name] is None}
-    near = [found for found in _nearest(measured, problem) if found[0]["kernel"] in able]
+    near = [found for found in _nearest(measured, problem) if found.row["kernel"] in able]
     if near:
-        return _choice(able[near[0][0]["kernel"]], near, problem, gpu)
+        return _choice(able[near[0].row["kernel"]], near, problem, gpu)
     if able:
         kernel = next(iter(able.values()))
         return Choice(kernel, kernel.default(problem, gpu), f"default of {kernel.name}")
@@ -120,23 +121,33 @@ def _refusal(kernel: Kernel, problem: Problem, gpu: Gpu) -> str | None:
     return refusal
 
 
-def _choice(kernel: Kernel, near: Sequence[tuple[Row, str]], problem: Problem, gpu: Gpu) -> Choice:
+class _Near(NamedTuple):
+    """A row for a problem, the rule's name, and whether it is of a weight of the same shape."""
+
+    row: Row
+    rule: str
+    same_shape: bool
+
+
+def _choice(kernel: Kernel, near: Sequence[_Near], problem: Problem, gpu: Gpu) -> Choice:
     """Return a kernel with the config of its nearest win that fits, or its default.
 
     Of wins further on, those with no fewer tiles than here: the default knows more than the others.
     """
     m = describe(problem).get("M", 0)
-    for i, (row, rule) in enumerate(near):
-        config = _config(kernel, row["config"]) if row["kernel"] == kernel.name else None
+    for i, (row, rule, same_shape) in enumerate(near):
+        if row["kernel"] != kernel.name or (kernel.models_shapes and not same_shape):
+            continue
+        config = _config(kernel, row["config"])
         if config is None or kernel.misfit(config, problem, gpu) is not None:
             continue
         if i == 0 or num_tiles(row, m) <= num_tiles(row, row["problem"].get("M", 0)):
             return Choice(kernel, config, rule)
-    return Choice(kernel, kernel.default(problem, gpu), f"{near[0][1]}, in its default config")
+    return Choice(kernel, kernel.default(problem, gpu), f"{near[0].rule}, in its default config")
 
 
-def _nearest(rows: Iterable[Row], problem: Problem) -> Iterator[tuple[Row, str]]:
-    """Yield rows that differ from a problem in sizes alone, nearest first, with the rule's name.
+def _nearest(rows: Iterable[Row], problem: Problem) -> Iterator[_Near]:
+    """Yield rows that differ from a problem in sizes alone, nearest first.
 
     The shapes by their distance and that of the nearest M; of a shape the row of this very M, then
     by what its config would take for it.
@@ -158,7 +169,10 @@ def _nearest(rows: Iterable[Row], problem: Problem) -> Iterator[tuple[Row, str]]
 
     for found in sorted(shapes.values(), key=distance):
         for row, there in sorted(found, key=lambda item: _expected(item[0], item[1], wanted)):
-            yield row, _rule(_of(wanted, sizes), there)
+            differing = [name for name in sizes if there[name] != wanted[name]]
+            same_shape = differing in ([], ["M"])
+            named = ", ".join(f"{n} = {there[n]}" for n in (differing if same_shape else sizes))
+            yield _Near(row, f"measured at {named}" if named else "measured", same_shape)
 
 
 def _expected(row: Row, there: Mapping[str, int], wanted: Mapping[str, Any]) -> tuple[bool, float]:
@@ -170,13 +184,6 @@ def _expected(row: Row, there: Mapping[str, int], wanted: Mapping[str, Any]) -> 
         return False, row["us"]
     more = num_tiles(row, wanted["M"]) / num_tiles(row, there["M"])
     return there["M"] != wanted["M"], row["us"] * max(1.0, more)
-
-
-def _rule(wanted: Mapping[str, int], there: Mapping[str, int]) -> str:
-    """Return "measured", with the sizes that differ: M alone, or all."""
-    other = [name for name in there if there[name] != wanted[name]]
-    named = other if other in ([], ["M"]) else list(there)
-    return "measured" + (" at " if named else "") + ", ".join(f"{n} = {there[n]}" for n in named)
 
 
 def _of(problem: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
