@@ -6,7 +6,7 @@ from ferrum_numba import gpu, results
 from ferrum_numba.errors import StoreError
 from ferrum_numba.kernels.prefill import Config, Prefill
 from ferrum_numba.kernels.w4a16 import W4A16Problem
-from ferrum_numba.perf import against_cublas, peers, problems
+from ferrum_numba.perf import add_run, against_cublas, peers, problems
 from ferrum_numba.perf.peers import PEERS
 from ferrum_numba.perf.problems import PROBLEM_SETS, Shape, cross
 from ferrum_numba.perf.readme_table import RESULTS
@@ -131,3 +131,51 @@ def test_the_table_against_cublas_says_how_many_times_as_fast():
 def test_a_result_file_without_these_rows_is_refused():
     with pytest.raises(StoreError, match=r"w4a16_gemm\.json has no row with M = 5, 7"):
         against_cublas.main(["--m", "5,7"])
+
+
+def measured(us, split_k=True, M=256, run="new", **more):
+    """Return a row of a result file, as `add_run` reads it."""
+    config = {"tile_m": 128, "tile_n": 256, "split_k": split_k}
+    return {
+        "kernel": "prefill", "op": "w4a16_gemm", "problem": {"M": M}, "config": config | more,
+        "regime": "cold", "status": "measured", "us": us, "run": run,
+    }  # fmt: skip
+
+
+def run_of(date, *rows, store="/tmp/run"):
+    command = f"ferrum-numba tune prefill --store {store} --limit 4"
+    return results.ResultFile({"date": date, "command": command}, list(rows))
+
+
+@pytest.mark.parametrize(
+    ("old", "stays"),
+    [
+        # measured again
+        (measured(80.0, run="old"), False),
+        # written before a field was there, and measured again all the same
+        (measured(80.0, run="old", pair=False), False),
+        # another config, and within what boards differ by, or not
+        (measured(98.0, False, run="old"), False),
+        (measured(96.0, False, run="old"), True),
+        (measured(96.0, False, run="old") | {"status": "slow"}, False),
+        # another problem, another kernel
+        (measured(200.0, M=512, run="old"), True),
+        (measured(200.0, run="old") | {"kernel": "marlin"}, True),
+    ],
+)  # fmt: skip
+def test_of_what_a_run_measured_again_older_rows_go(old, stays):
+    got = add_run.add(run_of("old", old), run_of("new", measured(100.0)))
+    assert [row["us"] for row in got.rows] == ([old["us"]] if stays else []) + [100.0]
+    assert [env["date"] for env in got.earlier] == (["old"] if stays else [])
+    assert got.environment["command"] == "ferrum-numba tune prefill --limit 4"
+
+
+def test_runs_are_added_to_a_result_file(tmp_path, capsys):
+    store, run = tmp_path / "store.json", tmp_path / "run.json"
+    file = results.load(RESULTS)
+    again = [row for row in file.rows if row["kernel"] == "prefill" and row["problem"]["M"] == 256]
+    results.save(store, file)
+    results.save(run, results.ResultFile(file.environment, again, file.earlier))
+    add_run.main([str(run), "--results", str(store)])
+    assert len(results.load(store).rows) <= len(file.rows)
+    assert str(store) in capsys.readouterr().out

@@ -1,0 +1,90 @@
+"""Add a run, of another board perhaps, to the recorded results.
+
+    ferrum-numba tune prefill --problem h200-peers --store /tmp/run
+    python -m ferrum_numba.perf.add_run /tmp/run/h200/w4a16_gemm.json
+
+Boards of one model differ by some per cent, so times of two of them do not say which of two configs
+is the faster. What a kernel takes for a problem is therefore recorded of the newest run that
+measured it, as a whole; of earlier runs stays what it did not try and what none of its times for
+that problem comes near.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from ferrum_numba import results
+from ferrum_numba.errors import FerrumError
+from ferrum_numba.kernels import KERNELS
+from ferrum_numba.perf.readme_table import RESULTS
+from ferrum_numba.results import ResultFile, Row
+
+# what an older row must be faster by, more than boards usually differ by
+AHEAD = 0.03
+
+
+def add(old: ResultFile, new: ResultFile) -> ResultFile:
+    """Return both files as one, with what was measured again only as the newer has it."""
+    tried: dict[tuple[str, str], set[str]] = {}
+    fastest_us: dict[str, float] = {}
+    for row in new.rows:
+        problem = _text(row["problem"])
+        tried.setdefault((row["kernel"], problem), set()).add(_config(row))
+        if row["status"] == "measured":
+            fastest_us[problem] = min(row["us"], fastest_us.get(problem, row["us"]))
+
+    def stays(row: Row) -> bool:
+        problem = _text(row["problem"])
+        configs = tried.get((row["kernel"], problem))
+        if configs is None:
+            return True
+        ahead = row["status"] == "measured" and problem in fastest_us
+        ahead = ahead and row["us"] < (1 - AHEAD) * fastest_us[problem]
+        return ahead and _config(row) not in configs
+
+    kept = ResultFile(old.environment, [row for row in old.rows if stays(row)], old.earlier)
+    merged = results.merge(kept, new)
+    for environment in (merged.environment, *merged.earlier):
+        # where the run was stored is no part of it
+        environment["command"] = re.sub(r" --store[ =]\S+", "", environment["command"])
+    return merged
+
+
+def _text(value: Mapping[str, Any]) -> str:
+    return repr(sorted(value.items()))
+
+
+def _config(row: Row) -> str:
+    """Return a row's config, fields that came later at their defaults."""
+    of_kernel = {kernel.name: kernel.config for kernel in KERNELS}
+    known = fields(of_kernel[row["kernel"]]) if row["kernel"] in of_kernel else ()
+    defaults = {field.name: field.default for field in known if field.default is not MISSING}
+    return _text({**defaults, **row["config"]})
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Add the runs that are named, in their order."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
+    args = parser.parse_args(words)
+    runs = [results.load(path) for path in args.runs]
+    file = results.load(args.results)
+    for run in runs:
+        file = add(file, run)
+    results.save(args.results, file)
+    print(f"{len(file.rows)} rows are in {args.results}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except FerrumError as error:
+        print(f"add_run: {error}", file=sys.stderr)
+        sys.exit(2)
