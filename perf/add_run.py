@@ -6,7 +6,8 @@
 Boards of one model differ by some per cent, so times of two of them do not say which of two configs
 is the faster. What a kernel takes for a problem is therefore recorded of the newest run that
 measured it, as a whole; of earlier runs stays what it did not try and what none of its times for
-that problem comes near.
+that problem comes near. Where the fastest row of an earlier run goes, its rows of other kernels go
+too: they would look like what that run found.
 """
 
 from __future__ import annotations
@@ -39,14 +40,24 @@ def add(old: ResultFile, new: ResultFile) -> ResultFile:
         if row["status"] == "measured":
             fastest_us[problem] = min(row["us"], fastest_us.get(problem, row["us"]))
 
-    def stays(row: Row) -> bool:
+    def outdone(row: Row) -> bool:
+        """Return whether the new run measured this again, or what it did not try is no faster."""
         problem = _text(row["problem"])
         configs = tried.get((row["kernel"], problem))
         if configs is None:
-            return True
+            return False
         ahead = row["status"] == "measured" and problem in fastest_us
         ahead = ahead and row["us"] < (1 - AHEAD) * fastest_us[problem]
-        return ahead and _config(row) not in configs
+        return not ahead or _config(row) in configs
+
+    first: dict[tuple[Any, str], Row] = {}
+    for row in sorted((r for r in old.rows if r["status"] == "measured"), key=results.rank):
+        first.setdefault((row.get("run"), _text(row["problem"])), row)
+
+    def stays(row: Row) -> bool:
+        leader = first.get((row.get("run"), _text(row["problem"])), row)
+        again = (row["kernel"], _text(row["problem"])) in tried
+        return not outdone(row) and (again or not outdone(leader))
 
     kept = ResultFile(old.environment, [row for row in old.rows if stays(row)], old.earlier)
     merged = results.merge(kept, new)

@@ -170,6 +170,14 @@ def test_of_what_a_run_measured_again_older_rows_go(old, stays):
     assert got.environment["command"] == "ferrum-numba tune prefill --limit 4"
 
 
+def test_a_run_whose_fastest_row_goes_leaves_none_of_other_kernels():
+    slower = measured(90.0, run="old") | {"kernel": "marlin"}
+    baseline = measured(200.0, run="older") | {"kernel": "marlin"}
+    old = run_of("old", measured(80.0, run="old"), slower, baseline)
+    got = add_run.add(old, run_of("new", measured(100.0)))
+    assert [row["us"] for row in got.rows] == [200.0, 100.0]
+
+
 def test_runs_are_added_to_a_result_file(tmp_path, capsys):
     store, run = tmp_path / "store.json", tmp_path / "run.json"
     file = results.load(RESULTS)
