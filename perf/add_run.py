@@ -61,10 +61,14 @@ def add(old: ResultFile, new: ResultFile) -> ResultFile:
 
     kept = ResultFile(old.environment, [row for row in old.rows if stays(row)], old.earlier)
     merged = results.merge(kept, new)
-    for environment in (merged.environment, *merged.earlier):
-        # where the run was stored is no part of it
-        environment["command"] = re.sub(r" --store[ =]\S+", "", environment["command"])
-    return merged
+    earlier = [_without_place(environment) for environment in merged.earlier]
+    return ResultFile(_without_place(merged.environment), merged.rows, earlier)
+
+
+def _without_place(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an environment whose command does not say where the run was stored."""
+    command = re.sub(r" --store[ =]\S+", "", environment["command"])
+    return {**environment, "command": command}
 
 
 def _text(value: Mapping[str, Any]) -> str:

@@ -330,23 +330,26 @@ def test_a_token_s_weight_of_zero_takes_nothing_from_the_others(rng):
     assert np.abs(got - want).max() <= 2.0**-10 * np.abs(want).max()
 
 
-@pytest.mark.parametrize("zero_points", ["none", "gptq"])
-@pytest.mark.parametrize("group_size", [128, 64, 32, -1])
-@pytest.mark.parametrize("rows", [8, 16, 32])
-def test_defaults_of_every_kind_compile_without_spills(rows, group_size, zero_points):
-    problem = W4A16Problem(rows, 4096, 4096, group_size, zero_points)
+KINDS = [*product((8, 16, 32), (128, 64, 32, -1), ("none", "gptq"), ("fp16", "bf16"))]
+# every value of every field, and what has most registers; the others take minutes
+FEW = [
+    (8, 128, "none", "fp16"), (8, 32, "gptq", "bf16"), (16, 128, "gptq", "fp16"),
+    (16, 64, "none", "bf16"), (32, -1, "gptq", "fp16"), (32, 32, "gptq", "fp16"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "group_size", "zero_points", "dtype"),
+    [pytest.param(*kind, marks=[] if kind in FEW else pytest.mark.slow) for kind in KINDS],
+)
+def test_defaults_of_every_kind_compile_without_spills(rows, group_size, zero_points, dtype):
+    problem = W4A16Problem(rows, 4096, 4096, group_size, zero_points, dtype=dtype)
     binary = build(DECODE, DECODE.default(problem, H200), "sm_90a")
     assert binary.spill_bytes == 0
     assert binary.stack_bytes == 0
     assert "griddepcontrol.wait" in binary.ptx
-
-
-@pytest.mark.parametrize("rows", [8, 16, 32])
-def test_bf16_compiles_without_spills(rows):
-    config = replace(DECODE.default(W4A16Problem(rows, 4096, 4096), H200), dtype="bf16")
-    binary = build(DECODE, config, "sm_90a")
-    assert binary.spill_bytes == 0
-    assert "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32" in binary.ptx
+    half = {"fp16": "f16", "bf16": "bf16"}[dtype]
+    assert f"mma.sync.aligned.m16n8k16.row.col.f32.{half}.{half}.f32" in binary.ptx
 
 
 def test_an_architecture_without_early_start_has_none():

@@ -170,8 +170,27 @@ KINDS_OF_LAYERS = [
 ]
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("case", KINDS_OF_LAYERS, ids=short)
+def quick(case, arch):
+    """Return whether to compile it in every run: all pairs would take minutes.
+
+    The first kind on every architecture; the others on Hopper, whose kernels for many rows have
+    tests of their own, and what runs many rows elsewhere.
+    """
+    kernel, problem = case
+    if short(problem) == "M=1,N=4096,K=4096":
+        return True
+    return arch == "sm_90a" if problem.M < 256 else kernel.name == "marlin"
+
+
+@pytest.mark.parametrize(
+    ("case", "arch"),
+    [
+        pytest.param(case, arch, marks=[] if quick(case, arch) else pytest.mark.slow)
+        for case in KINDS_OF_LAYERS
+        for arch in ARCHS
+    ],
+    ids=short,
+)
 def test_default_config_compiles_without_spills(case, arch):
     kernel, problem = case
     if not kernel.runs_on(KNOWN[ARCHS[arch]]):

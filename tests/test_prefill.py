@@ -346,18 +346,26 @@ def test_launches_that_begin_early_give_the_same_bits(config, shape, device):
     assert operands.result().tobytes() == alone.tobytes()
 
 
-OVERLAPPING = (
-    Config(),
-    Config(192, 256, 5, has_zeros=True, dtype="bf16", group_size=32),
+# one to each way to multiply; the others take minutes
+FEW = (
     Config(256, 128, 5, has_zeros=True, group_size=-1),
     Config(128, 256, 6, pair=True, has_zeros=True, dtype="bf16", group_size=32),
-    Config(64, 256, 4, scale_sums=True),
     Config(64, 256, 4, scale_sums=True, has_zeros=True, dtype="bf16", group_size=32),
+)
+OVERLAPPING = (
+    *FEW,
+    Config(),
+    Config(192, 256, 5, has_zeros=True, dtype="bf16", group_size=32),
+    Config(64, 256, 4, scale_sums=True),
     Config(128, 128, 7, split_k=False, cluster=2, has_zeros=True, dtype="bf16", group_size=32),
 )
 
 
-@pytest.mark.parametrize("config", OVERLAPPING, ids=str)
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(c, marks=[] if c in FEW else pytest.mark.slow) for c in OVERLAPPING],
+    ids=str,
+)
 def test_products_overlap_and_registers_move_to_those_who_multiply(config, monkeypatch):
     assert_overlaps(config, monkeypatch)
 

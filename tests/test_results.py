@@ -80,6 +80,13 @@ def test_what_is_saved_is_loaded(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["w4a16_gemm.json"]
 
 
+def test_whoever_may_read_the_folder_may_read_what_is_saved(tmp_path):
+    path, plain = tmp_path / "a.json", tmp_path / "plain"
+    plain.touch()
+    results.save(path, ResultFile(make_environment(), [make_row()]))
+    assert path.stat().st_mode == plain.stat().st_mode
+
+
 def test_an_infinite_error_is_stored_as_null(tmp_path):
     path = tmp_path / "a.json"
     row = make_row(rel_error=float("inf"), ok=False, status="wrong")

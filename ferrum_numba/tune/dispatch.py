@@ -84,10 +84,10 @@ def choose(
     the config that won there: of the nearest shape, at the M whose winner would take the least,
     by the number of its tiles. A stored config that the kernel no longer has, or that does not fit,
     is passed over for that of its next nearest win whose tiles hold as many rows, or its default; a
-    field that came later than the row is at its default. So is what won on a weight of another
-    shape, where the kernel's default knows better. Where nothing was measured, the default of the
-    first kernel that can run it. A kernel that goes on with cuBLAS is passed over where there is
-    none.
+    field that came later than the row is at its default. What won on a weight of another shape is
+    passed over too where the kernel's default knows better. Where nothing was measured, the default
+    of the first kernel that can run it. A kernel that goes on with cuBLAS is passed over where
+    there is none.
 
     Raises:
         ProblemError: no kernel can run it; says why each cannot.
