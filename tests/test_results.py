@@ -3,6 +3,7 @@
 import errno
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -155,10 +156,10 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
-    def refused(**where):
+    def refused(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(results.tempfile, "mkstemp", refused)
+    monkeypatch.setattr(Path, "write_text", refused)
     with pytest.raises(StoreError, match=r"a\.json: cannot be written: Permission denied$"):
         results.save(tmp_path / "a.json", ResultFile(make_environment(), [make_row()]))
 
