@@ -16,15 +16,16 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from ferrum_numba import results
+from ferrum_numba.contract import describe
 from ferrum_numba.errors import FerrumError
 from ferrum_numba.kernels import KERNELS
 from ferrum_numba.perf.readme_table import RESULTS
 from ferrum_numba.results import ResultFile, Row
+from ferrum_numba.tune import stored_config
 
 # what an older row must be faster by, more than boards usually differ by
 AHEAD = 0.03
@@ -35,29 +36,29 @@ def add(old: ResultFile, new: ResultFile) -> ResultFile:
     tried: dict[tuple[str, str], set[str]] = {}
     fastest_us: dict[str, float] = {}
     for row in new.rows:
-        problem = _text(row["problem"])
-        tried.setdefault((row["kernel"], problem), set()).add(_config(row))
+        problem, kernel, config = _about(row)
+        tried.setdefault((problem, kernel), set()).add(config)
         if row["status"] == "measured":
             fastest_us[problem] = min(row["us"], fastest_us.get(problem, row["us"]))
 
     def outdone(row: Row) -> bool:
         """Return whether the new run measured this again, or what it did not try is no faster."""
-        problem = _text(row["problem"])
-        configs = tried.get((row["kernel"], problem))
+        problem, kernel, config = _about(row)
+        configs = tried.get((problem, kernel))
         if configs is None:
             return False
         ahead = row["status"] == "measured" and problem in fastest_us
         ahead = ahead and row["us"] < (1 - AHEAD) * fastest_us[problem]
-        return not ahead or _config(row) in configs
+        return not ahead or config in configs
 
-    first: dict[tuple[Any, str], Row] = {}
+    leaders: dict[tuple[Any, str], Row] = {}
     for row in sorted((r for r in old.rows if r["status"] == "measured"), key=results.rank):
-        first.setdefault((row.get("run"), _text(row["problem"])), row)
+        leaders.setdefault((row.get("run"), _about(row)[0]), row)
 
     def stays(row: Row) -> bool:
-        leader = first.get((row.get("run"), _text(row["problem"])), row)
-        again = (row["kernel"], _text(row["problem"])) in tried
-        return not outdone(row) and (again or not outdone(leader))
+        problem, kernel, _ = _about(row)
+        leader = leaders.get((row.get("run"), problem), row)
+        return not outdone(row) and ((problem, kernel) in tried or not outdone(leader))
 
     kept = ResultFile(old.environment, [row for row in old.rows if stays(row)], old.earlier)
     merged = results.merge(kept, new)
@@ -71,16 +72,14 @@ def _without_place(environment: Mapping[str, Any]) -> dict[str, Any]:
     return {**environment, "command": command}
 
 
-def _text(value: Mapping[str, Any]) -> str:
-    return repr(sorted(value.items()))
-
-
-def _config(row: Row) -> str:
-    """Return a row's config, fields that came later at their defaults."""
-    of_kernel = {kernel.name: kernel.config for kernel in KERNELS}
-    known = fields(of_kernel[row["kernel"]]) if row["kernel"] in of_kernel else ()
-    defaults = {field.name: field.default for field in known if field.default is not MISSING}
-    return _text({**defaults, **row["config"]})
+def _about(row: Row) -> tuple[str, str, str]:
+    """Return a row's problem, with its regime, its kernel, and its config as of today's fields."""
+    kernel = {kernel.name: kernel for kernel in KERNELS}.get(row["kernel"])
+    config = None if kernel is None else stored_config(kernel, row["config"])
+    if config is not None:
+        row = {**row, "config": describe(config)}
+    op, name, problem, text, regime = results.key(row)
+    return f"{op} {problem} {regime}", name, text
 
 
 def main(words: Sequence[str] | None = None) -> None:

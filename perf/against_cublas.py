@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -27,6 +26,7 @@ from ferrum_numba.launch import Device, OperandSet
 from ferrum_numba.measure import Policy, measure
 from ferrum_numba.perf.problems import PROBLEM_SETS
 from ferrum_numba.perf.readme_table import RESULTS, best_rows
+from ferrum_numba.tune import stored_config
 
 # even, so that each order occurs as often as its reverse
 TURNS = 4
@@ -61,17 +61,16 @@ def fastest(rows: Iterable[results.Row], sizes_m: Sequence[int]) -> list[Found]:
     best = best_rows(rows)
     found = []
     for problem in PROBLEM_SETS["h200-peers"]:
-        of_problem = [
-            (best[problem.K, problem.N, problem.M, name]["us"], name)
-            for name in kernels
-            if (problem.K, problem.N, problem.M, name) in best
-        ]
-        if problem.M in sizes_m and of_problem:
-            kernel = kernels[min(of_problem)[1]]
-            stored = best[problem.K, problem.N, problem.M, kernel.name]["config"]
-            known = {field.name for field in fields(kernel.config)}
-            if known == stored.keys():
-                found.append(Found(problem, kernel, kernel.config(**stored)))
+        if problem.M not in sizes_m:
+            continue
+        sizes = (problem.K, problem.N, problem.M)
+        of_problem = [best[*sizes, name] for name in kernels if (*sizes, name) in best]
+        if of_problem:
+            row = min(of_problem, key=lambda row: row["us"])
+            kernel = kernels[row["kernel"]]
+            config = stored_config(kernel, row["config"])
+            if config is not None:
+                found.append(Found(problem, kernel, config))
     return found
 
 

@@ -1,6 +1,6 @@
 """Plan, search, decide: which config of which kernel for which problem."""
 
-from ferrum_numba.tune.dispatch import Choice, Winner, choose, winners
+from ferrum_numba.tune.dispatch import Choice, Winner, choose, stored_config, winners
 from ferrum_numba.tune.model import bound_by, bound_us
 from ferrum_numba.tune.plan import plan
 from ferrum_numba.tune.search import Task, tune
@@ -20,6 +20,7 @@ __all__ = [
     "choose",
     "feasible",
     "plan",
+    "stored_config",
     "tune",
     "winners",
 ]

@@ -138,7 +138,7 @@ def _choice(kernel: Kernel, near: Sequence[_Near], problem: Problem, gpu: Gpu) -
     for i, (row, rule, same_shape) in enumerate(near):
         if row["kernel"] != kernel.name or (kernel.models_shapes and not same_shape):
             continue
-        config = _config(kernel, row["config"])
+        config = stored_config(kernel, row["config"])
         if config is None or kernel.misfit(config, problem, gpu) is not None:
             continue
         if i == 0 or num_tiles(row, m) <= num_tiles(row, row["problem"].get("M", 0)):
@@ -190,8 +190,11 @@ def _of(problem: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {name: problem[name] for name in names}
 
 
-def _config(kernel: Kernel, stored: Mapping[str, Any]) -> Config | None:
-    """Return a stored config, or None if the kernel's configs have other fields by now."""
+def stored_config(kernel: Kernel, stored: Mapping[str, Any]) -> Config | None:
+    """Return a stored config, or None if the kernel's configs have other fields by now.
+
+    A field that came later is at its default.
+    """
     known = {field.name for field in fields(kernel.config)}
     needed = known - _defaults(kernel.config).keys()
     return kernel.config(**stored) if needed <= stored.keys() <= known else None
