@@ -91,7 +91,8 @@ def make_copy_x(config):
         bar_warp_sync()
         row_bytes = uint64(x_columns) << 1
         if lane_id == uint32(0):
-            describe_matrix(whole, x, x_columns, m, row_bytes, uint32(box_rows))
+            if m >= uint32(tile_m):
+                describe_matrix(whole, x, x_columns, m, row_bytes, uint32(box_rows))
             if last_rows > uint32(0):
                 describe_matrix(last, x, x_columns, m, row_bytes, last_rows)
         bar_warp_sync()

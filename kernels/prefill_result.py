@@ -55,25 +55,26 @@ def make_sum_of_blocks(config):
             rank = cluster_ctarank()
         which = uint32(uint32(tile * unit_blocks + rank) * 2 + warpgroup)
         counter = counters + (uint64(which) << 2)
+        slot = uint32(unit * unit_blocks + rank)
         place = partials + uint64(uint32(warpgroup * (strips * slot_acc_bytes) + thread * 16))
+        place = place + uint64(slot) * uint64(slot_bytes)
         if k_first > uint32(0):
-            store_sums(place + uint64(uint32(unit * unit_blocks + rank)) * uint64(slot_bytes), acc)
+            store_sums(place, acc)
             bar_sync(uint32(1 + warpgroup), uint32(128))
             # what it releases is what all threads wrote before the barrier
             if thread == uint32(0):
                 red_add_release_gpu(counter, uint32(1))
         else:
-            last = uint32(uint32(uint32(tile + 1) * k_tiles - 1) // stripe)
+            others = uint32(uint32(uint32(uint32(tile + 1) * k_tiles - 1) // stripe) - unit)
             if thread == uint32(0):
-                while ld_acquire_gpu(counter) != uint32(last - unit):
+                while ld_acquire_gpu(counter) != others:
                     pass
                 st_global_u32(counter, uint32(0))  # ready for the next launch
             bar_sync(uint32(1 + warpgroup), uint32(128))
-            other = uint32(unit + 1)
-            while other <= last:
-                slot = uint64(uint32(other * unit_blocks + rank))
-                acc = add_sums(place + slot * uint64(slot_bytes), acc)
-                other = uint32(other + 1)
+            while others > uint32(0):
+                place = place + uint64(unit_blocks * slot_bytes)
+                acc = add_sums(place, acc)
+                others = uint32(others - 1)
         return acc
 
     return sum_of_blocks
