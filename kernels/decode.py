@@ -185,11 +185,10 @@ class Config:
 
 
 # ((warps_n, warps_k), step_k, blocks_per_sm, clusters) by tokens a block, what won most first. An
-# SM has registers for 16 warps with 8 tokens, 12 with 16 (16 of half a step) and 8 with 32. Not
-# measured yet: clusters of three, for numbers of slices that two and four fill an H200 badly with
+# SM has registers for 16 warps with 8 tokens, 12 with 16 (16 of half a step) and 8 with 32
 _SHAPES = {
     8: (
-        ((1, 8), 128, 2, (2, 1, 4, 3)),
+        ((1, 8), 128, 2, (2, 1, 4)),
         ((2, 4), 128, 2, (1, 2)),
         ((1, 16), 128, 1, (2, 1)),
         ((1, 5), 128, 3, (4,)),
@@ -203,6 +202,8 @@ _SHAPES = {
     ),
     16: (
         ((1, 6), 64, 2, (2, 1, 3)),
+        ((1, 4), 64, 3, (4,)),
+        ((1, 3), 64, 4, (2,)),
         ((1, 6), 128, 2, (2, 1)),
         ((2, 3), 128, 2, (2, 1)),
         ((1, 12), 128, 1, (2, 1)),
@@ -227,8 +228,10 @@ _CONFIGS = tuple(
     for warps, step_k, blocks_per_sm, clusters in rows
     for cluster in clusters
 )
-# (warps_n, warps_k, blocks_per_sm) to run untuned: clusters of two, the best first, where they
-# leave few SMs idle or the weight is small; else stripes, for weights of few columns and of many
+# (warps_n, warps_k, blocks_per_sm) to run untuned: clusters of four, where the weight is small and
+# they, but not pairs, leave few SMs idle; clusters of two, the best first, where they leave few SMs
+# idle or the weight is small; else stripes, for weights of few columns and of many
+_FOURS = {8: (1, 5, 3), 16: (1, 4, 3)}
 _PAIRS = {
     8: ((1, 8, 2), (2, 4, 2), (1, 16, 1)),
     16: ((1, 6, 2), (2, 3, 2), (1, 12, 1)),
@@ -291,21 +294,20 @@ class Decode(layout.PackedKernel):
         fitting = [c for c in space if self.misfit(c, problem, gpu) is None]
         tile_m = max(c.tile_m for c in fitting)
         fitting = [c for c in fitting if c.tile_m == tile_m]
-        wanted = [(*shape, 2) for shape in _PAIRS[tile_m]]
-        wanted += [(*shape, 1) for shape in _STRIPES[tile_m][:: 1 if _narrow(problem, gpu) else -1]]
-        for shape in wanted:
-            for c in fitting:
-                found = (c.warps_n, c.warps_k, c.blocks_per_sm, c.cluster) == shape
-                if found and (c.cluster == 1 or self._pays_off(c, problem, gpu)):
-                    return c
-        return fitting[0]
+        shapes = {(c.warps_n, c.warps_k, c.blocks_per_sm, c.cluster): c for c in reversed(fitting)}
+        pairs = [shapes[*shape, 2] for shape in _PAIRS[tile_m] if (*shape, 2) in shapes]
+        stripes = _STRIPES[tile_m][:: 1 if _narrow(problem, gpu) else -1]
+        four = shapes.get((*_FOURS[tile_m], 4)) if tile_m in _FOURS else None
+        small = _weight_bytes(problem) <= SMALL_BYTES * gpu.num_sms
+        full = [c for c in pairs if self._fills(c, problem, gpu)]
+        if small and four and not full and self._fills(four, problem, gpu):
+            return four
+        found = pairs if small else full
+        found += [shapes[*shape, 1] for shape in stripes if (*shape, 1) in shapes]
+        return next(iter(found), fitting[0])
 
-    def _pays_off(self, config, problem, gpu):
-        """Return whether a cluster's blocks leave few SMs idle, or the weight is small anyhow."""
-        K, N = layout.stored_shape(problem)
-        weight_bytes = K * N // 2
-        if weight_bytes <= SMALL_BYTES * gpu.num_sms:
-            return True
+    def _fills(self, config, problem, gpu):
+        """Return whether a cluster's blocks leave few SMs idle."""
         blocks = self.launch(config, problem, gpu).grid[0]
         return blocks >= FULL * gpu.num_sms * config.blocks_per_sm
 
@@ -353,6 +355,11 @@ class Decode(layout.PackedKernel):
             {"slots": slots_bytes},
             programmatic=config.early,
         )
+
+
+def _weight_bytes(problem):
+    K, N = layout.stored_shape(problem)
+    return K * N // 2
 
 
 def _narrow(problem, gpu):
