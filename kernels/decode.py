@@ -234,12 +234,14 @@ _CONFIGS = tuple(
 _FOURS = {8: (1, 5, 3), 16: (1, 4, 3)}
 _PAIRS = {
     8: ((1, 8, 2), (2, 4, 2), (1, 16, 1)),
-    16: ((1, 6, 2), (2, 3, 2), (1, 12, 1)),
+    16: ((1, 6, 2), (1, 3, 4), (2, 3, 2), (1, 12, 1)),
     32: ((1, 4, 2),),
 }
 _STRIPES = {8: ((1, 8, 2), (2, 4, 2)), 16: ((1, 6, 2), (2, 3, 2)), 32: ((1, 8, 1), (1, 4, 2))}
-# few idle SMs: this part of a wave is used; a small weight: no more bytes a SM than this
-FULL = 0.8
+# few idle SMs: this part of a wave is used. More than that of a wave in clusters of four does not
+# find room at the same time: a GPC's SMs cannot all be filled with them
+FULL, CROWDED = 0.8, 0.9
+# a small weight: no more bytes a SM than this
 SMALL_BYTES = 128 << 10
 
 
@@ -299,17 +301,17 @@ class Decode(layout.PackedKernel):
         stripes = _STRIPES[tile_m][:: 1 if _narrow(problem, gpu) else -1]
         four = shapes.get((*_FOURS[tile_m], 4)) if tile_m in _FOURS else None
         small = _weight_bytes(problem) <= SMALL_BYTES * gpu.num_sms
-        full = [c for c in pairs if self._fills(c, problem, gpu)]
-        if small and four and not full and self._fills(four, problem, gpu):
+        full = [c for c in pairs if self._wave(c, problem, gpu) >= FULL]
+        if small and four and not full and FULL <= self._wave(four, problem, gpu) <= CROWDED:
             return four
         found = pairs if small else full
         found += [shapes[*shape, 1] for shape in stripes if (*shape, 1) in shapes]
         return next(iter(found), fitting[0])
 
-    def _fills(self, config, problem, gpu):
-        """Return whether a cluster's blocks leave few SMs idle."""
+    def _wave(self, config, problem, gpu):
+        """Return which part of a wave a cluster's blocks are."""
         blocks = self.launch(config, problem, gpu).grid[0]
-        return blocks >= FULL * gpu.num_sms * config.blocks_per_sm
+        return blocks / (gpu.num_sms * config.blocks_per_sm)
 
     def build(self, config, arch):
         """Return the program: Grid: stripes; Block: warps_n * warps_k warps; smem: x + sums."""

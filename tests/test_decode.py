@@ -138,10 +138,13 @@ def test_stripes_of_whole_slices_hand_nothing_over():
         (4096, 14336, 2),  # 224
         (27648, 5120, 1),  # 160 would leave SMs idle for long
         (8192, 28672, 1),  # more than a wave
+        (5120, 5120, 4),  # pairs would leave SMs idle, fours fill 0.81 of a wave
+        (4096, 6144, 2),  # 384 blocks in fours would not all find room
     ],
 )
 def test_untuned_a_cluster_shares_a_slice_where_it_pays_off(K, N, cluster):
-    assert DECODE.default(W4A16Problem(1, N, K), H200).cluster == cluster
+    for rows in (1, 8, 16):
+        assert DECODE.default(W4A16Problem(rows, N, K), H200).cluster == cluster
 
 
 @pytest.mark.parametrize("rows", [1, 16, 64, 200])
