@@ -378,9 +378,6 @@ def test_the_board_of_the_newest_results_comes_first():
     files = [ResultFile(e, [synthetic_row()]) for e in environments]
     for order in (files, files[::-1]):
         assert [board.uuid for board in boards(Sources(order))] == ["b", "a"]
-    # but a few problems measured later do not lead
-    more = ResultFile(environments[0], [synthetic_row(), synthetic_row(size=32)])
-    assert [board.uuid for board in boards(Sources([files[1], more]))] == ["a", "b"]
 
 
 def test_every_table_has_a_regime_and_units(full):

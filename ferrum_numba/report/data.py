@@ -130,7 +130,7 @@ class Board:
 def boards(sources: Sources) -> list[Board]:
     """Return the results by GPU, Op and regime, never mixed.
 
-    The GPU with results of the most problems comes first, then the newest, and the cold regime.
+    The GPU of the newest results comes first, and the cold regime.
     """
     groups: dict[tuple[str, str, str, str], list[Row]] = {}
     environments: dict[tuple[str, str], Row] = {}
@@ -142,11 +142,7 @@ def boards(sources: Sources) -> list[Board]:
             environments[machine] = max(known, environment, key=lambda found: str(found["date"]))
             groups.setdefault((*machine, row["op"], row["regime"]), []).append(row)
     order = sorted(groups, key=lambda k: (k[0], k[1], _rank(k[3]), -len(groups[k]), k[2]))
-    num_problems: dict[tuple[str, str], int] = {}
-    for (gpu, uuid, *_), rows in groups.items():
-        problems = len({problem_key(row["problem"]) for row in rows})
-        num_problems[gpu, uuid] = max(problems, num_problems.get((gpu, uuid), 0))
-    order.sort(key=lambda k: (num_problems[k[:2]], str(environments[k[:2]]["date"])), reverse=True)
+    order.sort(key=lambda k: str(environments[k[:2]]["date"]), reverse=True)
     return [_board(key, groups[key], environments[key[:2]], sources) for key in order]
 
 
