@@ -360,6 +360,7 @@ class Decode(layout.PackedKernel):
 
 
 def _weight_bytes(problem):
+    """Return the bytes of the packed weight's codes."""
     K, N = layout.stored_shape(problem)
     return K * N // 2
 
