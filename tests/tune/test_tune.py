@@ -629,4 +629,4 @@ def test_a_problem_nobody_runs_names_the_reasons():
 
 
 def test_the_module_of_the_toy_is_importable_by_a_process():
-    assert Path(toy_kernel.__file__).parent.name == "tests"
+    assert Path(toy_kernel.__file__).parent.name == "support"

@@ -180,7 +180,8 @@ def test_another_process_agrees():
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     done = subprocess.run(
         [sys.executable, "-c", code + "print(f(scaled(3)))"],
-        cwd=Path(__file__).parent, env=environment, capture_output=True, text=True, check=True,
+        cwd=Path(sys.modules[Toy.__module__].__file__).parent, env=environment,
+        capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == function_fingerprint(scaled(3))
 

@@ -11,7 +11,8 @@ from ferrum_numba.compile.build import compile_ptx
 from ferrum_numba.compile.link import link
 from ferrum_numba.ptx.instruction import Instruction
 
-TABLES = sorted(path.stem for path in Path(__file__).parent.glob("ptx_cases_*.py"))
+TESTS = Path(__file__).parents[1]
+TABLES = sorted(path.stem for path in TESTS.rglob("ptx_cases_*.py"))
 CASES = [case for table in TABLES for case in import_module(table).CASES]
 SEED = 0
 

@@ -1,0 +1,149 @@
+"""Whether a change of how kernels are written changed what they are: their PTX, before and after.
+
+    python -m ferrum_numba.perf.ptx_guard write before     at the one commit
+    python -m ferrum_numba.perf.ptx_guard write after      at the other
+    python -m ferrum_numba.perf.ptx_guard compare before after
+
+`write` compiles the programs that every kernel runs by default, for sm_80, sm_90a and sm_120a, from
+few rows to many and for every kind of weight, and writes one file each; no GPU, no driver and no
+linker are needed. `compare` names the files that differ, with the first line that does, and exits
+with 1 if any does. Symbols are numbered in the order in which they stand (see `compile.build`), so
+moved or renamed Python gives the same bytes as long as the compiler makes the same code of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import astuple, replace
+from functools import partial
+from itertools import zip_longest
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from ferrum_numba.compile.build import compile_ptx, entry_name
+from ferrum_numba.contract import Config, Kernel, Problem
+from ferrum_numba.gpu import Gpu, find
+from ferrum_numba.kernels import KERNELS, TOOLS
+from ferrum_numba.kernels.ceilings import CEILINGS
+from ferrum_numba.kernels.w4a16 import OP, W4A16Problem
+
+GPUS = ("a100", "h200", "rtx5090")
+SHAPES = ((4096, 4096), (8192, 28672))
+ROWS = (1, 16, 32, 64, 96, 128, 512, 4096)
+# of one weight, with few rows and with more
+KINDS: tuple[dict[str, Any], ...] = (
+    {"group_size": -1},
+    {"group_size": 64, "zero_points": "gptq"},
+    {"group_size": 32, "dtype": "bf16"},
+    {"zero_points": "gptq_v2", "dtype": "bf16", "bias": True},
+)
+KIND_ROWS = (1, 16, 64, 256)
+# file name, kernel, config, architecture
+Named = tuple[str, Kernel, Config, str]
+
+
+def problems() -> Iterator[W4A16Problem]:
+    """Return the GEMMs whose default programs are compared."""
+    for K, N in SHAPES:
+        for M in ROWS:
+            yield W4A16Problem(M, N, K)
+    for kind in KINDS:
+        for M in KIND_ROWS:
+            yield replace(W4A16Problem(M, 4096, 4096), **kind)
+
+
+def programs(names: Sequence[str] = (), space: bool = False) -> Iterator[Named]:
+    """Return (file name, kernel, config, architecture), every program once.
+
+    names: of the kernels wanted; all of them by default
+    space: every config that fits a problem instead of the default
+    """
+    for gpu in map(find, GPUS):
+        for kernel in (*KERNELS, *TOOLS, *CEILINGS):
+            if (names and kernel.name not in names) or not kernel.runs_on(gpu):
+                continue
+            seen = set()
+            for problem in problems() if kernel.op is OP else kernel.op.tests:
+                if kernel.refuses(problem):
+                    continue
+                for i, config in enumerate(_configs(kernel, problem, gpu, space)):
+                    if config not in seen:
+                        seen.add(config)
+                        sizes = "-".join(str(value) for value in astuple(problem))
+                        name = f"{entry_name(kernel.name)}-{gpu.arch}-{sizes}-{i}.ptx"
+                        yield name, kernel, config, gpu.arch
+
+
+def _configs(kernel: Kernel, problem: Problem, gpu: Gpu, space: bool) -> list[Config]:
+    if not space:
+        return [kernel.default(problem, gpu)]
+    special = [kernel.specialise(config, problem) for config in kernel.configs(gpu)]
+    return [config for config in special if kernel.misfit(config, problem, gpu) is None]
+
+
+def write(folder: Path, names: Sequence[str] = (), space: bool = False) -> int:
+    """Write the PTX of every program to a folder, and return how many there are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    todo = list(programs(names, space))
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        for name in pool.map(partial(_write, folder), todo):
+            print(name, flush=True)
+    return len(todo)
+
+
+def _write(folder: Path, program: Named) -> str:
+    name, kernel, config, arch = program
+    ptx = compile_ptx(kernel.build(config, arch), arch, entry_name(kernel.name))
+    (folder / name).write_text(ptx)
+    return name
+
+
+def differences(before: Path, after: Path) -> list[str]:
+    """Return a sentence for every file that is in one folder only or differs."""
+    found = []
+    names = {path.name for folder in (before, after) for path in folder.glob("*.ptx")}
+    for name in sorted(names):
+        paths = before / name, after / name
+        missing = [str(path.parent) for path in paths if not path.exists()]
+        if missing:
+            found.append(f"{name}: not in {missing[0]}")
+            continue
+        texts = [path.read_text().splitlines() for path in paths]
+        if texts[0] != texts[1]:
+            lines = enumerate(zip_longest(*texts, fillvalue="(no line)"), 1)
+            number, pair = next((i, pair) for i, pair in lines if pair[0] != pair[1])
+            found.append(
+                f"{name}: {len(texts[0])} and {len(texts[1])} lines; line {number} was "
+                f"{pair[0].strip()!r}, is {pair[1].strip()!r}"
+            )
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line of the module's docstring."""
+    parser = argparse.ArgumentParser(prog="python -m ferrum_numba.perf.ptx_guard")
+    commands = parser.add_subparsers(dest="command", required=True)
+    writes = commands.add_parser("write")
+    writes.add_argument("folder", type=Path)
+    writes.add_argument("kernels", nargs="*", metavar="KERNEL", help="only these; all by default")
+    writes.add_argument("--space", action="store_true", help="every config, not the default")
+    compare = commands.add_parser("compare")
+    compare.add_argument("before", type=Path)
+    compare.add_argument("after", type=Path)
+    args = parser.parse_args(arguments)
+    if args.command == "write":
+        count = write(args.folder, args.kernels, args.space)
+        print(f"{count} programs in {args.folder}")
+        return 0
+    found = differences(args.before, args.after)
+    count = len(list(args.after.glob("*.ptx")))
+    print(*found, f"{len(found)} of {count} programs differ", sep="\n")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
