@@ -1,17 +1,17 @@
 """The kernels, one design a file: KERNELS are GEMMs, TOOLS what stands before and after them."""
 
-from ferrum_numba.kernels.add_bias import AddBias
-from ferrum_numba.kernels.decode import Decode
-from ferrum_numba.kernels.decode_wgmma import DecodeWgmma
-from ferrum_numba.kernels.dequant_cublas import DequantCublas
-from ferrum_numba.kernels.dequantize import Dequantize
-from ferrum_numba.kernels.gather_columns import GatherColumns
-from ferrum_numba.kernels.gptq import W4A16Gptq
-from ferrum_numba.kernels.marlin import Marlin
-from ferrum_numba.kernels.prefill import Prefill
-from ferrum_numba.kernels.repack import Repack
+from ferrum_numba.kernels.decode.kernel import Decode
+from ferrum_numba.kernels.decode_wgmma.kernel import DecodeWgmma
+from ferrum_numba.kernels.gptq.kernel import W4A16Gptq
+from ferrum_numba.kernels.marlin.kernel import Marlin
+from ferrum_numba.kernels.prefill.kernel import Prefill
+from ferrum_numba.kernels.tools.add_bias import AddBias
+from ferrum_numba.kernels.tools.dequant_cublas import DequantCublas
+from ferrum_numba.kernels.tools.dequantize import Dequantize
+from ferrum_numba.kernels.tools.gather_columns import GatherColumns
+from ferrum_numba.kernels.tools.repack import Repack
 
-# on a checkpoint's own tensors, and on the packed layout of kernels/packed.py
+# on a checkpoint's own tensors, and on the packed layout of kernels/shared/packed.py
 RAW = (W4A16Gptq(),)
 PACKED = (Marlin(), Decode(), DecodeWgmma(), Prefill())
 # on the packed layout too, but with scratch for a whole weight: not for a layer that nobody asked

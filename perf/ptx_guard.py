@@ -5,15 +5,17 @@
     python -m ferrum_numba.perf.ptx_guard compare before after
 
 `write` compiles the programs that every kernel runs by default, for sm_80, sm_90a and sm_120a, from
-few rows to many and for every kind of weight, and writes one file each; no GPU, no driver and no
-linker are needed. `compare` names the files that differ, with the first line that does, and exits
-with 1 if any does. Symbols are numbered in the order in which they stand (see `compile.build`), so
+few rows to many and for every kind of weight, and writes one file each; no GPU and no driver are
+needed. `compare` names the files of `after` that differ, with the first line that does, and exits
+with 1 if any does; with `--sass` it says besides what became of the machine code, which is the same
+where only the text of an instruction was written otherwise. Symbols are numbered in the order in which they stand (see `compile.build`), so
 moved or renamed Python gives the same bytes as long as the compiler makes the same code of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from ferrum_numba.compile.build import compile_ptx, entry_name
+from ferrum_numba.compile.link import link
+from ferrum_numba.compile.sass import disassembly, instruction_mix
 from ferrum_numba.contract import Config, Kernel, Problem
 from ferrum_numba.gpu import Gpu, find
 from ferrum_numba.kernels import KERNELS, TOOLS
@@ -102,25 +106,48 @@ def _write(folder: Path, program: Named) -> str:
     return name
 
 
-def differences(before: Path, after: Path) -> list[str]:
-    """Return a sentence for every file that is in one folder only or differs."""
-    found = []
-    names = {path.name for folder in (before, after) for path in folder.glob("*.ptx")}
-    for name in sorted(names):
-        paths = before / name, after / name
-        missing = [str(path.parent) for path in paths if not path.exists()]
-        if missing:
-            found.append(f"{name}: not in {missing[0]}")
-            continue
-        texts = [path.read_text().splitlines() for path in paths]
-        if texts[0] != texts[1]:
-            lines = enumerate(zip_longest(*texts, fillvalue="(no line)"), 1)
-            number, pair = next((i, pair) for i, pair in lines if pair[0] != pair[1])
-            found.append(
-                f"{name}: {len(texts[0])} and {len(texts[1])} lines; line {number} was "
-                f"{pair[0].strip()!r}, is {pair[1].strip()!r}"
-            )
-    return found
+def differences(before: Path, after: Path, sass: bool = False) -> list[str]:
+    """Return a sentence for every file of `after` that `before` lacks or that differs there."""
+    pairs = [(before / path.name, path) for path in sorted(after.glob("*.ptx"))]
+    differing = [pair for pair in pairs if not pair[0].exists() or _differ(*pair)]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        return list(pool.map(partial(_difference, sass), differing))
+
+
+def _differ(before: Path, after: Path) -> bool:
+    return before.read_bytes() != after.read_bytes()
+
+
+def _difference(sass: bool, paths: tuple[Path, Path]) -> str:
+    before, after = paths
+    if not before.exists():
+        return f"{after.name}: not in {before.parent}"
+    texts = before.read_text(), after.read_text()
+    if sass:
+        return f"{after.name}: {_machine_code(*texts)}"
+    lines = enumerate(zip_longest(*(text.splitlines() for text in texts), fillvalue=""), 1)
+    number, pair = next((i, pair) for i, pair in lines if pair[0] != pair[1])
+    return f"{after.name}: line {number} was {pair[0].strip()!r}, is {pair[1].strip()!r}"
+
+
+def _machine_code(before: str, after: str) -> str:
+    """Return what became of the machine code that two texts of PTX are linked to."""
+    linked, code = [], []
+    for ptx in (before, after):
+        target, entry = re.search(r"\.target (\w+)", ptx), re.search(r"\.entry (\w+)", ptx)
+        assert target is not None and entry is not None, "a kernel's PTX has a target and an entry"
+        linked.append(link(ptx, entry[1], target[1]))
+        code.append(disassembly(linked[-1].cubin))
+    if code[0] is not None and code[0] == code[1]:
+        return "same machine code"
+    mixes = [instruction_mix(one.cubin) or {} for one in linked]
+    changed = {
+        op: mixes[1].get(op, 0) - mixes[0].get(op, 0) for op in sorted(mixes[0].keys() | mixes[1])
+    }
+    mix = ", ".join(f"{op} {count:+d}" for op, count in changed.items() if count)
+    registers = f"{linked[0].registers} registers, now {linked[1].registers}"
+    sizes = f"{sum(mixes[0].values())} instructions, now {sum(mixes[1].values())}"
+    return f"{registers}; {sizes}: {mix or 'in another order, or other registers'}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -134,12 +161,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     compare = commands.add_parser("compare")
     compare.add_argument("before", type=Path)
     compare.add_argument("after", type=Path)
+    compare.add_argument("--sass", action="store_true", help="compare the machine code too")
     args = parser.parse_args(arguments)
     if args.command == "write":
         count = write(args.folder, args.kernels, args.space)
         print(f"{count} programs in {args.folder}")
         return 0
-    found = differences(args.before, args.after)
+    found = differences(args.before, args.after, args.sass)
     count = len(list(args.after.glob("*.ptx")))
     print(*found, f"{len(found)} of {count} programs differ", sep="\n")
     return 1 if found else 0

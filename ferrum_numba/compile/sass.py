@@ -28,6 +28,15 @@ def instruction_mix(cubin: bytes) -> dict[str, int] | None:
     An opcode is counted without its modifiers (LDG.E.128 is LDG); a loop body counts once; NOP,
     which pads the end of the code, does not count.
     """
+    code = disassembly(cubin)
+    if code is None:
+        return None
+    opcodes = (opcode for opcode in INSTRUCTION.findall(code) if opcode != "NOP")
+    return dict(Counter(opcodes).most_common())
+
+
+def disassembly(cubin: bytes) -> str | None:
+    """Return a cubin's code as text, None where no nvdisasm is installed or it is too old."""
     tool = nvdisasm()
     if tool is None:
         return None
@@ -36,7 +45,4 @@ def instruction_mix(cubin: bytes) -> dict[str, int] | None:
         path.write_bytes(cubin)
         done = subprocess.run([tool, "-c", str(path)], capture_output=True, text=True, check=False)
     # an older nvdisasm does not read a newer cubin
-    if done.returncode != 0:
-        return None
-    opcodes = (opcode for opcode in INSTRUCTION.findall(done.stdout) if opcode != "NOP")
-    return dict(Counter(opcodes).most_common())
+    return done.stdout if done.returncode == 0 else None

@@ -18,8 +18,8 @@ from operator import itemgetter
 
 from ferrum_numba.compile import build
 from ferrum_numba.contract import Config, Kernel, Problem
-from ferrum_numba.kernels.add_bias import AddBias, AddBiasProblem
-from ferrum_numba.kernels.gather_columns import GatherColumns, GatherProblem
+from ferrum_numba.kernels.tools.add_bias import AddBias, AddBiasProblem
+from ferrum_numba.kernels.tools.gather_columns import GatherColumns, GatherProblem
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.launch import Device, Followed, Loaded, Repeated, load
 from ferrum_numba.linear.choice import best, recorded

@@ -1,7 +1,7 @@
 """Quantised weights in memory, one or a stack of experts: packed, or as their checkpoint has them.
 
 Operands are on a GPU or in the host's memory, by the names that kernels have for them; see
-kernels/packed.py and kernels/gptq.py. Nothing else is kept.
+kernels/shared/packed.py and kernels/gptq/kernel.py. Nothing else is kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ferrum_numba.errors import ProblemError
 from ferrum_numba.gptq.repack import marlin_weight
 from ferrum_numba.gptq.tensors import GptqTensors, zero_words
 from ferrum_numba.kernels import DENSE, PACKED, RAW
-from ferrum_numba.kernels.packed import padded_shape
+from ferrum_numba.kernels.shared.packed import padded_shape
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.launch import lacking
 from ferrum_numba.linear.plan import Plan, Task

@@ -1,6 +1,5 @@
 """The PTX vocabulary: every instruction once, as a Numba intrinsic and as NumPy."""
 
-from ferrum_numba.ptx.accumulator import store_accumulator, store_accumulator_transposed
 from ferrum_numba.ptx.arithmetic import (
     add_bf16x2,
     add_f16x2,
@@ -53,26 +52,6 @@ from ferrum_numba.ptx.convert import (
     unpack_bf16x2,
     unpack_f16x2,
 )
-from ferrum_numba.ptx.decode import (
-    load_tiles,
-    load_tokens,
-    load_words,
-    multiply_step,
-    prefetch_l2,
-    put_slot,
-    scale_sums,
-    store_columns,
-    take_slots,
-)
-from ferrum_numba.ptx.decode_wgmma import put_sums, take_sums
-from ferrum_numba.ptx.dequantize import dequantize
-from ferrum_numba.ptx.gptq_tile import (
-    dequantize_column,
-    load_groups,
-    load_rows,
-    mma_rows,
-    store_rows,
-)
 from ferrum_numba.ptx.memory import (
     atom_add_acq_rel_gpu,
     createpolicy_evict_first,
@@ -109,6 +88,7 @@ from ferrum_numba.ptx.memory import (
     ld_shared_v4,
     ld_shared_v4_f32,
     ld_shared_v4_if,
+    prefetch_l2,
     red_add_f32,
     red_add_relaxed_gpu,
     red_add_release_gpu,
@@ -198,7 +178,6 @@ from ferrum_numba.ptx.sync import (
     st_shared_cluster_u32,
 )
 from ferrum_numba.ptx.tensor_map import acquire_tensor_map, describe_matrix, publish_tensor_map
-from ferrum_numba.ptx.tile import add_tile, ldmatrix_tile, mma_tile, store_tile, store_tile_rounded
 from ferrum_numba.ptx.wgmma import (
     descriptor_step,
     smem_descriptor,
@@ -209,14 +188,11 @@ from ferrum_numba.ptx.wgmma import (
     wgmma_wait,
     wgmma_wait_acc,
 )
-from ferrum_numba.ptx.wgmma_stage import StageAhead, multiply_stage
 
 __all__ = [
-    "StageAhead",
     "acquire_tensor_map",
     "add_bf16x2",
     "add_f16x2",
-    "add_tile",
     "atom_add_acq_rel_gpu",
     "ballot",
     "bar_arrive",
@@ -249,8 +225,6 @@ __all__ = [
     "cp_async_wait",
     "createpolicy_evict_first",
     "createpolicy_evict_last",
-    "dequantize",
-    "dequantize_column",
     "describe_matrix",
     "descriptor_step",
     "f16_to_f32",
@@ -301,18 +275,12 @@ __all__ = [
     "ld_shared_v4",
     "ld_shared_v4_f32",
     "ld_shared_v4_if",
-    "ldmatrix_tile",
     "ldmatrix_x1",
     "ldmatrix_x1_trans",
     "ldmatrix_x2",
     "ldmatrix_x2_trans",
     "ldmatrix_x4",
     "ldmatrix_x4_trans",
-    "load_groups",
-    "load_rows",
-    "load_tiles",
-    "load_tokens",
-    "load_words",
     "lop3",
     "mapa",
     "match_any",
@@ -326,24 +294,17 @@ __all__ = [
     "membar",
     "mma_m16n8k16_bf16",
     "mma_m16n8k16_f16",
-    "mma_rows",
-    "mma_tile",
     "mul_bf16x2",
     "mul_f16x2",
-    "multiply_stage",
-    "multiply_step",
     "opaque_u32",
     "pack_bf16x2",
     "pack_f16x2",
     "prefetch_l2",
     "prmt",
     "publish_tensor_map",
-    "put_slot",
-    "put_sums",
     "red_add_f32",
     "red_add_relaxed_gpu",
     "red_add_release_gpu",
-    "scale_sums",
     "setmaxnreg_dec",
     "setmaxnreg_inc",
     "shfl_down",
@@ -390,16 +351,8 @@ __all__ = [
     "stmatrix_x2_trans",
     "stmatrix_x4",
     "stmatrix_x4_trans",
-    "store_accumulator",
-    "store_accumulator_transposed",
-    "store_columns",
-    "store_rows",
-    "store_tile",
-    "store_tile_rounded",
     "sub_bf16x2",
     "sub_f16x2",
-    "take_slots",
-    "take_sums",
     "thread_id",
     "unpack_bf16x2",
     "unpack_f16x2",

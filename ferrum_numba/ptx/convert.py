@@ -125,3 +125,8 @@ def splat_f32(n: int) -> Instruction:
         return np.repeat(value[:, None], n, axis=1)
 
     return Instruction(f"splat_f32_x{n}", moves, {"value": f32}, f32 * n, twin)
+
+
+# by the name of the 16-bit type
+PACK = {"f16": pack_f16x2, "bf16": pack_bf16x2}
+UNPACK = {"f16": unpack_f16x2, "bf16": unpack_bf16x2}

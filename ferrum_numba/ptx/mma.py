@@ -85,6 +85,10 @@ def mma_m16n8k16_bf16(a: U32x4, b: U32x2, c: F32x4) -> F32x4:
     return _mma(a, b, c, "bf16")
 
 
+# by the name of the 16-bit type
+MMA = {"f16": mma_m16n8k16_f16, "bf16": mma_m16n8k16_bf16}
+
+
 def _load_matrices(lanes: Lanes, address: Array, count: int, *, transposed: bool) -> Array:
     """Return [32, count] uint32: two elements of each 8x8 matrix of 16-bit elements a lane."""
     rows = lanes.load_shared(address[: 8 * count], 16)

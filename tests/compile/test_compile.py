@@ -11,8 +11,8 @@ from ferrum_numba.compile import Job, blocks_per_sm, build, build_many, build_pr
 from ferrum_numba.contract import Parameter, Program, pointers, sizes
 from ferrum_numba.errors import BuildError
 from ferrum_numba.gpu import KNOWN
-from ferrum_numba.kernels.prefill import Config as PrefillConfig
-from ferrum_numba.kernels.prefill import Prefill
+from ferrum_numba.kernels.prefill.kernel import Config as PrefillConfig
+from ferrum_numba.kernels.prefill.kernel import Prefill
 
 ARCHS = (
     "sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_100a", "sm_120", "sm_120a",

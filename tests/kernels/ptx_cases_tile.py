@@ -8,6 +8,8 @@ from ptx_cases import Case
 from ptx_fragments import SUM_ERROR, fragment_b, fragment_c, loop_product, values16
 
 from ferrum_numba import ptx
+from ferrum_numba.kernels.shared import int4
+from ferrum_numba.kernels.shared import tile as tile_steps
 
 BLOCKS = 2
 WARP_PIECES = 512  # bytes a warp moves in one 16-byte access of all lanes
@@ -24,7 +26,7 @@ def words(rng):
 
 def dequantize_case(dtype, zeros, scaled):
     """Return the case of one of the eight; the kernel has as many inputs as it has operands."""
-    convert = ptx.dequantize(dtype, zeros=zeros, scaled=scaled)
+    convert = int4.dequantize(dtype, zeros=zeros, scaled=scaled)
     others = [name for name, given in (("zeros", zeros), ("scales", scaled)) if given]
     half = HALVES[dtype]
 
@@ -72,8 +74,8 @@ def dequantize_case(dtype, zeros, scaled):
     return Case(convert.name, (convert,), (one, two, three)[len(others)], inputs, want)
 
 
-load_tile = ptx.ldmatrix_tile(BLOCKS, 16 * 32)
-store_product = ptx.store_tile("global", 8 * BLOCKS, WARP_PIECES)
+load_tile = tile_steps.ldmatrix_tile(BLOCKS, 16 * 32)
+store_product = tile_steps.store_tile("global", 8 * BLOCKS, WARP_PIECES)
 zeros = ptx.splat_f32(8 * BLOCKS)
 
 
@@ -95,7 +97,7 @@ def product_parts(inputs, dtype, of):
 
 
 def mma_tile_case(dtype):
-    multiply_tile = ptx.mma_tile(BLOCKS, dtype)
+    multiply_tile = tile_steps.mma_tile(BLOCKS, dtype)
 
     def mma_tile_kernel(x, b, out):
         t = uint32(cuda.threadIdx.x)
@@ -128,10 +130,10 @@ def mma_tile_case(dtype):
     )
 
 
-add_from_global = ptx.add_tile("global", 8, WARP_PIECES)
-add_from_shared = ptx.add_tile("shared", 8, WARP_PIECES)
-store_to_shared = ptx.store_tile("shared", 8, WARP_PIECES)
-store_to_global = ptx.store_tile("global", 8, WARP_PIECES)
+add_from_global = tile_steps.add_tile("global", 8, WARP_PIECES)
+add_from_shared = tile_steps.add_tile("shared", 8, WARP_PIECES)
+store_to_shared = tile_steps.store_tile("shared", 8, WARP_PIECES)
+store_to_global = tile_steps.store_tile("global", 8, WARP_PIECES)
 eight = ptx.splat_f32(8)
 
 
@@ -148,7 +150,7 @@ def tile_values(rng):
 
 
 ROW_BYTES = 80
-add_strips = ptx.add_tile("global", 16, WARP_PIECES)
+add_strips = tile_steps.add_tile("global", 16, WARP_PIECES)
 sixteen = ptx.splat_f32(16)
 
 
@@ -177,7 +179,7 @@ def strip_rows(inputs, half):
 
 
 def store_rounded_case(dtype):
-    store_halves = ptx.store_tile_rounded(1, 2, ROW_BYTES, dtype)
+    store_halves = tile_steps.store_tile_rounded(1, 2, ROW_BYTES, dtype)
 
     def store_rounded_kernel(values, scale, bias, out):
         t = uint32(cuda.threadIdx.x)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ferrum_numba.kernels import PACKED, packed
+from ferrum_numba.kernels import PACKED
+from ferrum_numba.kernels.shared import packed
 from ferrum_numba.kernels.w4a16 import OP, W4A16Problem
 from ferrum_numba.reference import marlin_layout
 

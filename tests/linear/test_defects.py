@@ -16,7 +16,7 @@ from ferrum_numba import check
 from ferrum_numba.compile import build
 from ferrum_numba.gpu import KNOWN
 from ferrum_numba.kernels import KERNELS, PACKED
-from ferrum_numba.kernels.marlin import Marlin
+from ferrum_numba.kernels.marlin.kernel import Marlin
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.launch import Scratch
 from ferrum_numba.linear.experts import ExpertStack

@@ -18,7 +18,7 @@ from quantised import layer, reference, rows, some_columns, words
 
 from ferrum_numba.gptq.tensors import GptqTensors
 from ferrum_numba.kernels.dtypes import DTYPES
-from ferrum_numba.kernels.repack import Repack, RepackProblem
+from ferrum_numba.kernels.tools.repack import Repack, RepackProblem
 from ferrum_numba.launch import Buffer, Graph
 from ferrum_numba.linear.experts import ExpertStack
 from ferrum_numba.linear.marlin import MarlinLinear

@@ -14,7 +14,7 @@ from ferrum_numba.gptq import awq
 from ferrum_numba.gptq.repack import marlin_weight
 from ferrum_numba.gptq.tensors import GptqTensors
 from ferrum_numba.kernels import PACKED, RAW
-from ferrum_numba.kernels.packed import pack_operands
+from ferrum_numba.kernels.shared.packed import pack_operands
 from ferrum_numba.linear.select import make_store
 from ferrum_numba.linear.stores import MarlinStore, RawGptqStore
 from ferrum_numba.reference import gptq

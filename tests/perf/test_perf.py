@@ -4,7 +4,7 @@ import pytest
 
 from ferrum_numba import gpu, results
 from ferrum_numba.errors import StoreError
-from ferrum_numba.kernels.prefill import Config, Prefill
+from ferrum_numba.kernels.prefill.kernel import Config, Prefill
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.perf import add_run, against_cublas, peers, problems
 from ferrum_numba.perf.peers import PEERS

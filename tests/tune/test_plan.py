@@ -8,7 +8,7 @@ from toy_kernel import Problem, Toy, make_binary
 from ferrum_numba import tune
 from ferrum_numba.errors import BuildError
 from ferrum_numba.gpu import KNOWN
-from ferrum_numba.kernels.ceilings_memory import DramRead, Read, RowConfig
+from ferrum_numba.kernels.ceilings.memory import DramRead, Read, RowConfig
 
 GPU = KNOWN["h200"]
 FIELDS = {

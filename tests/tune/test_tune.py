@@ -12,7 +12,7 @@ from ferrum_numba import results, tune
 from ferrum_numba.contract import Work
 from ferrum_numba.errors import BuildError, ConfigError, DeviceError, ProblemError
 from ferrum_numba.gpu import KNOWN, driver_present
-from ferrum_numba.kernels.decode import Decode
+from ferrum_numba.kernels.decode.kernel import Decode
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.launch import cublas
 from ferrum_numba.measure import Policy

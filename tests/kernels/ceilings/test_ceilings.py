@@ -9,11 +9,12 @@ from ferrum_numba import check
 from ferrum_numba.compile import build
 from ferrum_numba.errors import ConfigError, ProblemError
 from ferrum_numba.gpu import KNOWN
-from ferrum_numba.kernels import ceilings_memory, ceilings_tensor
 from ferrum_numba.kernels.ceilings import CEILINGS
-from ferrum_numba.kernels.ceilings_dequantize import DequantizeConfig
-from ferrum_numba.kernels.ceilings_memory import LaunchConfig, RowConfig
-from ferrum_numba.kernels.ceilings_tensor import MmaConfig, WgmmaConfig
+from ferrum_numba.kernels.ceilings import memory as ceilings_memory
+from ferrum_numba.kernels.ceilings import tensor as ceilings_tensor
+from ferrum_numba.kernels.ceilings.dequantize import DequantizeConfig
+from ferrum_numba.kernels.ceilings.memory import LaunchConfig, RowConfig
+from ferrum_numba.kernels.ceilings.tensor import MmaConfig, WgmmaConfig
 from ferrum_numba.reference import ceilings as reference
 
 GPU = KNOWN["h200"]

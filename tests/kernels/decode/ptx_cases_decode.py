@@ -7,6 +7,10 @@ from ptx_cases import Case
 from ptx_fragments import SUM_ERROR, bits16, loop_product, values16
 
 from ferrum_numba import ptx
+from ferrum_numba.kernels.decode import steps as decode_steps
+from ferrum_numba.kernels.shared import columns as shared_columns
+from ferrum_numba.kernels.shared import handoff
+from ferrum_numba.kernels.shared import tile as tile_steps
 from ferrum_numba.reference.marlin_layout import pack_weight, pack_zero_points
 
 K_TILES, N_TILES = 2, 2
@@ -83,13 +87,13 @@ def step(half, groups, zero_points, scaled):
 
     scaled: the sums of all groups are scaled at once, by `scale_sums`
     """
-    load = ptx.load_tiles(K_TILES)
-    load_x = ptx.load_tokens(K_TILES, N_TILES, ROW_BYTES)
-    load_scales = ptx.load_words(max(groups, 1), 4)
-    load_zeros = ptx.load_words(2, 1)
-    multiply = ptx.multiply_step(K_TILES, N_TILES, half, groups, zero_points)
-    scale = ptx.scale_sums(N_TILES, half)
-    store = ptx.store_tile("global", SUMS, TILE_BYTES)
+    load = decode_steps.load_tiles(K_TILES)
+    load_x = decode_steps.load_tokens(K_TILES, N_TILES, ROW_BYTES)
+    load_scales = decode_steps.load_words(max(groups, 1), 4)
+    load_zeros = decode_steps.load_words(2, 1)
+    multiply = decode_steps.multiply_step(K_TILES, N_TILES, half, groups, zero_points)
+    scale = decode_steps.scale_sums(N_TILES, half)
+    store = tile_steps.store_tile("global", SUMS, TILE_BYTES)
     zeros = ptx.splat_f32(SUMS)
     two_zeros = zero_points == 2
 
@@ -204,9 +208,9 @@ def step_case(half, groups, zero_points, scaled=False):
     )
 
 
-load_four = ptx.load_words(2, 4)
-store_result = ptx.store_tile("global", 4, TILE_BYTES)
-take_two = ptx.take_slots(2, TILE_BYTES)
+load_four = decode_steps.load_words(2, 4)
+store_result = tile_steps.store_tile("global", 4, TILE_BYTES)
+take_two = handoff.take_slots(2, TILE_BYTES)
 four = ptx.splat_f32(4)
 
 
@@ -226,7 +230,7 @@ def slots_kernel(values, slots, out):
         for i in range(2):
             if count > uint32(i):
                 at = uint64(uint32(t * 16 + i * TILE_BYTES))
-                ptx.put_slot(slot + uint64(i * TILE_BYTES), ptx.ld_global_v4_f32(values + at))
+                handoff.put_slot(slot + uint64(i * TILE_BYTES), ptx.ld_global_v4_f32(values + at))
     else:
         # what the block before puts there, and what is left of it
         total = take_two(slot, count, four(float32(1)))
@@ -250,8 +254,8 @@ def slots_wanted(inputs):
     return np.stack([total, *np.zeros_like(values)])
 
 
-columns = ptx.store_columns(1, 272)
-load_sixteen = ptx.add_tile("global", 16, TILE_BYTES)
+columns = shared_columns.store_columns(1, 272)
+load_sixteen = tile_steps.add_tile("global", 16, TILE_BYTES)
 sixteen = ptx.splat_f32(16)
 
 
@@ -328,7 +332,7 @@ CASES = (
     ),
     Case(
         "slots",
-        (ptx.put_slot, take_two),
+        (handoff.put_slot, take_two),
         slots_kernel,
         slots_inputs,
         slots_wanted,

@@ -7,6 +7,9 @@ from ptx_cases import Case
 from ptx_fragments import SUM_ERROR, bits16, loop_product, values16
 
 from ferrum_numba import ptx
+from ferrum_numba.kernels.shared import handoff
+from ferrum_numba.kernels.shared import multiply_stage as stage_steps
+from ferrum_numba.kernels.shared import tile as tile_steps
 from ferrum_numba.reference.marlin_layout import pack_weight, pack_zero_points
 
 TOKENS, ROWS, COLUMNS = 16, 64, 256
@@ -16,9 +19,9 @@ WORDS, SCALES, ZEROS, STAGE_BYTES = 2048, 10240, 11264, 11520
 
 def stage(half, groups, zero_points, in_flight):
     """Return a kernel of one warpgroup that multiplies a stage of weights with tokens."""
-    multiply = ptx.multiply_stage(TOKENS, half, groups, zero_points, in_flight=in_flight)
+    multiply = stage_steps.multiply_stage(TOKENS, half, groups, zero_points, in_flight=in_flight)
     describe = ptx.smem_descriptor(128, 1024)
-    store, ones = ptx.store_tile("global", 2 * TOKENS, 2048), ptx.splat_f32(2 * TOKENS)
+    store, ones = tile_steps.store_tile("global", 2 * TOKENS, 2048), ptx.splat_f32(2 * TOKENS)
 
     def kernel(x, packed, scales, zero_points, out):
         t = uint32(cuda.threadIdx.x)
@@ -142,10 +145,10 @@ def stage_case(half, groups, zero_points, in_flight=1):
 PIECES, DEPTH, PIECE_BYTES = 2, 3, 512
 SLOT_BYTES = PIECES * PIECE_BYTES
 put_two, take_three = (
-    ptx.put_sums(PIECES, PIECE_BYTES),
-    ptx.take_sums(PIECES, PIECE_BYTES, DEPTH, SLOT_BYTES),
+    handoff.put_sums(PIECES, PIECE_BYTES),
+    handoff.take_sums(PIECES, PIECE_BYTES, DEPTH, SLOT_BYTES),
 )
-load_two, store_two = ptx.add_tile("global", 8, 512), ptx.store_tile("global", 8, 512)
+load_two, store_two = tile_steps.add_tile("global", 8, 512), tile_steps.store_tile("global", 8, 512)
 no_sums = ptx.splat_f32(8)
 
 

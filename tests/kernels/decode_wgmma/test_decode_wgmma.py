@@ -11,7 +11,7 @@ from ferrum_numba import check, interpreter
 from ferrum_numba.compile import build
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.gpu import KNOWN
-from ferrum_numba.kernels.decode_wgmma import Config, DecodeWgmma
+from ferrum_numba.kernels.decode_wgmma.kernel import Config, DecodeWgmma
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.reference import w4a16_gemm
 from ferrum_numba.tune.space import feasible

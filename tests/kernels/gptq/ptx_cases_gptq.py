@@ -8,6 +8,9 @@ from ptx_cases import Case
 from ptx_fragments import SUM_ERROR, fragment_a, fragment_c, loop_product, values16
 
 from ferrum_numba import ptx
+from ferrum_numba.kernels.ceilings import steps as ceilings_steps
+from ferrum_numba.kernels.gptq import steps as gptq_steps
+from ferrum_numba.kernels.shared import tile as tile_steps
 from ferrum_numba.reference.gptq import (
     WORD_OFFSET,
     pack_codes,
@@ -30,7 +33,7 @@ def group_loader(rows, dtype):
 
     A row of the groups is 32 scales, then four words of zero points.
     """
-    load = ptx.load_groups(rows, GROUP_BYTES, GROUP_BYTES, dtype)
+    load = gptq_steps.load_groups(rows, GROUP_BYTES, GROUP_BYTES, dtype)
     words = rows * GROUP_BYTES // 4
     rounds = (words + 31) // 32
 
@@ -126,7 +129,7 @@ def every_code_and_zero_point(rows):
 
 def dequantize_case(rows, checkpoint_format, dtype="f16"):
     load, groups_of_lane = group_loader(rows, dtype)
-    columns = tuple(ptx.dequantize_column(column, rows, dtype) for column in range(4))
+    columns = tuple(gptq_steps.dequantize_column(column, rows, dtype) for column in range(4))
     column_0, column_1, column_2, column_3 = columns
 
     def dequantize_column_kernel(groups, offset, words, out):
@@ -177,7 +180,7 @@ ROW_BYTES = X_ROW_BYTES + 16  # padded, so that a step along k or along m cannot
 
 def row_loader(blocks):
     """Return `load_rows` and a device function that stages x and calls it."""
-    load = ptx.load_rows(blocks, ROW_BYTES)
+    load = gptq_steps.load_rows(blocks, ROW_BYTES)
     rounds = 2 * blocks
 
     @cuda.jit(device=True, inline="always")
@@ -242,9 +245,9 @@ def product_parts(inputs, dtype, of):
 
 def mma_rows_case(blocks, dtype="f16"):
     load, rows_of_lane = row_loader(blocks)
-    multiply = ptx.mma_rows(blocks, dtype)
-    add = ptx.add_tile("global", 8 * blocks, WARP_PIECES)
-    store = ptx.store_tile("global", 8 * blocks, WARP_PIECES)
+    multiply = gptq_steps.mma_rows(blocks, dtype)
+    add = tile_steps.add_tile("global", 8 * blocks, WARP_PIECES)
+    store = tile_steps.store_tile("global", 8 * blocks, WARP_PIECES)
     splat = ptx.splat_f32(8 * blocks)
 
     def mma_rows_kernel(x, b, c, out):
@@ -286,8 +289,8 @@ def untouched(shape, dtype):
 
 
 def store_rows_case(blocks, dtype="f16"):
-    store = ptx.store_rows(blocks, dtype)
-    add = ptx.add_tile("global", 8 * blocks, WARP_PIECES)
+    store = gptq_steps.store_rows(blocks, dtype)
+    add = tile_steps.add_tile("global", 8 * blocks, WARP_PIECES)
     splat = ptx.splat_f32(8 * blocks)
     side_bytes = 2 * blocks * WARP_PIECES
     # none, within either half of a block, at its ends, and all
@@ -338,8 +341,8 @@ def store_rows_case(blocks, dtype="f16"):
 
 def store_accumulator_case(n):
     row_bytes = 4 * n + 16
-    store = ptx.store_accumulator(n, row_bytes)
-    add = ptx.add_tile("global", n // 2, 4 * WARP_PIECES)
+    store = ceilings_steps.store_accumulator(n, row_bytes)
+    add = tile_steps.add_tile("global", n // 2, 4 * WARP_PIECES)
     splat = ptx.splat_f32(n // 2)
 
     def store_accumulator_kernel(values, out):

@@ -11,7 +11,7 @@ from ferrum_numba import check, interpreter
 from ferrum_numba.compile import build
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.gpu import KNOWN
-from ferrum_numba.kernels.gptq import CONFIGS, GptqConfig, W4A16Gptq
+from ferrum_numba.kernels.gptq.kernel import CONFIGS, GptqConfig, W4A16Gptq
 from ferrum_numba.kernels.w4a16 import OP, W4A16Problem
 from ferrum_numba.reference import gptq
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ferrum_numba.ptx.gptq_tile import (
+from ferrum_numba.kernels.gptq.steps import (
     dequantize_column,
     load_groups,
     load_rows,

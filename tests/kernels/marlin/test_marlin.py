@@ -10,7 +10,7 @@ import pytest
 from ferrum_numba import check
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.gpu import KNOWN
-from ferrum_numba.kernels.marlin import Config, Marlin
+from ferrum_numba.kernels.marlin.kernel import Config, Marlin
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.reference.marlin import stripes
 from ferrum_numba.tune.space import feasible

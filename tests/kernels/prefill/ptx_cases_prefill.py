@@ -17,6 +17,8 @@ from ptx_fragments import (
 )
 
 from ferrum_numba import ptx
+from ferrum_numba.kernels.prefill import steps as prefill_steps
+from ferrum_numba.kernels.shared import tile as tile_steps
 
 OUT_PAD = 16
 
@@ -113,8 +115,8 @@ def transposed_case(n, dtype, begin, end):
     """Return a case of columns begin to end: a warpgroup's D [64, n], transposed and rounded."""
     columns = end - begin
     row_bytes = 128 + OUT_PAD
-    store = ptx.store_accumulator_transposed(n, row_bytes, dtype, begin, end)
-    add = ptx.add_tile("global", n // 2, 2048)
+    store = prefill_steps.store_accumulator_transposed(n, row_bytes, dtype, begin, end)
+    add = tile_steps.add_tile("global", n // 2, 2048)
     splat = ptx.splat_f32(n // 2)
     pieces = columns * row_bytes // 16
 

@@ -10,8 +10,8 @@ from ferrum_numba import check, interpreter
 from ferrum_numba.compile import build, link
 from ferrum_numba.errors import ConfigError, ProblemError
 from ferrum_numba.gpu import KNOWN
-from ferrum_numba.kernels.marlin import Marlin
-from ferrum_numba.kernels.prefill import Config, Prefill
+from ferrum_numba.kernels.marlin.kernel import Marlin
+from ferrum_numba.kernels.prefill.kernel import Config, Prefill
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.launch import OperandSet
 from ferrum_numba.tune import choose

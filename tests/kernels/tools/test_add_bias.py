@@ -10,8 +10,8 @@ from ferrum_numba import interpreter
 from ferrum_numba.compile import build
 from ferrum_numba.errors import ConfigError, ProblemError
 from ferrum_numba.gpu import KNOWN
-from ferrum_numba.kernels.add_bias import AddBias, AddBiasConfig, AddBiasProblem
 from ferrum_numba.kernels.dtypes import DTYPES
+from ferrum_numba.kernels.tools.add_bias import AddBias, AddBiasConfig, AddBiasProblem
 from ferrum_numba.reference.add_bias import add_bias
 
 KERNEL = AddBias()

@@ -10,8 +10,8 @@ from ferrum_numba import check, interpreter
 from ferrum_numba.compile import build
 from ferrum_numba.errors import ConfigError, ProblemError
 from ferrum_numba.gpu import KNOWN
-from ferrum_numba.kernels.dequantize import Dequantize, DequantizeConfig, DequantizeProblem
 from ferrum_numba.kernels.dtypes import DTYPES
+from ferrum_numba.kernels.tools.dequantize import Dequantize, DequantizeConfig, DequantizeProblem
 from ferrum_numba.reference.dequantize import dequantize
 from ferrum_numba.reference.marlin_layout import pack_weight, pack_zero_points, permute_scales
 

@@ -10,7 +10,7 @@ from ferrum_numba.compile import build
 from ferrum_numba.errors import ConfigError, ProblemError
 from ferrum_numba.gptq.repack import marlin_weight
 from ferrum_numba.gpu import KNOWN
-from ferrum_numba.kernels.gather_columns import GatherColumns, GatherConfig, GatherProblem
+from ferrum_numba.kernels.tools.gather_columns import GatherColumns, GatherConfig, GatherProblem
 from ferrum_numba.reference.gather_columns import gather_columns
 from ferrum_numba.reference.gptq import unpack_codes
 from ferrum_numba.reference.marlin_layout import unpack_weight

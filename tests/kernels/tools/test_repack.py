@@ -11,7 +11,7 @@ from ferrum_numba.compile import build
 from ferrum_numba.errors import ConfigError, ProblemError
 from ferrum_numba.gptq.repack import marlin_weight
 from ferrum_numba.gpu import KNOWN
-from ferrum_numba.kernels.repack import Repack, RepackConfig, RepackProblem
+from ferrum_numba.kernels.tools.repack import Repack, RepackConfig, RepackProblem
 from ferrum_numba.reference.gptq import pack_codes, unpack_codes
 from ferrum_numba.reference.marlin_layout import unpack_weight
 from ferrum_numba.reference.repack import repack

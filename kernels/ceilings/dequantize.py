@@ -1,0 +1,184 @@
+"""How fast int4 weights are unpacked, with everything in registers.
+
+    out[i] = XOR of all pairs of the words data[i] + j * increment, j < steps
+
+    dequant_and      a pair is two codes: one AND and a shift
+    dequant_f16      a pair is two code - 8 as fp16
+    dequant_scaled   a pair is two (code - 8) * scale as fp16
+
+    data, out  [chains] uint32     gmem, one word a thread, read and written once
+
+Two lop3 consume a word, where a GEMM would feed its mma: the roof is at least what is measured.
+Dequantised weights count as the Op's FLOPs: 10^12 weights a second where a table says TFLOP/s.
+
+Bound by the integer and fp16 pipes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import cuda
+from numba.cuda.types import uint32, uint64
+
+from ferrum_numba.contract import Kernel, Launch, Op, Program, Tolerance, Work, pointers, sizes
+from ferrum_numba.kernels.shared.int4 import dequantize
+from ferrum_numba.ptx.arithmetic import lop3
+from ferrum_numba.ptx.memory import ld_global_nc_u32, st_global_u32
+from ferrum_numba.reference.ceilings import dequantize_chain
+from ferrum_numba.space import space
+
+dequantize_f16, dequantize_scaled_f16 = dequantize("f16"), dequantize("f16", scaled=True)
+
+# 2^32 divided by the golden ratio: every code of the word changes
+INCREMENT = 0x9E3779B9
+# 0.0107 as fp16, twice: an ordinary scale of a trained layer
+SCALES = 0x217B217B
+XOR3 = 0x96
+EXACT = Tolerance(0.0, 0.0, "bits are compared")
+
+
+@dataclass(frozen=True)
+class DequantizeChain:
+    """Chains of words, and how many words each has."""
+
+    chains: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class DequantizeConfig:
+    """How the chains are unrolled."""
+
+    unroll: int = 8
+    num_threads: int = 256
+
+
+DEQUANTIZE_CONFIGS = space(DequantizeConfig, unroll=(8, 4, 16), num_threads=(256, 128, 512))
+
+
+def _dequantize_op(name, values):
+    """Return the Op of a form of dequantisation, by the bits of its sixteen values."""
+    return Op(
+        name=name,
+        formula="out[i] = XOR of the pairs of data[i] + j increment, j < steps",
+        problem=DequantizeChain,
+        make_inputs=lambda problem, rng: {
+            "data": rng.integers(0, 2**32, problem.chains, np.uint32)
+        },
+        reference=lambda problem, inputs: dequantize_chain(
+            inputs["data"], problem.steps, INCREMENT, values
+        ),
+        output=lambda problem: ((problem.chains,), np.dtype(np.uint32)),
+        work=lambda problem: Work(
+            flops=8 * problem.chains * problem.steps, bytes=8 * problem.chains
+        ),
+        tolerance=lambda problem: EXACT,
+        tests=(DequantizeChain(1, 16), DequantizeChain(70, 16), DequantizeChain(1 << 20, 256)),
+        activations=frozenset(),
+    )
+
+
+_CODES = np.arange(16)
+_HALVES = (_CODES - 8).astype(np.float16)
+_SCALED = _HALVES * np.array([SCALES & 0xFFFF], np.uint16).view(np.float16)
+AND = _dequantize_op("dequant_and", _CODES.astype(np.uint16))
+F16 = _dequantize_op("dequant_f16", _HALVES.view(np.uint16))
+SCALED = _dequantize_op("dequant_scaled", _SCALED.view(np.uint16))
+
+
+class DequantizeAnd(Kernel):
+    """Pairs of fp16 subnormals: one AND a pair, and a shift for three of four."""
+
+    name = "dequant_and"
+    op = AND
+    config = DequantizeConfig
+    summary = "int4 to pairs of fp16 subnormals, one AND and a shift a pair"
+
+    def configs(self, gpu):
+        """Return how the chains are unrolled."""
+        return DEQUANTIZE_CONFIGS
+
+    def refuses(self, problem):
+        """Run every problem."""
+        return None
+
+    def misfit(self, config, problem, gpu):
+        """Return why the chain cannot be unrolled, or None."""
+        if problem.steps % config.unroll:
+            return f"steps = {problem.steps} is no multiple of unroll = {config.unroll}"
+        return None
+
+    def build(self, config, arch):
+        """Return the program: Grid: chains; Block: a chain a thread."""
+        parameters = (*pointers("data", "out"), *sizes("chains", "steps"))
+        return Program(_dequantize(config, self.unpack), parameters, config.num_threads)
+
+    def prepare(self, problem, inputs):
+        """Return the words as they are."""
+        return dict(inputs)
+
+    def launch(self, config, problem, gpu):
+        """Return a thread a chain."""
+        blocks = -(-problem.chains // config.num_threads)
+        return Launch((blocks, 1, 1), {"chains": problem.chains, "steps": problem.steps})
+
+    @staticmethod
+    @cuda.jit(device=True, inline="always")
+    def unpack(word):
+        """Return four pairs of codes."""
+        mask = uint32(0x000F000F)
+        return (
+            uint32(word & mask),
+            uint32(uint32(word >> uint32(4)) & mask),
+            uint32(uint32(word >> uint32(8)) & mask),
+            uint32(uint32(word >> uint32(12)) & mask),
+        )
+
+
+class DequantizeF16(DequantizeAnd):
+    """Pairs of code - 8, by the magic number of Marlin."""
+
+    name = "dequant_f16"
+    op = F16
+    summary = "int4 to code - 8 in fp16 pairs: lop3, sub and fma"
+
+    @staticmethod
+    @cuda.jit(device=True, inline="always")
+    def unpack(word):
+        """Return four pairs of code - 8."""
+        return dequantize_f16(word)
+
+
+class DequantizeScaled(DequantizeAnd):
+    """Pairs of (code - 8) * scale: what a prefill kernel does to each weight."""
+
+    name = "dequant_scaled"
+    op = SCALED
+    summary = "int4 to (code - 8) * scale in fp16 pairs: lop3, sub, fma and mul"
+
+    @staticmethod
+    @cuda.jit(device=True, inline="always")
+    def unpack(word):
+        """Return four pairs of (code - 8) * scale."""
+        return dequantize_scaled_f16(word, uint32(SCALES))
+
+
+def _dequantize(config, unpack):
+    unroll, num_threads = config.unroll, config.num_threads
+
+    def dequantize(data, out, chains, steps):
+        chain = uint32(uint32(cuda.blockIdx.x) * uint32(num_threads) + uint32(cuda.threadIdx.x))
+        if chain < chains:
+            word = ld_global_nc_u32(data + uint64(chain) * uint64(4))
+            total = uint32(0)
+            left = steps
+            while left > uint32(0):
+                for _ in range(unroll):
+                    pairs = unpack(word)
+                    total = lop3(total, pairs[0], pairs[1], XOR3)
+                    total = lop3(total, pairs[2], pairs[3], XOR3)
+                    word = uint32(word + uint32(INCREMENT))
+                left = uint32(left - uint32(unroll))
+            st_global_u32(out + uint64(chain) * uint64(4), total)
+
+    return dequantize

@@ -1,0 +1,1 @@
+"""Marlin's design: mma.sync, a cp.async ring, equal stripes over the SMs."""

@@ -1,0 +1,395 @@
+"""The device program of marlin: kernel.py says what is computed and how it is tiled."""
+
+from numba import cuda
+from numba.cuda.types import float32, uint32, uint64
+
+from ferrum_numba.kernels.dtypes import HALVES
+from ferrum_numba.kernels.shared.int4 import dequantize as make_dequantize
+from ferrum_numba.kernels.shared.tile import (
+    add_tile,
+    ldmatrix_tile,
+    mma_tile,
+    store_tile,
+    store_tile_rounded,
+)
+from ferrum_numba.ptx.asynchronous import (
+    cp_async_16,
+    cp_async_16_zfill,
+    cp_async_commit,
+    cp_async_wait,
+)
+from ferrum_numba.ptx.convert import UNPACK, splat_f32
+from ferrum_numba.ptx.memory import (
+    atom_add_acq_rel_gpu,
+    ld_global_nc_u32,
+    ld_global_nc_v2,
+    ld_global_nc_v4,
+    ld_shared_u32,
+    ld_shared_v4,
+    st_global_u32,
+    st_global_v4,
+    st_shared_u32,
+)
+from ferrum_numba.ptx.special import smem_base
+from ferrum_numba.ptx.sync import fence_acq_rel_gpu
+
+
+def build(config):
+    """Return the kernel of a config: a function of the parameters of `Marlin`, in their order."""
+    tile_m, tile_n, tile_k = config.tile_m, config.tile_n, config.tile_k
+    num_threads, num_stages, warps_k = config.num_threads, config.num_stages, config.warps_k
+    group_size, per_channel = config.group_size, config.group_size < 0
+    has_zeros = config.has_zeros
+    half = HALVES[config.dtype]
+    unpack = UNPACK[half]
+    warps_n, m_blocks = tile_n // 64, tile_m // 16
+    steps = tile_k // 16 // warps_k  # mma steps of one warp in a stage
+    groups_in_stage = config.scale_rows > 1
+
+    # a stage is copied in pieces of 16 bytes; a thread copies the same columns of every row it has
+    a_row_pieces, b_row_pieces, s_row_pieces = tile_k // 8, tile_n // 2, tile_n // 8
+    a_rows, b_rows = num_threads // a_row_pieces, num_threads // b_row_pieces
+    s_pieces = config.scale_rows * s_row_pieces
+    z_pieces, z_row_pieces = config.z_stage_bytes // 16, tile_n // 32
+    a_rounds, b_rounds = -(-tile_m // a_rows), -(-(tile_k // 16) // b_rows)
+    s_rounds = -(-s_pieces // num_threads)
+    a_ragged = tile_m % a_rows != 0
+
+    b_offset = config.a_stage_bytes
+    s_offset = b_offset + config.b_stage_bytes
+    z_offset = s_offset + config.s_stage_bytes
+    stage_bytes = config.stage_bytes
+    ring_bytes = num_stages * stage_bytes
+    sums_bytes = config.sums_bytes
+    flag_offset = config.smem_bytes - 16
+    in_flight = num_stages - 2
+
+    # a warp's sums are four accumulators of a 16-column strip each, in 16-byte pieces of all lanes;
+    # after the reduction a warp owns `strips` of them
+    acc_floats = 8 * m_blocks
+    acc_bytes = acc_floats * 128
+    warp_bytes = 4 * acc_bytes
+    slot_bytes = tile_m * tile_n * 4
+    strips = 4 // warps_k
+    own_floats = strips * acc_floats
+    out_row_bytes = tile_n * 2 + 16  # 16: rows start four banks apart
+    out_row_pieces = tile_n // 8
+
+    zeros = splat_f32(acc_floats)
+    load_a = ldmatrix_tile(m_blocks, 16 * tile_k * 2)
+    mma = mma_tile(m_blocks, half)
+    convert = make_dequantize(half, zeros=has_zeros, scaled=not per_channel)
+    zeros_own = splat_f32(own_floats)
+    ones_own = splat_f32(4 * strips)
+    store_sums = store_tile("shared", acc_floats, 512)
+    add_sums = add_tile("shared", own_floats, 512)
+    store_partial = store_tile("global", own_floats, 512)
+    add_partial = add_tile("global", own_floats, 512)
+    store_out = store_tile_rounded(m_blocks, strips, out_row_bytes, half)
+
+    @cuda.jit(device=True, inline="always")
+    def fetch_to_shared(stage, place, n, x_columns, k_tile):
+        a_gmem, b_gmem, s_gmem, z_gmem, rows_left = place
+        tid = uint32(cuda.threadIdx.x)
+        r = uint32(tid // uint32(a_row_pieces))
+        c = uint32(tid % uint32(a_row_pieces))
+        smem = uint32(stage + r * (tile_k * 2) + (c ^ (r & 7)) * 16)
+        gmem = a_gmem + uint64(k_tile) * uint64(tile_k * 2)
+        inside = uint32(k_tile * tile_k + c * 8) < x_columns
+        for i in range(a_rounds):
+            if not a_ragged or uint32(r + i * a_rows) < uint32(tile_m):
+                # what lies past M or K becomes zeros
+                present = inside and uint32(i * a_rows) < rows_left
+                size = uint32(16) if present else uint32(0)
+                cp_async_16_zfill(smem + i * (a_rows * tile_k * 2), gmem, size)
+                gmem = gmem + uint64(x_columns) * uint64(a_rows * 2)
+        smem = uint32(stage + b_offset + tid * 16)
+        gmem = b_gmem + uint64(k_tile) * uint64(uint32(n * (tile_k // 2)))
+        for i in range(b_rounds):
+            cp_async_16(smem + i * (num_threads * 16), gmem)
+            gmem = gmem + uint64(n) * uint64(b_rows * 8)
+        for i in range(s_rounds):
+            p = uint32(tid + i * num_threads)
+            if p < uint32(s_pieces):
+                r = uint32(p // uint32(s_row_pieces))
+                c = uint32(p % uint32(s_row_pieces))
+                group = uint32(uint32(k_tile * tile_k) // uint32(group_size) + r)
+                gmem = s_gmem + uint64(group) * uint64(uint32(n * 2)) + uint64(c * 16)
+                cp_async_16(stage + s_offset + p * 16, gmem)
+        if tid < uint32(z_pieces):
+            r = uint32(tid // uint32(z_row_pieces))
+            c = uint32(tid % uint32(z_row_pieces))
+            group = uint32(uint32(k_tile * tile_k) // uint32(group_size) + r)
+            gmem = z_gmem + uint64(group) * uint64(n >> 1) + uint64(c * 16)
+            cp_async_16(stage + z_offset + tid * 16, gmem)
+
+    @cuda.jit(device=True, inline="always")
+    def corner(slice_id, m_tiles):
+        tile_column = uint32(slice_id // m_tiles)
+        return uint32((slice_id - uint32(tile_column * m_tiles)) * tile_m), uint32(
+            tile_column * tile_n
+        )
+
+    @cuda.jit(device=True, inline="always")
+    def locate(sources, m, n, x_columns, slice_id, m_tiles):
+        """Return where this thread copies a slice from, at K = 0, and how many rows are left."""
+        x, packed, scales, zero_points = sources
+        tid = uint32(cuda.threadIdx.x)
+        row, column = corner(slice_id, m_tiles)
+        r = uint32(tid // uint32(a_row_pieces))
+        c = uint32(tid % uint32(a_row_pieces))
+        a_gmem = x + ((uint64(uint32(row + r)) * x_columns + uint32(c * 8)) << 1)
+        rows_left = uint32(m - uint32(row + r)) if uint32(row + r) < m else uint32(0)
+        r = uint32(tid // uint32(b_row_pieces))
+        c = uint32(tid % uint32(b_row_pieces))
+        b_gmem = packed + ((uint64(r) * n + uint32(column + c * 2)) << 3)
+        s_gmem, z_gmem = scales + (uint64(column) << 1), zero_points + (uint64(column) >> 1)
+        return a_gmem, b_gmem, s_gmem, z_gmem, rows_left
+
+    @cuda.jit(device=True, inline="always")
+    def fetch_next(fetch, place, end, smem, sources, m, n, k, x_columns, m_tiles):
+        """Begin the copies of one tile, if there is one left, and return what comes next."""
+        slice_id, k_tile, tile, stage = fetch
+        if tile < end:
+            fetch_to_shared(stage, place, n, x_columns, k_tile)
+        cp_async_commit()
+        k_tile = uint32(k_tile + 1)
+        if k_tile == uint32(k // uint32(tile_k)):
+            k_tile = uint32(0)
+            slice_id = uint32(slice_id + 1)
+            place = locate(sources, m, n, x_columns, slice_id, m_tiles)
+        stage = uint32(stage + stage_bytes)
+        if stage == uint32(smem + ring_bytes):
+            stage = smem
+        return (slice_id, k_tile, uint32(tile + 1), stage), place
+
+    @cuda.jit(device=True, inline="always")
+    def fetch_groups(stage, s_lane, z_lane, step):
+        """Return the scales of a lane's eight columns, and their zero points in one word."""
+        group = uint32(0)
+        if groups_in_stage:
+            group = uint32(uint32(step * 16) // uint32(group_size))
+        zero = uint32(0)
+        if has_zeros:
+            zero = ld_shared_u32(stage + z_lane + group * (tile_n // 2))
+        return ld_shared_v4(stage + s_lane + group * (tile_n * 2)), zero
+
+    @cuda.jit(device=True, inline="always")
+    def fetch_to_registers(stage, a_lane, a_swizzle, b_lane, step):
+        word = ld_shared_v4(stage + b_lane + step * (b_row_pieces * 16))
+        return word, load_a(stage + a_lane + ((step * 32) ^ a_swizzle))
+
+    @cuda.jit(device=True, inline="always")
+    def dequantize(word, scale, zero, strip):
+        """Return the B operands of a strip of 16 columns."""
+        # of columns 0..7 in the lower half, of 8..15 in the upper
+        pair = uint32((zero >> (4 * strip)) & 0x000F000F)
+        if has_zeros and per_channel:
+            return convert(word, pair)
+        if has_zeros:
+            return convert(word, pair, scale)
+        return convert(word) if per_channel else convert(word, scale)
+
+    @cuda.jit(device=True, inline="always")
+    def multiply(a, word, scale, zero, acc):
+        acc0, acc1, acc2, acc3 = acc
+        acc0 = mma(a, dequantize(word[0], scale[0], zero, 0), acc0)
+        acc1 = mma(a, dequantize(word[1], scale[1], zero, 1), acc1)
+        acc2 = mma(a, dequantize(word[2], scale[2], zero, 2), acc2)
+        acc3 = mma(a, dequantize(word[3], scale[3], zero, 3), acc3)
+        return acc0, acc1, acc2, acc3
+
+    @cuda.jit(device=True, inline="always")
+    def unpack_pairs(first, second):
+        low = unpack(first)
+        high = unpack(second)
+        return low[0], low[1], high[0], high[1]
+
+    @cuda.jit(device=True, inline="always")
+    def load_columns(gmem):
+        """Return the fp32 values of the columns a lane owns in the epilogue, in fragment order."""
+        if strips == 1:
+            pairs = ld_global_nc_v2(gmem)
+            return unpack_pairs(pairs[0], pairs[1])
+        pairs = ld_global_nc_v4(gmem)
+        return unpack_pairs(pairs[0], pairs[1]) + unpack_pairs(pairs[2], pairs[3])
+
+    @cuda.jit(device=True, inline="always")
+    def sum_of_warps(ring_end, warps, acc):
+        """Return the sum over the warps along K, in their order, of a warp's share of a strip."""
+        lane_id, warp_n, warp_k = warps
+        sums = uint32(ring_end + lane_id * 16)
+        mine = uint32(sums + (warp_k * warps_n + warp_n) * warp_bytes)
+        store_sums(mine, acc[0])
+        store_sums(mine + acc_bytes, acc[1])
+        store_sums(mine + 2 * acc_bytes, acc[2])
+        store_sums(mine + 3 * acc_bytes, acc[3])
+        cuda.syncthreads()
+        own = zeros_own(float32(0))
+        for i in range(warps_k):
+            theirs = uint32(sums + (warp_n + i * warps_n) * warp_bytes)
+            own = add_sums(theirs + warp_k * (warp_bytes // warps_k), own)
+        return own
+
+    @cuda.jit(device=True, inline="always")
+    def sum_of_blocks(
+        smem, partials, counter, warps, own, begin, k_tiles, k_first, tiles_per_block
+    ):
+        """Return whether this block is the last of its slice, and then the sum, in block order."""
+        lane_id, warp_n, warp_k = warps
+        tid, bid = uint32(cuda.threadIdx.x), uint32(cuda.blockIdx.x)
+        first_block = uint32(begin // tiles_per_block)
+        last_block = uint32(uint32(begin + k_tiles - 1) // tiles_per_block)
+        place = uint32(warp_n * warp_bytes + warp_k * (warp_bytes // warps_k) + lane_id * 16)
+        own_partial = partials + uint64(place)
+        # a block keeps the slice it begins in its second slot, others in the first
+        slot = uint32(bid * 2 + 1) if k_first == uint32(0) else uint32(bid * 2)
+        store_partial(own_partial + uint64(slot) * uint64(slot_bytes), own)
+        cuda.syncthreads()
+        if tid == uint32(0):
+            fence_acq_rel_gpu()
+            st_shared_u32(smem + flag_offset, atom_add_acq_rel_gpu(counter, uint32(1)))
+        cuda.syncthreads()
+        complete = ld_shared_u32(smem + flag_offset) == uint32(last_block - first_block)
+        if complete:
+            fence_acq_rel_gpu()
+            if tid == uint32(0):
+                st_global_u32(counter, uint32(0))  # ready for the next launch
+            own = zeros_own(float32(0))
+            block = first_block
+            while block <= last_block:
+                begins = uint32(block * tiles_per_block) <= begin
+                slot = uint32(block * 2 + 1) if begins else uint32(block * 2)
+                own = add_partial(own_partial + uint64(slot) * uint64(slot_bytes), own)
+                block = uint32(block + 1)
+        return complete, own
+
+    @cuda.jit(device=True, inline="always")
+    def scale_and_bias(scales, bias, column, warps, has_bias):
+        """Return what the sums of a lane's columns are multiplied by, and what is added."""
+        lane_id, warp_n, warp_k = warps
+        # where `permute_scales` of one group puts this lane's columns
+        columns = uint32(column + warp_n * 64 + (lane_id & 3) * 8)
+        if strips == 1:
+            columns = uint32(columns + (warp_k >> 1) * 32 + (warp_k & 1) * 4)
+        else:
+            columns = uint32(columns + warp_k * 32)
+        scale = ones_own(float32(1))
+        if per_channel:
+            scale = load_columns(scales + (uint64(columns) << 1))
+        shift = ones_own(float32(0))
+        if has_bias > uint32(0):
+            shift = load_columns(bias + (uint64(columns) << 1))
+        return scale, shift
+
+    @cuda.jit(device=True, inline="always")
+    def store_result(tile_out, out, warps, own, scale, shift, row, column, m, out_columns):
+        """Round, and write: registers -> smem as rows -> gmem."""
+        lane_id, warp_n, warp_k = warps
+        place = uint32(warp_n * 128 + warp_k * (32 * strips) + (lane_id & 3) * 4)
+        store_out(tile_out + (lane_id >> 2) * out_row_bytes + place, own, scale, shift)
+        cuda.syncthreads()
+        piece = uint32(cuda.threadIdx.x)
+        while piece < uint32(tile_m * out_row_pieces):
+            r = uint32(piece // uint32(out_row_pieces))
+            c = uint32(piece % uint32(out_row_pieces))
+            if uint32(row + r) < m and uint32(column + c * 8) < out_columns:
+                value = ld_shared_v4(tile_out + r * out_row_bytes + c * 16)
+                to = uint64(uint32(row + r)) * out_columns + uint32(column + c * 8)
+                st_global_v4(out + (to << 1), value)
+            piece = uint32(piece + num_threads)
+
+    def marlin(
+        x, packed, scales, zero_points, bias, out, partials, counters,
+        m, n, k, x_columns, out_columns, tiles_per_block, has_bias,
+    ):  # fmt: skip
+        # index: which stripe, which slice, which fragment
+        smem = smem_base()
+        ring_end = uint32(smem + ring_bytes)
+        tile_out = uint32(ring_end + sums_bytes)
+        tid = uint32(cuda.threadIdx.x)
+        bid = uint32(cuda.blockIdx.x)
+        lane_id = uint32(tid & 31)
+        warp_id = uint32(tid >> 5)
+        warp_n = uint32(warp_id % uint32(warps_n))
+        warp_k = uint32(warp_id // uint32(warps_n))
+        warps = (lane_id, warp_n, warp_k)
+        k_tiles = uint32(k // uint32(tile_k))
+        m_tiles = uint32(uint32(m + (tile_m - 1)) // uint32(tile_m))
+        tile = uint32(bid * tiles_per_block)
+        end = uint32(uint32(uint32(n // uint32(tile_n)) * m_tiles) * k_tiles)
+        if uint32(tile + tiles_per_block) < end:
+            end = uint32(tile + tiles_per_block)
+        slice_id = uint32(tile // k_tiles)
+        k_tile = uint32(tile - uint32(slice_id * k_tiles))
+        a_lane = uint32((lane_id & 15) * (tile_k * 2))
+        # the 16-byte piece of the lane in its row: lane / 16, swizzled by the row
+        a_swizzle = uint32(((lane_id >> 4) ^ (lane_id & 7)) * 16)
+        b_lane = uint32(warp_n * 512 + lane_id * 16 + b_offset)
+        s_lane = uint32(warp_n * 128 + (lane_id >> 2) * 16 + s_offset)
+        z_lane = uint32(warp_n * 32 + (lane_id >> 2) * 4 + z_offset)
+        nothing = float32(0)
+
+        stage = smem
+        sources = (x, packed, scales, zero_points)
+        fetch = (slice_id, k_tile, tile, smem)
+        place = locate(sources, m, n, x_columns, slice_id, m_tiles)
+        # prologue: the copies run num_stages - 1 tiles ahead of the mma, across slices
+        for _ in range(num_stages - 1):
+            fetch, place = fetch_next(fetch, place, end, smem, sources, m, n, k, x_columns, m_tiles)
+        while tile < end:
+            acc = (zeros(nothing), zeros(nothing), zeros(nothing), zeros(nothing))
+            row, column = corner(slice_id, m_tiles)
+            zero = uint32(0)
+            if has_zeros and per_channel:
+                word = uint32((column >> 1) + warp_n * 32 + (lane_id >> 2) * 4)
+                zero = ld_global_nc_u32(zero_points + uint64(word))
+            k_first = k_tile
+            k_last = uint32(k_tile + uint32(end - tile))
+            if k_last > k_tiles:
+                k_last = k_tiles
+
+            # main loop: one stage a turn
+            while k_tile < k_last:
+                # this stage has arrived, and every warp has left the one to overwrite next
+                cp_async_wait(in_flight)
+                cuda.syncthreads()
+                step = uint32(warp_k * steps)
+                word, a = fetch_to_registers(stage, a_lane, a_swizzle, b_lane, step)
+                scale = word
+                if not per_channel:
+                    scale, zero = fetch_groups(stage, s_lane, z_lane, step)
+                fetch, place = fetch_next(
+                    fetch, place, end, smem, sources, m, n, k, x_columns, m_tiles
+                )
+                for _ in range(steps - 1):
+                    step = uint32(step + 1)
+                    next_word, next_a = fetch_to_registers(stage, a_lane, a_swizzle, b_lane, step)
+                    next_scale, next_zero = scale, zero
+                    if groups_in_stage:
+                        next_scale, next_zero = fetch_groups(stage, s_lane, z_lane, step)
+                    acc = multiply(a, word, scale, zero, acc)
+                    word, a, scale, zero = next_word, next_a, next_scale, next_zero
+                acc = multiply(a, word, scale, zero, acc)
+
+                stage = uint32(stage + stage_bytes)
+                if stage == ring_end:
+                    stage = smem
+                k_tile = uint32(k_tile + 1)
+                tile = uint32(tile + 1)
+
+            own = sum_of_warps(ring_end, warps, acc)
+            complete = True
+            if k_first > uint32(0) or k_last < k_tiles:
+                begin = uint32(slice_id * k_tiles)
+                complete, own = sum_of_blocks(
+                    smem, partials, counters + (uint64(slice_id) << 2), warps, own,
+                    begin, k_tiles, k_first, tiles_per_block,
+                )  # fmt: skip
+            if complete:
+                scale, shift = scale_and_bias(scales, bias, column, warps, has_bias)
+                store_result(tile_out, out, warps, own, scale, shift, row, column, m, out_columns)
+            slice_id = uint32(slice_id + 1)
+            k_tile = uint32(0)
+
+    return marlin

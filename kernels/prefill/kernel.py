@@ -1,0 +1,357 @@
+"""W4A16 GEMM for many rows on Hopper: dequantised weights as the register operand of wgmma.
+
+    w[k, n] = round((code[k, n] - zero[g, n]) * scale[g, n]), g = k // group_size
+    out[m, n] = round(sum_k x[m, k] * w[k, n] + bias[n])
+
+    x            [M, K] row-major          gmem; tensor map, 128-byte swizzled smem, operand B
+    packed       [Kp/16, 2Np] int32        gmem; bulk copies of whole rows, smem, registers: A
+    scales       [G, Np], permuted         gmem, one row (or tile_k / group_size) a stage
+    zero_points  [G, Np/8] int32           gmem, likewise, of an asymmetric weight; else zero is 8
+    bias         [Np], permuted            gmem, read once in the epilogue
+    out          [M, N] row-major          gmem, written once, 16 bytes a thread
+
+x, scales, bias and out are fp16 or bf16, whichever `dtype` is built for; the operands are those of
+kernels/shared/packed.py.
+
+What is computed is out^T = W^T x^T: a word of the packed weight is one lane's share of a 16 x 16
+tile of W^T. Two warpgroups have half of a tile's columns each and all of its rows of x; the other
+warps copy ahead of them. A group of products runs while the weights of the next are dequantised.
+
+A block of the grid takes whole output tiles in turn. What is left over of them, or all of them
+where they are few, is numbered K first and cut into equal stripes, one a block, which every block
+does first. The block that has the first k of a tile adds the sums of the others in their order: the
+same bits in every run. It waits for blocks that the GPU has started before it.
+
+Where rows are few, dequantising is the limit. Then the codes minus their zero points, which are
+exact, are multiplied, and the sums of a group are scaled in fp32: no weight is rounded
+(`scale_sums`).
+
+Where tiles are fewer than half of the SMs, a cluster of two blocks may cut the K of each instead,
+and add through its shared memory. Where power is the limit, a pair of blocks with tiles side by
+side copies each half of the rows of x to both.
+
+A launch may begin before the one before it has ended: it copies weights, and waits with x.
+
+Workspace: a tile of fp32 sums a block that has a stripe, up to 26 MB on an H200.
+
+Bound by the tensor cores and their power, with few rows by issue slots (docs/facts.md).
+Limits: Hopper; group_size in {-1, 32, 64, 128}; no act-order (gather x first); N of at least 128.
+"""
+
+from dataclasses import dataclass
+
+from ferrum_numba.contract import Launch, Program, pointers, sizes
+from ferrum_numba.errors import ConfigError
+from ferrum_numba.kernels.prefill.program import build
+from ferrum_numba.kernels.prefill.schedule import CONSUMER_WARPS, PANEL_K, PRODUCER_WARPS
+from ferrum_numba.kernels.shared import packed as layout
+from ferrum_numba.kernels.shared.stage import Stage
+from ferrum_numba.ptx.tensor_map import MAP_BYTES
+
+ARCH = "sm_90a"
+# n and k are those of the packed weight, x has x_columns and out out_columns
+PARAMETERS = (
+    *pointers(
+        "x", "packed", "scales", "zero_points", "bias", "out", "partials", "counters", "maps"
+    ),
+    *sizes("m", "n", "k", "x_columns", "out_columns", "stripe", "striped", "has_bias"),
+)
+# rows of x that blocks at work together share, as far as there are so many
+BAND_ROWS = 1024
+# rows of a tile that leave it at once
+MOST_PART_ROWS = 64
+# sums of a tile: 192 registers a thread
+MOST_SUMS = 192 * 256
+# rows of a tile whose sums are scaled: two sets more that wait for it, and two of operand A
+MOST_SCALED_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Config(Stage):
+    """One way to tile."""
+
+    tile_m: int = 128  # rows of x a block, a multiple of 16
+    tile_n: int = 256  # columns a block: 64 or 128 a warpgroup
+    num_stages: int = 6  # stages of the ring
+    split_k: bool = True  # the tiles left over are cut into stripes
+    cluster: int = 1  # blocks that share every tile, K cut between them
+    pair: bool = False  # two blocks with tiles side by side copy x for each other
+    scale_sums: bool = False  # by the scales of their groups, not the weights; stages of 128 of k
+    group_size: int = 128  # K a scale, -1: one scale a column
+    dtype: str = "fp16"  # of x, scales, bias and out
+    has_zeros: bool = False  # the weight is asymmetric
+
+    def __post_init__(self) -> None:
+        if self.tile_n not in (128, 256):
+            raise ConfigError(f"tile_n must be 128 or 256; got {self.tile_n}")
+        if self.tile_m % 16 or not 16 <= self.tile_m <= 256:
+            raise ConfigError(f"tile_m must be a multiple of 16 up to 256; got {self.tile_m}")
+        # what the accumulators leave of a consumer's registers
+        if self.tile_m * self.tile_n > MOST_SUMS:
+            raise ConfigError(
+                f"tile_m x tile_n must be at most {MOST_SUMS}; got {self.tile_m} x {self.tile_n}"
+            )
+        if self.cluster not in (1, 2, 4) or self.tile_m % (16 * self.cluster):
+            raise ConfigError(
+                "cluster must be 1, 2 or 4, and tile_m a multiple of 16 a block of it; "
+                f"got cluster = {self.cluster}, tile_m = {self.tile_m}"
+            )
+        most = MOST_PART_ROWS * self.cluster
+        if self.cluster > 1 and (self.split_k or self.pair or self.tile_m > most):
+            raise ConfigError(
+                f"a cluster of {self.cluster} takes no stripes, no pairs, no more than {most} rows;"
+                f" got split_k = {self.split_k}, pair = {self.pair}, tile_m = {self.tile_m}"
+            )
+        if self.scale_sums and (self.tile_n < 256 or self.tile_m > MOST_SCALED_ROWS):
+            raise ConfigError(
+                f"sums are scaled in tiles of 256 columns and up to {MOST_SCALED_ROWS} rows; got "
+                f"tile_n = {self.tile_n}, tile_m = {self.tile_m}"
+            )
+        if self.num_stages < 2:
+            raise ConfigError(f"num_stages must be at least 2; got {self.num_stages}")
+        layout.refuse_kind(self.group_size, self.dtype)
+
+    @property
+    def strips(self) -> int:
+        """Strips of 16 columns a warp, and blocks of 64 a warpgroup."""
+        return self.tile_n // 128
+
+    @property
+    def unit_blocks(self) -> int:
+        """Blocks that go from tile to tile together."""
+        return 2 if self.pair else 1
+
+    @property
+    def unit_n(self) -> int:
+        """Columns of a tile of theirs."""
+        return self.unit_blocks * self.tile_n
+
+    @property
+    def tile_k(self) -> int:
+        """K a stage: one or two panels, whose rows of x are what the swizzle repeats in."""
+        return 2 * PANEL_K if self.scale_sums else PANEL_K
+
+    @property
+    def num_threads(self) -> int:
+        """Threads a block: two warpgroups that multiply and one that copies."""
+        return 32 * (CONSUMER_WARPS + PRODUCER_WARPS)
+
+    @property
+    def in_flight(self) -> int:
+        """Groups of products that run while the next is dequantised."""
+        return 3 if self.strips * self.tile_m <= 256 else 1
+
+    @property
+    def raster(self) -> int:
+        """Rows of tiles in a band."""
+        return max(1, BAND_ROWS // self.tile_m)
+
+    @property
+    def bars_offset(self) -> int:
+        """Where the barriers begin, two of 8 bytes a stage."""
+        return self.num_stages * self.stage_bytes
+
+    @property
+    def out_offset(self) -> int:
+        """Where the part of a tile lies that is on its way out, and first the tensor maps."""
+        return -(-(self.bars_offset + 16 * self.num_stages) // 128) * 128
+
+    @property
+    def part_rows(self) -> int:
+        """Rows of a tile that leave it at once."""
+        return min(self.tile_m // self.cluster, MOST_PART_ROWS)
+
+    @property
+    def out_row_bytes(self) -> int:
+        """Bytes from one row of a warpgroup's columns to the next, on their way out."""
+        return 128 * self.strips + 16  # 16: rows start four banks apart
+
+    @property
+    def part_bytes(self) -> int:
+        """Bytes of a warpgroup's columns of a part."""
+        return self.part_rows * self.out_row_bytes
+
+    @property
+    def sums_offset(self) -> int:
+        """Where the sums of the cluster's other blocks come in."""
+        return self.out_offset + 2 * self.part_bytes
+
+    @property
+    def smem_bytes(self) -> int:
+        """Dynamic shared memory a block: ring, barriers, what is on its way out or comes in."""
+        others = self.tile_m // self.cluster * self.tile_n * 4 * (self.cluster - 1)
+        return self.sums_offset + others
+
+
+# (tile_m, tile_n, num_stages): what wins somewhere on an H200, see docs/facts.md; the default first
+_TILES = ((256, 128, 5), (128, 256, 6), (192, 256, 5), (128, 128, 8), (64, 256, 8), (64, 128, 8))
+_CONFIGS = (
+    *(Config(*tile, split_k=split) for tile in _TILES for split in (True, False)),
+    # K cut in two: few tiles
+    *(Config(*tile, split_k=False, cluster=2) for tile in ((128, 128, 7), (64, 128, 8))),
+    # shared rows of x: less power, where that is the limit
+    *(Config(*tile, pair=True) for tile in ((256, 128, 5), (192, 256, 5), (128, 256, 6))),
+    # two thirds of the work of 128 rows for 65 to 96, of wide weights and of narrow ones
+    Config(96, 256, 7),
+    Config(96, 128, 8),
+    # few rows: where weights have groups, it is cheaper to scale the sums
+    Config(64, 256, 4, scale_sums=True),
+    Config(48, 256, 5, scale_sums=True),
+    Config(32, 256, 6, scale_sums=True),
+    Config(16, 256, 7, scale_sums=True),
+    Config(48, 256, 10),
+    Config(32, 256, 12),
+)
+
+# what a block takes, in cycles, measured on an H200 (docs/facts.md): a stage of 64 of k, and a word
+# of it in every warp. The product of a word with n rows keeps the tensor cores for n / 2 cycles, in
+# fact a tenth more, and other instructions from being issued for some of them
+STAGE_CYCLES, WORD_CYCLES, TENSOR_ROW_CYCLES = 60, 6, 0.55
+WEIGHT_CYCLES, WEIGHT_ROW_CYCLES = 30, 0.22
+SUM_CYCLES, SUM_ROW_CYCLES = 18.5, 0.35
+# to round and write a sum; to hand a sum to another block, or take it, and once
+RESULT_CYCLES, HAND_OFF_CYCLES, HAND_OFF_LATENCY = 0.09, 0.1, 1500
+# rows from which the power limits, and what pairs then take of what blocks alone take
+MANY_ROWS, PAIR_SHARE = 2048, 0.97
+
+
+class Prefill(layout.PackedKernel):
+    """Warp-specialised wgmma with A from registers, persistent over tiles and stripes."""
+
+    name = "prefill"
+    config = Config
+    models_shapes = True
+    summary = "packed layout, wgmma with dequantised A in registers, mbarrier ring; Hopper only"
+
+    def configs(self, gpu):
+        """Return the tiles whose shared memory fits the GPU, the default first; Hopper only."""
+        if gpu.arch != ARCH:
+            return ()
+        return tuple(c for c in _CONFIGS if gpu.lacks_smem(c.smem_bytes) is None)
+
+    def refuses(self, problem):
+        """Return why no config can run this problem, or None."""
+        N = layout.stored_shape(problem)[1]
+        if N < 128:
+            return f"{self.name} needs N of at least 128; got N = {problem.N} ({N} as packed)"
+        return super().refuses(problem)
+
+    def misfit(self, config, problem, gpu):
+        """Return why this config does not fit this problem, or None."""
+        if gpu.arch != ARCH:
+            return f"wgmma needs {ARCH}; {gpu.name} is {gpu.arch}"
+        if config != self.specialise(config, problem):
+            return f"compiled for other weights or types than {problem}"
+        K, N = layout.stored_shape(problem)
+        if config.scale_sums and (config.group_size < 0 or K % config.tile_k):
+            return (
+                f"sums are scaled by groups, in stages of {config.tile_k} of K; got group_size = "
+                f"{config.group_size}, K = {K} (as packed)"
+            )
+        if config.unit_blocks > gpu.num_sms:
+            return f"a pair of blocks needs two SMs; {gpu.name} has {gpu.num_sms}"
+        if config.unit_n > N:
+            return f"N must be at least {config.unit_n} (pairs of tiles count); got {N} (as packed)"
+        # a tile with more 64-row blocks than the problem multiplies zeros for nothing
+        if config.tile_m - 64 >= problem.M:
+            return f"tile_m = {config.tile_m} for M = {problem.M} only adds rows of zeros"
+        if config.cluster > 1:
+            blocks = config.cluster * _num_tiles(config, problem)
+            if blocks > gpu.num_sms or K // config.tile_k < config.cluster:
+                return (
+                    f"a cluster of {config.cluster} for every tile needs {blocks} of "
+                    f"{gpu.num_sms} SMs, and K of at least {config.tile_k} a block; "
+                    f"got K = {problem.K}"
+                )
+        return gpu.lacks_smem(config.smem_bytes)
+
+    def default(self, problem, gpu):
+        """Return the config that takes the fewest cycles by the model of `_cycles`."""
+        fitting = [
+            config
+            for config in (self.specialise(c, problem) for c in self.configs(gpu))
+            if self.misfit(config, problem, gpu) is None
+        ]
+        return min(fitting, key=lambda config: self._cycles(config, problem, gpu))
+
+    def _cycles(self, config, problem, gpu):
+        """Return what a problem takes as modelled from what the parts of a block took."""
+        k_tiles = layout.stored_shape(problem)[0] // config.tile_k
+        tiles = _num_tiles(config, problem)
+        sums = config.tile_m * config.tile_n
+        stage = _stage_cycles(config)
+        if config.cluster > 1:
+            handed = HAND_OFF_LATENCY + sums * HAND_OFF_CYCLES
+            return k_tiles * stage / config.cluster + handed + sums * RESULT_CYCLES
+        scalars = self.launch(config, problem, gpu).scalars
+        stripe, striped = scalars["stripe"], scalars["striped"]
+        units = gpu.num_sms // config.unit_blocks
+        cycles = -(-(tiles - striped) // units) * (k_tiles * stage + sums * RESULT_CYCLES)
+        if striped:
+            cycles += stripe * stage + (1 + stripe // k_tiles) * sums * RESULT_CYCLES
+            cycles += HAND_OFF_LATENCY + (1 + k_tiles // stripe) * sums * HAND_OFF_CYCLES
+        many = config.pair and problem.M >= MANY_ROWS
+        return cycles * (PAIR_SHARE if many else 1)
+
+    def build(self, config, arch):
+        """Return the program: Grid: a block a SM; Block: two warpgroups and those that copy."""
+        return Program(
+            build(config),
+            PARAMETERS,
+            config.num_threads,
+            smem_bytes=config.smem_bytes,
+            cluster=(max(config.cluster, config.unit_blocks), 1, 1),
+            lto=True,
+        )
+
+    def launch(self, config, problem, gpu):
+        """Return a full GPU; with `split_k` one to two tiles a block are dealt out as stripes."""
+        K, N = layout.stored_shape(problem)
+        k_tiles = K // config.tile_k
+        tiles = _num_tiles(config, problem)
+        blocks = gpu.num_sms // config.unit_blocks
+        grid = min(tiles, blocks)
+        striped = stripe = 0
+        if config.cluster > 1:
+            grid = tiles * config.cluster
+        elif config.split_k and tiles % blocks:
+            waves = tiles // blocks
+            striped = tiles - max(0, waves - 1) * blocks
+            stripe = -(-striped * k_tiles // blocks)
+            grid = blocks if waves else -(-striped * k_tiles // stripe)
+        grid *= config.unit_blocks
+        return Launch(
+            (grid, 1, 1),
+            {
+                "m": problem.M,
+                "n": N,
+                "k": K,
+                "x_columns": problem.K,
+                "out_columns": problem.N,
+                "stripe": stripe,
+                "striped": striped,
+                "has_bias": int(problem.bias),
+            },
+            # of a block's stripe only the first tile can begin before it
+            {
+                "partials": (grid if striped else 1) * config.tile_m * config.tile_n * 4,
+                "counters": 8 * config.unit_blocks * max(striped, 1),
+                "maps": grid * 2 * MAP_BYTES,
+            },
+            programmatic=True,
+        )
+
+
+def _num_tiles(config, problem):
+    N = layout.stored_shape(problem)[1]
+    return -(-problem.M // config.tile_m) * -(-N // config.unit_n)
+
+
+def _stage_cycles(config):
+    """Return what a stage takes as modelled: both warpgroups' warps share four schedulers."""
+    fixed, a_row = WEIGHT_CYCLES, WEIGHT_ROW_CYCLES
+    if config.scale_sums:
+        fixed, a_row = SUM_CYCLES, SUM_ROW_CYCLES
+    rows = config.tile_m
+    word = max(TENSOR_ROW_CYCLES * rows, fixed + a_row * rows) + WORD_CYCLES
+    return config.tile_k // PANEL_K * (STAGE_CYCLES + config.tile_n // 16 * word)

@@ -1,0 +1,147 @@
+"""The device program of prefill: kernel.py says what is computed and how it is tiled."""
+
+from numba import cuda
+from numba.cuda.types import uint32, uint64
+
+from ferrum_numba.kernels.prefill.copies import (
+    make_clear_rows,
+    make_copy_scales,
+    make_copy_weights,
+    make_copy_x,
+)
+from ferrum_numba.kernels.prefill.products import make_products, make_release
+from ferrum_numba.kernels.prefill.result import (
+    make_store_result,
+    make_sum_of_blocks,
+    make_sum_of_cluster,
+)
+from ferrum_numba.kernels.prefill.schedule import CONSUMER_WARPS, make_schedule
+from ferrum_numba.ptx.asynchronous import fence_mbarrier_init, mbarrier_init, mbarrier_wait
+from ferrum_numba.ptx.memory import ld_global_nc_u32
+from ferrum_numba.ptx.special import opaque_u32, smem_base, thread_id
+from ferrum_numba.ptx.sync import (
+    bar_warp_sync,
+    cluster_arrive,
+    cluster_wait,
+    griddepcontrol_wait,
+    setmaxnreg_dec,
+    setmaxnreg_inc,
+)
+
+# a warp's registers a thread: as many for the accumulators as those that copy leave
+CONSUMER_REGISTERS, PRODUCER_REGISTERS = 232, 40
+
+
+def build(config):
+    """Return the kernel of a config: a function of the parameters of `Prefill`, in their order."""
+    tile_k, strips, num_stages = config.tile_k, config.strips, config.num_stages
+    per_channel, has_zeros = config.group_size < 0, config.has_zeros
+    w_offset, s_offset, z_offset = config.w_offset, config.s_offset, config.z_offset
+    stage_bytes, bars_offset = config.stage_bytes, config.bars_offset
+    places = 4 // config.strips
+    num_tiles, corner, own_column, _, first_segment, next_segment, advance = make_schedule(config)
+    copy_x, copy_weights = make_copy_x(config), make_copy_weights(config)
+    clear_rows = make_clear_rows(config)
+    copying_warps, copy_scales = 3 if per_channel else 4, make_copy_scales(config)
+    start, finish, multiply_stage = make_products(config)
+    release = make_release(config)
+    pair, releases = config.pair, config.unit_blocks * CONSUMER_WARPS
+    sum_of_cluster, clustered = make_sum_of_cluster(config), config.cluster > 1
+    sum_of_blocks, store_result = make_sum_of_blocks(config), make_store_result(config)
+
+    def prefill(
+        x, packed, scales, zero_points, bias, out, partials, counters, maps,
+        m, n, k, x_columns, out_columns, stripe, striped, has_bias,
+    ):  # fmt: skip
+        # index: which role, which strip of columns, which segment
+        smem = smem_base()
+        bars = uint32(smem + bars_offset)
+        if thread_id() == uint32(0):
+            for i in range(num_stages):
+                # one arrival of each warp that copies; one of each that multiplies, in a pair
+                mbarrier_init(bars + i * 16, uint32(copying_warps))
+                mbarrier_init(bars + (i * 16 + 8), uint32(releases))
+            fence_mbarrier_init()
+        clear_rows(m)
+        cuda.syncthreads()
+        if clustered or pair:
+            cluster_arrive()
+        if pair:
+            cluster_wait()
+        # read again wherever it is asked for: kept, it would cost the main loop a register
+        if thread_id() >= uint32(32 * CONSUMER_WARPS):
+            setmaxnreg_dec(PRODUCER_REGISTERS)
+            warp_id = uint32(thread_id() >> 5)
+            if warp_id == uint32(CONSUMER_WARPS):
+                copy_x(x, maps, m, n, k, x_columns, stripe, striped)
+            elif uint32(thread_id() & 31) == uint32(0):
+                role = uint32(warp_id - (CONSUMER_WARPS + 1))
+                if role < uint32(2):
+                    copy_weights(packed, m, n, k, stripe, striped, role)
+                elif not per_channel:
+                    copy_scales(scales, zero_points, m, n, k, stripe, striped)
+            if clustered:
+                # the cluster's barrier counts every thread, twice
+                bar_warp_sync()
+                cluster_wait()
+                cluster_arrive()
+                cluster_wait()
+        else:
+            setmaxnreg_inc(CONSUMER_REGISTERS)
+            griddepcontrol_wait()
+            k_tiles, tiles = uint32(k // uint32(tile_k)), num_tiles(m, n)
+            lane_id, warp_id = uint32(thread_id() & 31), uint32(thread_id() >> 5)
+            # a warp's strips lie side by side in one Marlin tile of 64 columns; which, depends on
+            # the lane too, so that its words lie in different banks
+            tile64 = uint32(uint32(warp_id * strips) >> 2)
+            strip = uint32((uint32(warp_id + (lane_id >> 3)) % uint32(places)) * strips)
+            w_place = uint32(w_offset + tile64 * 512 + lane_id * 16 + strip * 4)
+            s_place = uint32(s_offset + tile64 * 128 + (lane_id >> 2) * 16 + strip * 4)
+            z_place = uint32(tile64 * 32 + (lane_id >> 2) * 4)
+            places_of = (w_place, s_place, uint32(z_place + z_offset), strip)
+            stage, phase = uint32(0), uint32(0)
+            tile, k_first, k_last, left = first_segment(k_tiles, stripe, striped)
+            while tile < tiles:
+                zero = uint32(0)
+                if has_zeros and per_channel:
+                    _, column = corner(tile, m, n)
+                    column = own_column(column, n)
+                    word = uint32((column >> 1) + z_place)
+                    zero = ld_global_nc_u32(zero_points + uint64(word))
+                k_tile = k_first
+                last = (uint32(smem + stage * stage_bytes), bars)
+                acc = start()
+
+                # main loop: one stage a turn, products in flight
+                while k_tile < k_last:
+                    at = uint32(smem + stage * stage_bytes)
+                    bar = uint32(bars + stage * 16)
+                    mbarrier_wait(bar, phase)
+                    order = (k_tile > k_first, bar, phase)
+                    acc, zero = multiply_stage(acc, at, places_of, zero, last, order)
+                    last = (at, bar)
+                    stage, phase = advance(stage, phase)
+                    k_tile = uint32(k_tile + 1)
+                acc = finish(acc, places_of, last)
+                release(last[1], True)
+
+                if clustered:
+                    acc = sum_of_cluster(acc)
+                elif k_first > uint32(0) or k_last < k_tiles:
+                    acc = sum_of_blocks(
+                        acc, partials, counters, tile, k_tiles, opaque_u32(stripe), k_first
+                    )
+                # of what the compiler computed before the loop it would keep no accumulators
+                if clustered or k_first == uint32(0):
+                    sizes = (opaque_u32(m), opaque_u32(n), opaque_u32(out_columns))
+                    store_result(acc, out, scales, bias, tile, sizes, has_bias)
+                tile, k_first, k_last, left = next_segment(
+                    tile, left, opaque_u32(k_tiles), opaque_u32(striped)
+                )
+        if pair:
+            # nobody leaves while the other may still copy or arrive here
+            bar_warp_sync()
+            cluster_arrive()
+            cluster_wait()
+
+    return prefill
