@@ -8,8 +8,10 @@
 few rows to many and for every kind of weight, and writes one file each; no GPU and no driver are
 needed. `compare` names the files of `after` that differ, with the first line that does, and exits
 with 1 if any does; with `--sass` it says besides what became of the machine code, which is the same
-where only the text of an instruction was written otherwise. Symbols are numbered in the order in which they stand (see `compile.build`), so
-moved or renamed Python gives the same bytes as long as the compiler makes the same code of it.
+where only the text of an instruction was written otherwise.
+
+Symbols are numbered in the order in which they stand (see `compile.build`), so moved or renamed
+Python gives the same bytes as long as the compiler makes the same code of it.
 """
 
 from __future__ import annotations
@@ -135,7 +137,8 @@ def _machine_code(before: str, after: str) -> str:
     linked, code = [], []
     for ptx in (before, after):
         target, entry = re.search(r"\.target (\w+)", ptx), re.search(r"\.entry (\w+)", ptx)
-        assert target is not None and entry is not None, "a kernel's PTX has a target and an entry"
+        assert target is not None, "PTX has a target"
+        assert entry is not None, "a kernel's PTX has an entry"
         linked.append(link(ptx, entry[1], target[1]))
         code.append(disassembly(linked[-1].cubin))
     if code[0] is not None and code[0] == code[1]:
