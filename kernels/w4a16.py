@@ -27,6 +27,7 @@ from ferrum_numba.contract import Inputs, Op, Tolerance, Work
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.kernels.dtypes import DTYPES, refuse_dtype
 from ferrum_numba.reference import w4a16_gemm
+from ferrum_numba.sizes import ceil_div
 
 Array = npt.NDArray[Any]
 
@@ -96,7 +97,7 @@ class W4A16Problem:
     @property
     def num_groups(self) -> int:
         """Rows of scales, G: the last group may be a smaller one."""
-        return -(-self.K // self.group_rows)
+        return ceil_div(self.K, self.group_rows)
 
     @property
     def ordered_groups(self) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ferrum_numba.compile.binary import Binary
 from ferrum_numba.gpu import Gpu
+from ferrum_numba.sizes import ceil_div
 
 WARP_SIZE = 32
 # a warp's registers are allocated in units of 256
@@ -38,4 +39,4 @@ def _by_smem(size_bytes: int, gpu: Gpu) -> int:
 
 
 def _ceil(value: int, unit: int) -> int:
-    return -(-value // unit)
+    return ceil_div(value, unit)

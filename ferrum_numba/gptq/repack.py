@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ferrum_numba.errors import ProblemError
+from ferrum_numba.sizes import round_up
 
 Array = npt.NDArray[Any]
 
@@ -228,8 +229,8 @@ def _padded_shape(K: int, N: int, shape: tuple[int, int] | None) -> tuple[int, i
     if K_padded % TILE_K or N_padded % TILE_N:
         raise ProblemError(
             f"Marlin's layout needs K a multiple of {TILE_K} and N of {TILE_N}; "
-            f"got K = {K_padded}, N = {N_padded}: pad to {-(-K_padded // TILE_K) * TILE_K} and "
-            f"{-(-N_padded // TILE_N) * TILE_N}"
+            f"got K = {K_padded}, N = {N_padded}: pad to {round_up(K_padded, TILE_K)} and "
+            f"{round_up(N_padded, TILE_N)}"
         )
     if K_padded < K or N_padded < N:
         raise ProblemError(

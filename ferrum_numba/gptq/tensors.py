@@ -18,6 +18,7 @@ import numpy as np
 
 from ferrum_numba.contract import Array
 from ferrum_numba.errors import ProblemError
+from ferrum_numba.sizes import ceil_div
 
 # codes of a word
 PACK_FACTOR = 8
@@ -210,7 +211,7 @@ def _group_rows(layer: GptqTensors) -> int:
 
 
 def _check_scales(layer: GptqTensors) -> None:
-    G = -(-layer.in_features // layer.group_size)
+    G = ceil_div(layer.in_features, layer.group_size)
     if (
         layer.scales.ndim == 2
         and layer.scales.shape[1] == layer.out_features

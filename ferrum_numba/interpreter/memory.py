@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ferrum_numba.errors import InterpreterError
+from ferrum_numba.sizes import round_up
 
 Array = npt.NDArray[Any]
 
@@ -44,7 +45,7 @@ class Region:
         self.size_bytes = size_bytes
         self.base = base
         self.stored = False
-        padded = -(-size_bytes // 16) * 16
+        padded = round_up(size_bytes, 16)
         self.data = np.zeros(padded, np.uint8)
         self.state = np.full(padded, state, np.uint8)
         self._data = {size: self.data.view(unit) for size, unit in _UNITS.items()}

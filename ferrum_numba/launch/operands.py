@@ -14,6 +14,7 @@ from ferrum_numba.contract import Config, Kernel, Launch, Problem
 from ferrum_numba.launch.buffer import POISON, Buffer
 from ferrum_numba.launch.device import Device
 from ferrum_numba.launch.kernel import Fixed, Loaded, Prepared, load
+from ferrum_numba.sizes import round_up
 
 if TYPE_CHECKING:
     from ferrum_numba.compile import Binary
@@ -32,7 +33,7 @@ def copies_to_exceed(total_bytes: int, copy_bytes: int) -> int:
 
 def repeat(array: Array, copies: int) -> npt.NDArray[np.uint8]:
     """Return [copies, stride] bytes: an array again and again, each aligned, poison between."""
-    stride_bytes = -(-array.nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+    stride_bytes = round_up(array.nbytes, ALIGNMENT_BYTES)
     rows = np.full((copies, stride_bytes), POISON, np.uint8)
     rows[:, : array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     return rows

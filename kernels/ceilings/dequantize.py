@@ -25,6 +25,7 @@ from ferrum_numba.kernels.shared.int4 import dequantize
 from ferrum_numba.ptx.arithmetic import lop3
 from ferrum_numba.ptx.memory import ld_global_nc_u32, st_global_u32
 from ferrum_numba.reference.ceilings import dequantize_chain
+from ferrum_numba.sizes import ceil_div
 from ferrum_numba.space import space
 
 dequantize_f16, dequantize_scaled_f16 = dequantize("f16"), dequantize("f16", scaled=True)
@@ -119,7 +120,7 @@ class DequantizeAnd(Kernel):
 
     def launch(self, config, problem, gpu):
         """Return a thread a chain."""
-        blocks = -(-problem.chains // config.num_threads)
+        blocks = ceil_div(problem.chains, config.num_threads)
         return Launch((blocks, 1, 1), {"chains": problem.chains, "steps": problem.steps})
 
     @staticmethod
@@ -129,9 +130,9 @@ class DequantizeAnd(Kernel):
         mask = uint32(0x000F000F)
         return (
             uint32(word & mask),
-            uint32(uint32(word >> uint32(4)) & mask),
-            uint32(uint32(word >> uint32(8)) & mask),
-            uint32(uint32(word >> uint32(12)) & mask),
+            uint32(uint32(word >> 4) & mask),
+            uint32(uint32(word >> 8) & mask),
+            uint32(uint32(word >> 12) & mask),
         )
 
 
@@ -172,7 +173,7 @@ def _dequantize(config, unpack):
             word = ld_global_nc_u32(data + uint64(chain) * uint64(4))
             total = uint32(0)
             left = steps
-            while left > uint32(0):
+            while left > 0:
                 for _ in range(unroll):
                     pairs = unpack(word)
                     total = lop3(total, pairs[0], pairs[1], XOR3)

@@ -30,6 +30,7 @@ from ferrum_numba.ptx.memory import (
 )
 from ferrum_numba.ptx.shuffle import shfl_xor
 from ferrum_numba.reference.ceilings import row_sums
+from ferrum_numba.sizes import ceil_div
 from ferrum_numba.space import space
 
 MIB = 2**20
@@ -302,12 +303,12 @@ class Nothing(Kernel):
 
 
 def _grid(config, problem, gpu):
-    needed = -(-_rows(problem) // (config.num_threads // 32))
+    needed = ceil_div(_rows(problem), config.num_threads // 32)
     return (min(needed, gpu.num_sms * config.blocks_per_sm), 1, 1)
 
 
 def _nothing(out, token):
-    if uint32(cuda.threadIdx.x) == uint32(0) and uint32(cuda.blockIdx.x) == uint32(0):
+    if uint32(cuda.threadIdx.x) == 0 and uint32(cuda.blockIdx.x) == 0:
         st_global_u32(out, token)
 
 
@@ -326,14 +327,14 @@ def _read(config, load, repeats):
         tid = uint32(cuda.threadIdx.x)
         lane_id = uint32(tid & uint32(31))
         num_tasks = uint32(uint32(cuda.gridDim.x) * uint32(num_warps))
-        task = uint32(uint32(cuda.blockIdx.x) * uint32(num_warps) + uint32(tid >> uint32(5)))
+        task = uint32(uint32(cuda.blockIdx.x) * uint32(num_warps) + uint32(tid >> 5))
         lane_data = data + uint64(lane_id) * uint64(16)
         while task < num_rows:
             total = add_row(uint32(0), lane_data + uint64(task) * uint64(ROW_BYTES))
             if repeats:
                 row = task
                 left = passes
-                while left > uint32(1):
+                while left > 1:
                     row = uint32(row + stride)
                     if row >= num_rows:
                         row = uint32(row - num_rows)
@@ -341,7 +342,7 @@ def _read(config, load, repeats):
                     left = uint32(left - uint32(1))
             for i in range(5):
                 total = uint32(total + shfl_xor(total, uint32(16 >> i)))
-            if lane_id == uint32(0):
+            if lane_id == 0:
                 st_global_u32(out + uint64(task) * uint64(4), total)
             task = uint32(task + num_tasks)
 
@@ -356,7 +357,7 @@ def _copy(config):
         tid = uint32(cuda.threadIdx.x)
         lane_id = uint32(tid & uint32(31))
         num_tasks = uint32(uint32(cuda.gridDim.x) * uint32(num_warps))
-        task = uint32(uint32(cuda.blockIdx.x) * uint32(num_warps) + uint32(tid >> uint32(5)))
+        task = uint32(uint32(cuda.blockIdx.x) * uint32(num_warps) + uint32(tid >> 5))
         words = cuda.local.array(words_shape, uint32)
         while task < num_rows:
             offset = uint64(task) * uint64(ROW_BYTES) + uint64(lane_id) * uint64(16)
@@ -382,7 +383,7 @@ def _write(config):
         tid = uint32(cuda.threadIdx.x)
         lane_id = uint32(tid & uint32(31))
         num_tasks = uint32(uint32(cuda.gridDim.x) * uint32(num_warps))
-        task = uint32(uint32(cuda.blockIdx.x) * uint32(num_warps) + uint32(tid >> uint32(5)))
+        task = uint32(uint32(cuda.blockIdx.x) * uint32(num_warps) + uint32(tid >> 5))
         while task < num_rows:
             offset = uint64(task) * uint64(ROW_BYTES) + uint64(lane_id) * uint64(16)
             for i in range(LANE_ACCESSES):

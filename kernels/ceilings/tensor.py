@@ -182,7 +182,7 @@ class Wgmma(MmaSync):
 @cuda.jit(device=True, inline="always")
 def _fragment_a(a, tile, lane_id, warp_row):
     """Return the A fragment of a warp's 16 rows of a tile."""
-    row = uint32(warp_row + uint32(lane_id >> uint32(2)))
+    row = uint32(warp_row + uint32(lane_id >> 2))
     at = a + uint64(tile) * uint64(A_TILE_BYTES) + uint64(row) * uint64(MMA_K * 2)
     at = at + uint64(lane_id & uint32(3)) * uint64(4)
     below = uint64(8 * MMA_K * 2)
@@ -210,10 +210,10 @@ def _mma(chains):
         tile = uint32(cuda.blockIdx.x)
         tid = uint32(cuda.threadIdx.x)
         lane_id = uint32(tid & uint32(31))
-        warp_id = uint32(tid >> uint32(5))
+        warp_id = uint32(tid >> 5)
         warp_row = uint32(uint32(warp_id & uint32(3)) * uint32(16))
-        warp_column = uint32(uint32(warp_id >> uint32(2)) * uint32(8 * chains))
-        g = uint32(lane_id >> uint32(2))
+        warp_column = uint32(uint32(warp_id >> 2) * uint32(8 * chains))
+        g = uint32(lane_id >> 2)
         q = uint32(lane_id & uint32(3))
 
         # prologue: every operand into registers
@@ -262,17 +262,17 @@ def _wgmma():
         tile = uint32(cuda.blockIdx.x)
         tid = uint32(cuda.threadIdx.x)
         lane_id = uint32(tid & uint32(31))
-        warp_row = uint32(uint32(tid >> uint32(5)) * uint32(16))
+        warp_row = uint32(uint32(tid >> 5) * uint32(16))
         smem = smem_base()
 
         # prologue: a -> registers, b -> smem
         frag_a = _fragment_a(a, tile, lane_id, warp_row)
         word = tid
-        while word < uint32(b_words):
-            n = uint32(word >> uint32(3))
+        while word < b_words:
+            n = uint32(word >> 3)
             byte = uint32(uint32(word & uint32(7)) * uint32(4))
-            at = uint32(smem + uint32(uint32(n >> uint32(3)) * uint32(2 * core_bytes)))
-            at = uint32(at + uint32(uint32(byte >> uint32(4)) * uint32(core_bytes)))
+            at = uint32(smem + uint32(uint32(n >> 3) * uint32(2 * core_bytes)))
+            at = uint32(at + uint32(uint32(byte >> 4) * uint32(core_bytes)))
             at = uint32(at + uint32(uint32(n & uint32(7)) * uint32(16)))
             at = uint32(at + uint32(byte & uint32(15)))
             st_shared_u32(at, ld_global_nc_u32(b + uint64(word) * uint64(4)))
@@ -297,7 +297,7 @@ def _wgmma():
             k = uint32(k + uint32(GROUP))
 
         # epilogue: registers -> gmem
-        row = uint32(warp_row + uint32(lane_id >> uint32(2)))
+        row = uint32(warp_row + uint32(lane_id >> 2))
         at = out + uint64(tile) * uint64(OUT_TILE_BYTES) + uint64(row) * uint64(TILE_N * 4)
         store(at + uint64(lane_id & uint32(3)) * uint64(8), acc)
 

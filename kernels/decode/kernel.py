@@ -42,6 +42,7 @@ from ferrum_numba.errors import ConfigError
 from ferrum_numba.gpu import is_hopper_or_later
 from ferrum_numba.kernels.decode.program import build
 from ferrum_numba.kernels.shared import packed as layout
+from ferrum_numba.sizes import ceil_div, round_up
 
 WORKSPACE_BYTES = 4 << 20
 # more weights than this an SM streams while blocks wait for each other's sums, docs/facts.md
@@ -49,7 +50,7 @@ HANDOFF_BYTES = 16 << 10
 # n and k are those of the packed weight, x has x_columns and out out_columns
 PARAMETERS = (
     *pointers("x", "packed", "scales", "zero_points", "bias", "out", "slots"),
-    *sizes("m", "n", "k", "x_columns", "out_columns", "units_per_block", "has_bias"),
+    *sizes("m", "n", "k", "x_columns", "out_columns", "stripe_steps", "has_bias"),
 )
 
 
@@ -282,7 +283,7 @@ class Decode(layout.PackedKernel):
         if config.tile_m > 8 and config.tile_m >= 2 * problem.M:
             return f"tile_m = {config.tile_m} for M = {problem.M} only adds tokens of zeros"
         if config.cluster > 1:
-            blocks = -(-problem.M // config.tile_m) * (N // config.tile_n) * config.cluster
+            blocks = ceil_div(problem.M, config.tile_m) * (N // config.tile_n) * config.cluster
             most = gpu.num_sms * config.blocks_per_sm
             if blocks > most:
                 return f"{blocks} blocks in clusters of {config.cluster}, one wave is {most}"
@@ -328,18 +329,18 @@ class Decode(layout.PackedKernel):
     def launch(self, config, problem, gpu):
         """Return the stripes: as few blocks as give every one the same number of steps."""
         K, N = layout.stored_shape(problem)
-        m_tiles = -(-problem.M // config.tile_m)
+        m_tiles = ceil_div(problem.M, config.tile_m)
         slices, k_steps = N // config.tile_n, K // config.step_k
         # a block hands over the sums of one slice at most
         most = WORKSPACE_BYTES // config.partial_bytes
         stripes = max(1, min(gpu.num_sms * config.blocks_per_sm, most) // m_tiles)
-        units_per_block = -(-slices * k_steps // stripes)
+        stripe_steps = ceil_div(slices * k_steps, stripes)
         # a stripe of whole slices needs nobody's sums
-        more = -units_per_block % k_steps
+        more = -stripe_steps % k_steps
         if more * config.step_k * config.tile_n // 2 * config.blocks_per_sm <= HANDOFF_BYTES:
-            units_per_block += more
-        blocks = -(-slices * k_steps // units_per_block)
-        slots_bytes = blocks * m_tiles * config.partial_bytes if units_per_block % k_steps else 16
+            stripe_steps += more
+        blocks = ceil_div(slices * k_steps, stripe_steps)
+        slots_bytes = blocks * m_tiles * config.partial_bytes if stripe_steps % k_steps else 16
         if config.cluster > 1:
             blocks, slots_bytes = slices * config.cluster, 16
         return Launch(
@@ -350,7 +351,7 @@ class Decode(layout.PackedKernel):
                 "k": K,
                 "x_columns": problem.K,
                 "out_columns": problem.N,
-                "units_per_block": units_per_block,
+                "stripe_steps": stripe_steps,
                 "has_bias": int(problem.bias),
             },
             # zero where nothing has arrived, and left so
@@ -367,7 +368,7 @@ def _weight_bytes(problem):
 
 def _narrow(problem, gpu):
     """Return whether the weight has fewer strips of 64 columns than the GPU has SMs."""
-    strips = layout.stored_shape(problem)[1] // layout.TILE_N
+    strips = layout.stored_shape(problem)[1] // layout.N_MULTIPLE
     return strips < gpu.num_sms
 
 
@@ -378,7 +379,7 @@ def _unfit(config, gpu):
     if config.cluster > 1 and not is_hopper_or_later(gpu.arch):
         return f"{gpu.name} has no clusters"
     # a SM gives its registers to warps by fours
-    warps = -(-config.num_warps * config.blocks_per_sm // 4) * 4
+    warps = round_up(config.num_warps * config.blocks_per_sm, 4)
     registers = min(255, 65536 // (32 * warps) // 8 * 8)
     # before sm_90 there are fewer uniform registers to keep addresses in
     needed = config.registers if is_hopper_or_later(gpu.arch) else config.registers + 80

@@ -3,7 +3,7 @@
 from numba import cuda
 from numba.cuda.types import float32, uint32, uint64
 
-from ferrum_numba.kernels.decode.schedule import make_stripes
+from ferrum_numba.kernels.decode.schedule import make_schedule
 from ferrum_numba.kernels.shared.columns import make_load_columns, make_write_columns, store_columns
 from ferrum_numba.kernels.shared.handoff import PIECE_BYTES, put_slot, take_slots
 from ferrum_numba.kernels.shared.tile import add_tile
@@ -31,7 +31,7 @@ def make_write(config):
         if per_channel:
             factors = load_columns(scales, column)
         shifts = (float32(0), float32(0), float32(0), float32(0))
-        if has_bias > uint32(0):
+        if has_bias > 0:
             shifts = load_columns(bias, column)
         if column < out_columns:
             row = uint64(uint32(first_row + r))
@@ -52,7 +52,8 @@ def make_finish(config):
     store_sums = store_columns(config.tile_m // 8, sums_row_bytes)
     add_sums = add_tile("shared", 4, 16)
     put = put_slot(1, PIECE_BYTES)
-    stripe_of, block_rows, *_ = make_stripes(config)
+    schedule = make_schedule(config)
+    stripe_of, block_rows = schedule.stripe_of, schedule.block_rows
     write = make_write(config)
 
     @cuda.jit(device=True, inline="always")
@@ -73,7 +74,7 @@ def make_finish(config):
         items = uint32(rows * row_items)
         rank = cluster_ctarank()
         item = thread_id()
-        if rank > uint32(0):
+        if rank > 0:
             to = mapa(uint32(smem + block_offset) + uint32(rank - 1) * partial_bytes, uint32(0))
             bar = mapa(uint32(smem + bar_offset), uint32(0))
             while item < items:
@@ -92,7 +93,7 @@ def make_finish(config):
     @cuda.jit(device=True, inline="always")
     def finish(
         acc, slice_id, k_stop, scales, bias, out, slots,
-        m, n, k, out_columns, units_per_block, has_bias,
+        m, n, k, out_columns, stripe_steps, has_bias,
     ):  # fmt: skip
         """Sum a slice over the warps along K and over the blocks that share it, and write it."""
         smem = smem_base()
@@ -101,7 +102,7 @@ def make_finish(config):
         lane_id = uint32(tid & 31)
         warp_n = uint32(uint32(tid >> 5) % uint32(warps_n))
         warp_k = uint32(uint32(tid >> 5) // uint32(warps_n))
-        first, _, k_steps = stripe_of(n, k, units_per_block)
+        first, _, k_steps = stripe_of(n, k, stripe_steps)
         begin = uint32(slice_id * k_steps)
         if begin > first:
             # the sums of the slice before have been read
@@ -145,19 +146,20 @@ def make_take_over(config):
     slots_at_once = SLOTS_AT_ONCE
     take = take_slots(1, PIECE_BYTES, slots_at_once, partial_bytes, 0)
     add_sums = add_tile("shared", 4, 16)
-    stripe_of, block_rows, *_ = make_stripes(config)
+    schedule = make_schedule(config)
+    stripe_of, block_rows = schedule.stripe_of, schedule.block_rows
     write = make_write(config)
 
     @cuda.jit(device=True, inline="always")
-    def take_over(scales, bias, out, slots, m, n, k, out_columns, units_per_block, has_bias):
+    def take_over(scales, bias, out, slots, m, n, k, out_columns, stripe_steps, has_bias):
         """Add what the stripes before this one have of the slice that this one ends; write it."""
-        first, end, k_steps = stripe_of(n, k, units_per_block)
+        first, end, k_steps = stripe_of(n, k, stripe_steps)
         slice_id = uint32(first // k_steps)
         begin = uint32(slice_id * k_steps)
         if first > begin and uint32(begin + k_steps) <= end:
             smem = smem_base()
             first_row, rows = block_rows(m)
-            first_stripe = uint32(begin // units_per_block)
+            first_stripe = uint32(begin // stripe_steps)
             count = uint32(block_id() - first_stripe)
             slot = uint32(block_id_y() * uint32(cuda.gridDim.x) + first_stripe)
             partial = slots + uint64(slot) * uint64(partial_bytes)

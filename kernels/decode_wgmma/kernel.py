@@ -39,13 +39,14 @@ from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.decode_wgmma.program import build
 from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.stage import Stage
+from ferrum_numba.sizes import ceil_div
 
 ARCH = "sm_90a"
 WORKSPACE_BYTES = 4 << 20
 # n and k are those of the packed weight, x has x_columns and out out_columns
 PARAMETERS = (
     *pointers("x", "packed", "scales", "zero_points", "bias", "out", "slots"),
-    *sizes("m", "n", "k", "x_columns", "out_columns", "units_per_block", "has_bias"),
+    *sizes("m", "n", "k", "x_columns", "out_columns", "stripe_steps", "has_bias"),
 )
 
 
@@ -54,7 +55,7 @@ class Config(Stage):
     """One way to tile."""
 
     tile_m: int = 16  # tokens a block: 16 or 32
-    groups_k: int = 3  # warpgroups a block, which split K: 256 columns each
+    num_warpgroups: int = 3  # warpgroups a block, which split K: 256 columns each
     num_stages: int = 3  # stages of a warpgroup's ring
     tile_k: int = 64  # K a stage: 64 or 128
     in_flight: int = 1  # groups of products that run while the next weights are dequantised
@@ -63,13 +64,15 @@ class Config(Stage):
     # what the problem dictates: see `DecodeWgmma.specialise`
     group_size: int = 128  # K a scale, -1: one scale a column
     dtype: str = "fp16"  # of x, scales, bias and out
-    has_zeros: bool = False  # the weight is asymmetric
+    has_zero_points: bool = False  # the weight is asymmetric
 
     def __post_init__(self) -> None:
         if self.tile_m not in (16, 32):
             raise ConfigError(f"tile_m must be 16 or 32; got tile_m = {self.tile_m}")
-        if not 1 <= self.groups_k <= 4:
-            raise ConfigError(f"groups_k must be 1 to 4; got groups_k = {self.groups_k}")
+        if not 1 <= self.num_warpgroups <= 4:
+            raise ConfigError(
+                f"num_warpgroups must be 1 to 4; got num_warpgroups = {self.num_warpgroups}"
+            )
         if self.num_stages < 2:
             raise ConfigError(f"num_stages must be at least 2; got {self.num_stages}")
         if not 1 <= self.in_flight <= 3:
@@ -81,7 +84,7 @@ class Config(Stage):
     @property
     def num_threads(self) -> int:
         """Threads a block."""
-        return 128 * self.groups_k
+        return 128 * self.num_warpgroups
 
     @property
     def tile_n(self) -> int:
@@ -91,12 +94,12 @@ class Config(Stage):
     @property
     def zero_rows(self) -> int:
         """Rows of zero points a stage holds; those of one group too."""
-        return max(1, self.scale_rows) if self.has_zeros else 0
+        return max(1, self.scale_rows) if self.has_zero_points else 0
 
     @property
     def sums_offset(self) -> int:
         """Where the warpgroups' sums begin, and then what is on its way out."""
-        return self.groups_k * self.num_stages * self.stage_bytes
+        return self.num_warpgroups * self.num_stages * self.stage_bytes
 
     @property
     def partial_bytes(self) -> int:
@@ -111,7 +114,7 @@ class Config(Stage):
     @property
     def smem_bytes(self) -> int:
         """Dynamic shared memory a block: rings, sums."""
-        return self.sums_offset + self.groups_k * self.tile_m * self.sums_row_bytes
+        return self.sums_offset + self.num_warpgroups * self.tile_m * self.sums_row_bytes
 
 
 # an SM has registers for three warpgroups with 16 tokens, for two with 32. More products in flight
@@ -179,14 +182,14 @@ class DecodeWgmma(layout.PackedKernel):
     def launch(self, config, problem, gpu):
         """Return the stripes: as few blocks as give every one the same number of steps."""
         K, N = layout.stored_shape(problem)
-        m_tiles = -(-problem.M // config.tile_m)
-        slices = -(-N // config.tile_n)
-        units = slices * -(-K // config.tile_k)
+        m_tiles = ceil_div(problem.M, config.tile_m)
+        slices = ceil_div(N, config.tile_n)
+        units = slices * ceil_div(K, config.tile_k)
         # only the first slice of a stripe can begin before it
         most = WORKSPACE_BYTES // config.partial_bytes
         stripes = max(1, min(gpu.num_sms * config.blocks_per_sm, most) // m_tiles)
-        units_per_block = -(-units // stripes)
-        stripes = -(-units // units_per_block)
+        stripe_steps = ceil_div(units, stripes)
+        stripes = ceil_div(units, stripe_steps)
         return Launch(
             (stripes, m_tiles, 1),
             {
@@ -195,7 +198,7 @@ class DecodeWgmma(layout.PackedKernel):
                 "k": K,
                 "x_columns": problem.K,
                 "out_columns": problem.N,
-                "units_per_block": units_per_block,
+                "stripe_steps": stripe_steps,
                 "has_bias": int(problem.bias),
             },
             # zero where nothing has arrived, and left so

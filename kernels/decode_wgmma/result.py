@@ -3,6 +3,7 @@
 from numba import cuda
 from numba.cuda.types import float32, uint32, uint64
 
+from ferrum_numba.kernels.decode_wgmma.schedule import make_stripe_of
 from ferrum_numba.kernels.shared.columns import make_load_columns, make_write_columns, store_columns
 from ferrum_numba.kernels.shared.handoff import put_slot, take_slots
 from ferrum_numba.kernels.shared.tile import add_tile
@@ -14,29 +15,6 @@ from ferrum_numba.ptx.special import block_id, smem_base, thread_id
 MOST_SUMMING, PIECES, SLOTS = 256, 4, 3
 # between two looks at what another block has not handed over yet
 PAUSE_NS = 64
-
-
-def make_stripe_of(config):
-    """Return what says which steps are a block's."""
-    tile_n, tile_k = config.tile_n, config.tile_k
-
-    @cuda.jit(device=True, inline="always")
-    def stripe_of(n, k, units_per_block):
-        """Return this block's stripe: its index, its first step, the one after its last.
-
-        And the steps of a slice. Later stripes begin first: a block waits only for blocks that the
-        GPU has started before it.
-        """
-        # found again where it is needed: kept, it would cost the main loop its registers
-        k_steps = uint32(uint32(k + (tile_k - 1)) // uint32(tile_k))
-        stripe = uint32(uint32(cuda.gridDim.x) - 1 - block_id())
-        first = uint32(stripe * units_per_block)
-        end = uint32(uint32(uint32(n + (tile_n - 1)) // uint32(tile_n)) * k_steps)
-        if uint32(end - first) > units_per_block:
-            end = uint32(first + units_per_block)
-        return stripe, first, end, k_steps
-
-    return stripe_of
 
 
 def make_write_pieces(config, rows_at_once):
@@ -52,7 +30,7 @@ def make_write_pieces(config, rows_at_once):
         if per_channel:
             factors = load_columns(scales, column)
         shifts = (float32(0), float32(0), float32(0), float32(0))
-        if has_bias > uint32(0):
+        if has_bias > 0:
             shifts = load_columns(bias, column)
         to = out + ((uint64(row) * uint64(out_columns) + uint64(column)) << 1)
         step = uint64(out_columns) * uint64(2 * rows_at_once)
@@ -77,7 +55,7 @@ def make_finish(config):
     The block that has a slice's first steps adds the sums of the blocks after it, in their order.
     They hand them over in slots, words of zero until they have arrived: nothing else is waited for.
     """
-    tile_m, tile_n, groups_k = config.tile_m, config.tile_n, config.groups_k
+    tile_m, tile_n, num_warpgroups = config.tile_m, config.tile_n, config.num_warpgroups
     sums_offset, partial_bytes = config.sums_offset, config.partial_bytes
     sums_row_bytes, group_sums_bytes = config.sums_row_bytes, tile_m * config.sums_row_bytes
     # a piece is four columns of a token; a thread has some of them, of tokens `rows_at_once` apart
@@ -92,17 +70,17 @@ def make_finish(config):
     stripe_of, write_pieces = make_stripe_of(config), make_write_pieces(config, rows_at_once)
 
     @cuda.jit(device=True, inline="always")
-    def shares_of(slice_id, n, k, units_per_block):
+    def shares_of(slice_id, n, k, stripe_steps):
         """Return how many blocks' sums this block adds, and whether it has the slice's first steps.
 
         The one that has them adds those of the blocks after it; no other adds any.
         """
-        _, unit, end, k_steps = stripe_of(n, k, units_per_block)
+        _, unit, end, k_steps = stripe_of(n, k, stripe_steps)
         begin = uint32(slice_id * k_steps)
         others = uint32(0)
         while end < uint32(begin + k_steps):
             others = uint32(others + 1)
-            end = uint32(end + units_per_block)
+            end = uint32(end + stripe_steps)
         mine = begin >= unit
         return others if mine else uint32(0), mine
 
@@ -110,23 +88,25 @@ def make_finish(config):
     def take_others(own, count, others):
         """Return the sums of the blocks after this one, in their order."""
         total = no_sums(float32(0))
-        while others > uint32(0):
+        while others > 0:
             total = take(own + uint64(partial_bytes), count, others, total)
             own = own + uint64(slots_at_once * partial_bytes)
-            done = others if others < uint32(slots_at_once) else uint32(slots_at_once)
+            done = others if others < slots_at_once else uint32(slots_at_once)
             others = uint32(others - done)
         return total
 
     @cuda.jit(device=True, inline="always")
-    def finish(acc, slice_id, scales, bias, out, slots, m, n, k, sizes, has_bias):
+    def finish(
+        acc, slice_id, scales, bias, out, slots,
+        m, n, k, out_columns, stripe_steps, has_bias,
+    ):  # fmt: skip
         """Sum a slice over the warpgroups and over the blocks that share it, and write it."""
         # indices are found again: kept, they would cost the main loop its registers
-        out_columns, units_per_block = sizes
         tid = thread_id()
         lane_id = uint32(tid & 31)
         first_row = uint32(uint32(cuda.blockIdx.y) * tile_m)
-        rows = uint32(m - first_row) if uint32(m - first_row) < uint32(tile_m) else uint32(tile_m)
-        others, mine = shares_of(slice_id, n, k, units_per_block)
+        rows = uint32(m - first_row) if uint32(m - first_row) < tile_m else uint32(tile_m)
+        others, mine = shares_of(slice_id, n, k, stripe_steps)
         slot = uint32(uint32(cuda.gridDim.x) * uint32(cuda.blockIdx.y + 1) - 1 - block_id())
         own = slots + uint64(slot) * uint64(partial_bytes) + uint64(tid * 16)
         row, piece = uint32(tid // uint32(tile_n // 4)), uint32(tid % uint32(tile_n // 4))
@@ -139,11 +119,11 @@ def make_finish(config):
         cuda.syncthreads()
         at = uint32(sums + row * sums_row_bytes + piece * 16)
         column = uint32(slice_id * tile_n + piece * 4)
-        while tid < uint32(summing) and row < rows:
+        while tid < summing and row < rows:
             # how many tokens from this one on are this thread's
             count = uint32(uint32(rows - row + (rows_at_once - 1)) // uint32(rows_at_once))
             total = take_others(own, count, others)
-            for i in range(groups_k):
+            for i in range(num_warpgroups):
                 total = add_sums(uint32(at + i * group_sums_bytes), total)
             if not mine:
                 put(own, count, total)

@@ -34,6 +34,7 @@ from ferrum_numba.kernels.dtypes import DTYPES, refuse_dtype
 from ferrum_numba.kernels.gptq.program import STEP_K, WARP_N, WORD_ROWS, build
 from ferrum_numba.kernels.w4a16 import OP
 from ferrum_numba.reference.gptq import WORD_OFFSET, pack_codes, pack_zero_points
+from ferrum_numba.sizes import ceil_div
 from ferrum_numba.space import space
 
 # runs of rows that a kernel can be built for: a stage's, a step's, a word's, none
@@ -170,7 +171,7 @@ class W4A16Gptq(Kernel):
         # a scale a row fills the ring: half the rows a stage, so that it fits every GPU
         tile_k = 32 if _group_rows(problem) == 1 else 64
         config = self.specialise(GptqConfig(tile_m, tile_k=tile_k), problem)
-        blocks = -(-problem.M // tile_m) * -(-problem.N // config.tile_n)
+        blocks = ceil_div(problem.M, tile_m) * ceil_div(problem.N, config.tile_n)
         most = min(2 * gpu.num_sms // blocks, _k_tiles(config, problem))
         return replace(config, split_k=next((s for s in (8, 4, 2) if s <= most), 1))
 
@@ -193,7 +194,7 @@ class W4A16Gptq(Kernel):
 
     def launch(self, config, problem, gpu):
         """Return one block a tile and share of K; those that share a weight come together."""
-        m_tiles, n_tiles = -(-problem.M // config.tile_m), -(-problem.N // config.tile_n)
+        m_tiles, n_tiles = ceil_div(problem.M, config.tile_m), ceil_div(problem.N, config.tile_n)
         workspace = {"partials": 16, "counters": 16}
         if config.split_k > 1:
             tile_bytes = 4 * config.tile_m * config.tile_n
@@ -226,4 +227,4 @@ def _checkpoint_format(problem):
 
 
 def _k_tiles(config, problem):
-    return -(-problem.K // config.tile_k)
+    return ceil_div(problem.K, config.tile_k)

@@ -30,6 +30,7 @@ from ferrum_numba.ptx.memory import (
 )
 from ferrum_numba.ptx.special import smem_base
 from ferrum_numba.ptx.sync import fence_acq_rel_gpu
+from ferrum_numba.sizes import ceil_div
 
 # rows of one word: all of them lie in one group where the group size is a multiple
 WORD_ROWS = 8
@@ -51,7 +52,7 @@ def build(config):
     x_row, w_row, s_row = tile_k // 8, tile_n // 4, tile_n // 8
     pieces = (tile_m * x_row, tile_k // 8 * w_row, config.scale_rows * s_row)
     # a thread's share of them
-    x_rounds, w_rounds, s_rounds = (-(-count // num_threads) for count in pieces)
+    x_rounds, w_rounds, s_rounds = (ceil_div(count, num_threads) for count in pieces)
 
     x_bytes, w_bytes, s_bytes, _ = config.stage_parts
     blocks = tile_m // 16
@@ -155,6 +156,41 @@ def build(config):
         stage = uint32(stage + stage_bytes)
         return smem if stage == uint32(smem + ring_bytes) else stage
 
+    @cuda.jit(device=True, inline="always")
+    def sum_of_shares(acc01, acc23, partials, counters, flag, split, shares):
+        """Add the sums of the blocks that share a tile: the last to arrive adds all, in order.
+
+        Returns whether this block is the last, and then the sums.
+        """
+        tid = uint32(cuda.threadIdx.x)
+        lane_id, warp_id = uint32(tid & uint32(31)), uint32(tid >> uint32(5))
+        tile = uint32(cuda.blockIdx.y * cuda.gridDim.x + cuda.blockIdx.x)
+        first_slot = partials + uint64(tile * shares) * slot_bytes
+        first_slot = first_slot + uint64(warp_id * warp_bytes + lane_id * uint32(16))
+        slot = first_slot + uint64(split) * slot_bytes
+        store_partial(slot, acc01)
+        store_partial(slot + acc_bytes, acc23)
+        counter = counters + uint64(tile) * uint64(4)
+        cuda.syncthreads()
+        if tid == 0:
+            fence_acq_rel_gpu()
+            st_shared_u32(flag, atom_add_acq_rel_gpu(counter, uint32(1)))
+        cuda.syncthreads()
+        complete = uint32(ld_shared_u32(flag) + uint32(1)) == shares
+        if complete:
+            fence_acq_rel_gpu()
+            if tid == 0:
+                # ready for the next launch
+                st_global_u32(counter, uint32(0))
+            acc01 = zeros(float32(0))
+            acc23 = zeros(float32(0))
+            slot = first_slot
+            while slot < first_slot + uint64(shares) * slot_bytes:
+                acc01 = add_partial(slot, acc01)
+                acc23 = add_partial(slot + acc_bytes, acc23)
+                slot = slot + slot_bytes
+        return complete, acc01, acc23
+
     def w4a16_gptq(
         x, qweight, scales, qzeros, g_idx, bias, out, partials, counters,
         m, n, k, group_size, zero_offset, has_bias,
@@ -162,8 +198,8 @@ def build(config):
         # index: which tile, which share of K, which columns of the tile
         smem = smem_base()
         tid = uint32(cuda.threadIdx.x)
-        lane_id, warp_id = uint32(tid & uint32(31)), uint32(tid >> uint32(5))
-        g, t = uint32(lane_id >> uint32(2)), uint32(lane_id & uint32(3))
+        lane_id, warp_id = uint32(tid & uint32(31)), uint32(tid >> 5)
+        g, t = uint32(lane_id >> 2), uint32(lane_id & uint32(3))
         row = uint32(cuda.blockIdx.x * tile_m)
         column = uint32(cuda.blockIdx.y * tile_n)
         split, shares = uint32(cuda.blockIdx.z), uint32(cuda.gridDim.z)
@@ -229,43 +265,18 @@ def build(config):
             stage = next_stage(stage, smem)
             k_tile = uint32(k_tile + uint32(1))
 
-        # reduction over the blocks of the tile: the last to arrive adds all, in their order
-        complete = uint32(1)
-        if shares > uint32(1):
-            tile = uint32(cuda.blockIdx.y * cuda.gridDim.x + cuda.blockIdx.x)
-            first_slot = partials + uint64(tile * shares) * slot_bytes
-            first_slot = first_slot + uint64(warp_id * warp_bytes + lane_id * uint32(16))
-            slot = first_slot + uint64(split) * slot_bytes
-            store_partial(slot, acc01)
-            store_partial(slot + acc_bytes, acc23)
-            counter = counters + uint64(tile) * uint64(4)
-            flag = uint32(smem + ring_bytes)
-            cuda.syncthreads()
-            if tid == uint32(0):
-                fence_acq_rel_gpu()
-                st_shared_u32(flag, atom_add_acq_rel_gpu(counter, uint32(1)))
-            cuda.syncthreads()
-            complete = uint32(0)
-            if ld_shared_u32(flag) + uint32(1) == shares:
-                complete = uint32(1)
-                fence_acq_rel_gpu()
-                if tid == uint32(0):
-                    # ready for the next launch
-                    st_global_u32(counter, uint32(0))
-                acc01 = zeros(float32(0))
-                acc23 = zeros(float32(0))
-                slot = first_slot
-                while slot < first_slot + uint64(shares) * slot_bytes:
-                    acc01 = add_partial(slot, acc01)
-                    acc23 = add_partial(slot + acc_bytes, acc23)
-                    slot = slot + slot_bytes
+        complete = True
+        if shares > 1:
+            complete, acc01, acc23 = sum_of_shares(
+                acc01, acc23, partials, counters, uint32(smem + ring_bytes), split, shares
+            )
 
         # epilogue: bias, one rounding, registers -> gmem
         n_column = uint32(column + warp_id * uint32(WARP_N) + t * uint32(8))
         m_row = uint32(row + g)
-        if complete == uint32(1) and n_column < n and m_row < m:
+        if complete and n_column < n and m_row < m:
             b = (uint32(0), uint32(0), uint32(0), uint32(0))
-            if has_bias > uint32(0):
+            if has_bias > 0:
                 b = ld_global_nc_v4(bias + uint64(n_column) * uint64(2))
             b01, b23, b45, b67 = unpack(b[0]), unpack(b[1]), unpack(b[2]), unpack(b[3])
             place = out + (uint64(m_row) * uint64(n) + uint64(n_column)) * uint64(2)

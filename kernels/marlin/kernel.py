@@ -41,11 +41,12 @@ from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.marlin.program import build
 from ferrum_numba.kernels.shared import packed as layout
+from ferrum_numba.sizes import ceil_div, round_up
 
 # n and k are those of the packed weight, x has x_columns and out out_columns
 PARAMETERS = (
     *pointers("x", "packed", "scales", "zero_points", "bias", "out", "partials", "counters"),
-    *sizes("m", "n", "k", "x_columns", "out_columns", "tiles_per_block", "has_bias"),
+    *sizes("m", "n", "k", "x_columns", "out_columns", "stripe_steps", "has_bias"),
 )
 
 
@@ -64,7 +65,7 @@ class Config:
     blocks_per_sm: int = 1  # blocks launched a SM
     group_size: int = 128  # K a scale, -1: one scale a column
     dtype: str = "fp16"  # of x, scales, bias and out
-    has_zeros: bool = False  # the weight is asymmetric
+    has_zero_points: bool = False  # the weight is asymmetric
 
     def __post_init__(self) -> None:
         if self.tile_n not in (64, 128, 256) or self.warps_k not in (2, 4):
@@ -121,7 +122,7 @@ class Config:
     @property
     def z_stage_bytes(self) -> int:
         """Bytes of zero points a stage."""
-        return self.scale_rows * self.tile_n // 2 if self.has_zeros else 0
+        return self.scale_rows * self.tile_n // 2 if self.has_zero_points else 0
 
     @property
     def stage_bytes(self) -> int:
@@ -204,7 +205,7 @@ class Marlin(layout.PackedKernel):
 
     def default(self, problem, gpu):
         """Return the tile that was fastest for such an M on an H200, where it fits."""
-        tile_m = min(64, 16 * -(-problem.M // 16))
+        tile_m = min(64, round_up(problem.M, 16))
         wanted = [
             Config(tile_m, *shape, num_stages, num_warps, blocks_per_sm)
             for *shape, num_stages, num_warps, blocks_per_sm in (
@@ -223,10 +224,10 @@ class Marlin(layout.PackedKernel):
     def launch(self, config, problem, gpu):
         """Return the stripes: as few blocks as give every one the same number of tiles."""
         K, N = layout.stored_shape(problem)
-        slices = -(-problem.M // config.tile_m) * (N // config.tile_n)
+        slices = ceil_div(problem.M, config.tile_m) * (N // config.tile_n)
         tiles = slices * (K // config.tile_k)
-        tiles_per_block = -(-tiles // (gpu.num_sms * config.blocks_per_sm))
-        grid = -(-tiles // tiles_per_block)
+        stripe_steps = ceil_div(tiles, gpu.num_sms * config.blocks_per_sm)
+        grid = ceil_div(tiles, stripe_steps)
         return Launch(
             (grid, 1, 1),
             {
@@ -235,7 +236,7 @@ class Marlin(layout.PackedKernel):
                 "k": K,
                 "x_columns": problem.K,
                 "out_columns": problem.N,
-                "tiles_per_block": tiles_per_block,
+                "stripe_steps": stripe_steps,
                 "has_bias": int(problem.bias),
             },
             # a block shares at most its first and its last slice

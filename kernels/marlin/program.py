@@ -32,6 +32,7 @@ from ferrum_numba.ptx.memory import (
 )
 from ferrum_numba.ptx.special import smem_base
 from ferrum_numba.ptx.sync import fence_acq_rel_gpu
+from ferrum_numba.sizes import ceil_div
 
 
 def build(config):
@@ -39,7 +40,7 @@ def build(config):
     tile_m, tile_n, tile_k = config.tile_m, config.tile_n, config.tile_k
     num_threads, num_stages, warps_k = config.num_threads, config.num_stages, config.warps_k
     group_size, per_channel = config.group_size, config.group_size < 0
-    has_zeros = config.has_zeros
+    has_zero_points = config.has_zero_points
     half = HALVES[config.dtype]
     unpack = UNPACK[half]
     warps_n, m_blocks = tile_n // 64, tile_m // 16
@@ -51,8 +52,8 @@ def build(config):
     a_rows, b_rows = num_threads // a_row_pieces, num_threads // b_row_pieces
     s_pieces = config.scale_rows * s_row_pieces
     z_pieces, z_row_pieces = config.z_stage_bytes // 16, tile_n // 32
-    a_rounds, b_rounds = -(-tile_m // a_rows), -(-(tile_k // 16) // b_rows)
-    s_rounds = -(-s_pieces // num_threads)
+    a_rounds, b_rounds = ceil_div(tile_m, a_rows), ceil_div(tile_k // 16, b_rows)
+    s_rounds = ceil_div(s_pieces, num_threads)
     a_ragged = tile_m % a_rows != 0
 
     b_offset = config.a_stage_bytes
@@ -78,7 +79,7 @@ def build(config):
     zeros = splat_f32(acc_floats)
     load_a = ldmatrix_tile(m_blocks, 16 * tile_k * 2)
     mma = mma_tile(m_blocks, half)
-    convert = make_dequantize(half, zeros=has_zeros, scaled=not per_channel)
+    convert = make_dequantize(half, zeros=has_zero_points, scaled=not per_channel)
     zeros_own = splat_f32(own_floats)
     ones_own = splat_f32(4 * strips)
     store_sums = store_tile("shared", acc_floats, 512)
@@ -97,7 +98,7 @@ def build(config):
         gmem = a_gmem + uint64(k_tile) * uint64(tile_k * 2)
         inside = uint32(k_tile * tile_k + c * 8) < x_columns
         for i in range(a_rounds):
-            if not a_ragged or uint32(r + i * a_rows) < uint32(tile_m):
+            if not a_ragged or uint32(r + i * a_rows) < tile_m:
                 # what lies past M or K becomes zeros
                 present = inside and uint32(i * a_rows) < rows_left
                 size = uint32(16) if present else uint32(0)
@@ -110,13 +111,13 @@ def build(config):
             gmem = gmem + uint64(n) * uint64(b_rows * 8)
         for i in range(s_rounds):
             p = uint32(tid + i * num_threads)
-            if p < uint32(s_pieces):
+            if p < s_pieces:
                 r = uint32(p // uint32(s_row_pieces))
                 c = uint32(p % uint32(s_row_pieces))
                 group = uint32(uint32(k_tile * tile_k) // uint32(group_size) + r)
                 gmem = s_gmem + uint64(group) * uint64(uint32(n * 2)) + uint64(c * 16)
                 cp_async_16(stage + s_offset + p * 16, gmem)
-        if tid < uint32(z_pieces):
+        if tid < z_pieces:
             r = uint32(tid // uint32(z_row_pieces))
             c = uint32(tid % uint32(z_row_pieces))
             group = uint32(uint32(k_tile * tile_k) // uint32(group_size) + r)
@@ -170,7 +171,7 @@ def build(config):
         if groups_in_stage:
             group = uint32(uint32(step * 16) // uint32(group_size))
         zero = uint32(0)
-        if has_zeros:
+        if has_zero_points:
             zero = ld_shared_u32(stage + z_lane + group * (tile_n // 2))
         return ld_shared_v4(stage + s_lane + group * (tile_n * 2)), zero
 
@@ -184,9 +185,9 @@ def build(config):
         """Return the B operands of a strip of 16 columns."""
         # of columns 0..7 in the lower half, of 8..15 in the upper
         pair = uint32((zero >> (4 * strip)) & 0x000F000F)
-        if has_zeros and per_channel:
+        if has_zero_points and per_channel:
             return convert(word, pair)
-        if has_zeros:
+        if has_zero_points:
             return convert(word, pair, scale)
         return convert(word) if per_channel else convert(word, scale)
 
@@ -232,33 +233,31 @@ def build(config):
         return own
 
     @cuda.jit(device=True, inline="always")
-    def sum_of_blocks(
-        smem, partials, counter, warps, own, begin, k_tiles, k_first, tiles_per_block
-    ):
+    def sum_of_blocks(smem, partials, counter, warps, own, begin, k_tiles, k_first, stripe_steps):
         """Return whether this block is the last of its slice, and then the sum, in block order."""
         lane_id, warp_n, warp_k = warps
         tid, bid = uint32(cuda.threadIdx.x), uint32(cuda.blockIdx.x)
-        first_block = uint32(begin // tiles_per_block)
-        last_block = uint32(uint32(begin + k_tiles - 1) // tiles_per_block)
+        first_block = uint32(begin // stripe_steps)
+        last_block = uint32(uint32(begin + k_tiles - 1) // stripe_steps)
         place = uint32(warp_n * warp_bytes + warp_k * (warp_bytes // warps_k) + lane_id * 16)
         own_partial = partials + uint64(place)
         # a block keeps the slice it begins in its second slot, others in the first
-        slot = uint32(bid * 2 + 1) if k_first == uint32(0) else uint32(bid * 2)
+        slot = uint32(bid * 2 + 1) if k_first == 0 else uint32(bid * 2)
         store_partial(own_partial + uint64(slot) * uint64(slot_bytes), own)
         cuda.syncthreads()
-        if tid == uint32(0):
+        if tid == 0:
             fence_acq_rel_gpu()
             st_shared_u32(smem + flag_offset, atom_add_acq_rel_gpu(counter, uint32(1)))
         cuda.syncthreads()
         complete = ld_shared_u32(smem + flag_offset) == uint32(last_block - first_block)
         if complete:
             fence_acq_rel_gpu()
-            if tid == uint32(0):
+            if tid == 0:
                 st_global_u32(counter, uint32(0))  # ready for the next launch
             own = zeros_own(float32(0))
             block = first_block
             while block <= last_block:
-                begins = uint32(block * tiles_per_block) <= begin
+                begins = uint32(block * stripe_steps) <= begin
                 slot = uint32(block * 2 + 1) if begins else uint32(block * 2)
                 own = add_partial(own_partial + uint64(slot) * uint64(slot_bytes), own)
                 block = uint32(block + 1)
@@ -278,7 +277,7 @@ def build(config):
         if per_channel:
             scale = load_columns(scales + (uint64(columns) << 1))
         shift = ones_own(float32(0))
-        if has_bias > uint32(0):
+        if has_bias > 0:
             shift = load_columns(bias + (uint64(columns) << 1))
         return scale, shift
 
@@ -301,7 +300,7 @@ def build(config):
 
     def marlin(
         x, packed, scales, zero_points, bias, out, partials, counters,
-        m, n, k, x_columns, out_columns, tiles_per_block, has_bias,
+        m, n, k, x_columns, out_columns, stripe_steps, has_bias,
     ):  # fmt: skip
         # index: which stripe, which slice, which fragment
         smem = smem_base()
@@ -316,10 +315,10 @@ def build(config):
         warps = (lane_id, warp_n, warp_k)
         k_tiles = uint32(k // uint32(tile_k))
         m_tiles = uint32(uint32(m + (tile_m - 1)) // uint32(tile_m))
-        tile = uint32(bid * tiles_per_block)
+        tile = uint32(bid * stripe_steps)
         end = uint32(uint32(uint32(n // uint32(tile_n)) * m_tiles) * k_tiles)
-        if uint32(tile + tiles_per_block) < end:
-            end = uint32(tile + tiles_per_block)
+        if uint32(tile + stripe_steps) < end:
+            end = uint32(tile + stripe_steps)
         slice_id = uint32(tile // k_tiles)
         k_tile = uint32(tile - uint32(slice_id * k_tiles))
         a_lane = uint32((lane_id & 15) * (tile_k * 2))
@@ -341,7 +340,7 @@ def build(config):
             acc = (zeros(nothing), zeros(nothing), zeros(nothing), zeros(nothing))
             row, column = corner(slice_id, m_tiles)
             zero = uint32(0)
-            if has_zeros and per_channel:
+            if has_zero_points and per_channel:
                 word = uint32((column >> 1) + warp_n * 32 + (lane_id >> 2) * 4)
                 zero = ld_global_nc_u32(zero_points + uint64(word))
             k_first = k_tile
@@ -380,11 +379,11 @@ def build(config):
 
             own = sum_of_warps(ring_end, warps, acc)
             complete = True
-            if k_first > uint32(0) or k_last < k_tiles:
+            if k_first > 0 or k_last < k_tiles:
                 begin = uint32(slice_id * k_tiles)
                 complete, own = sum_of_blocks(
                     smem, partials, counters + (uint64(slice_id) << 2), warps, own,
-                    begin, k_tiles, k_first, tiles_per_block,
+                    begin, k_tiles, k_first, stripe_steps,
                 )  # fmt: skip
             if complete:
                 scale, shift = scale_and_bias(scales, bias, column, warps, has_bias)

@@ -43,7 +43,7 @@ def make_clear_rows(config):
     def clear_rows(m):
         """Clear the rows that the last tile of rows lacks, by all threads, before any copy."""
         rows = uint32(m % uint32(tile_m))
-        if rows > uint32(0):
+        if rows > 0:
             stage = smem_base()
             for _ in range(num_stages):
                 for i in range(panels):
@@ -72,7 +72,7 @@ def make_copy_x(config):
             # the blocks have half of a whole tile's each
             first = uint32(cluster_ctarank() * box_rows)
             rows = uint32(rows - first) if rows > first else uint32(0)
-        return first, rows if rows < uint32(box_rows) else uint32(box_rows)
+        return first, rows if rows < box_rows else uint32(box_rows)
 
     @cuda.jit(device=True, inline="always")
     def publish_maps(x, maps, m, x_columns):
@@ -90,18 +90,18 @@ def make_copy_x(config):
         st_shared_u32(uint32(last + lane_id * 4), uint32(0))
         bar_warp_sync()
         row_bytes = uint64(x_columns) << 1
-        if lane_id == uint32(0):
-            if m >= uint32(tile_m):
+        if lane_id == 0:
+            if m >= tile_m:
                 describe_matrix(whole, x, x_columns, m, row_bytes, uint32(box_rows))
-            if last_rows > uint32(0):
+            if last_rows > 0:
                 describe_matrix(last, x, x_columns, m, row_bytes, last_rows)
         bar_warp_sync()
         # the launch before may still copy by the maps that lie there, and write what is x here
         griddepcontrol_wait()
-        if m >= uint32(tile_m):
+        if m >= tile_m:
             publish_tensor_map(gmem, whole)
             acquire_tensor_map(gmem)
-        if last_rows > uint32(0):
+        if last_rows > 0:
             publish_tensor_map(gmem + uint64(MAP_BYTES), last)
             acquire_tensor_map(gmem + uint64(MAP_BYTES))
         return gmem, gmem + uint64(MAP_BYTES)
@@ -116,19 +116,19 @@ def make_copy_x(config):
             cp_async_bulk_tensor_2d(to, gmem, column, row, bar)
 
     @cuda.jit(device=True, inline="always")
-    def copy_x(x, maps, m, n, k, x_columns, stripe, striped):
+    def copy_x(x, maps, m, n, k, x_columns, stripe_steps, striped_tiles):
         """Copy x for the stages of all segments of this block, in their order."""
         whole, last = publish_maps(x, maps, m, x_columns)
         smem = smem_base()
         bars = uint32(smem + bars_offset)
         k_tiles, tiles = uint32(k // uint32(tile_k)), num_tiles(m, n)
-        if uint32(thread_id() & 31) == uint32(0):
-            tile, k_tile, k_last, left = first_segment(k_tiles, stripe, striped)
+        if uint32(thread_id() & 31) == 0:
+            tile, k_tile, k_last, left = first_segment(k_tiles, stripe_steps, striped_tiles)
             stage, phase = uint32(0), uint32(1)
             while tile < tiles:
                 row, _ = corner(tile, m, n)
                 rows, gmem = uint32(m - row), last
-                if rows >= uint32(tile_m):
+                if rows >= tile_m:
                     rows, gmem = uint32(tile_m), whole
                 first, own_rows = rows_of(rows)
                 row, size_bytes = uint32(row + first), uint32(rows * (panels * ROW_BYTES))
@@ -138,13 +138,13 @@ def make_copy_x(config):
                     mbarrier_arrive_expect_tx(bar, size_bytes)
                     to = uint32(smem + stage * stage_bytes + first * ROW_BYTES)
                     column = uint32(k_tile * tile_k)
-                    if own_rows > uint32(0):
+                    if own_rows > 0:
                         for i in range(panels):
                             panel = uint32(to + i * panel_bytes)
                             copy_panel(panel, gmem, uint32(column + i * PANEL_K), row, bar)
                     stage, phase = advance(stage, phase)
                     k_tile = uint32(k_tile + 1)
-                tile, k_tile, k_last, left = next_segment(tile, left, k_tiles, striped)
+                tile, k_tile, k_last, left = next_segment(tile, left, k_tiles, striped_tiles)
 
     return copy_x
 
@@ -162,13 +162,13 @@ def make_copy_weights(config):
     num_tiles, corner, own_column, _, first_segment, next_segment, advance = make_schedule(config)
 
     @cuda.jit(device=True, inline="always")
-    def copy_weights(packed, m, n, k, stripe, striped, part):
+    def copy_weights(packed, m, n, k, stripe_steps, striped_tiles, part):
         """Copy the upper or the lower half of the rows of every stage, by one lane."""
         first_row = uint32(part * own_rows)
         smem = smem_base()
         bars = uint32(smem + bars_offset)
         k_tiles, tiles = uint32(k // uint32(tile_k)), num_tiles(m, n)
-        tile, k_tile, k_last, left = first_segment(k_tiles, stripe, striped)
+        tile, k_tile, k_last, left = first_segment(k_tiles, stripe_steps, striped_tiles)
         stage, phase = uint32(0), uint32(1)
         row_step = uint64(n) << 3
         to_first = uint32(smem + w_offset + first_row * row_bytes)
@@ -191,7 +191,7 @@ def make_copy_weights(config):
                 gmem = gmem + row_step * uint64(w_rows)
                 stage, phase = advance(stage, phase)
                 k_tile = uint32(k_tile + 1)
-            tile, k_tile, k_last, left = next_segment(tile, left, k_tiles, striped)
+            tile, k_tile, k_last, left = next_segment(tile, left, k_tiles, striped_tiles)
         griddepcontrol_launch_dependents()
 
     return copy_weights
@@ -200,20 +200,20 @@ def make_copy_weights(config):
 def make_copy_scales(config):
     """Return what fills the ring's stages with scales and zero points, segment after segment."""
     tile_n, tile_k = config.tile_n, config.tile_k
-    group_size, has_zeros = config.group_size, config.has_zeros
+    group_size, has_zero_points = config.group_size, config.has_zero_points
     s_offset, z_offset = config.s_offset, config.z_offset
     stage_bytes, bars_offset = config.stage_bytes, config.bars_offset
     scale_rows, s_bytes, z_bytes = config.scale_rows, tile_n * 2, tile_n // 2
-    copied_bytes = scale_rows * (s_bytes + (z_bytes if has_zeros else 0))
+    copied_bytes = scale_rows * (s_bytes + (z_bytes if has_zero_points else 0))
     num_tiles, corner, own_column, _, first_segment, next_segment, advance = make_schedule(config)
 
     @cuda.jit(device=True, inline="always")
-    def copy_scales(scales, zero_points, m, n, k, stripe, striped):
+    def copy_scales(scales, zero_points, m, n, k, stripe_steps, striped_tiles):
         """Copy the scales of every stage of this block, and its zero points, by one lane."""
         smem = smem_base()
         bars = uint32(smem + bars_offset)
         k_tiles, tiles = uint32(k // uint32(tile_k)), num_tiles(m, n)
-        tile, k_tile, k_last, left = first_segment(k_tiles, stripe, striped)
+        tile, k_tile, k_last, left = first_segment(k_tiles, stripe_steps, striped_tiles)
         stage, phase = uint32(0), uint32(1)
         while tile < tiles:
             _, column = corner(tile, m, n)
@@ -228,11 +228,11 @@ def make_copy_scales(config):
                     place = uint64(uint32(group + i)) * n + uint64(column)
                     s_to = uint32(to + (s_offset + i * s_bytes))
                     cp_async_bulk(s_to, scales + (place << 1), uint32(s_bytes), bar)
-                    if has_zeros:
+                    if has_zero_points:
                         z_to = uint32(to + (z_offset + i * z_bytes))
                         cp_async_bulk(z_to, zero_points + (place >> 1), uint32(z_bytes), bar)
                 stage, phase = advance(stage, phase)
                 k_tile = uint32(k_tile + 1)
-            tile, k_tile, k_last, left = next_segment(tile, left, k_tiles, striped)
+            tile, k_tile, k_last, left = next_segment(tile, left, k_tiles, striped_tiles)
 
     return copy_scales

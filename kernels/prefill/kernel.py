@@ -47,6 +47,7 @@ from ferrum_numba.kernels.prefill.schedule import CONSUMER_WARPS, PANEL_K, PRODU
 from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.stage import Stage
 from ferrum_numba.ptx.tensor_map import MAP_BYTES
+from ferrum_numba.sizes import ceil_div, round_up
 
 ARCH = "sm_90a"
 # n and k are those of the packed weight, x has x_columns and out out_columns
@@ -54,7 +55,7 @@ PARAMETERS = (
     *pointers(
         "x", "packed", "scales", "zero_points", "bias", "out", "partials", "counters", "maps"
     ),
-    *sizes("m", "n", "k", "x_columns", "out_columns", "stripe", "striped", "has_bias"),
+    *sizes("m", "n", "k", "x_columns", "out_columns", "stripe_steps", "striped_tiles", "has_bias"),
 )
 # rows of x that blocks at work together share, as far as there are so many
 BAND_ROWS = 1024
@@ -73,13 +74,13 @@ class Config(Stage):
     tile_m: int = 128  # rows of x a block, a multiple of 16
     tile_n: int = 256  # columns a block: 64 or 128 a warpgroup
     num_stages: int = 6  # stages of the ring
-    split_k: bool = True  # the tiles left over are cut into stripes
+    stripes: bool = True  # the tiles left over are cut into stripes
     cluster: int = 1  # blocks that share every tile, K cut between them
     pair: bool = False  # two blocks with tiles side by side copy x for each other
     scale_sums: bool = False  # by the scales of their groups, not the weights; stages of 128 of k
     group_size: int = 128  # K a scale, -1: one scale a column
     dtype: str = "fp16"  # of x, scales, bias and out
-    has_zeros: bool = False  # the weight is asymmetric
+    has_zero_points: bool = False  # the weight is asymmetric
 
     def __post_init__(self) -> None:
         if self.tile_n not in (128, 256):
@@ -97,10 +98,10 @@ class Config(Stage):
                 f"got cluster = {self.cluster}, tile_m = {self.tile_m}"
             )
         most = MOST_PART_ROWS * self.cluster
-        if self.cluster > 1 and (self.split_k or self.pair or self.tile_m > most):
+        if self.cluster > 1 and (self.stripes or self.pair or self.tile_m > most):
             raise ConfigError(
                 f"a cluster of {self.cluster} takes no stripes, no pairs, no more than {most} rows;"
-                f" got split_k = {self.split_k}, pair = {self.pair}, tile_m = {self.tile_m}"
+                f" got stripes = {self.stripes}, pair = {self.pair}, tile_m = {self.tile_m}"
             )
         if self.scale_sums and (self.tile_n < 256 or self.tile_m > MOST_SCALED_ROWS):
             raise ConfigError(
@@ -154,7 +155,7 @@ class Config(Stage):
     @property
     def out_offset(self) -> int:
         """Where the part of a tile lies that is on its way out, and first the tensor maps."""
-        return -(-(self.bars_offset + 16 * self.num_stages) // 128) * 128
+        return round_up(self.bars_offset + 16 * self.num_stages, 128)
 
     @property
     def part_rows(self) -> int:
@@ -186,9 +187,9 @@ class Config(Stage):
 # (tile_m, tile_n, num_stages): what wins somewhere on an H200, see docs/facts.md; the default first
 _TILES = ((256, 128, 5), (128, 256, 6), (192, 256, 5), (128, 128, 8), (64, 256, 8), (64, 128, 8))
 _CONFIGS = (
-    *(Config(*tile, split_k=split) for tile in _TILES for split in (True, False)),
+    *(Config(*tile, stripes=split) for tile in _TILES for split in (True, False)),
     # K cut in two: few tiles
-    *(Config(*tile, split_k=False, cluster=2) for tile in ((128, 128, 7), (64, 128, 8))),
+    *(Config(*tile, stripes=False, cluster=2) for tile in ((128, 128, 7), (64, 128, 8))),
     # shared rows of x: less power, where that is the limit
     *(Config(*tile, pair=True) for tile in ((256, 128, 5), (192, 256, 5), (128, 256, 6))),
     # two thirds of the work of 128 rows for 65 to 96, of wide weights and of narrow ones
@@ -284,12 +285,12 @@ class Prefill(layout.PackedKernel):
             handed = HAND_OFF_LATENCY + sums * HAND_OFF_CYCLES
             return k_tiles * stage / config.cluster + handed + sums * RESULT_CYCLES
         scalars = self.launch(config, problem, gpu).scalars
-        stripe, striped = scalars["stripe"], scalars["striped"]
+        stripe_steps, striped_tiles = scalars["stripe_steps"], scalars["striped_tiles"]
         units = gpu.num_sms // config.unit_blocks
-        cycles = -(-(tiles - striped) // units) * (k_tiles * stage + sums * RESULT_CYCLES)
-        if striped:
-            cycles += stripe * stage + (1 + stripe // k_tiles) * sums * RESULT_CYCLES
-            cycles += HAND_OFF_LATENCY + (1 + k_tiles // stripe) * sums * HAND_OFF_CYCLES
+        cycles = ceil_div(tiles - striped_tiles, units) * (k_tiles * stage + sums * RESULT_CYCLES)
+        if striped_tiles:
+            cycles += stripe_steps * stage + (1 + stripe_steps // k_tiles) * sums * RESULT_CYCLES
+            cycles += HAND_OFF_LATENCY + (1 + k_tiles // stripe_steps) * sums * HAND_OFF_CYCLES
         many = config.pair and problem.M >= MANY_ROWS
         return cycles * (PAIR_SHARE if many else 1)
 
@@ -305,20 +306,20 @@ class Prefill(layout.PackedKernel):
         )
 
     def launch(self, config, problem, gpu):
-        """Return a full GPU; with `split_k` one to two tiles a block are dealt out as stripes."""
+        """Return a full GPU; with `stripes` one to two tiles a block are dealt out as stripes."""
         K, N = layout.stored_shape(problem)
         k_tiles = K // config.tile_k
         tiles = _num_tiles(config, problem)
         blocks = gpu.num_sms // config.unit_blocks
         grid = min(tiles, blocks)
-        striped = stripe = 0
+        striped_tiles = stripe_steps = 0
         if config.cluster > 1:
             grid = tiles * config.cluster
-        elif config.split_k and tiles % blocks:
+        elif config.stripes and tiles % blocks:
             waves = tiles // blocks
-            striped = tiles - max(0, waves - 1) * blocks
-            stripe = -(-striped * k_tiles // blocks)
-            grid = blocks if waves else -(-striped * k_tiles // stripe)
+            striped_tiles = tiles - max(0, waves - 1) * blocks
+            stripe_steps = ceil_div(striped_tiles * k_tiles, blocks)
+            grid = blocks if waves else ceil_div(striped_tiles * k_tiles, stripe_steps)
         grid *= config.unit_blocks
         return Launch(
             (grid, 1, 1),
@@ -328,14 +329,14 @@ class Prefill(layout.PackedKernel):
                 "k": K,
                 "x_columns": problem.K,
                 "out_columns": problem.N,
-                "stripe": stripe,
-                "striped": striped,
+                "stripe_steps": stripe_steps,
+                "striped_tiles": striped_tiles,
                 "has_bias": int(problem.bias),
             },
             # of a block's stripe only the first tile can begin before it
             {
-                "partials": (grid if striped else 1) * config.tile_m * config.tile_n * 4,
-                "counters": 8 * config.unit_blocks * max(striped, 1),
+                "partials": (grid if striped_tiles else 1) * config.tile_m * config.tile_n * 4,
+                "counters": 8 * config.unit_blocks * max(striped_tiles, 1),
                 "maps": grid * 2 * MAP_BYTES,
             },
             programmatic=True,
@@ -344,7 +345,7 @@ class Prefill(layout.PackedKernel):
 
 def _num_tiles(config, problem):
     N = layout.stored_shape(problem)[1]
-    return -(-problem.M // config.tile_m) * -(-N // config.unit_n)
+    return ceil_div(problem.M, config.tile_m) * ceil_div(N, config.unit_n)
 
 
 def _stage_cycles(config):

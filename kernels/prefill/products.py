@@ -21,6 +21,7 @@ from ferrum_numba.ptx.wgmma import (
     wgmma_wait,
     wgmma_wait_acc,
 )
+from ferrum_numba.sizes import ceil_div
 
 
 def make_release(config):
@@ -33,10 +34,10 @@ def make_release(config):
         if pair:
             # the other block copies x to it too
             arrives = uint32(0)
-            if due and lane_id < uint32(2):
+            if due and lane_id < 2:
                 arrives = uint32(1)
             mbarrier_arrive_cluster_if(mapa(bar + 8, uint32(lane_id & 1)), arrives)
-        elif due and lane_id == uint32(0):
+        elif due and lane_id == 0:
             mbarrier_arrive(bar + 8)
 
     return release
@@ -66,12 +67,16 @@ def make_accumulators(config):
 
 def make_fragments(config):
     """Return (load_words, load_group, fragment): from a stage to operand A."""
-    strips, per_channel, has_zeros = config.strips, config.group_size < 0, config.has_zeros
+    strips, per_channel, has_zero_points = (
+        config.strips,
+        config.group_size < 0,
+        config.has_zero_points,
+    )
     scale_row_bytes, zero_row_bytes = config.tile_n * 2, config.tile_n // 2
     # pinned: a product may still read what registers a fragment is written to, until the wait that
     # comes before it
     convert = make_dequantize(
-        HALVES[config.dtype], zeros=has_zeros, scaled=not per_channel, pinned=True
+        HALVES[config.dtype], zeros=has_zero_points, scaled=not per_channel, pinned=True
     )
 
     @cuda.jit(device=True, inline="always")
@@ -85,7 +90,7 @@ def make_fragments(config):
     def load_group(stage, s_place, z_place, group):
         """Return the scales of a lane's columns, and their zero points in one word."""
         zero = uint32(0)
-        if has_zeros:
+        if has_zero_points:
             zero = ld_shared_u32(stage + z_place + group * zero_row_bytes)
         return load_words(stage + s_place + group * scale_row_bytes), zero
 
@@ -93,9 +98,9 @@ def make_fragments(config):
     def fragment(word, scale, zero, strip):
         """Return a strip as operand A: rows are columns of the weight."""
         pair = uint32((zero >> (4 * strip)) & 0x000F000F)
-        if has_zeros and per_channel:
+        if has_zero_points and per_channel:
             d = convert(word, pair)
-        elif has_zeros:
+        elif has_zero_points:
             d = convert(word, pair, scale)
         elif per_channel:
             d = convert(word)
@@ -117,7 +122,7 @@ def make_scale_weights(config):
     # groups of products that run while the next is dequantised, each with registers of its own for
     # A; the step of a stage after which those of the stage before are none of them
     in_flight = config.in_flight
-    last_overlap = -(-in_flight // strips) - 1
+    last_overlap = ceil_div(in_flight, strips) - 1
     describe_x = smem_descriptor(128, 8 * ROW_BYTES)
     step_x = descriptor_step(32)  # 16 of k
     mma = wgmma_rs(config.tile_m, HALVES[config.dtype])

@@ -35,7 +35,7 @@ CONSUMER_REGISTERS, PRODUCER_REGISTERS = 232, 40
 def build(config):
     """Return the kernel of a config: a function of the parameters of `Prefill`, in their order."""
     tile_k, strips, num_stages = config.tile_k, config.strips, config.num_stages
-    per_channel, has_zeros = config.group_size < 0, config.has_zeros
+    per_channel, has_zero_points = config.group_size < 0, config.has_zero_points
     w_offset, s_offset, z_offset = config.w_offset, config.s_offset, config.z_offset
     stage_bytes, bars_offset = config.stage_bytes, config.bars_offset
     places = 4 // config.strips
@@ -51,12 +51,12 @@ def build(config):
 
     def prefill(
         x, packed, scales, zero_points, bias, out, partials, counters, maps,
-        m, n, k, x_columns, out_columns, stripe, striped, has_bias,
+        m, n, k, x_columns, out_columns, stripe_steps, striped_tiles, has_bias,
     ):  # fmt: skip
         # index: which role, which strip of columns, which segment
         smem = smem_base()
         bars = uint32(smem + bars_offset)
-        if thread_id() == uint32(0):
+        if thread_id() == 0:
             for i in range(num_stages):
                 # one arrival of each warp that copies; one of each that multiplies, in a pair
                 mbarrier_init(bars + i * 16, uint32(copying_warps))
@@ -72,14 +72,14 @@ def build(config):
         if thread_id() >= uint32(32 * CONSUMER_WARPS):
             setmaxnreg_dec(PRODUCER_REGISTERS)
             warp_id = uint32(thread_id() >> 5)
-            if warp_id == uint32(CONSUMER_WARPS):
-                copy_x(x, maps, m, n, k, x_columns, stripe, striped)
-            elif uint32(thread_id() & 31) == uint32(0):
+            if warp_id == CONSUMER_WARPS:
+                copy_x(x, maps, m, n, k, x_columns, stripe_steps, striped_tiles)
+            elif uint32(thread_id() & 31) == 0:
                 role = uint32(warp_id - (CONSUMER_WARPS + 1))
-                if role < uint32(2):
-                    copy_weights(packed, m, n, k, stripe, striped, role)
+                if role < 2:
+                    copy_weights(packed, m, n, k, stripe_steps, striped_tiles, role)
                 elif not per_channel:
-                    copy_scales(scales, zero_points, m, n, k, stripe, striped)
+                    copy_scales(scales, zero_points, m, n, k, stripe_steps, striped_tiles)
             if clustered:
                 # the cluster's barrier counts every thread, twice
                 bar_warp_sync()
@@ -100,10 +100,10 @@ def build(config):
             z_place = uint32(tile64 * 32 + (lane_id >> 2) * 4)
             places_of = (w_place, s_place, uint32(z_place + z_offset), strip)
             stage, phase = uint32(0), uint32(0)
-            tile, k_first, k_last, left = first_segment(k_tiles, stripe, striped)
+            tile, k_first, k_last, left = first_segment(k_tiles, stripe_steps, striped_tiles)
             while tile < tiles:
                 zero = uint32(0)
-                if has_zeros and per_channel:
+                if has_zero_points and per_channel:
                     _, column = corner(tile, m, n)
                     column = own_column(column, n)
                     word = uint32((column >> 1) + z_place)
@@ -127,16 +127,16 @@ def build(config):
 
                 if clustered:
                     acc = sum_of_cluster(acc)
-                elif k_first > uint32(0) or k_last < k_tiles:
+                elif k_first > 0 or k_last < k_tiles:
                     acc = sum_of_blocks(
-                        acc, partials, counters, tile, k_tiles, opaque_u32(stripe), k_first
+                        acc, partials, counters, tile, k_tiles, opaque_u32(stripe_steps), k_first
                     )
                 # of what the compiler computed before the loop it would keep no accumulators
-                if clustered or k_first == uint32(0):
+                if clustered or k_first == 0:
                     sizes = (opaque_u32(m), opaque_u32(n), opaque_u32(out_columns))
                     store_result(acc, out, scales, bias, tile, sizes, has_bias)
                 tile, k_first, k_last, left = next_segment(
-                    tile, left, opaque_u32(k_tiles), opaque_u32(striped)
+                    tile, left, opaque_u32(k_tiles), opaque_u32(striped_tiles)
                 )
         if pair:
             # nobody leaves while the other may still copy or arrive here

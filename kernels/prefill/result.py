@@ -18,6 +18,7 @@ from ferrum_numba.ptx.memory import (
 )
 from ferrum_numba.ptx.special import cluster_ctarank, smem_base, thread_id
 from ferrum_numba.ptx.sync import bar_sync, cluster_arrive, cluster_wait, mapa
+from ferrum_numba.sizes import ceil_div
 
 
 def make_sum_of_blocks(config):
@@ -43,7 +44,7 @@ def make_sum_of_blocks(config):
         return acc0, add_partial(gmem + slot_acc_bytes, acc[1])
 
     @cuda.jit(device=True, inline="always")
-    def sum_of_blocks(acc, partials, counters, tile, k_tiles, stripe, k_first):
+    def sum_of_blocks(acc, partials, counters, tile, k_tiles, stripe_steps, k_first):
         """Return the sum, in the units' order, if this one has a tile's first k.
 
         It waits for blocks of smaller index than its own in the grid, which began no later.
@@ -58,20 +59,20 @@ def make_sum_of_blocks(config):
         slot = uint32(unit * unit_blocks + rank)
         place = partials + uint64(uint32(warpgroup * (strips * slot_acc_bytes) + thread * 16))
         place = place + uint64(slot) * uint64(slot_bytes)
-        if k_first > uint32(0):
+        if k_first > 0:
             store_sums(place, acc)
             bar_sync(uint32(1 + warpgroup), uint32(128))
             # what it releases is what all threads wrote before the barrier
-            if thread == uint32(0):
+            if thread == 0:
                 red_add_release_gpu(counter, uint32(1))
         else:
-            others = uint32(uint32(uint32(uint32(tile + 1) * k_tiles - 1) // stripe) - unit)
-            if thread == uint32(0):
+            others = uint32(uint32(uint32(uint32(tile + 1) * k_tiles - 1) // stripe_steps) - unit)
+            if thread == 0:
                 while ld_acquire_gpu(counter) != others:
                     pass
                 st_global_u32(counter, uint32(0))  # ready for the next launch
             bar_sync(uint32(1 + warpgroup), uint32(128))
-            while others > uint32(0):
+            while others > 0:
                 place = place + uint64(unit_blocks * slot_bytes)
                 acc = add_sums(place, acc)
                 others = uint32(others - 1)
@@ -109,9 +110,9 @@ def make_sum_of_cluster(config):
     @cuda.jit(device=True, inline="always")
     def send(rank, own, place, acc):
         """Write what is a block's share to its slot for this one."""
-        if own != uint32(rank):
+        if own != rank:
             slot = own
-            if own > uint32(rank):
+            if own > rank:
                 slot = uint32(own - 1)
             to = mapa(uint32(place + slot * slot_bytes), uint32(rank))
             send_share(rank, to, acc[0])
@@ -155,11 +156,11 @@ def make_sum_of_cluster(config):
             send(3, own, place, acc)
         cluster_arrive()
         cluster_wait()
-        if own == uint32(0):
+        if own == 0:
             acc = take(0, place, acc)
-        elif own == uint32(1):
+        elif own == 1:
             acc = take(1, place, acc)
-        elif cluster > 2 and own == uint32(2):
+        elif cluster > 2 and own == 2:
             acc = take(2, place, acc)
         elif cluster > 2:
             acc = take(3, place, acc)
@@ -191,7 +192,7 @@ def make_load_strips(config):
         if per_channel:
             scale = load_pair(scales, column, strip)
         shift = (float32(0), float32(0))
-        if has_bias > uint32(0):
+        if has_bias > 0:
             shift = load_pair(bias, column, strip)
         return scale, shift
 
@@ -215,7 +216,7 @@ def make_store_result(config):
     places, cluster = 4 // strips, config.cluster
     out_pieces, rows_at_once = 8 * strips, 16 // strips
     out_offset, part_rows, part_bytes = config.out_offset, config.part_rows, config.part_bytes
-    parts = -(-tile_m // part_rows)
+    parts = ceil_div(tile_m, part_rows)
     store_out0, store_out1, store_out2, store_out3 = (
         store_accumulator_transposed(
             tile_m,
@@ -313,11 +314,11 @@ def make_store_result(config):
             row = uint32(row + rank * part_rows)
             gmem = gmem + step * uint64(uint32(rank * (part_rows // rows_at_once)))
             target = (inside, row, m, step)
-            if rank == uint32(0):
+            if rank == 0:
                 store_part(0, acc, columns, smem, gmem, target)
-            elif rank == uint32(1):
+            elif rank == 1:
                 store_part(1, acc, columns, smem, gmem, target)
-            elif cluster > 2 and rank == uint32(2):
+            elif cluster > 2 and rank == 2:
                 store_part(2, acc, columns, smem, gmem, target)
             elif cluster > 2:
                 store_part(3, acc, columns, smem, gmem, target)

@@ -46,7 +46,7 @@ def make_schedule(config):
         band = uint32(tile // uint32(n_tiles * raster))
         place = uint32(tile - uint32(band * uint32(n_tiles * raster)))
         height = uint32(m_tiles - uint32(band * raster))
-        if height > uint32(raster):
+        if height > raster:
             height = uint32(raster)
         tile_column = uint32(place // height)
         tile_row = uint32(uint32(band * raster) + uint32(place - uint32(tile_column * height)))
@@ -65,7 +65,7 @@ def make_schedule(config):
         return column
 
     @cuda.jit(device=True, inline="always")
-    def first_segment(k_tiles, stripe, striped):
+    def first_segment(k_tiles, stripe_steps, striped_tiles):
         """Return (tile, first and last k tile, k tiles left in the stripe) of a block's begin."""
         if cluster > 1:
             # the blocks of a cluster have equal parts of one tile
@@ -74,12 +74,12 @@ def make_schedule(config):
             k_last = uint32(uint32(uint32(rank + 1) * k_tiles) // uint32(cluster))
             return uint32(block_id() // uint32(cluster)), k_first, k_last, uint32(0)
         unit = unit_index()
-        begin, end = uint32(unit * stripe), uint32(striped * k_tiles)
-        tile, k_first, k_last, left = uint32(striped + unit), uint32(0), k_tiles, uint32(0)
+        begin, end = uint32(unit * stripe_steps), uint32(striped_tiles * k_tiles)
+        tile, k_first, k_last, left = uint32(striped_tiles + unit), uint32(0), k_tiles, uint32(0)
         if begin < end:
             left = uint32(end - begin)
-            if left > stripe:
-                left = stripe
+            if left > stripe_steps:
+                left = stripe_steps
             tile = uint32(begin // k_tiles)
             k_first = uint32(begin - uint32(tile * k_tiles))
             k_last = uint32(k_first + left)
@@ -89,18 +89,18 @@ def make_schedule(config):
         return tile, k_first, k_last, left
 
     @cuda.jit(device=True, inline="always")
-    def next_segment(tile, left, k_tiles, striped):
+    def next_segment(tile, left, k_tiles, striped_tiles):
         """Return what follows a segment: the next tile of the stripe, then whole tiles."""
         if cluster > 1:
             return uint32(0xFFFFFFFF), uint32(0), k_tiles, uint32(0)
         k_last = k_tiles
-        if left > uint32(0):
+        if left > 0:
             tile = uint32(tile + 1)
             if left < k_tiles:
                 k_last = left
             left = uint32(left - k_last)
-        elif tile < striped:
-            tile = uint32(striped + unit_index())
+        elif tile < striped_tiles:
+            tile = uint32(striped_tiles + unit_index())
         else:
             tile = uint32(tile + uint32(uint32(cuda.gridDim.x) // uint32(unit_blocks)))
         return tile, uint32(0), k_last, left
@@ -109,7 +109,7 @@ def make_schedule(config):
     def advance(stage, phase):
         """Return the next stage of the ring, and the parity of its phase."""
         stage = uint32(stage + 1)
-        if stage == uint32(num_stages):
+        if stage == num_stages:
             stage = uint32(0)
             phase = uint32(phase ^ 1)
         return stage, phase

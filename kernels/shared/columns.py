@@ -70,7 +70,7 @@ def make_write_columns(dtype, per_channel):
         if per_channel:
             first, second = first * factors[0], second * factors[1]
             third, last = third * factors[2], last * factors[3]
-        if has_bias > uint32(0):
+        if has_bias > 0:
             first, second = first + shifts[0], second + shifts[1]
             third, last = third + shifts[2], last + shifts[3]
         st_global_v2(to, (pack_pair(first, second), pack_pair(third, last)))

@@ -26,12 +26,14 @@ from ferrum_numba.kernels.dtypes import refuse_dtype
 from ferrum_numba.kernels.w4a16 import OP, W4A16Problem
 from ferrum_numba.reference.marlin_layout import pack_weight, pack_zero_points, permute_scales
 from ferrum_numba.reference.w4a16 import SYMMETRIC_ZERO_POINT
+from ferrum_numba.sizes import round_up
 
 Array = npt.NDArray[Any]
 
 # what the layout's kernels are made for; K itself counts as -1
 GROUP_SIZES = (128, 64, 32, -1)
-TILE_N, TILE_K = 64, 64
+# what N and K are padded to multiples of: a tile of 64 columns, and 64 rows of K a stage
+N_MULTIPLE, K_MULTIPLE = 64, 64
 
 
 def refuse_kind(group_size: int, dtype: str) -> None:
@@ -51,8 +53,8 @@ def padded_shape(K: int, N: int, group_size: int) -> tuple[int, int]:
 
     group_size: rows that share a scale; -1, or K, for all
     """
-    tile_k = TILE_K if group_size in (-1, K) else max(TILE_K, group_size)
-    return -(-K // tile_k) * tile_k, -(-N // TILE_N) * TILE_N
+    k_multiple = K_MULTIPLE if group_size in (-1, K) else max(K_MULTIPLE, group_size)
+    return round_up(K, k_multiple), round_up(N, N_MULTIPLE)
 
 
 def stored_shape(problem: W4A16Problem) -> tuple[int, int]:
@@ -108,7 +110,7 @@ class PackedKernel(Kernel):
             config,
             group_size=group_size_of(problem),
             dtype=problem.dtype,
-            has_zeros=problem.zero_points != "none",
+            has_zero_points=problem.zero_points != "none",
         )
 
     def prepare(self, problem: W4A16Problem, inputs: Inputs) -> dict[str, Array]:

@@ -1,5 +1,7 @@
 """One stage of a ring in shared memory, as the wgmma kernels on the packed layout lay it out."""
 
+from ferrum_numba.sizes import round_up
+
 # rows of 128 bytes are swizzled, eight together, so a stage begins on a multiple of this
 SWIZZLE_BYTES = 1024
 
@@ -7,7 +9,7 @@ SWIZZLE_BYTES = 1024
 class Stage:
     """Places in a stage, in bytes from its begin: x, packed words, scales and zero points.
 
-    A config that is one has tile_m, tile_n and tile_k, group_size and has_zeros.
+    A config that is one has tile_m, tile_n and tile_k, group_size and has_zero_points.
     """
 
     @property
@@ -18,7 +20,7 @@ class Stage:
     @property
     def zero_rows(self):
         """Rows of zero points a stage holds, 0 where a weight has none."""
-        return self.scale_rows if self.has_zeros else 0
+        return self.scale_rows if self.has_zero_points else 0
 
     @property
     def w_offset(self):
@@ -44,4 +46,4 @@ class Stage:
     def stage_bytes(self) -> int:
         """Bytes of a stage."""
         size_bytes: int = self.end_offset
-        return -(-size_bytes // SWIZZLE_BYTES) * SWIZZLE_BYTES
+        return round_up(size_bytes, SWIZZLE_BYTES)

@@ -50,7 +50,7 @@ def settle(slice_id, k_step, k_stop, first_step, end, k_steps):
 
     first_step: of a slice for this warp, or warpgroup: they take turns along K
     """
-    while k_step >= k_stop and k_stop > uint32(0):
+    while k_step >= k_stop and k_stop > 0:
         slice_id, k_stop = next_segment(slice_id, k_stop, end, k_steps)
         k_step = first_step
     return slice_id, k_step, k_stop

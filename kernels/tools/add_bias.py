@@ -23,6 +23,7 @@ from ferrum_numba.kernels.dtypes import DTYPES, HALVES, refuse_dtype
 from ferrum_numba.ptx.convert import PACK, UNPACK
 from ferrum_numba.ptx.memory import ld_global_nc_v4, ld_global_v4, st_global_v4
 from ferrum_numba.reference.add_bias import add_bias
+from ferrum_numba.sizes import ceil_div
 from ferrum_numba.space import space
 
 # columns of a thread: 16 bytes of 2
@@ -141,8 +142,8 @@ class AddBias(Kernel):
 
     def launch(self, config, problem, gpu):
         """Return a thread for every 8 columns and `rows` rows."""
-        blocks = -(-problem.N // (COLUMNS * config.num_threads))
-        grid = (-(-problem.M // config.rows), blocks, 1)
+        blocks = ceil_div(problem.N, COLUMNS * config.num_threads)
+        grid = (ceil_div(problem.M, config.rows), blocks, 1)
         return Launch(grid, {"m": problem.M, "n": problem.N})
 
 

@@ -44,6 +44,7 @@ from ferrum_numba.ptx.memory import (
 )
 from ferrum_numba.reference.dequantize import dequantize
 from ferrum_numba.reference.marlin_layout import TILE_K, TILE_N, pack_zero_points, permute_scales
+from ferrum_numba.sizes import ceil_div, round_up
 from ferrum_numba.space import space
 
 WORD_ROWS = 8
@@ -94,7 +95,7 @@ class DequantizeProblem:
                 raise ProblemError(
                     f"Marlin's layout needs {name} padded to a multiple of {unit}; got "
                     f"{name} = {size}, {name}_padded = {padded}, the nearest is "
-                    f"{-(-size // unit) * unit}"
+                    f"{round_up(size, unit)}"
                 )
         if self.group_size != -1 and (self.group_size < 1 or self.group_size % TILE_K):
             raise ProblemError(
@@ -121,7 +122,7 @@ class DequantizeProblem:
     @property
     def num_groups(self):
         """Rows of scales."""
-        return -(-self.K // self.group_rows)
+        return ceil_div(self.K, self.group_rows)
 
 
 @dataclass(frozen=True)
@@ -234,8 +235,8 @@ class Dequantize(Kernel):
             "n_tiles": n_tiles,
             "group_tiles": problem.group_rows // TILE_K,
         }
-        warps = n_tiles * -(-problem.K // TILE_K)
-        return Launch((-(-32 * warps // config.num_threads), 1, 1), scalars)
+        warps = n_tiles * ceil_div(problem.K, TILE_K)
+        return Launch((ceil_div(32 * warps, config.num_threads), 1, 1), scalars)
 
 
 def _kind(problem):
@@ -258,7 +259,7 @@ def _grouped_scales():
         s2, s3 = ld_global_nc_u32(place + uint64(32)), ld_global_nc_u32(place + uint64(48))
         s4, s5 = ld_global_nc_u32(place + uint64(64)), ld_global_nc_u32(place + uint64(80))
         s6, s7 = ld_global_nc_u32(place + uint64(96)), ld_global_nc_u32(place + uint64(112))
-        half = uint32(0x5410) if block == uint32(0) else uint32(0x7632)
+        half = uint32(0x5410) if block == 0 else uint32(0x7632)
         return prmt(s0, s1, half), prmt(s2, s3, half), prmt(s4, s5, half), prmt(s6, s7, half)
 
     return load
@@ -271,7 +272,7 @@ def _single_scales():
     def load(row, j, block):
         # pair i of 8 columns is word 4i + the block's number in 32 columns
         inner = uint32((j & uint32(1)) * uint32(2) + block)
-        place = row + uint64(uint32((j >> uint32(1)) * uint32(64) + inner * uint32(4)))
+        place = row + uint64(uint32((j >> 1) * uint32(64) + inner * uint32(4)))
         return (
             ld_global_nc_u32(place), ld_global_nc_u32(place + uint64(16)),
             ld_global_nc_u32(place + uint64(32)), ld_global_nc_u32(place + uint64(48)),
@@ -309,7 +310,7 @@ def _weights(config):
 
     @cuda.jit(device=True, inline="always")
     def weights(first, second, select, shift, scale, zero):
-        codes = uint32(prmt(first, second, select) >> uint32(shift))
+        codes = uint32(prmt(first, second, select) >> shift)
         return mul(sub(lop3(codes, uint32(CODES), uint32(magic), AND_OR), zero), scale)
 
     return weights
@@ -336,11 +337,11 @@ def _build(config):
         # index: which tile of the warp, which rows and columns of the lane
         tid = uint32(cuda.threadIdx.x)
         lane_id = uint32(tid & uint32(31))
-        tile = uint32(uint32(cuda.blockIdx.x) * uint32(num_warps) + uint32(tid >> uint32(5)))
+        tile = uint32(uint32(cuda.blockIdx.x) * uint32(num_warps) + uint32(tid >> 5))
         k_tile = uint32(tile // n_tiles)
         n_tile = uint32(tile - k_tile * n_tiles)
         block = uint32(lane_id & uint32(1))
-        j, t = uint32(uint32(lane_id >> uint32(1)) & uint32(3)), uint32(lane_id >> uint32(3))
+        j, t = uint32(uint32(lane_id >> 1) & uint32(3)), uint32(lane_id >> 3)
         row = uint32(k_tile * uint32(TILE_K) + t * uint32(2))
         column = uint32(n_tile * uint32(TILE_N) + j * uint32(16) + block * uint32(8))
 

@@ -30,6 +30,7 @@ from ferrum_numba.ptx.memory import ld_global_nc_v4, ld_global_u16, ld_shared_u1
 from ferrum_numba.ptx.special import smem_base
 from ferrum_numba.ptx.sync import griddepcontrol_launch_dependents, griddepcontrol_wait
 from ferrum_numba.reference.gather_columns import gather_columns
+from ferrum_numba.sizes import ceil_div, round_up
 from ferrum_numba.space import space
 
 # columns of a thread: 16 bytes of 2
@@ -135,7 +136,7 @@ class GatherColumns(Kernel):
 
     def specialise(self, config, problem):
         """Return the config with room for a row of this length."""
-        row_bytes = -(-2 * problem.K // ROW_GRAIN_BYTES) * ROW_GRAIN_BYTES
+        row_bytes = round_up(2 * problem.K, ROW_GRAIN_BYTES)
         return replace(config, row_bytes=row_bytes if config.staged else 0)
 
     def misfit(self, config, problem, gpu):
@@ -172,8 +173,8 @@ class GatherColumns(Kernel):
 
     def launch(self, config, problem, gpu):
         """Return a thread for every 8 columns and `rows` rows, or staged a block for the rows."""
-        blocks = 1 if config.staged else -(-problem.K // (COLUMNS * config.num_threads))
-        grid = (-(-problem.M // config.rows), blocks, 1)
+        blocks = 1 if config.staged else ceil_div(problem.K, COLUMNS * config.num_threads)
+        grid = (ceil_div(problem.M, config.rows), blocks, 1)
         scalars = {"m": problem.M, "k": problem.K}
         return Launch(grid, scalars, programmatic=config.programmatic)
 
@@ -185,7 +186,7 @@ def _build(config):
     def pair(line, first, second):
         low = uint32(ld_global_u16(line + uint64(first) * uint64(2)))
         high = uint32(ld_global_u16(line + uint64(second) * uint64(2)))
-        return uint32(low | uint32(high << uint32(16)))
+        return uint32(low | uint32(high << 16))
 
     def gather_columns(x, perm, out, m, k):
         thread = uint32(uint32(cuda.blockIdx.y) * uint32(num_threads) + uint32(cuda.threadIdx.x))
@@ -222,7 +223,7 @@ def _build_staged(config):
     def pair(line, first, second):
         low = uint32(ld_shared_u16(uint32(line + first * uint32(2))))
         high = uint32(ld_shared_u16(uint32(line + second * uint32(2))))
-        return uint32(low | uint32(high << uint32(16)))
+        return uint32(low | uint32(high << 16))
 
     def gather_columns(x, perm, out, m, k):
         smem = smem_base()

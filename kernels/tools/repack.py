@@ -34,6 +34,7 @@ from ferrum_numba.ptx.memory import ld_global_nc_v4_if, st_global_v4_if
 from ferrum_numba.ptx.shuffle import shfl_xor
 from ferrum_numba.reference.marlin_layout import TILE_K, TILE_N
 from ferrum_numba.reference.repack import repack
+from ferrum_numba.sizes import ceil_div, round_up
 from ferrum_numba.space import space
 
 WORD_ROWS = 8
@@ -82,7 +83,7 @@ class RepackProblem:
                 raise ProblemError(
                     f"Marlin's layout needs {name} padded to a multiple of {unit}; got "
                     f"{name} = {size}, {name}_padded = {padded}, the nearest is "
-                    f"{-(-size // unit) * unit}"
+                    f"{round_up(size, unit)}"
                 )
         if self.E < 1 or self.tiles >= MOST_TILES:
             raise ProblemError(
@@ -210,7 +211,7 @@ class Repack(Kernel):
             "n_tiles": problem.packed_n // TILE_N,
         }
         tiles_per_block = config.num_threads // TILE_LANES
-        return Launch((-(-problem.tiles // tiles_per_block), 1, 1), scalars)
+        return Launch((ceil_div(problem.tiles, tiles_per_block), 1, 1), scalars)
 
 
 def _load_words():
@@ -221,7 +222,7 @@ def _load_words():
         inside = uint32(1) if row * uint32(WORD_ROWS) < k and column < n else uint32(0)
         place = weight + (uint64(row) * uint64(n) + uint64(column)) * uint64(4)
         words = ld_global_nc_v4_if(place, inside)
-        fill = uint32(0) if inside == uint32(1) else uint32(PADDING)
+        fill = uint32(0) if inside == 1 else uint32(PADDING)
         return (
             uint32(words[0] | fill), uint32(words[1] | fill),
             uint32(words[2] | fill), uint32(words[3] | fill),
@@ -245,11 +246,11 @@ def _gather_words():
         low = ld_global_nc_v4_if(place, inside)
         high = ld_global_nc_v4_if(place + uint64(16), inside)
         sources = (low[0], low[1], low[2], low[3], high[0], high[1], high[2], high[3])
-        fill = uint32(0) if inside == uint32(1) else uint32(PADDING)
+        fill = uint32(0) if inside == 1 else uint32(PADDING)
         w0, w1, w2, w3 = fill, fill, fill, fill
         for i in range(WORD_ROWS):
             source = sources[i]
-            offset = uint64(uint32(source >> uint32(3))) * uint64(n) + uint64(column)
+            offset = uint64(uint32(source >> 3)) * uint64(n) + uint64(column)
             words = ld_global_nc_v4_if(weight + offset * uint64(4), inside)
             shift = uint32(uint32(source & uint32(7)) * uint32(4))
             w0 = take(w0, words[0], shift, i)
@@ -270,10 +271,10 @@ def _build(config):
     @cuda.jit(device=True, inline="always")
     def words_of_column(a, b, c, d):
         # nibbles: lower and upper ones of A and B, of C and D
-        p = lop3(a, uint32(b << uint32(4)), uint32(nibbles), SELECT)
-        r = lop3(uint32(a >> uint32(4)), b, uint32(nibbles), SELECT)
-        q = lop3(c, uint32(d << uint32(4)), uint32(nibbles), SELECT)
-        s = lop3(uint32(c >> uint32(4)), d, uint32(nibbles), SELECT)
+        p = lop3(a, uint32(b << 4), uint32(nibbles), SELECT)
+        r = lop3(uint32(a >> 4), b, uint32(nibbles), SELECT)
+        q = lop3(c, uint32(d << 4), uint32(nibbles), SELECT)
+        s = lop3(uint32(c >> 4), d, uint32(nibbles), SELECT)
         # bytes: word t = byte t of each
         pq02, pq13 = prmt(p, q, uint32(0x6240)), prmt(p, q, uint32(0x7351))
         rs02, rs13 = prmt(r, s, uint32(0x6240)), prmt(r, s, uint32(0x7351))
@@ -292,7 +293,7 @@ def _build(config):
     def store_column(place, a, b, c, d, strip, inside):
         # from word t of strip j to word j of thread t, in the four lanes j
         w0, w1, w2, w3 = words_of_column(a, b, c, d)
-        odd, upper = (strip & uint32(1)) != uint32(0), strip >= uint32(2)
+        odd, upper = (strip & uint32(1)) != 0, strip >= 2
         w0, w1 = exchange(w0, w1, odd, 1)
         w2, w3 = exchange(w2, w3, odd, 1)
         w0, w2 = exchange(w0, w2, upper, 2)
@@ -302,8 +303,8 @@ def _build(config):
     def repack(qweight, perm, out, experts, k, n, k_tiles, n_tiles):
         # index: which tile, which half of its strips, which strip
         tid = uint32(cuda.threadIdx.x)
-        strip, half = uint32(tid & uint32(3)), uint32(uint32(tid >> uint32(2)) & uint32(1))
-        tile = uint32(uint32(cuda.blockIdx.x) * uint32(tiles_per_block) + uint32(tid >> uint32(3)))
+        strip, half = uint32(tid & uint32(3)), uint32(uint32(tid >> 2) & uint32(1))
+        tile = uint32(uint32(cuda.blockIdx.x) * uint32(tiles_per_block) + uint32(tid >> 3))
         tiles = uint32(k_tiles * n_tiles)
         expert = uint32(tile // tiles)
         rest = uint32(tile - expert * tiles)

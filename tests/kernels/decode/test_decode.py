@@ -123,11 +123,11 @@ def test_stripes_of_whole_slices_hand_nothing_over():
     problem = W4A16Problem(1, 8192, 8192)
     launch = DECODE.launch(DECODE.specialise(Config(8, 1, 16, 128, 1), problem), problem, H200)
     assert launch.grid == (128, 1, 1)
-    assert launch.scalars["units_per_block"] == 64
+    assert launch.scalars["stripe_steps"] == 64
     assert launch.workspace == {"slots": 16}
     # with two blocks a SM it would be twice as long
     launch = DECODE.launch(DECODE.specialise(Config(8, 1, 8, 128, 2), problem), problem, H200)
-    assert launch.scalars["units_per_block"] == 32
+    assert launch.scalars["stripe_steps"] == 32
 
 
 @pytest.mark.parametrize(

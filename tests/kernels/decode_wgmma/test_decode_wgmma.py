@@ -30,7 +30,7 @@ def on_interpreter(config, problem, num_sms=3):
     ("fields", "words"),
     [
         ({"tile_m": 24}, "tile_m must be 16 or 32; got tile_m = 24"),
-        ({"groups_k": 5}, "groups_k must be 1 to 4; got groups_k = 5"),
+        ({"num_warpgroups": 5}, "num_warpgroups must be 1 to 4; got num_warpgroups = 5"),
         ({"tile_k": 32}, "tile_k must be 64 or 128; got tile_k = 32"),
         ({"in_flight": 4}, "in_flight must be 1 to 3; got in_flight = 4"),
         ({"num_stages": 1}, "num_stages must be at least 2; got 1"),

@@ -75,7 +75,7 @@ def test_stripes_are_those_of_the_reference(num_sms, shape):
     k_tiles, m_tiles = problem.K // 128, -(-problem.M // 16)
     slices = problem.N // 128 * m_tiles
     dealt = stripes(min(num_sms, slices * k_tiles), k_tiles, slices)
-    length = launch.scalars["tiles_per_block"]
+    length = launch.scalars["stripe_steps"]
     assert launch.grid[0] == max(share.block for share in dealt) + 1
     for share in dealt:
         first = share.n_tile * k_tiles + share.k_first

@@ -44,8 +44,8 @@ def assert_equals_reference(config, problem, gpu):
             {"tile_m": 80, "cluster": 2},
             "multiple of 16 a block of it; got cluster = 2, tile_m = 80",
         ),
-        ({"cluster": 2}, "a cluster of 2 takes no stripes, .*; got split_k = True, pair = False"),
-        ({"tile_m": 192, "split_k": False, "cluster": 2}, "no more than 128 rows; .*tile_m = 192"),
+        ({"cluster": 2}, "a cluster of 2 takes no stripes, .*; got stripes = True, pair = False"),
+        ({"tile_m": 192, "stripes": False, "cluster": 2}, "no more than 128 rows; .*tile_m = 192"),
         (
             {"tile_n": 128, "tile_m": 64, "scale_sums": True},
             "in tiles of 256 columns and up to 64 rows; got tile_n = 128, tile_m = 64",
@@ -99,7 +99,7 @@ def test_what_it_cannot_run_is_refused_with_the_numbers(problem, words):
             "in stages of 128 of K; got group_size = 64, K = 320",
         ),
         (
-            Config(128, 128, 7, split_k=False, cluster=2),
+            Config(128, 128, 7, stripes=False, cluster=2),
             W4A16Problem(128, 8576, 256),
             "a cluster of 2 for every tile needs 134 of 132 SMs",
         ),
@@ -137,22 +137,22 @@ def test_every_shape_it_accepts_has_a_tile(M, N):
 
 
 @pytest.mark.parametrize("num_sms", [1, 3, 7, 132])
-@pytest.mark.parametrize("split_k", [True, False])
+@pytest.mark.parametrize("stripes", [True, False])
 @pytest.mark.parametrize("shape", [(64, 128, 1024), (200, 512, 256), (700, 1088, 640)], ids=str)
-def test_every_k_tile_of_every_tile_is_dealt_out_once(shape, split_k, num_sms):
+def test_every_k_tile_of_every_tile_is_dealt_out_once(shape, stripes, num_sms):
     problem = W4A16Problem(*shape)
-    config = Config(64, 128, split_k=split_k)
+    config = Config(64, 128, stripes=stripes)
     launch = PREFILL.launch(config, problem, sms(num_sms))
     k_tiles = problem.K // 64
     tiles = -(-problem.M // 64) * -(-problem.N // 128)
     striped, stripe = launch.scalars["striped"], launch.scalars["stripe"]
     grid = launch.grid[0]
     assert grid <= num_sms
-    assert (grid - 1) * stripe < striped * k_tiles or not split_k or striped < tiles
+    assert (grid - 1) * stripe < striped * k_tiles or not stripes or striped < tiles
     assert grid * stripe >= striped * k_tiles
     # the whole tiles go round, from the first that is not striped
     assert striped <= tiles
-    if split_k and tiles > num_sms:
+    if stripes and tiles > num_sms:
         assert (tiles - striped) % num_sms == 0
         assert striped < 2 * num_sms or tiles % num_sms == 0
 
@@ -206,7 +206,7 @@ def test_scaled_sums_equal_the_reference(kind, rows):
     assert_equals_reference(Config(rows, 256, 3, scale_sums=True), problem, sms(3))
 
 
-@pytest.mark.parametrize("shared", [{"pair": True}, {"split_k": False}, {"num_stages": 2}], ids=str)
+@pytest.mark.parametrize("shared", [{"pair": True}, {"stripes": False}, {"num_stages": 2}], ids=str)
 def test_scaled_sums_of_blocks_that_share_equal_the_reference(shared):
     config = Config(**{"tile_m": 32, "num_stages": 3, "scale_sums": True} | shared)
     assert_equals_reference(config, W4A16Problem(70, 576, 640, 64, "gptq", bias=True), sms(4))
@@ -223,11 +223,11 @@ def test_scaled_sums_round_no_weight():
 
 
 @pytest.mark.parametrize("num_sms", [1, 2, 5, 8, 132])
-@pytest.mark.parametrize("split_k", [True, False])
-def test_the_result_does_not_depend_on_the_number_of_sms(num_sms, split_k):
+@pytest.mark.parametrize("stripes", [True, False])
+def test_the_result_does_not_depend_on_the_number_of_sms(num_sms, stripes):
     """A tile cut among more blocks is the same sum but for fp32 rounding."""
     problem = W4A16Problem(130, 256, 1024, bias=True)
-    config = Config(64, 128, 4, split_k=split_k)
+    config = Config(64, 128, 4, stripes=stripes)
     assert_equals_reference(config, problem, sms(num_sms))
 
 
@@ -259,17 +259,17 @@ def test_no_two_blocks_write_the_same_element():
     """The last tile of N is moved left; what it shares with the one before is written once."""
     problem = W4A16Problem(64, 192, 128)
     inputs = PREFILL.op.make_inputs(problem, np.random.default_rng(0))
-    whole = PREFILL.launch(Config(64, 128, split_k=False), problem, H200)
+    whole = PREFILL.launch(Config(64, 128, stripes=False), problem, H200)
     assert whole.grid == (2, 1, 1)
-    assert_equals_reference(Config(64, 128, 3, split_k=False), problem, H200)
+    assert_equals_reference(Config(64, 128, 3, stripes=False), problem, H200)
     assert inputs["x"].shape == (64, 128)
 
 
 SHARED = (
-    {"split_k": False, "cluster": 2},
-    {"split_k": False, "cluster": 4},
+    {"stripes": False, "cluster": 2},
+    {"stripes": False, "cluster": 4},
     {"pair": True},
-    {"split_k": False, "pair": True},
+    {"stripes": False, "pair": True},
 )
 
 
@@ -287,7 +287,7 @@ def test_pairs_of_blocks_cut_what_is_left_into_stripes(num_sms):
     assert_equals_reference(Config(128, 128, 3, pair=True), problem, sms(num_sms))
 
 
-# (M, N, K) -> (tile_m, tile_n, split_k, cluster, pair, scale_sums): what won on an H200, see
+# (M, N, K) -> (tile_m, tile_n, stripes, cluster, pair, scale_sums): what won on an H200, see
 # docs/facts.md
 DEFAULTS = {
     (64, 4096, 4096): (64, 128, True, 1, False, False),
@@ -306,7 +306,7 @@ DEFAULTS = {
 @pytest.mark.parametrize("shape", DEFAULTS, ids=str)
 def test_the_default_is_what_won(shape):
     config = PREFILL.default(W4A16Problem(*shape), H200)
-    got = (config.tile_m, config.tile_n, config.split_k, config.cluster, config.pair)
+    got = (config.tile_m, config.tile_n, config.stripes, config.cluster, config.pair)
     assert (*got, config.scale_sums) == DEFAULTS[shape]
 
 
@@ -316,8 +316,8 @@ ON_GPU = [
     (Config(256, 128, 5, pair=True), (200, 8192, 8192)),
     (Config(192, 256, 5, pair=True), (200, 8192, 8192)),
     (Config(96, 256, 7), (90, 8192, 8192)),
-    (Config(128, 128, 7, split_k=False, cluster=2), (125, 4096, 4096)),
-    (Config(64, 128, 8, split_k=False, cluster=2), (125, 4096, 4096)),
+    (Config(128, 128, 7, stripes=False, cluster=2), (125, 4096, 4096)),
+    (Config(64, 128, 8, stripes=False, cluster=2), (125, 4096, 4096)),
     (Config(64, 128, 8), (64, 4096, 4096)),
     (Config(64, 256, 4, scale_sums=True), (60, 8192, 8192)),
     (Config(16, 256, 7, scale_sums=True), (16, 4096, 14336)),
@@ -348,16 +348,18 @@ def test_launches_that_begin_early_give_the_same_bits(config, shape, device):
 
 # one to each way to multiply; the others take minutes
 FEW = (
-    Config(256, 128, 5, has_zeros=True, group_size=-1),
-    Config(128, 256, 6, pair=True, has_zeros=True, dtype="bf16", group_size=32),
-    Config(64, 256, 4, scale_sums=True, has_zeros=True, dtype="bf16", group_size=32),
+    Config(256, 128, 5, has_zero_points=True, group_size=-1),
+    Config(128, 256, 6, pair=True, has_zero_points=True, dtype="bf16", group_size=32),
+    Config(64, 256, 4, scale_sums=True, has_zero_points=True, dtype="bf16", group_size=32),
 )
 OVERLAPPING = (
     *FEW,
     Config(),
-    Config(192, 256, 5, has_zeros=True, dtype="bf16", group_size=32),
+    Config(192, 256, 5, has_zero_points=True, dtype="bf16", group_size=32),
     Config(64, 256, 4, scale_sums=True),
-    Config(128, 128, 7, split_k=False, cluster=2, has_zeros=True, dtype="bf16", group_size=32),
+    Config(
+        128, 128, 7, stripes=False, cluster=2, has_zero_points=True, dtype="bf16", group_size=32
+    ),
 )
 
 
@@ -371,7 +373,7 @@ def test_products_overlap_and_registers_move_to_those_who_multiply(config, monke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [c for c in PREFILL.configs(H200) if c.split_k], ids=str)
+@pytest.mark.parametrize("config", [c for c in PREFILL.configs(H200) if c.stripes], ids=str)
 def test_products_overlap_in_the_whole_space(config, monkeypatch):
     assert_overlaps(config, monkeypatch)
 
