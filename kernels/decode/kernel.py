@@ -367,9 +367,8 @@ def _weight_bytes(problem):
 
 
 def _narrow(problem, gpu):
-    """Return whether the weight has fewer strips of 64 columns than the GPU has SMs."""
-    strips = layout.stored_shape(problem)[1] // layout.N_MULTIPLE
-    return strips < gpu.num_sms
+    """Return whether the weight has fewer tiles of 64 columns than the GPU has SMs."""
+    return layout.stored_shape(problem)[1] // layout.N_MULTIPLE < gpu.num_sms
 
 
 def _unfit(config, gpu):

@@ -48,7 +48,7 @@ PARAMETERS = (
 
 
 @dataclass(frozen=True)
-class GptqConfig:
+class Config:
     """One way to tile; a warp owns 32 columns and all rows of the tile."""
 
     tile_m: int = 16  # rows of x a block
@@ -113,7 +113,7 @@ class GptqConfig:
 
 
 CONFIGS = space(
-    GptqConfig,
+    Config,
     tile_m=(16, 32, 64),
     tile_n=(128, 64, 256),
     tile_k=(64, 128, 32),
@@ -131,7 +131,7 @@ class W4A16Gptq(Kernel):
 
     name = "w4a16_gptq"
     op = OP
-    config = GptqConfig
+    config = Config
     summary = "GPTQ's own tensors, any group size, zero points, act-order; mma.m16n8k16, split-K"
 
     def configs(self, gpu):
@@ -158,9 +158,9 @@ class W4A16Gptq(Kernel):
             )
         if config.tile_m > 16 and config.tile_m >= 2 * problem.M:
             return f"half of tile_m = {config.tile_m} holds all of M = {problem.M}"
-        if config.split_k > _k_tiles(config, problem):
+        if config.split_k > _k_steps(config, problem):
             return (
-                f"K = {problem.K} has {_k_tiles(config, problem)} tiles of {config.tile_k}; "
+                f"K = {problem.K} has {_k_steps(config, problem)} tiles of {config.tile_k}; "
                 f"split_k is {config.split_k}"
             )
         return gpu.lacks_smem(config.smem_bytes)
@@ -170,9 +170,9 @@ class W4A16Gptq(Kernel):
         tile_m = next((size for size in (16, 32) if size >= problem.M), 64)
         # a scale a row fills the ring: half the rows a stage, so that it fits every GPU
         tile_k = 32 if _group_rows(problem) == 1 else 64
-        config = self.specialise(GptqConfig(tile_m, tile_k=tile_k), problem)
+        config = self.specialise(Config(tile_m, tile_k=tile_k), problem)
         blocks = ceil_div(problem.M, tile_m) * ceil_div(problem.N, config.tile_n)
-        most = min(2 * gpu.num_sms // blocks, _k_tiles(config, problem))
+        most = min(2 * gpu.num_sms // blocks, _k_steps(config, problem))
         return replace(config, split_k=next((s for s in (8, 4, 2) if s <= most), 1))
 
     def build(self, config, arch):
@@ -226,5 +226,5 @@ def _checkpoint_format(problem):
     return SYMMETRIC_FORMAT if problem.zero_points == "none" else problem.zero_points
 
 
-def _k_tiles(config, problem):
+def _k_steps(config, problem):
     return ceil_div(problem.K, config.tile_k)

@@ -4,7 +4,7 @@ from numba import cuda
 from numba.cuda.types import float32, uint32, uint64
 
 from ferrum_numba.kernels.dtypes import HALVES
-from ferrum_numba.kernels.gptq.steps import (
+from ferrum_numba.kernels.gptq.k_blocks import (
     dequantize_column,
     load_groups,
     load_rows,
@@ -34,7 +34,7 @@ from ferrum_numba.sizes import ceil_div
 
 # rows of one word: all of them lie in one group where the group size is a multiple
 WORD_ROWS = 8
-# columns and k of one step of a warp
+# columns and k of one k_block of a warp
 WARP_N, STEP_K = 32, 32
 
 
@@ -45,8 +45,8 @@ def build(config):
     half = HALVES[config.dtype]
     unpack = UNPACK[half]
     by_row = config.group_rows == 1
-    steps, in_flight = tile_k // STEP_K, num_stages - 2
-    steps_per_group = max(1, config.group_rows // STEP_K)
+    k_blocks, in_flight = tile_k // STEP_K, num_stages - 2
+    blocks_per_group = max(1, config.group_rows // STEP_K)
 
     # pieces of 16 bytes a stage, with 4 bytes of zero points to 16 of scales
     x_row, w_row, s_row = tile_k // 8, tile_n // 4, tile_n // 8
@@ -144,9 +144,9 @@ def build(config):
 
     @cuda.jit(device=True, inline="always")
     def fetch_to_shared(
-        stage, k_tile, x, qweight, scales, qzeros, g_idx, row, column, m, n, k, group_size
+        stage, k_step, x, qweight, scales, qzeros, g_idx, row, column, m, n, k, group_size
     ):
-        k_first = uint32(k_tile * uint32(tile_k))
+        k_first = uint32(k_step * uint32(tile_k))
         fetch_x(stage, x, row, k_first, m, k)
         fetch_weight(stage, qweight, column, k_first, n, k)
         fetch_groups(stage, scales, qzeros, g_idx, column, k_first, n, k, group_size)
@@ -203,9 +203,9 @@ def build(config):
         row = uint32(cuda.blockIdx.x * tile_m)
         column = uint32(cuda.blockIdx.y * tile_n)
         split, shares = uint32(cuda.blockIdx.z), uint32(cuda.gridDim.z)
-        k_tiles = uint32((k + uint32(tile_k - 1)) // uint32(tile_k))
-        k_tile = uint32(k_tiles * split // shares)
-        k_last = uint32(k_tiles * (split + uint32(1)) // shares)
+        k_steps = uint32((k + uint32(tile_k - 1)) // uint32(tile_k))
+        k_step = uint32(k_steps * split // shares)
+        k_stop = uint32(k_steps * (split + uint32(1)) // shares)
 
         # where in a stage a lane reads
         x_lane = uint32(g * uint32(2 * tile_k))
@@ -218,9 +218,9 @@ def build(config):
         zero_shift = uint32((g & uint32(1)) * uint32(16))
 
         # prologue: the copies run num_stages - 1 tiles ahead of the mma
-        fetch_tile, fetch_stage = k_tile, smem
+        fetch_tile, fetch_stage = k_step, smem
         for _ in range(num_stages - 1):
-            if fetch_tile < k_last:
+            if fetch_tile < k_stop:
                 fetch_to_shared(
                     fetch_stage, fetch_tile, x, qweight, scales, qzeros, g_idx, row, column,
                     m, n, k, group_size,
@@ -234,11 +234,11 @@ def build(config):
         stage = smem
 
         # main loop: one stage a turn
-        while k_tile < k_last:
+        while k_step < k_stop:
             cp_async_wait(in_flight)
             # also: every warp has left the stage that the next copies overwrite
             cuda.syncthreads()
-            if fetch_tile < k_last:
+            if fetch_tile < k_stop:
                 fetch_to_shared(
                     fetch_stage, fetch_tile, x, qweight, scales, qzeros, g_idx, row, column,
                     m, n, k, group_size,
@@ -247,12 +247,12 @@ def build(config):
             fetch_tile = uint32(fetch_tile + uint32(1))
             fetch_stage = next_stage(fetch_stage, smem)
 
-            for step in range(steps):
-                x_piece = uint32((uint32(4 * step) + t) ^ x_side)
+            for k_block in range(k_blocks):
+                x_piece = uint32((uint32(4 * k_block) + t) ^ x_side)
                 a = load_a(uint32(stage + x_lane + x_piece * uint32(16)))
-                word = ld_shared_v4(uint32(stage + w_lane + uint32(step) * w_step_bytes))
-                if step % steps_per_group == 0:
-                    scale_row = uint32(uint32(step * STEP_K) // rows_per_scale + t * quad_rows)
+                word = ld_shared_v4(uint32(stage + w_lane + uint32(k_block) * w_step_bytes))
+                if k_block % blocks_per_group == 0:
+                    scale_row = uint32(uint32(k_block * STEP_K) // rows_per_scale + t * quad_rows)
                     groups = load_group(
                         uint32(stage + lane_scale + scale_row * scale_row_bytes),
                         uint32(stage + lane_zero + scale_row * zero_row_bytes),
@@ -263,7 +263,7 @@ def build(config):
                 acc23 = mma(a, dequantize_2(word[2], groups), dequantize_3(word[3], groups), acc23)
 
             stage = next_stage(stage, smem)
-            k_tile = uint32(k_tile + uint32(1))
+            k_step = uint32(k_step + uint32(1))
 
         complete = True
         if shares > 1:

@@ -15,10 +15,8 @@ kernels/shared/packed.py. The rows of a weight in act-order are packed by group,
 brought into that order before (kernels/tools/gather_columns.py): gathered by the lanes that copy x,
 they cost more, from the first row on (docs/facts.md).
 
-The tiles of all output slices are numbered K first and cut into equal stripes, one a block, so
-every SM streams the same number of bytes, whatever the shape. With 3 x 3 tiles and 5 blocks:
-
-    slice 0: 0 0 1    slice 1: 1 2 2    slice 2: 3 3 4
+The steps of all output slices are numbered K first and cut into equal stripes, one a block, so
+every SM streams the same number of bytes, whatever the shape: see kernels/shared/stripes.py.
 
 The copies of a block run ahead across its slices. A slice that several blocks share is summed in
 fp32 by the block that arrives last, in the order of the blocks: the same bits in every run, and no
@@ -70,7 +68,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.tile_n not in (64, 128, 256) or self.warps_k not in (2, 4):
             raise ConfigError(
-                "tile_n must be 64, 128 or 256, and num_warps 2 or 4 times its 64-column strips; "
+                "tile_n must be 64, 128 or 256, and num_warps 2 or 4 times its 64 columns; "
                 f"got tile_n = {self.tile_n}, num_warps = {self.num_warps}"
             )
         if self.tile_k % (16 * self.warps_k):
@@ -222,12 +220,12 @@ class Marlin(layout.PackedKernel):
         return Program(build(config), PARAMETERS, config.num_threads, smem_bytes=config.smem_bytes)
 
     def launch(self, config, problem, gpu):
-        """Return the stripes: as few blocks as give every one the same number of tiles."""
+        """Return the stripes: as few blocks as give every one the same number of steps."""
         K, N = layout.stored_shape(problem)
         slices = ceil_div(problem.M, config.tile_m) * (N // config.tile_n)
-        tiles = slices * (K // config.tile_k)
-        stripe_steps = ceil_div(tiles, gpu.num_sms * config.blocks_per_sm)
-        grid = ceil_div(tiles, stripe_steps)
+        steps = slices * (K // config.tile_k)
+        stripe_steps = ceil_div(steps, gpu.num_sms * config.blocks_per_sm)
+        grid = ceil_div(steps, stripe_steps)
         return Launch(
             (grid, 1, 1),
             {

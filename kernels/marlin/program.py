@@ -5,6 +5,7 @@ from numba.cuda.types import float32, uint32, uint64
 
 from ferrum_numba.kernels.dtypes import HALVES
 from ferrum_numba.kernels.shared.int4 import dequantize as make_dequantize
+from ferrum_numba.kernels.shared.stripes import first_segment, stripe_bounds
 from ferrum_numba.kernels.shared.tile import (
     add_tile,
     ldmatrix_tile,
@@ -44,7 +45,7 @@ def build(config):
     half = HALVES[config.dtype]
     unpack = UNPACK[half]
     warps_n, m_blocks = tile_n // 64, tile_m // 16
-    steps = tile_k // 16 // warps_k  # mma steps of one warp in a stage
+    k_blocks = tile_k // 16 // warps_k  # of one warp in a stage
     groups_in_stage = config.scale_rows > 1
 
     # a stage is copied in pieces of 16 bytes; a thread copies the same columns of every row it has
@@ -89,14 +90,14 @@ def build(config):
     store_out = store_tile_rounded(m_blocks, strips, out_row_bytes, half)
 
     @cuda.jit(device=True, inline="always")
-    def fetch_to_shared(stage, place, n, x_columns, k_tile):
+    def fetch_to_shared(stage, place, n, x_columns, k_step):
         a_gmem, b_gmem, s_gmem, z_gmem, rows_left = place
         tid = uint32(cuda.threadIdx.x)
         r = uint32(tid // uint32(a_row_pieces))
         c = uint32(tid % uint32(a_row_pieces))
         smem = uint32(stage + r * (tile_k * 2) + (c ^ (r & 7)) * 16)
-        gmem = a_gmem + uint64(k_tile) * uint64(tile_k * 2)
-        inside = uint32(k_tile * tile_k + c * 8) < x_columns
+        gmem = a_gmem + uint64(k_step) * uint64(tile_k * 2)
+        inside = uint32(k_step * tile_k + c * 8) < x_columns
         for i in range(a_rounds):
             if not a_ragged or uint32(r + i * a_rows) < tile_m:
                 # what lies past M or K becomes zeros
@@ -105,7 +106,7 @@ def build(config):
                 cp_async_16_zfill(smem + i * (a_rows * tile_k * 2), gmem, size)
                 gmem = gmem + uint64(x_columns) * uint64(a_rows * 2)
         smem = uint32(stage + b_offset + tid * 16)
-        gmem = b_gmem + uint64(k_tile) * uint64(uint32(n * (tile_k // 2)))
+        gmem = b_gmem + uint64(k_step) * uint64(uint32(n * (tile_k // 2)))
         for i in range(b_rounds):
             cp_async_16(smem + i * (num_threads * 16), gmem)
             gmem = gmem + uint64(n) * uint64(b_rows * 8)
@@ -114,13 +115,13 @@ def build(config):
             if p < s_pieces:
                 r = uint32(p // uint32(s_row_pieces))
                 c = uint32(p % uint32(s_row_pieces))
-                group = uint32(uint32(k_tile * tile_k) // uint32(group_size) + r)
+                group = uint32(uint32(k_step * tile_k) // uint32(group_size) + r)
                 gmem = s_gmem + uint64(group) * uint64(uint32(n * 2)) + uint64(c * 16)
                 cp_async_16(stage + s_offset + p * 16, gmem)
         if tid < z_pieces:
             r = uint32(tid // uint32(z_row_pieces))
             c = uint32(tid % uint32(z_row_pieces))
-            group = uint32(uint32(k_tile * tile_k) // uint32(group_size) + r)
+            group = uint32(uint32(k_step * tile_k) // uint32(group_size) + r)
             gmem = z_gmem + uint64(group) * uint64(n >> 1) + uint64(c * 16)
             cp_async_16(stage + z_offset + tid * 16, gmem)
 
@@ -149,36 +150,36 @@ def build(config):
 
     @cuda.jit(device=True, inline="always")
     def fetch_next(fetch, place, end, smem, sources, m, n, k, x_columns, m_tiles):
-        """Begin the copies of one tile, if there is one left, and return what comes next."""
-        slice_id, k_tile, tile, stage = fetch
-        if tile < end:
-            fetch_to_shared(stage, place, n, x_columns, k_tile)
+        """Begin the copies of one step, if there is one left, and return what comes next."""
+        slice_id, k_step, step, stage = fetch
+        if step < end:
+            fetch_to_shared(stage, place, n, x_columns, k_step)
         cp_async_commit()
-        k_tile = uint32(k_tile + 1)
-        if k_tile == uint32(k // uint32(tile_k)):
-            k_tile = uint32(0)
+        k_step = uint32(k_step + 1)
+        if k_step == uint32(k // uint32(tile_k)):
+            k_step = uint32(0)
             slice_id = uint32(slice_id + 1)
             place = locate(sources, m, n, x_columns, slice_id, m_tiles)
         stage = uint32(stage + stage_bytes)
         if stage == uint32(smem + ring_bytes):
             stage = smem
-        return (slice_id, k_tile, uint32(tile + 1), stage), place
+        return (slice_id, k_step, uint32(step + 1), stage), place
 
     @cuda.jit(device=True, inline="always")
-    def fetch_groups(stage, s_lane, z_lane, step):
+    def fetch_groups(stage, s_lane, z_lane, k_block):
         """Return the scales of a lane's eight columns, and their zero points in one word."""
         group = uint32(0)
         if groups_in_stage:
-            group = uint32(uint32(step * 16) // uint32(group_size))
+            group = uint32(uint32(k_block * 16) // uint32(group_size))
         zero = uint32(0)
         if has_zero_points:
             zero = ld_shared_u32(stage + z_lane + group * (tile_n // 2))
         return ld_shared_v4(stage + s_lane + group * (tile_n * 2)), zero
 
     @cuda.jit(device=True, inline="always")
-    def fetch_to_registers(stage, a_lane, a_swizzle, b_lane, step):
-        word = ld_shared_v4(stage + b_lane + step * (b_row_pieces * 16))
-        return word, load_a(stage + a_lane + ((step * 32) ^ a_swizzle))
+    def fetch_to_registers(stage, a_lane, a_swizzle, b_lane, k_block):
+        word = ld_shared_v4(stage + b_lane + k_block * (b_row_pieces * 16))
+        return word, load_a(stage + a_lane + ((k_block * 32) ^ a_swizzle))
 
     @cuda.jit(device=True, inline="always")
     def dequantize(word, scale, zero, strip):
@@ -233,12 +234,12 @@ def build(config):
         return own
 
     @cuda.jit(device=True, inline="always")
-    def sum_of_blocks(smem, partials, counter, warps, own, begin, k_tiles, k_first, stripe_steps):
+    def sum_of_blocks(smem, partials, counter, warps, own, begin, k_steps, k_first, stripe_steps):
         """Return whether this block is the last of its slice, and then the sum, in block order."""
         lane_id, warp_n, warp_k = warps
         tid, bid = uint32(cuda.threadIdx.x), uint32(cuda.blockIdx.x)
         first_block = uint32(begin // stripe_steps)
-        last_block = uint32(uint32(begin + k_tiles - 1) // stripe_steps)
+        last_block = uint32(uint32(begin + k_steps - 1) // stripe_steps)
         place = uint32(warp_n * warp_bytes + warp_k * (warp_bytes // warps_k) + lane_id * 16)
         own_partial = partials + uint64(place)
         # a block keeps the slice it begins in its second slot, others in the first
@@ -313,14 +314,11 @@ def build(config):
         warp_n = uint32(warp_id % uint32(warps_n))
         warp_k = uint32(warp_id // uint32(warps_n))
         warps = (lane_id, warp_n, warp_k)
-        k_tiles = uint32(k // uint32(tile_k))
+        k_steps = uint32(k // uint32(tile_k))
         m_tiles = uint32(uint32(m + (tile_m - 1)) // uint32(tile_m))
-        tile = uint32(bid * stripe_steps)
-        end = uint32(uint32(uint32(n // uint32(tile_n)) * m_tiles) * k_tiles)
-        if uint32(tile + stripe_steps) < end:
-            end = uint32(tile + stripe_steps)
-        slice_id = uint32(tile // k_tiles)
-        k_tile = uint32(tile - uint32(slice_id * k_tiles))
+        num_steps = uint32(uint32(uint32(n // uint32(tile_n)) * m_tiles) * k_steps)
+        step, end = stripe_bounds(bid, stripe_steps, num_steps)
+        slice_id, k_step, _ = first_segment(step, end, k_steps)
         a_lane = uint32((lane_id & 15) * (tile_k * 2))
         # the 16-byte piece of the lane in its row: lane / 16, swizzled by the row
         a_swizzle = uint32(((lane_id >> 4) ^ (lane_id & 7)) * 16)
@@ -331,42 +329,44 @@ def build(config):
 
         stage = smem
         sources = (x, packed, scales, zero_points)
-        fetch = (slice_id, k_tile, tile, smem)
+        fetch = (slice_id, k_step, step, smem)
         place = locate(sources, m, n, x_columns, slice_id, m_tiles)
-        # prologue: the copies run num_stages - 1 tiles ahead of the mma, across slices
+        # prologue: the copies run num_stages - 1 steps ahead of the mma, across slices
         for _ in range(num_stages - 1):
             fetch, place = fetch_next(fetch, place, end, smem, sources, m, n, k, x_columns, m_tiles)
-        while tile < end:
+        while step < end:
             acc = (zeros(nothing), zeros(nothing), zeros(nothing), zeros(nothing))
             row, column = corner(slice_id, m_tiles)
             zero = uint32(0)
             if has_zero_points and per_channel:
                 word = uint32((column >> 1) + warp_n * 32 + (lane_id >> 2) * 4)
                 zero = ld_global_nc_u32(zero_points + uint64(word))
-            k_first = k_tile
-            k_last = uint32(k_tile + uint32(end - tile))
-            if k_last > k_tiles:
-                k_last = k_tiles
+            k_first = k_step
+            k_stop = uint32(k_step + uint32(end - step))
+            if k_stop > k_steps:
+                k_stop = k_steps
 
             # main loop: one stage a turn
-            while k_tile < k_last:
+            while k_step < k_stop:
                 # this stage has arrived, and every warp has left the one to overwrite next
                 cp_async_wait(in_flight)
                 cuda.syncthreads()
-                step = uint32(warp_k * steps)
-                word, a = fetch_to_registers(stage, a_lane, a_swizzle, b_lane, step)
+                k_block = uint32(warp_k * k_blocks)
+                word, a = fetch_to_registers(stage, a_lane, a_swizzle, b_lane, k_block)
                 scale = word
                 if not per_channel:
-                    scale, zero = fetch_groups(stage, s_lane, z_lane, step)
+                    scale, zero = fetch_groups(stage, s_lane, z_lane, k_block)
                 fetch, place = fetch_next(
                     fetch, place, end, smem, sources, m, n, k, x_columns, m_tiles
                 )
-                for _ in range(steps - 1):
-                    step = uint32(step + 1)
-                    next_word, next_a = fetch_to_registers(stage, a_lane, a_swizzle, b_lane, step)
+                for _ in range(k_blocks - 1):
+                    k_block = uint32(k_block + 1)
+                    next_word, next_a = fetch_to_registers(
+                        stage, a_lane, a_swizzle, b_lane, k_block
+                    )
                     next_scale, next_zero = scale, zero
                     if groups_in_stage:
-                        next_scale, next_zero = fetch_groups(stage, s_lane, z_lane, step)
+                        next_scale, next_zero = fetch_groups(stage, s_lane, z_lane, k_block)
                     acc = multiply(a, word, scale, zero, acc)
                     word, a, scale, zero = next_word, next_a, next_scale, next_zero
                 acc = multiply(a, word, scale, zero, acc)
@@ -374,21 +374,21 @@ def build(config):
                 stage = uint32(stage + stage_bytes)
                 if stage == ring_end:
                     stage = smem
-                k_tile = uint32(k_tile + 1)
-                tile = uint32(tile + 1)
+                k_step = uint32(k_step + 1)
+                step = uint32(step + 1)
 
             own = sum_of_warps(ring_end, warps, acc)
             complete = True
-            if k_first > 0 or k_last < k_tiles:
-                begin = uint32(slice_id * k_tiles)
+            if k_first > 0 or k_stop < k_steps:
+                begin = uint32(slice_id * k_steps)
                 complete, own = sum_of_blocks(
                     smem, partials, counters + (uint64(slice_id) << 2), warps, own,
-                    begin, k_tiles, k_first, stripe_steps,
+                    begin, k_steps, k_first, stripe_steps,
                 )  # fmt: skip
             if complete:
                 scale, shift = scale_and_bias(scales, bias, column, warps, has_bias)
                 store_result(tile_out, out, warps, own, scale, shift, row, column, m, out_columns)
             slice_id = uint32(slice_id + 1)
-            k_tile = uint32(0)
+            k_step = uint32(0)
 
     return marlin

@@ -62,7 +62,10 @@ def make_copy_x(config):
     stage_bytes, bars_offset, map_offset = config.stage_bytes, config.bars_offset, config.out_offset
     box_rows = tile_m // config.unit_blocks
     panels, panel_bytes = tile_k // PANEL_K, tile_m * ROW_BYTES
-    num_tiles, corner, _, _, first_segment, next_segment, advance = make_schedule(config)
+    schedule = make_schedule(config)
+    num_tiles, corner = schedule.num_tiles, schedule.corner
+    first_segment, next_segment = schedule.first_segment, schedule.next_segment
+    advance = schedule.advance
 
     @cuda.jit(device=True, inline="always")
     def rows_of(rows):
@@ -121,9 +124,9 @@ def make_copy_x(config):
         whole, last = publish_maps(x, maps, m, x_columns)
         smem = smem_base()
         bars = uint32(smem + bars_offset)
-        k_tiles, tiles = uint32(k // uint32(tile_k)), num_tiles(m, n)
+        k_steps, tiles = uint32(k // uint32(tile_k)), num_tiles(m, n)
         if uint32(thread_id() & 31) == 0:
-            tile, k_tile, k_last, left = first_segment(k_tiles, stripe_steps, striped_tiles)
+            tile, k_step, k_stop, left = first_segment(k_steps, stripe_steps, striped_tiles)
             stage, phase = uint32(0), uint32(1)
             while tile < tiles:
                 row, _ = corner(tile, m, n)
@@ -132,19 +135,19 @@ def make_copy_x(config):
                     rows, gmem = uint32(tile_m), whole
                 first, own_rows = rows_of(rows)
                 row, size_bytes = uint32(row + first), uint32(rows * (panels * ROW_BYTES))
-                while k_tile < k_last:
+                while k_step < k_stop:
                     bar = uint32(bars + stage * 16)
                     mbarrier_wait(bar + 8, phase)
                     mbarrier_arrive_expect_tx(bar, size_bytes)
                     to = uint32(smem + stage * stage_bytes + first * ROW_BYTES)
-                    column = uint32(k_tile * tile_k)
+                    column = uint32(k_step * tile_k)
                     if own_rows > 0:
                         for i in range(panels):
                             panel = uint32(to + i * panel_bytes)
                             copy_panel(panel, gmem, uint32(column + i * PANEL_K), row, bar)
                     stage, phase = advance(stage, phase)
-                    k_tile = uint32(k_tile + 1)
-                tile, k_tile, k_last, left = next_segment(tile, left, k_tiles, striped_tiles)
+                    k_step = uint32(k_step + 1)
+                tile, k_step, k_stop, left = next_segment(tile, left, k_steps, striped_tiles)
 
     return copy_x
 
@@ -159,7 +162,10 @@ def make_copy_weights(config):
     w_offset, stage_bytes, bars_offset = config.w_offset, config.stage_bytes, config.bars_offset
     w_rows, row_bytes = tile_k // 16, tile_n * 8
     own_rows = w_rows // 2
-    num_tiles, corner, own_column, _, first_segment, next_segment, advance = make_schedule(config)
+    schedule = make_schedule(config)
+    num_tiles, corner = schedule.num_tiles, schedule.corner
+    own_column, first_segment = schedule.own_column, schedule.first_segment
+    next_segment, advance = schedule.next_segment, schedule.advance
 
     @cuda.jit(device=True, inline="always")
     def copy_weights(packed, m, n, k, stripe_steps, striped_tiles, part):
@@ -167,17 +173,17 @@ def make_copy_weights(config):
         first_row = uint32(part * own_rows)
         smem = smem_base()
         bars = uint32(smem + bars_offset)
-        k_tiles, tiles = uint32(k // uint32(tile_k)), num_tiles(m, n)
-        tile, k_tile, k_last, left = first_segment(k_tiles, stripe_steps, striped_tiles)
+        k_steps, tiles = uint32(k // uint32(tile_k)), num_tiles(m, n)
+        tile, k_step, k_stop, left = first_segment(k_steps, stripe_steps, striped_tiles)
         stage, phase = uint32(0), uint32(1)
         row_step = uint64(n) << 3
         to_first = uint32(smem + w_offset + first_row * row_bytes)
         while tile < tiles:
             _, column = corner(tile, m, n)
             column = own_column(column, n)
-            row = uint32(k_tile * w_rows + first_row)
+            row = uint32(k_step * w_rows + first_row)
             gmem = packed + ((uint64(row) * n + uint64(column)) << 3)
-            while k_tile < k_last:
+            while k_step < k_stop:
                 bar = uint32(bars + stage * 16)
                 mbarrier_wait(bar + 8, phase)
                 mbarrier_arrive_expect_tx(bar, uint32(own_rows * row_bytes))
@@ -190,8 +196,8 @@ def make_copy_weights(config):
                     cp_async_bulk(to + 3 * row_bytes, more + row_step, uint32(row_bytes), bar)
                 gmem = gmem + row_step * uint64(w_rows)
                 stage, phase = advance(stage, phase)
-                k_tile = uint32(k_tile + 1)
-            tile, k_tile, k_last, left = next_segment(tile, left, k_tiles, striped_tiles)
+                k_step = uint32(k_step + 1)
+            tile, k_step, k_stop, left = next_segment(tile, left, k_steps, striped_tiles)
         griddepcontrol_launch_dependents()
 
     return copy_weights
@@ -205,25 +211,28 @@ def make_copy_scales(config):
     stage_bytes, bars_offset = config.stage_bytes, config.bars_offset
     scale_rows, s_bytes, z_bytes = config.scale_rows, tile_n * 2, tile_n // 2
     copied_bytes = scale_rows * (s_bytes + (z_bytes if has_zero_points else 0))
-    num_tiles, corner, own_column, _, first_segment, next_segment, advance = make_schedule(config)
+    schedule = make_schedule(config)
+    num_tiles, corner = schedule.num_tiles, schedule.corner
+    own_column, first_segment = schedule.own_column, schedule.first_segment
+    next_segment, advance = schedule.next_segment, schedule.advance
 
     @cuda.jit(device=True, inline="always")
     def copy_scales(scales, zero_points, m, n, k, stripe_steps, striped_tiles):
         """Copy the scales of every stage of this block, and its zero points, by one lane."""
         smem = smem_base()
         bars = uint32(smem + bars_offset)
-        k_tiles, tiles = uint32(k // uint32(tile_k)), num_tiles(m, n)
-        tile, k_tile, k_last, left = first_segment(k_tiles, stripe_steps, striped_tiles)
+        k_steps, tiles = uint32(k // uint32(tile_k)), num_tiles(m, n)
+        tile, k_step, k_stop, left = first_segment(k_steps, stripe_steps, striped_tiles)
         stage, phase = uint32(0), uint32(1)
         while tile < tiles:
             _, column = corner(tile, m, n)
             column = own_column(column, n)
-            while k_tile < k_last:
+            while k_step < k_stop:
                 bar = uint32(bars + stage * 16)
                 mbarrier_wait(bar + 8, phase)
                 mbarrier_arrive_expect_tx(bar, uint32(copied_bytes))
                 to = uint32(smem + stage * stage_bytes)
-                group = uint32(uint32(k_tile * tile_k) // uint32(group_size))
+                group = uint32(uint32(k_step * tile_k) // uint32(group_size))
                 for i in range(scale_rows):
                     place = uint64(uint32(group + i)) * n + uint64(column)
                     s_to = uint32(to + (s_offset + i * s_bytes))
@@ -232,7 +241,7 @@ def make_copy_scales(config):
                         z_to = uint32(to + (z_offset + i * z_bytes))
                         cp_async_bulk(z_to, zero_points + (place >> 1), uint32(z_bytes), bar)
                 stage, phase = advance(stage, phase)
-                k_tile = uint32(k_tile + 1)
-            tile, k_tile, k_last, left = next_segment(tile, left, k_tiles, striped_tiles)
+                k_step = uint32(k_step + 1)
+            tile, k_step, k_stop, left = next_segment(tile, left, k_steps, striped_tiles)
 
     return copy_scales

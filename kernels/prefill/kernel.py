@@ -277,20 +277,20 @@ class Prefill(layout.PackedKernel):
 
     def _cycles(self, config, problem, gpu):
         """Return what a problem takes as modelled from what the parts of a block took."""
-        k_tiles = layout.stored_shape(problem)[0] // config.tile_k
+        k_steps = layout.stored_shape(problem)[0] // config.tile_k
         tiles = _num_tiles(config, problem)
         sums = config.tile_m * config.tile_n
         stage = _stage_cycles(config)
         if config.cluster > 1:
             handed = HAND_OFF_LATENCY + sums * HAND_OFF_CYCLES
-            return k_tiles * stage / config.cluster + handed + sums * RESULT_CYCLES
+            return k_steps * stage / config.cluster + handed + sums * RESULT_CYCLES
         scalars = self.launch(config, problem, gpu).scalars
         stripe_steps, striped_tiles = scalars["stripe_steps"], scalars["striped_tiles"]
         units = gpu.num_sms // config.unit_blocks
-        cycles = ceil_div(tiles - striped_tiles, units) * (k_tiles * stage + sums * RESULT_CYCLES)
+        cycles = ceil_div(tiles - striped_tiles, units) * (k_steps * stage + sums * RESULT_CYCLES)
         if striped_tiles:
-            cycles += stripe_steps * stage + (1 + stripe_steps // k_tiles) * sums * RESULT_CYCLES
-            cycles += HAND_OFF_LATENCY + (1 + k_tiles // stripe_steps) * sums * HAND_OFF_CYCLES
+            cycles += stripe_steps * stage + (1 + stripe_steps // k_steps) * sums * RESULT_CYCLES
+            cycles += HAND_OFF_LATENCY + (1 + k_steps // stripe_steps) * sums * HAND_OFF_CYCLES
         many = config.pair and problem.M >= MANY_ROWS
         return cycles * (PAIR_SHARE if many else 1)
 
@@ -308,7 +308,7 @@ class Prefill(layout.PackedKernel):
     def launch(self, config, problem, gpu):
         """Return a full GPU; with `stripes` one to two tiles a block are dealt out as stripes."""
         K, N = layout.stored_shape(problem)
-        k_tiles = K // config.tile_k
+        k_steps = K // config.tile_k
         tiles = _num_tiles(config, problem)
         blocks = gpu.num_sms // config.unit_blocks
         grid = min(tiles, blocks)
@@ -318,8 +318,8 @@ class Prefill(layout.PackedKernel):
         elif config.stripes and tiles % blocks:
             waves = tiles // blocks
             striped_tiles = tiles - max(0, waves - 1) * blocks
-            stripe_steps = ceil_div(striped_tiles * k_tiles, blocks)
-            grid = blocks if waves else ceil_div(striped_tiles * k_tiles, stripe_steps)
+            stripe_steps = ceil_div(striped_tiles * k_steps, blocks)
+            grid = blocks if waves else ceil_div(striped_tiles * k_steps, stripe_steps)
         grid *= config.unit_blocks
         return Launch(
             (grid, 1, 1),

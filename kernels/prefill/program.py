@@ -39,7 +39,10 @@ def build(config):
     w_offset, s_offset, z_offset = config.w_offset, config.s_offset, config.z_offset
     stage_bytes, bars_offset = config.stage_bytes, config.bars_offset
     places = 4 // config.strips
-    num_tiles, corner, own_column, _, first_segment, next_segment, advance = make_schedule(config)
+    schedule = make_schedule(config)
+    num_tiles, corner = schedule.num_tiles, schedule.corner
+    own_column, first_segment = schedule.own_column, schedule.first_segment
+    next_segment, advance = schedule.next_segment, schedule.advance
     copy_x, copy_weights = make_copy_x(config), make_copy_weights(config)
     clear_rows = make_clear_rows(config)
     copying_warps, copy_scales = 3 if per_channel else 4, make_copy_scales(config)
@@ -89,7 +92,7 @@ def build(config):
         else:
             setmaxnreg_inc(CONSUMER_REGISTERS)
             griddepcontrol_wait()
-            k_tiles, tiles = uint32(k // uint32(tile_k)), num_tiles(m, n)
+            k_steps, tiles = uint32(k // uint32(tile_k)), num_tiles(m, n)
             lane_id, warp_id = uint32(thread_id() & 31), uint32(thread_id() >> 5)
             # a warp's strips lie side by side in one Marlin tile of 64 columns; which, depends on
             # the lane too, so that its words lie in different banks
@@ -100,7 +103,7 @@ def build(config):
             z_place = uint32(tile64 * 32 + (lane_id >> 2) * 4)
             places_of = (w_place, s_place, uint32(z_place + z_offset), strip)
             stage, phase = uint32(0), uint32(0)
-            tile, k_first, k_last, left = first_segment(k_tiles, stripe_steps, striped_tiles)
+            tile, k_first, k_stop, left = first_segment(k_steps, stripe_steps, striped_tiles)
             while tile < tiles:
                 zero = uint32(0)
                 if has_zero_points and per_channel:
@@ -108,35 +111,35 @@ def build(config):
                     column = own_column(column, n)
                     word = uint32((column >> 1) + z_place)
                     zero = ld_global_nc_u32(zero_points + uint64(word))
-                k_tile = k_first
+                k_step = k_first
                 last = (uint32(smem + stage * stage_bytes), bars)
                 acc = start()
 
                 # main loop: one stage a turn, products in flight
-                while k_tile < k_last:
+                while k_step < k_stop:
                     at = uint32(smem + stage * stage_bytes)
                     bar = uint32(bars + stage * 16)
                     mbarrier_wait(bar, phase)
-                    order = (k_tile > k_first, bar, phase)
+                    order = (k_step > k_first, bar, phase)
                     acc, zero = multiply_stage(acc, at, places_of, zero, last, order)
                     last = (at, bar)
                     stage, phase = advance(stage, phase)
-                    k_tile = uint32(k_tile + 1)
+                    k_step = uint32(k_step + 1)
                 acc = finish(acc, places_of, last)
                 release(last[1], True)
 
                 if clustered:
                     acc = sum_of_cluster(acc)
-                elif k_first > 0 or k_last < k_tiles:
+                elif k_first > 0 or k_stop < k_steps:
                     acc = sum_of_blocks(
-                        acc, partials, counters, tile, k_tiles, opaque_u32(stripe_steps), k_first
+                        acc, partials, counters, tile, k_steps, opaque_u32(stripe_steps), k_first
                     )
                 # of what the compiler computed before the loop it would keep no accumulators
                 if clustered or k_first == 0:
                     sizes = (opaque_u32(m), opaque_u32(n), opaque_u32(out_columns))
                     store_result(acc, out, scales, bias, tile, sizes, has_bias)
-                tile, k_first, k_last, left = next_segment(
-                    tile, left, opaque_u32(k_tiles), opaque_u32(striped_tiles)
+                tile, k_first, k_stop, left = next_segment(
+                    tile, left, opaque_u32(k_steps), opaque_u32(striped_tiles)
                 )
         if pair:
             # nobody leaves while the other may still copy or arrive here

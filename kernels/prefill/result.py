@@ -26,7 +26,8 @@ def make_sum_of_blocks(config):
     strips, acc_floats = config.strips, config.tile_m // 2
     slot_bytes, slot_acc_bytes = config.tile_m * config.tile_n * 4, acc_floats * 512
     pair, unit_blocks = config.pair, config.unit_blocks
-    _, _, _, unit_index, *_ = make_schedule(config)
+    schedule = make_schedule(config)
+    unit_index = schedule.unit_index
     store_partial = store_tile("global", acc_floats, 2048)
     add_partial = add_tile("global", acc_floats, 2048)
 
@@ -44,7 +45,7 @@ def make_sum_of_blocks(config):
         return acc0, add_partial(gmem + slot_acc_bytes, acc[1])
 
     @cuda.jit(device=True, inline="always")
-    def sum_of_blocks(acc, partials, counters, tile, k_tiles, stripe_steps, k_first):
+    def sum_of_blocks(acc, partials, counters, tile, k_steps, stripe_steps, k_first):
         """Return the sum, in the units' order, if this one has a tile's first k.
 
         It waits for blocks of smaller index than its own in the grid, which began no later.
@@ -66,7 +67,7 @@ def make_sum_of_blocks(config):
             if thread == 0:
                 red_add_release_gpu(counter, uint32(1))
         else:
-            others = uint32(uint32(uint32(uint32(tile + 1) * k_tiles - 1) // stripe_steps) - unit)
+            others = uint32(uint32(uint32(uint32(tile + 1) * k_steps - 1) // stripe_steps) - unit)
             if thread == 0:
                 while ld_acquire_gpu(counter) != others:
                     pass
@@ -227,7 +228,8 @@ def make_store_result(config):
         )
         for i in range(4)
     )
-    _, corner, own_column, *_ = make_schedule(config)
+    schedule = make_schedule(config)
+    corner, own_column = schedule.corner, schedule.own_column
     load_strips = make_load_strips(config)
 
     @cuda.jit(device=True, inline="always")

@@ -1,8 +1,12 @@
 """What all parts of prefill share: who does what, and the tiles in their order."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from numba import cuda
 from numba.cuda.types import uint32
 
+from ferrum_numba.kernels.shared import stripes
 from ferrum_numba.ptx.special import block_id, cluster_ctarank
 
 # the warps that multiply, and those that copy: two warpgroups and one, as `setmaxnreg` wants it
@@ -11,12 +15,25 @@ CONSUMER_WARPS, PRODUCER_WARPS = 8, 4
 PANEL_K, ROW_BYTES = 64, 128
 
 
-def make_schedule(config):
-    """Return (num_tiles, corner, own_column, unit_index, first_segment, next_segment, advance).
+class Schedule(NamedTuple):
+    """Device functions that say what is a block's.
 
     A pair of blocks that share x is one unit, with a tile of twice the columns. A segment is what a
-    unit does of one output tile: (tile, first and last k tile, k tiles left in its stripe).
+    unit does of one output tile: (tile, its first step, the one after its last, steps that are left
+    in its stripe).
     """
+
+    num_tiles: Callable  # (m, n) -> output tiles
+    corner: Callable  # (tile, m, n) -> its row, and its nominal first column
+    own_column: Callable  # (nominal first column, n) -> the first column of this block's part
+    unit_index: Callable  # () -> the number of this unit
+    first_segment: Callable  # (k_steps, stripe_steps, striped_tiles) -> a segment
+    next_segment: Callable  # (tile, left, k_steps, striped_tiles) -> a segment
+    advance: Callable  # (stage, phase) -> the next stage of the ring, and the parity of its phase
+
+
+def make_schedule(config):
+    """Return the schedule of a config."""
     tile_m, num_stages = config.tile_m, config.num_stages
     raster, cluster, tile_n = config.raster, config.cluster, config.unit_n
     unit_blocks, pair, block_n = config.unit_blocks, config.pair, config.tile_n
@@ -65,45 +82,39 @@ def make_schedule(config):
         return column
 
     @cuda.jit(device=True, inline="always")
-    def first_segment(k_tiles, stripe_steps, striped_tiles):
-        """Return (tile, first and last k tile, k tiles left in the stripe) of a block's begin."""
+    def first_segment(k_steps, stripe_steps, striped_tiles):
+        """Return the segment that a block begins with."""
         if cluster > 1:
             # the blocks of a cluster have equal parts of one tile
             rank = cluster_ctarank()
-            k_first = uint32(uint32(rank * k_tiles) // uint32(cluster))
-            k_last = uint32(uint32(uint32(rank + 1) * k_tiles) // uint32(cluster))
-            return uint32(block_id() // uint32(cluster)), k_first, k_last, uint32(0)
+            k_first = uint32(uint32(rank * k_steps) // uint32(cluster))
+            k_stop = uint32(uint32(uint32(rank + 1) * k_steps) // uint32(cluster))
+            return uint32(block_id() // uint32(cluster)), k_first, k_stop, uint32(0)
         unit = unit_index()
-        begin, end = uint32(unit * stripe_steps), uint32(striped_tiles * k_tiles)
-        tile, k_first, k_last, left = uint32(striped_tiles + unit), uint32(0), k_tiles, uint32(0)
-        if begin < end:
-            left = uint32(end - begin)
-            if left > stripe_steps:
-                left = stripe_steps
-            tile = uint32(begin // k_tiles)
-            k_first = uint32(begin - uint32(tile * k_tiles))
-            k_last = uint32(k_first + left)
-            if k_last > k_tiles:
-                k_last = k_tiles
-            left = uint32(left - uint32(k_last - k_first))
-        return tile, k_first, k_last, left
+        tile, k_first, k_stop, left = uint32(striped_tiles + unit), uint32(0), k_steps, uint32(0)
+        num_steps = uint32(striped_tiles * k_steps)
+        if uint32(unit * stripe_steps) < num_steps:
+            first, end = stripes.stripe_bounds(unit, stripe_steps, num_steps)
+            tile, k_first, k_stop = stripes.first_segment(first, end, k_steps)
+            left = uint32(uint32(end - first) - uint32(k_stop - k_first))
+        return tile, k_first, k_stop, left
 
     @cuda.jit(device=True, inline="always")
-    def next_segment(tile, left, k_tiles, striped_tiles):
+    def next_segment(tile, left, k_steps, striped_tiles):
         """Return what follows a segment: the next tile of the stripe, then whole tiles."""
         if cluster > 1:
-            return uint32(0xFFFFFFFF), uint32(0), k_tiles, uint32(0)
-        k_last = k_tiles
+            return uint32(0xFFFFFFFF), uint32(0), k_steps, uint32(0)
+        k_stop = k_steps
         if left > 0:
             tile = uint32(tile + 1)
-            if left < k_tiles:
-                k_last = left
-            left = uint32(left - k_last)
+            if left < k_steps:
+                k_stop = left
+            left = uint32(left - k_stop)
         elif tile < striped_tiles:
             tile = uint32(striped_tiles + unit_index())
         else:
             tile = uint32(tile + uint32(uint32(cuda.gridDim.x) // uint32(unit_blocks)))
-        return tile, uint32(0), k_last, left
+        return tile, uint32(0), k_stop, left
 
     @cuda.jit(device=True, inline="always")
     def advance(stage, phase):
@@ -114,4 +125,4 @@ def make_schedule(config):
             phase = uint32(phase ^ 1)
         return stage, phase
 
-    return num_tiles, corner, own_column, unit_index, first_segment, next_segment, advance
+    return Schedule(num_tiles, corner, own_column, unit_index, first_segment, next_segment, advance)

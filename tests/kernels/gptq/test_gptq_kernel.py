@@ -11,7 +11,7 @@ from ferrum_numba import check, interpreter
 from ferrum_numba.compile import build
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.gpu import KNOWN
-from ferrum_numba.kernels.gptq.kernel import CONFIGS, GptqConfig, W4A16Gptq
+from ferrum_numba.kernels.gptq.kernel import CONFIGS, Config, W4A16Gptq
 from ferrum_numba.kernels.w4a16 import OP, W4A16Problem
 from ferrum_numba.reference import gptq
 
@@ -24,14 +24,14 @@ ORDERED = W4A16Problem(19, 72, 416, 32, "gptq", bias=True)
 @pytest.mark.parametrize(
     ("config", "problem"),
     [
-        (GptqConfig(16, 128, 64, 2, group_rows=32), ORDERED),
-        (GptqConfig(32, 64, 128, 3, split_k=2, group_rows=32), ORDERED),
-        (GptqConfig(16, 256, 32, 4, split_k=8, group_rows=32), replace(ORDERED, M=5)),
-        (GptqConfig(64, 64, 64, 3, split_k=4), replace(ORDERED, M=70, group_size=416)),
-        (GptqConfig(16, 64, 128, 4, split_k=2, group_rows=8), replace(ORDERED, group_size=104)),
-        (GptqConfig(32, 96, 64, 3, group_rows=1), PROBLEM),
-        (GptqConfig(16, 64, 128, 2, split_k=3, group_rows=1), PROBLEM),
-        (GptqConfig(16, 32, 32, 2, group_rows=1), replace(PROBLEM, group_size=12, act_order=False)),
+        (Config(16, 128, 64, 2, group_rows=32), ORDERED),
+        (Config(32, 64, 128, 3, split_k=2, group_rows=32), ORDERED),
+        (Config(16, 256, 32, 4, split_k=8, group_rows=32), replace(ORDERED, M=5)),
+        (Config(64, 64, 64, 3, split_k=4), replace(ORDERED, M=70, group_size=416)),
+        (Config(16, 64, 128, 4, split_k=2, group_rows=8), replace(ORDERED, group_size=104)),
+        (Config(32, 96, 64, 3, group_rows=1), PROBLEM),
+        (Config(16, 64, 128, 2, split_k=3, group_rows=1), PROBLEM),
+        (Config(16, 32, 32, 2, group_rows=1), replace(PROBLEM, group_size=12, act_order=False)),
     ],
     ids=str,
 )
@@ -41,7 +41,7 @@ def test_other_tiles_equal_the_reference(config, problem):
 
 
 def test_a_second_launch_on_the_same_workspace_gives_the_same_bits(rng):
-    config = GptqConfig(16, 32, 64, 2, split_k=3, group_rows=32)
+    config = Config(16, 32, 64, 2, split_k=3, group_rows=32)
     launch = KERNEL.launch(config, ORDERED, H200)
     buffers = KERNEL.prepare(ORDERED, OP.make_inputs(ORDERED, rng))
     buffers |= {name: np.zeros(size, np.uint8) for name, size in launch.workspace.items()}
@@ -57,8 +57,8 @@ def test_a_second_launch_on_the_same_workspace_gives_the_same_bits(rng):
 @pytest.mark.parametrize(
     ("config", "arch"),
     [
-        (GptqConfig(64, split_k=2), "sm_90a"),
-        (GptqConfig(64, tile_k=32, group_rows=1), "sm_80"),
+        (Config(64, split_k=2), "sm_90a"),
+        (Config(64, tile_k=32, group_rows=1), "sm_80"),
     ],
     ids=str,
 )
@@ -82,29 +82,29 @@ def test_the_default_of_every_problem_fits_and_is_one_of_the_space(gpu):
 
 
 def test_the_space_has_no_twins_and_starts_with_the_default():
-    assert CONFIGS[0] == GptqConfig()
+    assert CONFIGS[0] == Config()
     assert max(Counter(CONFIGS).values()) == 1
 
 
 def test_a_large_problem_gets_a_large_tile_and_a_small_one_many_blocks():
-    assert KERNEL.default(W4A16Problem(4096, 4096, 4096), H200) == GptqConfig(64)
-    assert KERNEL.default(W4A16Problem(1, 4096, 4096), H200) == GptqConfig(16, split_k=8)
-    assert KERNEL.default(W4A16Problem(1, 28672, 4096), H200) == GptqConfig(16)
+    assert KERNEL.default(W4A16Problem(4096, 4096, 4096), H200) == Config(64)
+    assert KERNEL.default(W4A16Problem(1, 4096, 4096), H200) == Config(16, split_k=8)
+    assert KERNEL.default(W4A16Problem(1, 28672, 4096), H200) == Config(16)
 
 
 @pytest.mark.parametrize(
     ("problem", "config", "reason"),
     [
-        (replace(ORDERED, group_size=8), GptqConfig(32), r"must be 8 for group_size 8; got 128"),
-        (PROBLEM, GptqConfig(32), r"must be 1 for group_size 24 in act-order; got 128"),
+        (replace(ORDERED, group_size=8), Config(32), r"must be 8 for group_size 8; got 128"),
+        (PROBLEM, Config(32), r"must be 1 for group_size 24 in act-order; got 128"),
         (
             replace(ORDERED, M=8),
-            GptqConfig(32, group_rows=32),
+            Config(32, group_rows=32),
             r"half of tile_m = 32 holds all of M = 8",
         ),
         (
             ORDERED,
-            GptqConfig(32, split_k=8, group_rows=32),
+            Config(32, split_k=8, group_rows=32),
             r"K = 416 has 7 tiles of 64; split_k is 8",
         ),
     ],
@@ -115,7 +115,7 @@ def test_a_misfit_is_named_in_numbers(problem, config, reason):
 
 
 def test_a_block_that_needs_more_shared_memory_than_there_is_does_not_fit():
-    config = GptqConfig(64, 256, 64, 4, group_rows=1)
+    config = Config(64, 256, 64, 4, group_rows=1)
     reason = KERNEL.misfit(config, replace(PROBLEM, M=64), KNOWN["rtx4090"])
     assert reason.startswith(f"needs {config.smem_bytes} bytes of shared memory a block")
     assert config not in KERNEL.configs(KNOWN["rtx4090"])
@@ -135,7 +135,7 @@ def test_a_block_that_needs_more_shared_memory_than_there_is_does_not_fit():
 )
 def test_a_config_that_contradicts_itself_is_refused(fields, message):
     with pytest.raises(ConfigError, match=message):
-        GptqConfig(**fields)
+        Config(**fields)
 
 
 @pytest.mark.parametrize("kind", ["none", "gptq", "gptq_v2"])
@@ -156,6 +156,6 @@ def test_the_operands_are_a_checkpoint(kind, rng):
 
 def test_blocks_that_share_a_tile_get_a_slot_each():
     problem = W4A16Problem(40, 256, 512)
-    launch = KERNEL.launch(GptqConfig(32, split_k=4), problem, H200)
+    launch = KERNEL.launch(Config(32, split_k=4), problem, H200)
     assert launch.grid == (2, 2, 4)
     assert launch.workspace == {"partials": 2 * 2 * 4 * 32 * 128 * 4, "counters": 2 * 2 * 4}
