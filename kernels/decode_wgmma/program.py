@@ -88,12 +88,12 @@ def build(config):
         return uint32(w_offset + thread * 16), uint32(s_offset + factor), zero + z_offset, token
 
     @cuda.jit(device=True, inline="always")
-    def factor_places():
+    def factor_places(tid):
         """Return where in a stage this lane's columns have their scales and zero points.
 
         Warps lie side by side, and so do the eight sets of columns that lanes share.
         """
-        columns = uint32(uint32(thread_id() & 127) >> 2)
+        columns = uint32(uint32(tid & 127) >> 2)
         return uint32(s_offset + columns * 16), uint32(z_offset + columns * 4)
 
     @cuda.jit(device=True, inline="always")
@@ -140,13 +140,13 @@ def build(config):
             gmem = gmem + uint64(uint32(x_columns * 32))
 
     @cuda.jit(device=True, inline="always")
-    def locate_tokens(x, m, x_columns):
+    def locate_tokens(x, tid, m, x_columns):
         """Return where this thread's first piece of a stage's tokens comes from, and what is there.
 
         That is its token, how many the block has, the K from which on its pieces are past the end,
         and the columns of x.
         """
-        tid, first_row = thread_id(), uint32(uint32(cuda.blockIdx.y) * tile_m)
+        first_row = uint32(uint32(cuda.blockIdx.y) * tile_m)
         x_row, x_column = uint32(uint32(tid & 127) >> 3), uint32((tid & 7) * 8)
         x_lane = x + (
             (uint64(uint32(first_row + x_row)) * uint64(x_columns) + uint64(x_column)) << 1
@@ -182,8 +182,8 @@ def build(config):
         slice_id, k_step, k_stop = first_segment(first, end, k_steps)
         ring = uint32(smem + warpgroup * ring_bytes)
         weight = (packed, scales, zero_points)
-        x_lane, tokens_of = locate_tokens(x, m, x_columns)
-        places, (scale_place, zero_place) = places_of(), factor_places()
+        x_lane, tokens_of = locate_tokens(x, tid, m, x_columns)
+        places, (scale_place, zero_place) = places_of(), factor_places(tid)
         word_place, _, _, token_place = places
 
         # prologue: load weights; then, when the launch before has ended, the tokens

@@ -157,13 +157,12 @@ def build(config):
         return smem if stage == uint32(smem + ring_bytes) else stage
 
     @cuda.jit(device=True, inline="always")
-    def sum_of_shares(acc01, acc23, partials, counters, flag, split, shares):
+    def sum_of_shares(acc01, acc23, partials, counters, flag, warps, split, shares):
         """Add the sums of the blocks that share a tile: the last to arrive adds all, in order.
 
         Returns whether this block is the last, and then the sums.
         """
-        tid = uint32(cuda.threadIdx.x)
-        lane_id, warp_id = uint32(tid & uint32(31)), uint32(tid >> uint32(5))
+        tid, lane_id, warp_id = warps
         tile = uint32(cuda.blockIdx.y * cuda.gridDim.x + cuda.blockIdx.x)
         first_slot = partials + uint64(tile * shares) * slot_bytes
         first_slot = first_slot + uint64(warp_id * warp_bytes + lane_id * uint32(16))
@@ -267,8 +266,9 @@ def build(config):
 
         complete = True
         if shares > 1:
+            warps = (tid, lane_id, warp_id)
             complete, acc01, acc23 = sum_of_shares(
-                acc01, acc23, partials, counters, uint32(smem + ring_bytes), split, shares
+                acc01, acc23, partials, counters, uint32(smem + ring_bytes), warps, split, shares
             )
 
         # epilogue: bias, one rounding, registers -> gmem
