@@ -4,7 +4,7 @@ from numba import cuda
 from numba.cuda.types import float32, uint32, uint64
 
 from ferrum_numba.kernels.dtypes import HALVES
-from ferrum_numba.kernels.gptq.k_blocks import (
+from ferrum_numba.kernels.gptq.steps import (
     dequantize_column,
     load_groups,
     load_rows,
@@ -34,7 +34,7 @@ from ferrum_numba.sizes import ceil_div
 
 # rows of one word: all of them lie in one group where the group size is a multiple
 WORD_ROWS = 8
-# columns and k of one k_block of a warp
+# columns and k of one step of a warp
 WARP_N, STEP_K = 32, 32
 
 

@@ -15,6 +15,11 @@ TESTS = Path(__file__).parents[1]
 TABLES = sorted(path.stem for path in TESTS.rglob("ptx_cases_*.py"))
 CASES = [case for table in TABLES for case in import_module(table).CASES]
 SEED = 0
+# where kernels keep instructions of several lines
+STEPS = (
+    "ceilings.steps", "decode.steps", "gptq.steps", "prefill.steps", "shared.columns",
+    "shared.handoff", "shared.int4", "shared.multiply_stage", "shared.tile",
+)  # fmt: skip
 
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -23,15 +28,32 @@ def test_case_names_are_unique():
     assert len({case.name for case in CASES}) == len(CASES)
 
 
-@pytest.mark.parametrize("name", ptx.__all__)
-def test_every_instruction_has_a_case(name):
-    exported = getattr(ptx, name)
+def exported():
+    """Return every public instruction, or maker of some, of the vocabulary and of the kernels."""
+    found = [getattr(ptx, name) for name in ptx.__all__]
+    for module in STEPS:
+        found += [
+            value
+            for name, value in vars(import_module(f"ferrum_numba.kernels.{module}")).items()
+            if not name.startswith("_") and (isinstance(value, Instruction) or is_maker(value))
+        ]
+    return list(dict.fromkeys(found))
+
+
+def is_maker(value):
+    """Tell whether this is a cached function that makes instructions."""
+    return hasattr(value, "cache_info")
+
+
+@pytest.mark.parametrize("exported", exported(), ids=lambda one: getattr(one, "__name__", one.name))
+def test_every_instruction_has_a_case(exported):
     covered = {instruction for case in CASES for instruction in case.instructions}
     if isinstance(exported, Instruction):
         assert exported in covered
     else:
         # a cached factory: one of what it makes stands for all
-        assert any(instruction.name.startswith(f"{name}_") for instruction in covered)
+        name = f"{exported.__name__}_"
+        assert any(instruction.name.startswith(name) for instruction in covered)
 
 
 @each_case

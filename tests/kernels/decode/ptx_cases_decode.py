@@ -210,7 +210,8 @@ def step_case(half, groups, zero_points, scaled=False):
 
 load_four = decode_steps.load_words(2, 4)
 store_result = tile_steps.store_tile("global", 4, TILE_BYTES)
-take_two = handoff.take_slots(2, TILE_BYTES)
+put_one = handoff.put_slot(1, 16)
+take_two = handoff.take_slots(1, 16, 2, TILE_BYTES, 0)
 four = ptx.splat_f32(4)
 
 
@@ -230,10 +231,11 @@ def slots_kernel(values, slots, out):
         for i in range(2):
             if count > uint32(i):
                 at = uint64(uint32(t * 16 + i * TILE_BYTES))
-                handoff.put_slot(slot + uint64(i * TILE_BYTES), ptx.ld_global_v4_f32(values + at))
+                sums = ptx.ld_global_v4_f32(values + at)
+                put_one(slot + uint64(i * TILE_BYTES), uint32(1), sums)
     else:
         # what the block before puts there, and what is left of it
-        total = take_two(slot, count, four(float32(1)))
+        total = take_two(slot, uint32(1), count, four(float32(1)))
         store_result(out + uint64(t * 16), total)
         for i in range(2):
             left = ptx.ld_global_v4(slot + uint64(i * TILE_BYTES))
@@ -332,7 +334,7 @@ CASES = (
     ),
     Case(
         "slots",
-        (handoff.put_slot, take_two),
+        (put_one, take_two),
         slots_kernel,
         slots_inputs,
         slots_wanted,

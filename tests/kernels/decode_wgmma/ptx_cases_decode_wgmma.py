@@ -145,8 +145,8 @@ def stage_case(half, groups, zero_points, in_flight=1):
 PIECES, DEPTH, PIECE_BYTES = 2, 3, 512
 SLOT_BYTES = PIECES * PIECE_BYTES
 put_two, take_three = (
-    handoff.put_sums(PIECES, PIECE_BYTES),
-    handoff.take_sums(PIECES, PIECE_BYTES, DEPTH, SLOT_BYTES),
+    handoff.put_slot(PIECES, PIECE_BYTES),
+    handoff.take_slots(PIECES, PIECE_BYTES, DEPTH, SLOT_BYTES, 64),
 )
 load_two, store_two = tile_steps.add_tile("global", 8, 512), tile_steps.store_tile("global", 8, 512)
 no_sums = ptx.splat_f32(8)
@@ -195,6 +195,6 @@ CASES = (
     *(stage_case("f16", 1, 0, in_flight) for in_flight in (2, 3)),
     stage_case("bf16", 2, 2, 2),
     Case(
-        "put_and_take_sums", (put_two, take_three), hand_over_kernel, hand_over_inputs, handed_over
+        "put_and_take_slots", (put_two, take_three), hand_over_kernel, hand_over_inputs, handed_over
     ),
 )
