@@ -4,6 +4,7 @@ from numba import cuda
 from numba.cuda.types import float32, uint32, uint64
 
 from ferrum_numba.kernels.dtypes import HALVES
+from ferrum_numba.kernels.gptq.result import make_sum_of_shares
 from ferrum_numba.kernels.gptq.steps import (
     dequantize_column,
     load_groups,
@@ -11,7 +12,6 @@ from ferrum_numba.kernels.gptq.steps import (
     mma_rows,
     store_rows,
 )
-from ferrum_numba.kernels.shared.tile import add_tile, store_tile
 from ferrum_numba.ptx.asynchronous import (
     cp_async_4,
     cp_async_16_zfill,
@@ -20,16 +20,11 @@ from ferrum_numba.ptx.asynchronous import (
 )
 from ferrum_numba.ptx.convert import UNPACK, splat_f32
 from ferrum_numba.ptx.memory import (
-    atom_add_acq_rel_gpu,
     ld_global_nc_u32,
     ld_global_nc_v4,
-    ld_shared_u32,
     ld_shared_v4,
-    st_global_u32,
-    st_shared_u32,
 )
 from ferrum_numba.ptx.special import smem_base
-from ferrum_numba.ptx.sync import fence_acq_rel_gpu
 from ferrum_numba.sizes import ceil_div
 
 # rows of one word: all of them lie in one group where the group size is a multiple
@@ -57,7 +52,6 @@ def build(config):
     x_bytes, w_bytes, s_bytes, _ = config.stage_parts
     blocks = tile_m // 16
     acc_floats = 8 * blocks
-    acc_size = 128 * acc_floats  # of a warp
 
     x_pieces, w_pieces, s_pieces = (uint32(count) for count in pieces)
     x_row_pieces, w_row_pieces, s_row_pieces = uint32(x_row), uint32(w_row), uint32(s_row)
@@ -73,8 +67,6 @@ def build(config):
     # two neighbouring rows of x are read together: the odd one changes sides, unless they lie in
     # different banks anyway
     x_swizzle = uint32(4 if tile_k >= 64 else 0)
-    warp_bytes, acc_bytes = uint32(2 * acc_size), uint64(acc_size)
-    slot_bytes = uint64(2 * acc_size * (num_threads // 32))
 
     zeros = splat_f32(acc_floats)
     load_a = load_rows(blocks, 2 * tile_k)
@@ -85,8 +77,7 @@ def build(config):
     )
     mma = mma_rows(blocks, half)
     store_out = store_rows(blocks, half)
-    store_partial = store_tile("global", acc_floats, 512)
-    add_partial = add_tile("global", acc_floats, 512)
+    sum_of_shares = make_sum_of_shares(config)
 
     @cuda.jit(device=True, inline="always")
     def copy_16(smem, gmem, inside):
@@ -155,40 +146,6 @@ def build(config):
     def next_stage(stage, smem):
         stage = uint32(stage + stage_bytes)
         return smem if stage == uint32(smem + ring_bytes) else stage
-
-    @cuda.jit(device=True, inline="always")
-    def sum_of_shares(acc01, acc23, partials, counters, flag, warps, split, shares):
-        """Add the sums of the blocks that share a tile: the last to arrive adds all, in order.
-
-        Returns whether this block is the last, and then the sums.
-        """
-        tid, lane_id, warp_id = warps
-        tile = uint32(cuda.blockIdx.y * cuda.gridDim.x + cuda.blockIdx.x)
-        first_slot = partials + uint64(tile * shares) * slot_bytes
-        first_slot = first_slot + uint64(warp_id * warp_bytes + lane_id * uint32(16))
-        slot = first_slot + uint64(split) * slot_bytes
-        store_partial(slot, acc01)
-        store_partial(slot + acc_bytes, acc23)
-        counter = counters + uint64(tile) * uint64(4)
-        cuda.syncthreads()
-        if tid == 0:
-            fence_acq_rel_gpu()
-            st_shared_u32(flag, atom_add_acq_rel_gpu(counter, uint32(1)))
-        cuda.syncthreads()
-        complete = uint32(ld_shared_u32(flag) + uint32(1)) == shares
-        if complete:
-            fence_acq_rel_gpu()
-            if tid == 0:
-                # ready for the next launch
-                st_global_u32(counter, uint32(0))
-            acc01 = zeros(float32(0))
-            acc23 = zeros(float32(0))
-            slot = first_slot
-            while slot < first_slot + uint64(shares) * slot_bytes:
-                acc01 = add_partial(slot, acc01)
-                acc23 = add_partial(slot + acc_bytes, acc23)
-                slot = slot + slot_bytes
-        return complete, acc01, acc23
 
     def w4a16_gptq(
         x, qweight, scales, qzeros, g_idx, bias, out, partials, counters,
