@@ -5,9 +5,10 @@ from numba.cuda.types import float32, uint32, uint64
 
 from ferrum_numba.kernels.decode_wgmma.result import make_finish
 from ferrum_numba.kernels.decode_wgmma.schedule import make_stripe_of
+from ferrum_numba.kernels.decode_wgmma.steps import multiply_stage
 from ferrum_numba.kernels.dtypes import HALVES
 from ferrum_numba.kernels.shared.int4 import TILE_BYTES
-from ferrum_numba.kernels.shared.multiply_stage import multiply_stage, row_strides
+from ferrum_numba.kernels.shared.stage_text import row_strides
 from ferrum_numba.kernels.shared.stripes import first_segment, next_segment, settle
 from ferrum_numba.ptx.asynchronous import (
     cp_async_16,

@@ -17,7 +17,7 @@ from ferrum_numba.ptx.asynchronous import (
     cp_async_commit,
     cp_async_wait,
 )
-from ferrum_numba.ptx.convert import UNPACK, splat_f32
+from ferrum_numba.ptx.convert import splat_f32
 from ferrum_numba.ptx.memory import (
     ld_global_nc_u32,
     ld_shared_u32,
@@ -34,7 +34,6 @@ def build(config):
     group_size, per_channel = config.group_size, config.group_size < 0
     has_zero_points = config.has_zero_points
     half = HALVES[config.dtype]
-    unpack = UNPACK[half]
     warps_n, m_blocks = tile_n // 64, tile_m // 16
     k_blocks = tile_k // 16 // warps_k  # of one warp in a stage
     groups_in_stage = config.scale_rows > 1

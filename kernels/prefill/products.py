@@ -5,8 +5,8 @@ from numba.cuda.types import float32, uint32
 
 from ferrum_numba.kernels.dtypes import HALVES
 from ferrum_numba.kernels.prefill.schedule import ROW_BYTES
+from ferrum_numba.kernels.prefill.steps import StageAhead
 from ferrum_numba.kernels.shared.int4 import dequantize as make_dequantize
-from ferrum_numba.kernels.shared.multiply_stage import StageAhead
 from ferrum_numba.ptx.asynchronous import mbarrier_arrive, mbarrier_arrive_cluster_if
 from ferrum_numba.ptx.convert import splat_f32
 from ferrum_numba.ptx.memory import ld_shared_u32, ld_shared_v2

@@ -9,7 +9,7 @@ from ptx_cases import Case, assert_agrees, on_gpu, on_interpreter, opcodes
 from ferrum_numba import ptx
 from ferrum_numba.compile.build import compile_ptx
 from ferrum_numba.compile.link import link
-from ferrum_numba.kernels.shared.multiply_stage import StageAhead
+from ferrum_numba.kernels.prefill.steps import StageAhead
 from ferrum_numba.ptx.instruction import Instruction
 
 TESTS = Path(__file__).parents[1]
@@ -18,8 +18,8 @@ CASES = [case for table in TABLES for case in import_module(table).CASES]
 SEED = 0
 # where kernels keep instructions of several lines
 STEPS = (
-    "ceilings.steps", "decode.steps", "gptq.steps", "prefill.steps", "shared.columns",
-    "shared.handoff", "shared.int4", "shared.multiply_stage", "shared.tile",
+    "ceilings.steps", "decode.steps", "decode_wgmma.steps", "gptq.steps", "prefill.steps",
+    "shared.columns", "shared.handoff", "shared.int4", "shared.tile",
 )  # fmt: skip
 
 each_case = pytest.mark.parametrize("case", CASES, ids=str)

@@ -19,7 +19,7 @@ from ptx_fragments import (
 
 from ferrum_numba import ptx
 from ferrum_numba.errors import ConfigError, InterpreterError
-from ferrum_numba.kernels.shared import multiply_stage as stage_steps
+from ferrum_numba.kernels.prefill import steps as prefill_steps
 from ferrum_numba.ptx.wgmma import chunk_addresses
 
 MMA = {"f16": ptx.mma_m16n8k16_f16, "bf16": ptx.mma_m16n8k16_bf16}
@@ -242,4 +242,4 @@ def test_waits_pass_accumulators_through():
 @pytest.mark.parametrize(("groups", "subtiles"), [(1, 1), (0, 2), (1, 3)])
 def test_stages_ahead_need_an_even_number_of_chains(groups, subtiles):
     with pytest.raises(ConfigError, match=f"groups = {groups}, subtiles = {subtiles}"):
-        stage_steps.StageAhead(16, "f16", groups, 0, 8, 128, subtiles)
+        prefill_steps.StageAhead(16, "f16", groups, 0, 8, 128, subtiles)

@@ -7,8 +7,8 @@ from ptx_cases import Case
 from ptx_fragments import SUM_ERROR, bits16, loop_product, values16
 
 from ferrum_numba import ptx
+from ferrum_numba.kernels.decode_wgmma import steps as decode_wgmma_steps
 from ferrum_numba.kernels.shared import handoff
-from ferrum_numba.kernels.shared import multiply_stage as stage_steps
 from ferrum_numba.kernels.shared import tile as tile_steps
 from ferrum_numba.reference.marlin_layout import pack_weight, pack_zero_points
 
@@ -19,7 +19,9 @@ WORDS, SCALES, ZEROS, STAGE_BYTES = 2048, 10240, 11264, 11520
 
 def stage(half, groups, zero_points, in_flight):
     """Return a kernel of one warpgroup that multiplies a stage of weights with tokens."""
-    multiply = stage_steps.multiply_stage(TOKENS, half, groups, zero_points, in_flight=in_flight)
+    multiply = decode_wgmma_steps.multiply_stage(
+        TOKENS, half, groups, zero_points, in_flight=in_flight
+    )
     describe = ptx.smem_descriptor(128, 1024)
     store, ones = tile_steps.store_tile("global", 2 * TOKENS, 2048), ptx.splat_f32(2 * TOKENS)
 

@@ -8,7 +8,7 @@ from ptx_cases_decode_wgmma import TOKENS, stage_inputs, stage_parts
 from ptx_fragments import SUM_ERROR, loop_product
 
 from ferrum_numba import ptx
-from ferrum_numba.kernels.shared import multiply_stage as stage_steps
+from ferrum_numba.kernels.prefill import steps as prefill_steps
 from ferrum_numba.kernels.shared import tile as tile_steps
 
 # columns of a warpgroup with two sub-tiles a warp, and sums of a lane: two sub-tiles and a last one
@@ -20,7 +20,7 @@ STAGES = 2
 def two_stages(half, rows, groups, zero_points):
     """Return a kernel of one warpgroup that multiplies a stage twice, and ends it."""
     k_tiles, pieces = rows // 16, rows // 8
-    stages = stage_steps.StageAhead(TOKENS, half, groups, zero_points, k_tiles, COLUMNS, 2)
+    stages = prefill_steps.StageAhead(TOKENS, half, groups, zero_points, k_tiles, COLUMNS, 2)
     first, multiply, last = stages.first, stages.multiply, stages.last
     describe = ptx.smem_descriptor(128, 1024)
     store, zeros = tile_steps.store_tile("global", SUMS, 2048), ptx.splat_f32(SUMS)
