@@ -1,0 +1,271 @@
+"""The constants of prefill's model of its own time, fitted to what was measured on one GPU.
+
+    python -m ferrum_numba.perf.fit_prefill
+
+prints each constant in the source and as fitted, how well both tell the recorded times, and what
+choosing a config by each costs against the best that was measured; docs/designs/prefill.md#the-fit
+says what is learnt from it.
+
+A recorded time is cycles / clock. The cycles are a sum of constants, each times a count that the
+config and the problem give (`counts`), so the fit is a linear least-squares problem, of relative
+errors, with Huber's weights against the rows whose clock was not what was read. Which of two
+products' costs a tile pays depends on the constants, so it is solved until that stays. What the
+rows cannot tell, a weak prior keeps at the source's value: `told` says how much of a constant the
+rows do tell.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from ferrum_numba import gpu as gpus
+from ferrum_numba import results
+from ferrum_numba.gpu import Gpu
+from ferrum_numba.kernels import packed, prefill
+from ferrum_numba.kernels.w4a16 import W4A16Problem
+from ferrum_numba.perf.readme_table import RESULTS
+
+Array = npt.NDArray[np.float64]
+
+NAMES = (
+    "STAGE_CYCLES", "WORD_CYCLES", "TENSOR_ROW_CYCLES", "WEIGHT_CYCLES", "WEIGHT_ROW_CYCLES",
+    "SUM_CYCLES", "SUM_ROW_CYCLES", "RESULT_CYCLES", "HAND_OFF_CYCLES", "HAND_OFF_LATENCY",
+)  # fmt: skip
+(STAGE, WORD, TENSOR_ROW, WEIGHT, WEIGHT_ROW, SUM, SUM_ROW, RESULT, HAND_OFF, LATENCY) = range(10)
+# of the fit alone: what a call costs before and after its blocks work, which no choice depends on
+CALL = 10
+CALL_CYCLES = 3000.0
+# the prior: a constant lies within this part of its value in the source, two times of three
+PRIOR = 0.5
+# errors beyond so many of the usual ones count for less
+HUBER = 1.5
+ROUNDS = 30
+RESAMPLES = 200
+
+
+class Timed(NamedTuple):
+    """One recorded time of one config."""
+
+    config: Any
+    problem: W4A16Problem
+    us: float
+    clock_mhz: float  # mean of before and after
+    run: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """K and N: what rows are left out by."""
+        return self.problem.K, self.problem.N
+
+    @property
+    def race(self) -> tuple[Any, ...]:
+        """What rows have in common that were measured on one problem in one run."""
+        return self.problem, self.run
+
+
+class Fit(NamedTuple):
+    """Constants in the order of NAMES and CALL, and how much of each the rows tell: 0 to 1."""
+
+    constants: Array
+    told: Array
+
+
+def source() -> Array:
+    """Return the constants of kernels/prefill.py, and a guess of a call's."""
+    return np.array([*(getattr(prefill, name) for name in NAMES), CALL_CYCLES], np.float64)
+
+
+def timed(path: Path, gpu: Gpu) -> list[Timed]:
+    """Return the correct rows of prefill in a result file whose configs still exist."""
+    known = {field.name for field in fields(prefill.Config)}
+    kernel, found = prefill.Prefill(), []
+    for row in results.load(path).rows:
+        if row["kernel"] != kernel.name or row["status"] != "measured" or not row["ok"]:
+            continue
+        config = prefill.Config(**{k: v for k, v in row["config"].items() if k in known})
+        problem = W4A16Problem(**row["problem"])
+        if kernel.misfit(config, problem, gpu) is None:
+            clock_mhz = float(np.mean(row["clock_mhz"]))
+            found.append(Timed(config, problem, row["us"], clock_mhz, row["run"]))
+    return found
+
+
+def word_counts(config: Any, constants: Array) -> dict[int, float]:
+    """Return what a word costs, by constant: its product or the other instructions, the longer."""
+    rows = config.tile_m
+    fixed, a_row = (SUM, SUM_ROW) if config.scale_sums else (WEIGHT, WEIGHT_ROW)
+    if constants[TENSOR_ROW] * rows >= constants[fixed] + constants[a_row] * rows:
+        return {TENSOR_ROW: rows, WORD: 1.0}
+    return {fixed: 1.0, a_row: rows, WORD: 1.0}
+
+
+def counts(config: Any, problem: W4A16Problem, gpu: Gpu, constants: Array) -> Array:
+    """Return how often a call pays each constant; times the constants, its cycles."""
+    kernel = prefill.Prefill()
+    k_tiles = packed.stored_shape(problem)[0] // config.tile_k
+    sums = config.tile_m * config.tile_n
+    scalars = kernel.launch(config, problem, gpu).scalars
+    stripe, striped = scalars["stripe"], scalars["striped"]
+    tiles = prefill._num_tiles(config, problem)
+    waves = -(-(tiles - striped) // (gpu.num_sms // config.unit_blocks))
+    stages, written, handed = float(waves * k_tiles), waves * sums, 0
+    if config.cluster > 1:
+        stages, written, handed = k_tiles / config.cluster, sums, sums
+    elif striped:
+        stages += stripe
+        written += (1 + stripe // k_tiles) * sums
+        handed = (1 + k_tiles // stripe) * sums
+    panels = stages * (config.tile_k // prefill.PANEL_K)
+    found = np.zeros(CALL + 1)
+    found[STAGE], found[RESULT], found[HAND_OFF], found[LATENCY] = (
+        panels, written, handed, float(handed > 0),
+    )  # fmt: skip
+    for constant, count in word_counts(config, constants).items():
+        found[constant] = panels * (config.tile_n // 16) * count
+    many = config.pair and problem.M >= prefill.MANY_ROWS
+    found *= prefill.PAIR_SHARE if many else 1.0
+    found[CALL] = 1.0
+    return found
+
+
+def matrix(rows: Sequence[Timed], gpu: Gpu, constants: Array) -> Array:
+    """Return each row's counts over the cycles that it took."""
+    taken = [row.us * row.clock_mhz for row in rows]
+    found = [counts(row.config, row.problem, gpu, constants) for row in rows]
+    return cast(Array, np.array(found) / np.array(taken)[:, None])
+
+
+def solve(rows: Sequence[Timed], gpu: Gpu) -> Fit:
+    """Return the constants of least error: ridge regression with Huber's weights."""
+    start = source()
+    constants, weights = start, np.ones(len(rows))
+    for _ in range(ROUNDS):
+        a = matrix(rows, gpu, constants) * start
+        errors = 1.0 - a @ (constants / start)
+        spread = max(float(np.median(np.abs(errors))) / 0.6745, 1e-3)
+        weights = np.minimum(1.0, HUBER * spread / np.maximum(np.abs(errors), 1e-9))
+        normal = a.T @ (weights[:, None] * a)
+        prior = np.eye(len(start)) * (spread / PRIOR) ** 2
+        step = np.linalg.solve(normal + prior, a.T @ (weights * (1.0 - a.sum(axis=1))))
+        # half a step: two costs of a word may take turns at being the longer
+        constants = start * np.maximum(0.0, 0.5 * (constants / start + 1.0 + step))
+    return Fit(constants, np.diag(np.linalg.solve(normal + prior, normal)))
+
+
+def errors_of(rows: Sequence[Timed], gpu: Gpu, constants: Array) -> Array:
+    """Return modelled over measured time, less one."""
+    return cast(Array, matrix(rows, gpu, constants) @ constants - 1.0)
+
+
+def regrets(rows: Sequence[Timed], gpu: Gpu, constants: Array) -> list[float]:
+    """Return, a problem and run, the time of the config the model chooses over the best one's."""
+    races: dict[tuple[Any, ...], list[Timed]] = {}
+    for row in rows:
+        races.setdefault(row.race, []).append(row)
+    found = []
+    for race in races.values():
+        if len(race) > 1:
+            cycles = [counts(r.config, r.problem, gpu, constants) @ constants for r in race]
+            found.append(race[int(np.argmin(cycles))].us / min(row.us for row in race))
+    return found
+
+
+def left_out(rows: Sequence[Timed], gpu: Gpu) -> list[tuple[list[Timed], Fit]]:
+    """Return, for each shape of the weight, its rows and what all others' rows fit."""
+    shapes = sorted({row.shape for row in rows})
+    return [
+        ([r for r in rows if r.shape == shape], solve([r for r in rows if r.shape != shape], gpu))
+        for shape in shapes
+    ]
+
+
+def resampled(rows: Sequence[Timed], gpu: Gpu, times: int = RESAMPLES) -> Array:
+    """Return the constants of [times] fits to races drawn with replacement: a cluster bootstrap."""
+    races: dict[tuple[Any, ...], list[Timed]] = {}
+    for row in rows:
+        races.setdefault(row.race, []).append(row)
+    groups, rng = list(races.values()), np.random.default_rng(0)
+    draws = rng.integers(0, len(groups), (times, len(groups)))
+    return np.array([solve([r for i in d for r in groups[i]], gpu).constants for d in draws])
+
+
+def pair_shares(rows: Sequence[Timed]) -> list[float]:
+    """Return time in pairs over time alone, of one tile on one problem in one run."""
+    alone = {
+        (row.race, row.config.tile_m, row.config.tile_n): row.us
+        for row in rows
+        if row.config.split_k and not row.config.pair
+    }
+    keys = [((r.race, r.config.tile_m, r.config.tile_n), r) for r in rows if r.config.pair]
+    return [
+        row.us / alone[key]
+        for key, row in keys
+        if key in alone and row.problem.M >= prefill.MANY_ROWS
+    ]
+
+
+def _summary(name: str, values: Iterable[float], show: Callable[[float], str]) -> str:
+    found = sorted(values)
+    middle, tenth = float(np.median(found)), found[math.ceil(0.9 * len(found)) - 1]
+    return f"{name:44} {show(middle):>8} {show(tenth):>8} {show(found[-1]):>8}"
+
+
+def report(rows: Sequence[Timed], gpu: Gpu) -> str:
+    """Return the tables: constants, errors and regrets."""
+    fit, held = solve(rows, gpu), left_out(rows, gpu)
+    low, high = np.percentile(resampled(rows, gpu), [5, 95], axis=0)
+    names = (*NAMES, "(a call)")
+    lines = [f"{'constant':20} {'source':>8} {'fitted':>8} {'90 % interval':>19} {'told':>6}"]
+    lines += [
+        f"{name:20} {old:8.4g} {new:8.4g} {f'{a:.4g} to {b:.4g}':>19} {told:6.0%}"
+        for name, old, new, a, b, told in zip(
+            names, source(), fit.constants, low, high, fit.told, strict=True
+        )
+    ]
+    lines += _shares(rows)
+    held_errors = np.concatenate([errors_of(r, gpu, f.constants) for r, f in held])
+    held_regrets = [x for r, f in held for x in regrets(r, gpu, f.constants)]
+    sets = (
+        ("source", errors_of(rows, gpu, source()), regrets(rows, gpu, source())),
+        ("fitted", errors_of(rows, gpu, fit.constants), regrets(rows, gpu, fit.constants)),
+        ("fitted without the shape it is tried on", held_errors, held_regrets),
+    )
+    lines += ["", f"{'relative error of a time':44} {'median':>8} {'9 of 10':>8} {'most':>8}"]
+    lines += [_summary(name, np.abs(e), lambda x: f"{x:.1%}") for name, e, _ in sets]
+    lines += ["", f"{'chosen / best measured':44} {'median':>8} {'9 of 10':>8} {'most':>8}"]
+    lines += [_summary(name, r, lambda x: f"{x:.3f}") for name, _, r in sets]
+    lines += [f"{'mean':44} " + " ".join(f"{np.mean(r):8.4f}" for _, _, r in sets)]
+    return "\n".join(lines)
+
+
+def _shares(rows: Sequence[Timed]) -> list[str]:
+    shares = pair_shares(rows)
+    if not shares:
+        return [f"{'PAIR_SHARE':20} {prefill.PAIR_SHARE:8.4g}   no pair was timed beside its tile"]
+    low, middle, high = np.percentile(shares, [5, 50, 95])
+    return [
+        f"{'PAIR_SHARE':20} {prefill.PAIR_SHARE:8.4g} {middle:8.4g} {f'{low:.4g} to {high:.4g}':>19}"
+        f"   of {len(shares)} pairs timed beside their tile, M >= {prefill.MANY_ROWS}"
+    ]
+
+
+def main() -> int:
+    """Print the report of the recorded rows."""
+    gpu = gpus.find("h200")
+    rows = timed(RESULTS, gpu)
+    races = {row.race for row in rows}
+    print(f"{len(rows)} times of prefill on {len(races)} problems and runs, {RESULTS.name}\n")
+    print(report(rows, gpu))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
