@@ -20,6 +20,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -40,9 +41,9 @@ NAMES = (
     "SUM_CYCLES", "SUM_ROW_CYCLES", "RESULT_CYCLES", "HAND_OFF_CYCLES", "HAND_OFF_LATENCY",
 )  # fmt: skip
 (STAGE, WORD, TENSOR_ROW, WEIGHT, WEIGHT_ROW, SUM, SUM_ROW, RESULT, HAND_OFF, LATENCY) = range(10)
-# of the fit alone: what a call costs before and after its blocks work, which no choice depends on
-CALL = 10
-CALL_CYCLES = 3000.0
+# of the fit alone: what a call costs before and after its blocks work, which no choice depends on;
+# and where the fit of it begins
+CALL, CALL_CYCLES = 10, 3000.0
 # the prior: a constant lies within this part of its value in the source, two times of three
 PRIOR = 0.5
 # errors beyond so many of the usual ones count for less
@@ -79,8 +80,8 @@ class Fit(NamedTuple):
 
 
 def source() -> Array:
-    """Return the constants of kernels/prefill.py, and a guess of a call's."""
-    return np.array([*(getattr(prefill, name) for name in NAMES), CALL_CYCLES], np.float64)
+    """Return the constants of kernels/prefill.py, which has none of a call."""
+    return np.array([*(getattr(prefill, name) for name in NAMES), 0.0], np.float64)
 
 
 def timed(path: Path, gpu: Gpu) -> list[Timed]:
@@ -107,8 +108,9 @@ def word_counts(config: Any, constants: Array) -> dict[int, float]:
     return {fixed: 1.0, a_row: rows, WORD: 1.0}
 
 
-def counts(config: Any, problem: W4A16Problem, gpu: Gpu, constants: Array) -> Array:
-    """Return how often a call pays each constant; times the constants, its cycles."""
+@cache
+def work(config: Any, problem: W4A16Problem, gpu: Gpu) -> tuple[float, float, float]:
+    """Return what the slowest block does: panels of 64 of k, sums it writes, sums it hands over."""
     kernel = prefill.Prefill()
     k_tiles = packed.stored_shape(problem)[0] // config.tile_k
     sums = config.tile_m * config.tile_n
@@ -116,18 +118,21 @@ def counts(config: Any, problem: W4A16Problem, gpu: Gpu, constants: Array) -> Ar
     stripe, striped = scalars["stripe"], scalars["striped"]
     tiles = prefill._num_tiles(config, problem)
     waves = -(-(tiles - striped) // (gpu.num_sms // config.unit_blocks))
-    stages, written, handed = float(waves * k_tiles), waves * sums, 0
+    stages, written, handed = float(waves * k_tiles), float(waves * sums), 0.0
     if config.cluster > 1:
         stages, written, handed = k_tiles / config.cluster, sums, sums
     elif striped:
         stages += stripe
         written += (1 + stripe // k_tiles) * sums
         handed = (1 + k_tiles // stripe) * sums
-    panels = stages * (config.tile_k // prefill.PANEL_K)
+    return stages * (config.tile_k // prefill.PANEL_K), written, handed
+
+
+def counts(config: Any, problem: W4A16Problem, gpu: Gpu, constants: Array) -> Array:
+    """Return how often a call pays each constant; times the constants, its cycles."""
+    panels, written, handed = work(config, problem, gpu)
     found = np.zeros(CALL + 1)
-    found[STAGE], found[RESULT], found[HAND_OFF], found[LATENCY] = (
-        panels, written, handed, float(handed > 0),
-    )  # fmt: skip
+    found[[STAGE, RESULT, HAND_OFF, LATENCY]] = panels, written, handed, handed > 0
     for constant, count in word_counts(config, constants).items():
         found[constant] = panels * (config.tile_n // 16) * count
     many = config.pair and problem.M >= prefill.MANY_ROWS
@@ -146,7 +151,8 @@ def matrix(rows: Sequence[Timed], gpu: Gpu, constants: Array) -> Array:
 def solve(rows: Sequence[Timed], gpu: Gpu) -> Fit:
     """Return the constants of least error: ridge regression with Huber's weights."""
     start = source()
-    constants, weights = start, np.ones(len(rows))
+    start[CALL] = CALL_CYCLES
+    constants = start
     for _ in range(ROUNDS):
         a = matrix(rows, gpu, constants) * start
         errors = 1.0 - a @ (constants / start)
