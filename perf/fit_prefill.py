@@ -257,8 +257,9 @@ def _shares(rows: Sequence[Timed]) -> list[str]:
     if not shares:
         return [f"{'PAIR_SHARE':20} {prefill.PAIR_SHARE:8.4g}   no pair was timed beside its tile"]
     low, middle, high = np.percentile(shares, [5, 50, 95])
+    span = f"{low:.4g} to {high:.4g}"
     return [
-        f"{'PAIR_SHARE':20} {prefill.PAIR_SHARE:8.4g} {middle:8.4g} {f'{low:.4g} to {high:.4g}':>19}"
+        f"{'PAIR_SHARE':20} {prefill.PAIR_SHARE:8.4g} {middle:8.4g} {span:>19}"
         f"   of {len(shares)} pairs timed beside their tile, M >= {prefill.MANY_ROWS}"
     ]
 

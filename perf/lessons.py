@@ -3,14 +3,15 @@
     perf/measurements/<topic>.json   {"schema": 1, "measurements": [{...}, ...]}
 
 A measurement is what one run told, in words and as values. A page names it `[m:<id>]`; a source
-names the finding it rests on by file and anchor, as in `docs/designs/prefill.md#stage`. An anchor
-is `<a id="stage"></a>` in the page. tests/test_lessons.py follows every pointer.
+names the finding it rests on by file and anchor, as in `docs/designs/prefill.md#bound`. An anchor
+is `<a id="bound"></a>` in the page. tests/test_lessons.py follows every pointer.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import date
@@ -26,10 +27,10 @@ COMMIT = re.compile(r"[0-9a-f]{7,40}")
 NUMBER = re.compile(r"(?<![\d.])\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
 # in a page: [m:prefill-stage-counters]
 NAMED = re.compile(r"\[m:([^\]]+)\]")
-# in a source: docs/designs/prefill.md#stage
+# in a source: docs/designs/prefill.md#bound
 POINTER = re.compile(r"\b(docs/[\w/.-]*\.md)(?:#([\w-]+))?")
 ANCHOR = re.compile(r'<a id="([^"]+)"></a>')
-# in a page: [a stage](designs/prefill.md#stage)
+# in a page: [a stage](designs/prefill.md#bound)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 
 
@@ -155,8 +156,7 @@ def _measurement(item: Mapping[str, Any]) -> Measurement:
 
 
 def _repeated(items: Iterable[Any]) -> list[Any]:
-    seen: set[Any] = set()
-    return [item for item in items if item in seen or seen.add(item)]  # type: ignore[func-returns-value]
+    return [item for item, times in Counter(items).items() if times > 1]
 
 
 def numbers(text: str) -> set[float]:
@@ -165,8 +165,8 @@ def numbers(text: str) -> set[float]:
 
 
 def named(text: str) -> set[str]:
-    """Return the ids of the measurements that a page names."""
-    return {i.strip() for group in NAMED.findall(text) for i in group.split(",")}
+    """Return the ids of the measurements that a page names; `[m:…]` tells of the form."""
+    return {i.strip() for group in NAMED.findall(text) if group != "…" for i in group.split(",")}
 
 
 def anchors(page: str) -> list[str]:
