@@ -50,6 +50,11 @@ PRIOR = 0.5
 HUBER = 1.5
 ROUNDS = 30
 RESAMPLES = 200
+# choices that are shown
+WORST = 6
+# K of a panel, which STAGE_CYCLES and the words of a stage are counted by
+PANEL_K = 64
+KERNEL: Any = prefill.Prefill()
 
 
 class Timed(NamedTuple):
@@ -87,13 +92,13 @@ def source() -> Array:
 def timed(path: Path, gpu: Gpu) -> list[Timed]:
     """Return the correct rows of prefill in a result file whose configs still exist."""
     known = {field.name for field in fields(prefill.Config)}
-    kernel, found = prefill.Prefill(), []
+    found = []
     for row in results.load(path).rows:
-        if row["kernel"] != kernel.name or row["status"] != "measured" or not row["ok"]:
+        if row["kernel"] != KERNEL.name or row["status"] != "measured" or not row["ok"]:
             continue
         config = prefill.Config(**{k: v for k, v in row["config"].items() if k in known})
         problem = W4A16Problem(**row["problem"])
-        if kernel.misfit(config, problem, gpu) is None:
+        if KERNEL.misfit(config, problem, gpu) is None:
             clock_mhz = float(np.mean(row["clock_mhz"]))
             found.append(Timed(config, problem, row["us"], clock_mhz, row["run"]))
     return found
@@ -111,12 +116,12 @@ def word_counts(config: Any, constants: Array) -> dict[int, float]:
 @cache
 def work(config: Any, problem: W4A16Problem, gpu: Gpu) -> tuple[float, float, float]:
     """Return what the slowest block does: panels of 64 of k, sums it writes, sums it hands over."""
-    kernel = prefill.Prefill()
-    k_tiles = packed.stored_shape(problem)[0] // config.tile_k
+    K, N = packed.stored_shape(problem)
+    k_tiles = K // config.tile_k
     sums = config.tile_m * config.tile_n
-    scalars = kernel.launch(config, problem, gpu).scalars
+    scalars = KERNEL.launch(config, problem, gpu).scalars
     stripe, striped = scalars["stripe"], scalars["striped"]
-    tiles = prefill._num_tiles(config, problem)
+    tiles = -(-problem.M // config.tile_m) * -(-N // config.unit_n)
     waves = -(-(tiles - striped) // (gpu.num_sms // config.unit_blocks))
     stages, written, handed = float(waves * k_tiles), float(waves * sums), 0.0
     if config.cluster > 1:
@@ -125,7 +130,7 @@ def work(config: Any, problem: W4A16Problem, gpu: Gpu) -> tuple[float, float, fl
         stages += stripe
         written += (1 + stripe // k_tiles) * sums
         handed = (1 + k_tiles // stripe) * sums
-    return stages * (config.tile_k // prefill.PANEL_K), written, handed
+    return stages * (config.tile_k // PANEL_K), written, handed
 
 
 def counts(config: Any, problem: W4A16Problem, gpu: Gpu, constants: Array) -> Array:
@@ -168,20 +173,29 @@ def solve(rows: Sequence[Timed], gpu: Gpu) -> Fit:
 
 def errors_of(rows: Sequence[Timed], gpu: Gpu, constants: Array) -> Array:
     """Return modelled over measured time, less one."""
-    return cast(Array, matrix(rows, gpu, constants) @ constants - 1.0)
+    return matrix(rows, gpu, constants) @ constants - 1.0
 
 
-def regrets(rows: Sequence[Timed], gpu: Gpu, constants: Array) -> list[float]:
-    """Return, a problem and run, the time of the config the model chooses over the best one's."""
+def races_of(rows: Sequence[Timed]) -> list[list[Timed]]:
+    """Return the rows of each problem and run."""
     races: dict[tuple[Any, ...], list[Timed]] = {}
     for row in rows:
         races.setdefault(row.race, []).append(row)
+    return list(races.values())
+
+
+def choices(rows: Sequence[Timed], gpu: Gpu, constants: Array) -> list[tuple[Timed, Timed]]:
+    """Return, of each race of two rows or more, the row that the model chooses, and the fastest."""
     found = []
-    for race in races.values():
-        if len(race) > 1:
-            cycles = [counts(r.config, r.problem, gpu, constants) @ constants for r in race]
-            found.append(race[int(np.argmin(cycles))].us / min(row.us for row in race))
+    for race in (race for race in races_of(rows) if len(race) > 1):
+        cycles = [float(counts(r.config, r.problem, gpu, constants) @ constants) for r in race]
+        found.append((race[int(np.argmin(cycles))], min(race, key=lambda row: row.us)))
     return found
+
+
+def regrets(rows: Sequence[Timed], gpu: Gpu, constants: Array) -> list[float]:
+    """Return, a race, the time of the row that the model chooses over the fastest one's."""
+    return [chosen.us / best.us for chosen, best in choices(rows, gpu, constants)]
 
 
 def left_out(rows: Sequence[Timed], gpu: Gpu) -> list[tuple[list[Timed], Fit]]:
@@ -195,12 +209,9 @@ def left_out(rows: Sequence[Timed], gpu: Gpu) -> list[tuple[list[Timed], Fit]]:
 
 def resampled(rows: Sequence[Timed], gpu: Gpu, times: int = RESAMPLES) -> Array:
     """Return the constants of [times] fits to races drawn with replacement: a cluster bootstrap."""
-    races: dict[tuple[Any, ...], list[Timed]] = {}
-    for row in rows:
-        races.setdefault(row.race, []).append(row)
-    groups, rng = list(races.values()), np.random.default_rng(0)
-    draws = rng.integers(0, len(groups), (times, len(groups)))
-    return np.array([solve([r for i in d for r in groups[i]], gpu).constants for d in draws])
+    races, rng = races_of(rows), np.random.default_rng(0)
+    draws = rng.integers(0, len(races), (times, len(races)))
+    return np.array([solve([r for i in d for r in races[i]], gpu).constants for d in draws])
 
 
 def pair_shares(rows: Sequence[Timed]) -> list[float]:
@@ -225,31 +236,58 @@ def _summary(name: str, values: Iterable[float], show: Callable[[float], str]) -
 
 
 def report(rows: Sequence[Timed], gpu: Gpu) -> str:
-    """Return the tables: constants, errors and regrets."""
+    """Return the tables: constants, errors, regrets, and the source's worst choices."""
     fit, held = solve(rows, gpu), left_out(rows, gpu)
-    low, high = np.percentile(resampled(rows, gpu), [5, 95], axis=0)
-    names = (*NAMES, "(a call)")
-    lines = [f"{'constant':20} {'source':>8} {'fitted':>8} {'90 % interval':>19} {'told':>6}"]
-    lines += [
-        f"{name:20} {old:8.4g} {new:8.4g} {f'{a:.4g} to {b:.4g}':>19} {told:6.0%}"
-        for name, old, new, a, b, told in zip(
-            names, source(), fit.constants, low, high, fit.told, strict=True
-        )
+    sets = [
+        (name, errors_of(rows, gpu, constants), regrets(rows, gpu, constants))
+        for name, constants in (("source", source()), ("fitted", fit.constants))
     ]
-    lines += _shares(rows)
     held_errors = np.concatenate([errors_of(r, gpu, f.constants) for r, f in held])
     held_regrets = [x for r, f in held for x in regrets(r, gpu, f.constants)]
-    sets = (
-        ("source", errors_of(rows, gpu, source()), regrets(rows, gpu, source())),
-        ("fitted", errors_of(rows, gpu, fit.constants), regrets(rows, gpu, fit.constants)),
-        ("fitted without the shape it is tried on", held_errors, held_regrets),
-    )
+    sets.append(("fitted without the shape it is tried on", held_errors, held_regrets))
+    lines = [*_constants(rows, gpu, fit), *_shares(rows)]
     lines += ["", f"{'relative error of a time':44} {'median':>8} {'9 of 10':>8} {'most':>8}"]
     lines += [_summary(name, np.abs(e), lambda x: f"{x:.1%}") for name, e, _ in sets]
     lines += ["", f"{'chosen / best measured':44} {'median':>8} {'9 of 10':>8} {'most':>8}"]
     lines += [_summary(name, r, lambda x: f"{x:.3f}") for name, _, r in sets]
     lines += [f"{'mean':44} " + " ".join(f"{np.mean(r):8.4f}" for _, _, r in sets)]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_worst(choices(rows, gpu, source()))])
+
+
+def _constants(rows: Sequence[Timed], gpu: Gpu, fit: Fit) -> list[str]:
+    low, high = np.percentile(resampled(rows, gpu), [5, 95], axis=0)
+    columns = zip(
+        (*NAMES, "(a call)"), source(), fit.constants, low, high, fit.told, strict=True
+    )  # fmt: skip
+    return [
+        f"{'constant':20} {'source':>8} {'fitted':>8} {'90 % interval':>19} {'told':>6}",
+        *(
+            f"{name:20} {old:8.4g} {new:8.4g} {f'{a:.4g} to {b:.4g}':>19} {told:6.0%}"
+            for name, old, new, a, b, told in columns
+        ),
+    ]
+
+
+def _worst(found: Sequence[tuple[Timed, Timed]]) -> list[str]:
+    """Return the choices that cost most."""
+    ranked = sorted(found, key=lambda pair: pair[1].us / pair[0].us)[:WORST]
+    lines = [f"{'the source loses most on':28} {'µs':>8} {'best':>8}   its config; the best"]
+    for chosen, best in ranked:
+        problem = f"{chosen.problem.K}×{chosen.problem.N}, M = {chosen.problem.M}"
+        configs = f"{_named(chosen.config)}; {_named(best.config)}"
+        lines.append(f"{problem:28} {chosen.us:8.4g} {best.us:8.4g}   {configs}")
+    return lines
+
+
+def _named(config: Any) -> str:
+    kinds = {
+        "stripes": config.split_k,
+        "pairs": config.pair,
+        f"clusters of {config.cluster}": config.cluster > 1,
+        "scaled sums": config.scale_sums,
+    }
+    tile = f"{config.tile_m}×{config.tile_n}"
+    return " ".join([tile, *(kind for kind, used in kinds.items() if used)])
 
 
 def _shares(rows: Sequence[Timed]) -> list[str]:
