@@ -214,19 +214,15 @@ def resampled(rows: Sequence[Timed], gpu: Gpu, times: int = RESAMPLES) -> Array:
     return np.array([solve([r for i in d for r in races[i]], gpu).constants for d in draws])
 
 
-def pair_shares(rows: Sequence[Timed]) -> list[float]:
-    """Return time in pairs over time alone, of one tile on one problem in one run."""
+def pair_shares(rows: Sequence[Timed], least: int, most: int) -> list[float]:
+    """Return time in pairs over time alone, one tile on one problem in one run, of some M."""
     alone = {
         (row.race, row.config.tile_m, row.config.tile_n): row.us
         for row in rows
-        if row.config.split_k and not row.config.pair
+        if row.config.split_k and not row.config.pair and least <= row.problem.M <= most
     }
     keys = [((r.race, r.config.tile_m, r.config.tile_n), r) for r in rows if r.config.pair]
-    return [
-        row.us / alone[key]
-        for key, row in keys
-        if key in alone and row.problem.M >= prefill.MANY_ROWS
-    ]
+    return [row.us / alone[key] for key, row in keys if key in alone]
 
 
 def _summary(name: str, values: Iterable[float], show: Callable[[float], str]) -> str:
@@ -291,15 +287,17 @@ def _named(config: Any) -> str:
 
 
 def _shares(rows: Sequence[Timed]) -> list[str]:
-    shares = pair_shares(rows)
-    if not shares:
-        return [f"{'PAIR_SHARE':20} {prefill.PAIR_SHARE:8.4g}   no pair was timed beside its tile"]
-    low, middle, high = np.percentile(shares, [5, 50, 95])
-    span = f"{low:.4g} to {high:.4g}"
-    return [
-        f"{'PAIR_SHARE':20} {prefill.PAIR_SHARE:8.4g} {middle:8.4g} {span:>19}"
-        f"   of {len(shares)} pairs timed beside their tile, M >= {prefill.MANY_ROWS}"
+    lines = [
+        "",
+        f"{'pairs / alone, one tile in one run':44} {'median':>8} {'least':>8} {'most':>8}",
     ]
+    for least, most in ((1, 511), (512, prefill.MANY_ROWS - 1), (prefill.MANY_ROWS, 65_536)):
+        shares = pair_shares(rows, least, most)
+        if shares:
+            name = f"M = {least} to {most}, {len(shares)} times"
+            values = (float(np.median(shares)), min(shares), max(shares))
+            lines.append(f"{name:44} " + " ".join(f"{value:8.3f}" for value in values))
+    return [*lines, f"{'PAIR_SHARE in the source, from MANY_ROWS on':44} {prefill.PAIR_SHARE:8.3f}"]
 
 
 def main() -> int:

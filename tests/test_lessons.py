@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ferrum_numba.errors import StoreError
+from ferrum_numba.kernels import KERNELS, TOOLS
 from ferrum_numba.perf import lessons
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,6 +79,11 @@ def test_an_anchor_stands_once(page):
 def test_designs_have_the_same_headings(page):
     found = re.findall(r"^## (?:<a [^>]*></a>)?(.*)$", page.read_text(), re.MULTILINE)
     assert tuple(found) == HEADINGS
+
+
+@pytest.mark.parametrize("kernel", [*KERNELS, *TOOLS], ids=lambda k: k.name)
+def test_every_kernel_has_a_page(kernel):
+    assert any(f"`{kernel.name}`" in p.read_text() or p.stem == kernel.name for p in DESIGNS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)

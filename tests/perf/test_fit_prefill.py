@@ -68,6 +68,16 @@ def test_the_fit_tells_times_better_than_the_source():
     assert np.median(fitted) < 0.6 * np.median(as_it_is)
 
 
+def test_pairs_are_compared_with_their_own_tile():
+    alone = ROWS[0]._replace(config=prefill.Config(256, 128, 5), us=100.0)
+    pair = alone._replace(config=prefill.Config(256, 128, 5, pair=True), us=97.0)
+    other = alone._replace(config=prefill.Config(128, 256, 6), us=50.0)
+    m = alone.problem.M
+    assert fit_prefill.pair_shares([alone, pair, other], m, m) == [0.97]
+    assert fit_prefill.pair_shares([pair, other], m, m) == []
+    assert fit_prefill.pair_shares([alone, pair], m + 1, 2 * m) == []
+
+
 def test_every_constant_of_the_model_is_fitted():
     names = {name for name in vars(prefill) if name.endswith("_CYCLES") or "LATENCY" in name}
     assert names == set(NAMES)
