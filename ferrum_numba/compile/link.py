@@ -20,6 +20,7 @@ RESERVED_SMEM_BYTES = 1024
 # how often a link is done that leaves no log
 LINKS = 4
 
+
 @dataclass(frozen=True)
 class Linked:
     """A cubin and its resources a thread (registers, spills, stack) and a block (shared memory)."""

@@ -32,7 +32,7 @@ WORD_ROWS = 8
 PADDING = np.uint32(0x88888888)
 NIBBLES, BYTES, HALVES = (4, 0x0F0F0F0F), (8, 0x00FF00FF), (16, 0x0000FFFF)
 # words a thread works on at a time, enough for NumPy to leave the interpreter alone meanwhile; see
-# docs/facts.md
+# docs/designs/tools.md#host-packing
 BLOCK_WORDS = 1 << 17
 # blocks that are worth a thread: a few are done before it has started
 THREAD_BLOCKS = 4

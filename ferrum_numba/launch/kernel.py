@@ -40,7 +40,7 @@ _LaunchAttribute = driver.CUlaunchAttributeID
 def _launcher() -> Callable[..., int]:
     """Return the driver's cuLaunchKernelEx, called with addresses as they are.
 
-    What a launch costs the host is nearly all the driver's: see docs/facts.md.
+    What a launch costs the host is nearly all the driver's: see docs/hardware.md#host-launch.
     """
     function: Callable[..., int] = ctypes.CDLL("libcuda.so.1").cuLaunchKernelEx
     return function

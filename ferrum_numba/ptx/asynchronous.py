@@ -56,7 +56,7 @@ def cp_async_16_ca(lanes: Lanes, smem: U32, gmem: U64) -> None:
 
 # the minimum changes no shared address. Without it ptxas (13.0 and 13.5) splits the address into a
 # lane's and a uniform register, and then puts the latter over half of the policy: an illegal
-# instruction at run time, see docs/facts.md
+# instruction at run time, see docs/hardware.md#cache-hint
 @instruction(
     """{
     .reg .b32 a;

@@ -29,7 +29,8 @@ The first step's weights are on their way before the launch waits for the one be
 (programmatic dependent launch), and the next one may start when the last load of this one has
 begun. So a weight must not be written by the launch just before.
 
-Bound by gmem bandwidth and latency up to 8 tokens, by issue slots beyond (docs/facts.md).
+Bound by gmem bandwidth and latency up to 8 tokens, by issue slots beyond; see
+docs/designs/decode.md#bound.
 Limits: group_size in {-1, 32, 64, 128}, no act-order.
 From: the orientation of vLLM's and humming's kernels for few tokens; Marlin's layout and stripes
 (Frantar et al., arXiv 2408.11743).
@@ -45,7 +46,8 @@ from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.sizes import ceil_div, round_up
 
 WORKSPACE_BYTES = 4 << 20
-# more weights than this an SM streams while blocks wait for each other's sums, docs/facts.md
+# more weights than this an SM streams while blocks wait for each other's sums; see
+# docs/designs/decode.md#handoff-bytes
 HANDOFF_BYTES = 16 << 10
 # n and k are those of the packed weight, x has x_columns and out out_columns
 PARAMETERS = (

@@ -28,7 +28,8 @@ The first stages' weights are on their way before the launch waits for the one b
 (programmatic dependent launch), and the next one may start when the last load of this one has
 begun. So a weight must not be written by the launch just before.
 
-Bound by gmem bandwidth and issue slots with 16 tokens, by issue slots with 32 (docs/facts.md).
+Bound by gmem bandwidth and issue slots with 16 tokens, by issue slots with 32; see
+docs/designs/decode_wgmma.md#bound.
 Limits: Hopper; group_size in {-1, 32, 64, 128}; no act-order (gather x first).
 """
 

@@ -13,7 +13,7 @@
 x, scales, bias and out are fp16 or bf16, whichever `dtype` is built for; the operands are those of
 kernels/shared/packed.py. The rows of a weight in act-order are packed by group, and x's columns are
 brought into that order before (kernels/tools/gather_columns.py): gathered by the lanes that copy x,
-they cost more, from the first row on (docs/facts.md).
+they cost more, from the first row on (docs/designs/tools.md#gather-before).
 
 The steps of all output slices are numbered K first and cut into equal stripes, one a block, so
 every SM streams the same number of bytes, whatever the shape: see kernels/shared/stripes.py.
@@ -27,7 +27,7 @@ Before Hopper and after it (sm_80, sm_89, sm_120) this is the kernel for many ro
 there.
 
 Bound by gmem bandwidth and latency for few rows of x, by mma.sync for many: on an H200 that gives
-three quarters of wgmma's rate (docs/facts.md).
+three quarters of wgmma's rate (docs/designs/marlin.md#bound).
 Limits: group_size in {-1, 32, 64, 128}; of other K and N than multiples of 64 a padded weight.
 From: Marlin, Frantar et al., arXiv 2408.11743; github.com/IST-DASLab/marlin (Apache-2.0).
 """

@@ -82,7 +82,7 @@ def make_copy_x(config):
         """Return the addresses of two maps of x: boxes of whole tiles, and of the last rows.
 
         They are this block's own, and made where the results will lie. Boxes that end with x take
-        less time than boxes that are filled with zeros, see docs/facts.md.
+        less time than boxes filled with zeros, see docs/designs/prefill.md#boxes.
         """
         whole = uint32(smem_base() + map_offset)
         last = uint32(whole + MAP_BYTES)

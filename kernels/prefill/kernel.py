@@ -34,7 +34,8 @@ A launch may begin before the one before it has ended: it copies weights, and wa
 
 Workspace: a tile of fp32 sums a block that has a stripe, up to 26 MB on an H200.
 
-Bound by the tensor cores and their power, with few rows by issue slots (docs/facts.md).
+Bound by the tensor cores and their power, with few rows by issue slots; see
+docs/designs/prefill.md#bound.
 Limits: Hopper; group_size in {-1, 32, 64, 128}; no act-order (gather x first); N of at least 128.
 """
 
@@ -184,7 +185,8 @@ class Config(Stage):
         return self.sums_offset + others
 
 
-# (tile_m, tile_n, num_stages): what wins somewhere on an H200, see docs/facts.md; the default first
+# (tile_m, tile_n, num_stages): what wins somewhere on an H200, the default first; see
+# docs/designs/prefill.md#tiles
 _TILES = ((256, 128, 5), (128, 256, 6), (192, 256, 5), (128, 128, 8), (64, 256, 8), (64, 128, 8))
 _CONFIGS = (
     *(Config(*tile, stripes=split) for tile in _TILES for split in (True, False)),
@@ -204,7 +206,7 @@ _CONFIGS = (
     Config(32, 256, 12),
 )
 
-# what a block takes, in cycles, measured on an H200 (docs/facts.md): a stage of 64 of k, and a word
+# what a block takes, in cycles (docs/designs/prefill.md#model): a stage of 64 of k, and a word
 # of it in every warp. The product of a word with n rows keeps the tensor cores for n / 2 cycles, in
 # fact a tenth more, and other instructions from being issued for some of them
 STAGE_CYCLES, WORD_CYCLES, TENSOR_ROW_CYCLES = 60, 6, 0.55

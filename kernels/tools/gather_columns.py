@@ -87,7 +87,8 @@ CONFIGS = space(
 )
 # of a staged row's place
 ROW_GRAIN_BYTES = 8192
-# rows from which on they are staged, and from which on two of them to a block (docs/facts.md)
+# rows from which on they are staged, and from which on two of them to a block; see
+# docs/designs/tools.md#staged-rows
 STAGED_M, PAIRED_M = 32, 512
 
 

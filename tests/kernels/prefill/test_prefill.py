@@ -288,7 +288,7 @@ def test_pairs_of_blocks_cut_what_is_left_into_stripes(num_sms):
 
 
 # (M, N, K) -> (tile_m, tile_n, stripes, cluster, pair, scale_sums): what won on an H200, see
-# docs/facts.md
+# docs/designs/prefill.md#tiles
 DEFAULTS = {
     (64, 4096, 4096): (64, 128, True, 1, False, False),
     (96, 4096, 4096): (96, 128, True, 1, False, False),
