@@ -16,6 +16,7 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from ferrum_numba.contract import describe
 from ferrum_numba.errors import FerrumError
 from ferrum_numba.kernels import KERNELS
 from ferrum_numba.perf.readme_table import RESULTS
-from ferrum_numba.results import ResultFile, Row
-from ferrum_numba.tune import stored_config
+from ferrum_numba.results import ResultFile, Row, stored_config
+from ferrum_numba.results.row import MEASURED
 
 # what an older row must be faster by, more than boards usually differ by
 AHEAD = 0.03
@@ -38,8 +39,8 @@ def add(old: ResultFile, new: ResultFile) -> ResultFile:
     for row in new.rows:
         problem, kernel, config = _about(row)
         tried.setdefault((problem, kernel), set()).add(config)
-        if row["status"] == "measured":
-            fastest_us[problem] = min(row["us"], fastest_us.get(problem, row["us"]))
+        if row.status == MEASURED:
+            fastest_us[problem] = min(row.us, fastest_us.get(problem, row.us))
 
     def outdone(row: Row) -> bool:
         """Return whether the new run measured this again, or what it did not try is no faster."""
@@ -47,17 +48,17 @@ def add(old: ResultFile, new: ResultFile) -> ResultFile:
         configs = tried.get((problem, kernel))
         if configs is None:
             return False
-        ahead = row["status"] == "measured" and problem in fastest_us
-        ahead = ahead and row["us"] < (1 - AHEAD) * fastest_us[problem]
+        ahead = row.status == MEASURED and problem in fastest_us
+        ahead = ahead and row.us < (1 - AHEAD) * fastest_us[problem]
         return not ahead or config in configs
 
-    leaders: dict[tuple[Any, str], Row] = {}
-    for row in sorted((r for r in old.rows if r["status"] == "measured"), key=results.rank):
-        leaders.setdefault((row.get("run"), _about(row)[0]), row)
+    leaders: dict[tuple[str, str], Row] = {}
+    for row in sorted((r for r in old.rows if r.status == MEASURED), key=results.rank):
+        leaders.setdefault((row.run, _about(row)[0]), row)
 
     def stays(row: Row) -> bool:
         problem, kernel, _ = _about(row)
-        leader = leaders.get((row.get("run"), problem), row)
+        leader = leaders.get((row.run, problem), row)
         return not outdone(row) and ((problem, kernel) in tried or not outdone(leader))
 
     kept = ResultFile(old.environment, [row for row in old.rows if stays(row)], old.earlier)
@@ -74,11 +75,11 @@ def _without_place(environment: Mapping[str, Any]) -> dict[str, Any]:
 
 def _about(row: Row) -> tuple[str, str, str]:
     """Return a row's problem, with its regime, its kernel, and its config as of today's fields."""
-    kernel = {kernel.name: kernel for kernel in KERNELS}.get(row["kernel"])
-    config = None if kernel is None else stored_config(kernel, row["config"])
+    kernel = {kernel.name: kernel for kernel in KERNELS}.get(row.kernel)
+    config = None if kernel is None else stored_config(kernel, row.config)
     if config is not None:
-        row = {**row, "config": describe(config)}
-    op, name, problem, text, regime = results.key(row)
+        row = replace(row, config=describe(config))
+    op, name, problem, text, regime = row.key
     return f"{op} {problem} {regime}", name, text
 
 

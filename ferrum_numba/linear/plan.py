@@ -23,7 +23,7 @@ from ferrum_numba.kernels.gather_columns import GatherColumns, GatherProblem
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.launch import Device, Followed, Loaded, Repeated, load
 from ferrum_numba.linear.choice import best, recorded
-from ferrum_numba.results import Row
+from ferrum_numba.results import Decision
 
 ELEMENT_BYTES = 2
 
@@ -71,7 +71,7 @@ class Plans:
         self._device = device
         self._plans: dict[Task, Plan] = {}
         self._loaded: dict[str, Loaded] = {}
-        self._recorded: dict[tuple[Kernel, ...], list[Row]] = {}
+        self._recorded: dict[tuple[Kernel, ...], list[Decision]] = {}
         # a program is compiled once, however many threads ask for it
         self._lock = threading.Lock()
 
@@ -129,7 +129,7 @@ class Plans:
             steps.append(self.step(AddBias(), bias, {"x": "out"})[0])
         return Plan(tuple(steps), {**scratch, **workspace})
 
-    def _rows(self, kernels: Sequence[Kernel]) -> list[Row]:
+    def _rows(self, kernels: Sequence[Kernel]) -> list[Decision]:
         kernels = tuple(kernels)
         if kernels not in self._recorded:
             self._recorded[kernels] = recorded(self._device.gpu, kernels)
