@@ -8,6 +8,8 @@ is the faster. What a kernel takes for a problem is therefore recorded of the ne
 measured it, as a whole; of earlier runs stays what it did not try and what none of its times for
 that problem comes near. Where the fastest row of an earlier run goes, its rows of other kernels go
 too: they would look like what that run found.
+
+What is decided by the recorded results is then written anew; see `perf.decisions`.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ferrum_numba import results
+from ferrum_numba import results, shipped
 from ferrum_numba.contract import describe
 from ferrum_numba.errors import FerrumError
 from ferrum_numba.kernels import KERNELS
+from ferrum_numba.perf import decisions
 from ferrum_numba.perf.readme_table import RESULTS
 from ferrum_numba.results import ResultFile, Row, stored_config
 from ferrum_numba.results.row import MEASURED
@@ -95,6 +98,8 @@ def main(words: Sequence[str] | None = None) -> None:
         file = add(file, run)
     results.save(args.results, file)
     print(f"{len(file.rows)} rows are in {args.results}")
+    if args.results.resolve().is_relative_to(shipped.results_folder()):
+        decisions.main([])
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ferrum_numba import results
+from ferrum_numba import results, shipped
 from ferrum_numba.perf.peers import PEERS
 from ferrum_numba.results import Row
 
-RESULTS = Path(__file__).parent / "results" / "h200" / "w4a16_gemm.json"
+RESULTS = shipped.results_folder() / "h200" / "w4a16_gemm.json"
 # (K, N) of the peers' table, and whose projection it is
 SHAPES = {
     (4096, 4096): "Llama-3-8B o",

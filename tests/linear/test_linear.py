@@ -18,11 +18,11 @@ from quantised import NAME, assert_close, layer, reference, rows
 from test_stores import LAYERS
 
 from ferrum_numba.errors import CaptureError, LaunchError, ProblemError
-from ferrum_numba.kernels import PACKED, RAW
+from ferrum_numba.kernels import KERNELS, PACKED
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.launch import Graph
-from ferrum_numba.linear import choice, plan
-from ferrum_numba.linear.marlin import MarlinLinear
+from ferrum_numba.linear import choice, launch_plan
+from ferrum_numba.linear.dense import MarlinLinear
 from ferrum_numba.linear.runtime import runtime
 from ferrum_numba.results import Decision
 
@@ -288,7 +288,7 @@ def test_streams_do_not_share_scratch(gpu):
     scratch = runtime(0).scratch
     for stream in (0, 5, 0):
         linear.forward(source, out, stream)
-        (made,) = linear.store.plans.values()
+        (made,) = linear._gemm._plans.values()
         seen.setdefault(stream, dict(scratch.addresses(stream, made.scratch)))
         assert seen[stream] == scratch.addresses(stream, made.scratch)
     assert not set(seen[0].values()) & set(seen[5].values())
@@ -511,30 +511,31 @@ def test_the_measured_winner_runs_and_serves_other_kinds_of_its_sizes():
     fits = [c for c in space if kernel.misfit(c, plain, gpu) is None]
     wanted = next(c for c in reversed(fits) if c != kernel.default(plain, gpu))
     decided = [decision(kernel, plain, wanted)]
-    assert choice.best(plain, PACKED, decided, gpu).config == wanted
+    assert choice.kernel_for(plain, PACKED, decided, gpu).config == wanted
     other = replace(plain, M=15, zero_points="gptq", bias=True, dtype="bf16")
-    found = choice.best(other, PACKED, decided, gpu)
+    found = choice.kernel_for(other, PACKED, decided, gpu)
     assert found.config == kernel.specialise(wanted, other)
     assert found.rule == "measured at M = 16"
     elsewhere = replace(other, group_size=32)
-    assert choice.best(elsewhere, PACKED, decided, gpu).rule == "default of marlin"
+    assert choice.kernel_for(elsewhere, PACKED, decided, gpu).rule == "default of marlin"
     usual = replace(plain, group_size=128)
     decided = [decision(kernel, usual, kernel.specialise(wanted, usual))]
-    found = choice.best(elsewhere, PACKED, decided, gpu)
+    found = choice.kernel_for(elsewhere, PACKED, decided, gpu)
     assert found.config == kernel.specialise(wanted, elsewhere)
 
 
 def test_what_ships_for_the_h200_is_found():
-    found = choice.recorded(gpu_of_host.GPU, PACKED)
-    assert {one.kernel for one in found} == {kernel.name for kernel in PACKED}
-    assert {one.kernel for one in choice.recorded(gpu_of_host.GPU, RAW)} == {"w4a16_gptq"}
-    assert choice.recorded(replace(gpu_of_host.GPU, key="nobody's"), PACKED) == []
+    found = choice.shipped_decisions(gpu_of_host.GPU)
+    assert {one.kernel for one in found} == {kernel.name for kernel in KERNELS}
+    assert choice.shipped_decisions(replace(gpu_of_host.GPU, key="nobody's")) == []
 
 
-def test_a_kernel_s_results_are_read_once(gpu, monkeypatch):
+def test_decisions_are_read_once_a_gpu_and_not_before_something_runs(gpu, monkeypatch):
     calls = []
-    monkeypatch.setattr(plan, "recorded", lambda gpu, kernels: calls.append(kernels) or [])
+    monkeypatch.setattr(launch_plan, "shipped_decisions", lambda gpu: calls.append(gpu) or [])
+    layers = [make(ORDERED), make(ORDERED, store="raw")]
+    assert calls == []
     for M in (1, 2):
-        make(ORDERED).prepare(M)
-        make(ORDERED, store="raw").prepare(M)
-    assert calls == [PACKED, RAW]
+        for linear in layers:
+            linear.prepare(M)
+    assert len(calls) == 1
