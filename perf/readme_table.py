@@ -76,16 +76,15 @@ def table(path: Path = RESULTS) -> str:
             cells = (f"**{ours[kernel].us:.1f}**", f"`{kernel}`", baseline, *peers)
             label = f"{shape[0]} × {shape[1]} ({name})"
             lines.append(f"| {label} | {m} | " + " | ".join(cells) + " |")
-    environment = file.environment
-    sources = " and ".join(sources_of(file, shown))
-    return "\n".join(
-        (
-            f"µs a call, group 128, cold, in a CUDA graph; {environment['gpu']}, driver "
-            f"{environment['driver']}, {sources}. "
-            f"Peers: {PEERS[0]['date']}, another board of the same model, the same protocol.",
-            "",
-            *lines,
-        )
+    return "\n".join((_caption(file, shown), "", *lines))
+
+
+def _caption(file: results.ResultFile, shown: Iterable[Row]) -> str:
+    environment, sources = file.environment, " and ".join(sources_of(file, shown))
+    return (
+        f"µs a call, group 128, cold, in a CUDA graph; {environment['gpu']}, driver "
+        f"{environment['driver']}, {sources}. "
+        f"Peers: {PEERS[0]['date']}, another board of the same model, the same protocol."
     )
 
 
