@@ -36,8 +36,9 @@ class GpuGemm:
         self._runtime: Runtime = store.runtime
         self._addresses = dict.fromkeys(store.optional, 0) | store.operands.addresses(expert)
         self._kernels = readers(store.kind, dense=dense)
-        # by rows of x; the runtime has them for all layers that ask alike
-        self._plans: dict[int, LaunchPlan] = {}
+        # experts of a stack share theirs, unless they ask for other kernels or another problem
+        own = dense or bias is not None
+        self._plans: dict[int, LaunchPlan] = {} if own else self._runtime.plans.of(store)
         self._own_bias: Slabs | None = None
         if bias is not None:
             with filling(self._runtime.device, 1) as self._own_bias:

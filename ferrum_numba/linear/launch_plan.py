@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from operator import itemgetter
+from weakref import WeakKeyDictionary
 
 from ferrum_numba.compile import build
 from ferrum_numba.contract import Config, Kernel, Problem
@@ -70,11 +71,16 @@ class LaunchPlans:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._plans: dict[LayerTask, LaunchPlan] = {}
+        self._by_rows: WeakKeyDictionary[object, dict[int, LaunchPlan]] = WeakKeyDictionary()
         self._loaded: dict[str, Loaded] = {}
         # read with the first plan: whoever only runs the reference needs none
         self._decisions: list[Decision] | None = None
         # a program is compiled once, however many threads ask for it
         self._lock = threading.Lock()
+
+    def of(self, weight: object) -> dict[int, LaunchPlan]:
+        """Return the plans of one weight by rows of x, for its users to fill; they go with it."""
+        return self._by_rows.setdefault(weight, {})
 
     def get(self, task: LayerTask) -> LaunchPlan | None:
         """Return a plan if it was made before."""

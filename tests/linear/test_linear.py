@@ -288,7 +288,7 @@ def test_streams_do_not_share_scratch(gpu):
     scratch = runtime(0).scratch
     for stream in (0, 5, 0):
         linear.forward(source, out, stream)
-        (made,) = linear._gemm._plans.values()
+        (made,) = runtime(0).plans.of(linear.store).values()
         seen.setdefault(stream, dict(scratch.addresses(stream, made.scratch)))
         assert seen[stream] == scratch.addresses(stream, made.scratch)
     assert not set(seen[0].values()) & set(seen[5].values())
