@@ -26,7 +26,7 @@ _HOME = {
     "GptqConfig": "gptq.config",
     "GptqTensors": "gptq.tensors",
     "ExpertStack": "linear.experts",
-    "MarlinLinear": "linear.marlin",
+    "MarlinLinear": "linear.dense",
     "MarlinStackedExpertLinear": "linear.experts",
     "MarlinStore": "linear.stores",
     "RawGptqStore": "linear.stores",

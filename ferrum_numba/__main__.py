@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 
 def main() -> int:
     """Run the command line on the kernels of this house."""
-    from ferrum_numba import cli, perf
+    from ferrum_numba import cli, shipped
     from ferrum_numba.kernels import KERNELS, TOOLS
     from ferrum_numba.kernels.ceilings import CEILINGS
     from ferrum_numba.perf.peers import PEERS
     from ferrum_numba.perf.problems import PROBLEM_SETS
 
-    recorded = Path(perf.__file__).parent / "results"
+    recorded = shipped.results_folder()
     return cli.main(KERNELS, PROBLEM_SETS, None, CEILINGS, recorded, PEERS, tools=TOOLS)
 
 

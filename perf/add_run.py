@@ -8,6 +8,8 @@ is the faster. What a kernel takes for a problem is therefore recorded of the ne
 measured it, as a whole; of earlier runs stays what it did not try and what none of its times for
 that problem comes near. Where the fastest row of an earlier run goes, its rows of other kernels go
 too: they would look like what that run found.
+
+What is decided by the recorded results is then written anew; see `perf.decisions`.
 """
 
 from __future__ import annotations
@@ -15,55 +17,77 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ferrum_numba import results
+from ferrum_numba import results, shipped
 from ferrum_numba.contract import describe
 from ferrum_numba.errors import FerrumError
 from ferrum_numba.kernels import KERNELS
+from ferrum_numba.perf import decisions
 from ferrum_numba.perf.readme_table import RESULTS
-from ferrum_numba.results import ResultFile, Row
-from ferrum_numba.tune import stored_config
+from ferrum_numba.results import ResultFile, Row, stored_config
+from ferrum_numba.results.row import MEASURED
 
 # what an older row must be faster by, more than boards usually differ by
 AHEAD = 0.03
 
 
-def add(old: ResultFile, new: ResultFile) -> ResultFile:
-    """Return both files as one, with what was measured again only as the newer has it."""
-    tried: dict[tuple[str, str], set[str]] = {}
-    fastest_us: dict[str, float] = {}
-    for row in new.rows:
-        problem, kernel, config = _about(row)
-        tried.setdefault((problem, kernel), set()).add(config)
-        if row["status"] == "measured":
-            fastest_us[problem] = min(row["us"], fastest_us.get(problem, row["us"]))
+class _Run(NamedTuple):
+    """What a new run measured.
 
-    def outdone(row: Row) -> bool:
-        """Return whether the new run measured this again, or what it did not try is no faster."""
+    configs:    those it tried, by problem and kernel
+    fastest_us: the best of its times, by problem
+    """
+
+    configs: dict[tuple[str, str], set[str]]
+    fastest_us: dict[str, float]
+
+    def outdoes(self, row: Row) -> bool:
+        """Return whether it measured a row again, or what it did not try is no faster."""
         problem, kernel, config = _about(row)
-        configs = tried.get((problem, kernel))
+        configs = self.configs.get((problem, kernel))
         if configs is None:
             return False
-        ahead = row["status"] == "measured" and problem in fastest_us
-        ahead = ahead and row["us"] < (1 - AHEAD) * fastest_us[problem]
+        ahead = row.status == MEASURED and problem in self.fastest_us
+        ahead = ahead and row.us < (1 - AHEAD) * self.fastest_us[problem]
         return not ahead or config in configs
 
-    leaders: dict[tuple[Any, str], Row] = {}
-    for row in sorted((r for r in old.rows if r["status"] == "measured"), key=results.rank):
-        leaders.setdefault((row.get("run"), _about(row)[0]), row)
+
+def add(old: ResultFile, new: ResultFile) -> ResultFile:
+    """Return both files as one, with what was measured again only as the newer has it."""
+    run, leaders = _run(new.rows), _leaders(old.rows)
 
     def stays(row: Row) -> bool:
         problem, kernel, _ = _about(row)
-        leader = leaders.get((row.get("run"), problem), row)
-        return not outdone(row) and ((problem, kernel) in tried or not outdone(leader))
+        leader = leaders.get((row.run, problem), row)
+        again = (problem, kernel) in run.configs
+        return not run.outdoes(row) and (again or not run.outdoes(leader))
 
     kept = ResultFile(old.environment, [row for row in old.rows if stays(row)], old.earlier)
     merged = results.merge(kept, new)
     earlier = [_without_place(environment) for environment in merged.earlier]
     return ResultFile(_without_place(merged.environment), merged.rows, earlier)
+
+
+def _run(rows: Iterable[Row]) -> _Run:
+    run = _Run({}, {})
+    for row in rows:
+        problem, kernel, config = _about(row)
+        run.configs.setdefault((problem, kernel), set()).add(config)
+        if row.status == MEASURED:
+            run.fastest_us[problem] = min(row.us, run.fastest_us.get(problem, row.us))
+    return run
+
+
+def _leaders(rows: Iterable[Row]) -> dict[tuple[str, str], Row]:
+    """Return the row that led every run on every problem."""
+    leaders: dict[tuple[str, str], Row] = {}
+    for row in sorted((row for row in rows if row.status == MEASURED), key=results.rank):
+        leaders.setdefault((row.run, _about(row)[0]), row)
+    return leaders
 
 
 def _without_place(environment: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,11 +98,11 @@ def _without_place(environment: Mapping[str, Any]) -> dict[str, Any]:
 
 def _about(row: Row) -> tuple[str, str, str]:
     """Return a row's problem, with its regime, its kernel, and its config as of today's fields."""
-    kernel = {kernel.name: kernel for kernel in KERNELS}.get(row["kernel"])
-    config = None if kernel is None else stored_config(kernel, row["config"])
+    kernel = {kernel.name: kernel for kernel in KERNELS}.get(row.kernel)
+    config = None if kernel is None else stored_config(kernel, row.config)
     if config is not None:
-        row = {**row, "config": describe(config)}
-    op, name, problem, text, regime = results.key(row)
+        row = replace(row, config=describe(config))
+    op, name, problem, text, regime = row.key
     return f"{op} {problem} {regime}", name, text
 
 
@@ -94,6 +118,8 @@ def main(words: Sequence[str] | None = None) -> None:
         file = add(file, run)
     results.save(args.results, file)
     print(f"{len(file.rows)} rows are in {args.results}")
+    if args.results.resolve().is_relative_to(shipped.results_folder()):
+        decisions.main([])
 
 
 if __name__ == "__main__":

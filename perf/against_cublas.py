@@ -26,7 +26,6 @@ from ferrum_numba.launch import Device, OperandSet
 from ferrum_numba.measure import Policy, measure
 from ferrum_numba.perf.problems import PROBLEM_SETS
 from ferrum_numba.perf.readme_table import RESULTS, best_rows
-from ferrum_numba.tune import stored_config
 
 # even, so that each order occurs as often as its reverse
 TURNS = 4
@@ -66,9 +65,9 @@ def fastest(rows: Iterable[results.Row], sizes_m: Sequence[int]) -> list[Found]:
         sizes = (problem.K, problem.N, problem.M)
         of_problem = [best[*sizes, name] for name in kernels if (*sizes, name) in best]
         if of_problem:
-            row = min(of_problem, key=lambda row: row["us"])
-            kernel = kernels[row["kernel"]]
-            config = stored_config(kernel, row["config"])
+            row = min(of_problem, key=results.rank)
+            kernel = kernels[row.kernel]
+            config = results.stored_config(kernel, row.config)
             if config is not None:
                 found.append(Found(problem, kernel, config))
     return found

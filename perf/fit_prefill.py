@@ -34,6 +34,8 @@ from ferrum_numba.kernels.prefill import kernel as prefill
 from ferrum_numba.kernels.shared import packed
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.perf.readme_table import RESULTS
+from ferrum_numba.results.row import MEASURED
+from ferrum_numba.sizes import ceil_div
 
 Array = npt.NDArray[np.float64]
 
@@ -95,13 +97,13 @@ def timed(path: Path, gpu: Gpu) -> list[Timed]:
     known = {field.name for field in fields(prefill.Config)}
     found = []
     for row in results.load(path).rows:
-        if row["kernel"] != KERNEL.name or row["status"] != "measured" or not row["ok"]:
+        if row.kernel != KERNEL.name or row.status != MEASURED or not row.ok:
             continue
-        config = prefill.Config(**{k: v for k, v in row["config"].items() if k in known})
-        problem = W4A16Problem(**row["problem"])
+        config = prefill.Config(**{k: v for k, v in row.config.items() if k in known})
+        problem = W4A16Problem(**row.problem)
         if KERNEL.misfit(config, problem, gpu) is None:
-            clock_mhz = float(np.mean(row["clock_mhz"]))
-            found.append(Timed(config, problem, row["us"], clock_mhz, row["run"]))
+            clock_mhz = float(np.mean(row.more["clock_mhz"]))
+            found.append(Timed(config, problem, row.us, clock_mhz, row.run))
     return found
 
 
@@ -122,8 +124,8 @@ def work(config: Any, problem: W4A16Problem, gpu: Gpu) -> tuple[float, float, fl
     sums = config.tile_m * config.tile_n
     scalars = KERNEL.launch(config, problem, gpu).scalars
     stripe, striped = scalars["stripe_steps"], scalars["striped_tiles"]
-    tiles = -(-problem.M // config.tile_m) * -(-N // config.unit_n)
-    waves = -(-(tiles - striped) // (gpu.num_sms // config.unit_blocks))
+    tiles = ceil_div(problem.M, config.tile_m) * ceil_div(N, config.unit_n)
+    waves = ceil_div(tiles - striped, gpu.num_sms // config.unit_blocks)
     stages, written, handed = float(waves * k_tiles), float(waves * sums), 0.0
     if config.cluster > 1:
         stages, written, handed = k_tiles / config.cluster, sums, sums

@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ferrum_numba import results
+from ferrum_numba import results, shipped
 from ferrum_numba.perf.peers import PEERS
+from ferrum_numba.results import Row
 
-RESULTS = Path(__file__).parent / "results" / "h200" / "w4a16_gemm.json"
+RESULTS = shipped.results_folder() / "h200" / "w4a16_gemm.json"
 # (K, N) of the peers' table, and whose projection it is
 SHAPES = {
     (4096, 4096): "Llama-3-8B o",
@@ -34,12 +35,12 @@ HEAD = (
 )
 
 
-def best_rows(rows: Iterable[results.Row]) -> dict[tuple[int, int, int, str], results.Row]:
-    """Return the best correct cold row by (K, N, M, kernel)."""
+def best_rows(rows: Iterable[Row]) -> dict[tuple[int, int, int, str], Row]:
+    """Return the cold row that won, by (K, N, M, kernel)."""
     return {
-        (*(row["problem"][size] for size in "KNM"), row["kernel"]): row
+        (*(row.problem[size] for size in "KNM"), row.kernel): row
         for row in results.best(rows)
-        if row["regime"] == "cold"
+        if row.regime == "cold"
     }
 
 
@@ -68,33 +69,32 @@ def table(path: Path = RESULTS) -> str:
             ours = {kernel: row for (*sizes, kernel), row in best.items() if sizes == [*shape, m]}
             if not ours:
                 continue
-            kernel = min(ours, key=lambda name: ours[name]["us"])
+            kernel = min(ours, key=lambda name: results.rank(ours[name]))
             shown += [row for name, row in ours.items() if name in (kernel, BASELINE)]
-            baseline = f"{ours[BASELINE]['us']:.1f}" if BASELINE in ours else ""
+            baseline = f"{ours[BASELINE].us:.1f}" if BASELINE in ours else ""
             peers = (peer_cell(shape, m, kind) for kind in ("4-bit", "fp16"))
-            cells = (f"**{ours[kernel]['us']:.1f}**", f"`{kernel}`", baseline, *peers)
+            cells = (f"**{ours[kernel].us:.1f}**", f"`{kernel}`", baseline, *peers)
             label = f"{shape[0]} × {shape[1]} ({name})"
             lines.append(f"| {label} | {m} | " + " | ".join(cells) + " |")
-    environment = file.environment
-    sources = " and ".join(sources_of(file, shown))
-    return "\n".join(
-        (
-            f"µs a call, group 128, cold, in a CUDA graph; {environment['gpu']}, driver "
-            f"{environment['driver']}, {sources}. "
-            f"Peers: {PEERS[0]['date']}, another board of the same model, the same protocol.",
-            "",
-            *lines,
-        )
+    return "\n".join((_caption(file, shown), "", *lines))
+
+
+def _caption(file: results.ResultFile, shown: Iterable[Row]) -> str:
+    environment, sources = file.environment, " and ".join(sources_of(file, shown))
+    return (
+        f"µs a call, group 128, cold, in a CUDA graph; {environment['gpu']}, driver "
+        f"{environment['driver']}, {sources}. "
+        f"Peers: {PEERS[0]['date']}, another board of the same model, the same protocol."
     )
 
 
-def sources_of(file: results.ResultFile, rows: Iterable[results.Row]) -> list[str]:
+def sources_of(file: results.ResultFile, rows: Iterable[Row]) -> list[str]:
     """Return the dates and commits of rows, the newest first, with the kernels of each."""
     kernels: dict[tuple[str, str], set[str]] = {}
     for row in rows:
         environment = file.environment_of(row)
         source = environment["date"][:10], environment["commit"][:7]
-        kernels.setdefault(source, set()).add(row["kernel"])
+        kernels.setdefault(source, set()).add(row.kernel)
     return [
         f"{date}, commit {commit} ({', '.join(f'`{name}`' for name in sorted(names))})"
         for (date, commit), names in sorted(kernels.items(), reverse=True)

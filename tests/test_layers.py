@@ -15,10 +15,11 @@ FOLDERS = {
     "reference": "ferrum_numba.reference",
     "perf": "ferrum_numba.perf",
 }
-BASE = {"errors", "gpu", "contract"}
+BASE = {"errors", "gpu", "contract", "sizes"}
 # room -> rooms it may import besides itself; a room is what follows `ferrum_numba.`
 LAYERS = {
     "errors": set(),
+    "sizes": set(),
     "gpu": {"errors"},
     "contract": {"errors", "gpu"},
     "space": {"errors"},
@@ -27,17 +28,20 @@ LAYERS = {
     "interpreter": BASE | {"ptx"},
     "compile": BASE | {"ptx"},
     "launch": BASE | {"compile"},
-    "measure": BASE | {"compile", "launch"},
     "results": BASE,
+    "measure": BASE | {"compile", "launch"},
     "check": BASE | {"compile", "launch", "interpreter"},
     "tune": BASE | {"compile", "launch", "measure", "check", "results"},
     "roofline": BASE | {"results"},
     "report": BASE | {"results", "roofline"},
     "kernels": BASE | {"space", "ptx", "reference"},
     "gptq": BASE | {"reference"},
+    "shipped": set(),
+    # runs what was decided: it neither searches nor measures, and reads no results
+    "linear": BASE | {"compile", "launch", "kernels", "reference", "gptq", "results", "shipped"},
 }
 # they stand above everything; the command line alone must not know a kernel
-TOP = {"perf", "linear", "__main__", "__init__"}
+TOP = {"perf", "__main__", "__init__"}
 HANDED_IN = {"kernels", "reference", "perf"}
 # outside package -> rooms that may import it
 OUTSIDE = {
@@ -48,6 +52,7 @@ OUTSIDE = {
     "matplotlib": {"roofline", "report"},
     "rich": {"cli"},
     "safetensors": {"gptq"},
+    "filelock": {"tune"},
 }
 
 
@@ -122,6 +127,11 @@ def test_every_room_has_a_place():
         ("ferrum_numba.launch.device", "def f():\n    from numba import cuda"),
         ("ferrum_numba.report.html", "import cuda.core"),
         ("ferrum_numba.cli.tune", "from ferrum_numba.kernels import KERNELS"),
+        ("ferrum_numba.linear.choice", "from ferrum_numba.tune import tune"),
+        ("ferrum_numba.linear.choice", "from ferrum_numba.measure import Policy"),
+        ("ferrum_numba.linear.choice", "from ferrum_numba import perf"),
+        ("ferrum_numba.linear.runtime", "import filelock"),
+        ("ferrum_numba.results.decisions", "from ferrum_numba.launch import lacking"),
     ],
 )
 def test_a_broken_rule_is_found(module, source):

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from ferrum_numba import gpu
 from ferrum_numba.cli import options
-from ferrum_numba.cli.output import make_folder, print_json, print_table, progress, say, writing
+from ferrum_numba.cli.output import (
+    as_json,
+    make_folder,
+    print_json,
+    print_table,
+    progress,
+    say,
+    writing,
+)
 from ferrum_numba.cli.session import Session
 from ferrum_numba.cli.tune import WRONG, by_op, report_trouble
 from ferrum_numba.contract import Config, Inputs, Kernel, Launch, Problem, Program
@@ -98,13 +106,13 @@ def run(session: Session) -> int:
         session.rows_kept = len(file.rows)
         say(f"{len(file.rows)} rows are in {args.out}")
     if args.json:
-        print_json({"environment": file.environment, "rows": file.rows})
+        print_json({"environment": file.environment, "rows": as_json(file.rows)})
     else:
         environment = file.environment
         title = f"{environment['gpu']}, driver {environment['driver']}"
-        print_table(session.readable(file.rows), COLUMNS, title)
+        print_table(session.readable(as_json(file.rows)), COLUMNS, title)
         report_trouble(file.rows)
-    return WRONG if any(row["status"] == "wrong" for row in file.rows) else 0
+    return WRONG if any(row.status == "wrong" for row in file.rows) else 0
 
 
 def _make_place(path: Path) -> None:
@@ -162,16 +170,15 @@ def _time(
 
 
 def _chosen(session: Session, facts: Gpu, problems: Sequence[Problem]) -> list[Kernel]:
-    from ferrum_numba.tune import choose
+    from ferrum_numba.results import choose, decide
 
-    rows = [row for file in session.measured(facts.key) for row in file.rows]
+    decisions = decide(row for file in session.measured(facts.key) for row in file.rows)
     found: list[Kernel] = []
     for kernel in session.runnable():
         if not kernel.runs_on(facts):
             continue
-        own = [row for row in rows if row["kernel"] == kernel.name]
         chosen = {
-            problem: choose(own, problem, [kernel], facts).config
+            problem: choose(decisions, problem, [kernel], facts).config
             for problem in problems
             if isinstance(problem, kernel.op.problem) and kernel.refuses(problem) is None
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ferrum_numba import gpu
 from ferrum_numba.cli import names, options
@@ -13,6 +13,7 @@ from ferrum_numba.cli.output import Progress, print_json, print_table, progress,
 from ferrum_numba.cli.session import TUNED_GPU, Session
 from ferrum_numba.contract import Config, Kernel, Problem, describe
 from ferrum_numba.errors import ContextError, ProblemError
+from ferrum_numba.results.unmeasured import CheckRow
 
 if TYPE_CHECKING:
     from ferrum_numba.check import Checked
@@ -22,7 +23,6 @@ HELP = "kernels against their reference: on the GPU, or by the interpreter"
 FAILED = 1
 COLUMNS = ("kernel", "problem", "config", "how", "status", "rel_error", "max_error", "seconds")
 Case = tuple[Kernel, Config, Problem]
-Row = dict[str, Any]
 Check = Callable[[Kernel, Config, Problem], "Checked"]
 
 
@@ -51,30 +51,27 @@ def run(session: Session) -> int:
         cases_of, check = gpu.find(TUNED_GPU), on_interpreter(args.arch)
     kernels = session.runnable() if on_gpu else session.kernels
     cases = [case for kernel in kernels for case in _cases(session, kernel, cases_of)]
-    rows: list[Row] = []
+    rows: list[CheckRow] = []
     with progress("check") as bar:
         if on_gpu and len(cases) > 1:
             _build(cases, cases_of.arch, bar)
         session.keep(checked(cases, check, bar), rows.append)
     session.rows_kept = len(rows)
     _print(session, rows)
-    return FAILED if any(row["status"] == "failed" for row in rows) else 0
+    return FAILED if any(not row.ok for row in rows) else 0
 
 
-def checked(cases: Sequence[Case], check: Check, bar: Progress) -> Iterator[Row]:
+def checked(cases: Sequence[Case], check: Check, bar: Progress) -> Iterator[CheckRow]:
     """Yield a row for each case as it is done; a lost GPU ends it."""
     for done, (kernel, config, problem) in enumerate(cases):
         bar(done, len(cases))
-        row: Row = {
-            "kernel": kernel.name, "op": kernel.op.name, "problem": describe(problem),
-            "config": describe(config), "status": "ok",
-        }  # fmt: skip
+        about = (kernel.name, kernel.op.name, describe(problem), describe(config))
         try:
-            found = asdict(check(kernel, config, problem))
+            found = check(kernel, config, problem)
         except ContextError as error:
-            yield {**row, "status": "failed", "ok": False, "reason": str(error)}
+            yield CheckRow(*about, ok=False, reason=str(error))
             return
-        yield row | found | {"status": "ok" if found["ok"] else "failed"}
+        yield CheckRow(*about, **asdict(found))
         bar(done + 1, len(cases))
 
 
@@ -137,12 +134,13 @@ def _configs(session: Session, kernel: Kernel, problem: Problem, facts: Gpu) -> 
     return [config]
 
 
-def _print(session: Session, rows: Sequence[Row]) -> None:
+def _print(session: Session, rows: Sequence[CheckRow]) -> None:
+    shown = [{**asdict(row), "status": row.status} for row in rows]
     if session.args.json:
-        print_json(rows)
+        print_json(shown)
         return
-    print_table(session.readable(rows), COLUMNS)
-    failed = [row for row in rows if row["status"] == "failed"]
+    print_table(session.readable(shown), COLUMNS)
+    failed = [row for row in rows if not row.ok]
     for row in failed:
-        print(f"{row['kernel']} {names.in_words(row['problem'])}: {row['reason']}")
+        print(f"{row.kernel} {names.in_words(row.problem)}: {row.reason}")
     print(f"{len(rows) - len(failed)} of {len(rows)} checks passed")

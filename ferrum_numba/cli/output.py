@@ -58,6 +58,11 @@ def print_json(value: Any) -> None:
     print(json.dumps(_plain(value), indent=1, allow_nan=False))
 
 
+def as_json(rows: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return result rows as their file has them."""
+    return [row.to_json() for row in rows]
+
+
 def print_table(rows: Iterable[Row], columns: Sequence[str], title: str = "") -> None:
     """Print rows under these keys; numbers to the right, in three significant digits."""
     from rich.box import SIMPLE
@@ -78,7 +83,7 @@ def print_table(rows: Iterable[Row], columns: Sequence[str], title: str = "") ->
 
 def cell(value: Any) -> str:
     """Return a value as a table shows it."""
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.cli import options
-from ferrum_numba.cli.output import Row, print_json, print_table, progress
+from ferrum_numba.cli.output import print_json, print_table, progress
 from ferrum_numba.cli.session import Session
+
+if TYPE_CHECKING:
+    from ferrum_numba.results import Planned
 
 HELP = "compile the space for a GPU, which need not be there: registers, spills, occupancy, bound"
 NO_BUILD = 1
@@ -35,29 +39,29 @@ def run(session: Session) -> int:
     rows = planned(session, session.problems(SOME_ROWS), session.args.limit)
     session.rows_kept = len(rows)
     if session.args.json:
-        print_json(rows)
+        print_json([asdict(row) for row in rows])
     else:
         _print(session, rows)
-    return NO_BUILD if any(row["status"] == "build failed" for row in rows) else 0
+    return NO_BUILD if any(row.status == "build failed" for row in rows) else 0
 
 
-def _print(session: Session, rows: Sequence[Row]) -> None:
+def _print(session: Session, rows: Sequence[Planned]) -> None:
     built = [row for row in rows if was_built(row)]
     title = f"{session.gpu.name}, {session.gpu.source}; bound_us is modelled"
-    print_table(session.readable(built), COLUMNS, title)
-    apart = Counter((row["kernel"], row["reason"]) for row in rows if not was_built(row))
+    print_table(session.readable(map(asdict, built)), COLUMNS, title)
+    apart = Counter((row.kernel, row.reason) for row in rows if not was_built(row))
     for (kernel, reason), count in apart.most_common():
         print(f"{count} of {kernel} do not fit: {reason}")
-    good = sum(row["status"] == "ok" for row in rows)
+    good = sum(row.status == "ok" for row in rows)
     print(f"{good} of {len(built)} compiled candidates are worth measuring")
 
 
-def was_built(row: Row) -> bool:
+def was_built(row: Planned) -> bool:
     """Tell whether a candidate went to the compiler; others were refused by their kernel."""
-    return row["registers"] is not None or row["status"] == "build failed"
+    return row.registers is not None or row.status == "build failed"
 
 
-def planned(session: Session, problems: Sequence[Any], limit: int | None) -> list[dict[str, Any]]:
+def planned(session: Session, problems: Sequence[Any], limit: int | None) -> list[Planned]:
     """Return the plan's rows."""
     from ferrum_numba.tune import plan
 

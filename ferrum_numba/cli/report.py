@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ferrum_numba import gpu
 from ferrum_numba.cli import options
@@ -19,7 +19,7 @@ from ferrum_numba.contract import Kernel
 
 if TYPE_CHECKING:
     from ferrum_numba.report import Sources
-    from ferrum_numba.results import ResultFile
+    from ferrum_numba.results import CheckRow, ResultFile
 
 HELP = "one HTML file, Markdown, JSON and figures: measured here, or planned and recorded"
 # a fresh machine of two cores, with or without a GPU, is through in minutes
@@ -61,7 +61,7 @@ def run(session: Session) -> int:
         print_json({"paths": paths})
     else:
         print("\n".join(paths))
-    return status or (WRONG if any(not row["ok"] for row in sources.checks) else 0)
+    return status or (WRONG if any(not row.ok for row in sources.checks) else 0)
 
 
 def _measure(session: Session) -> int:
@@ -73,7 +73,7 @@ def _measure(session: Session) -> int:
     if session.ceilings:
         results.save(session.store_path(session.gpu.key, "ceilings"), ceilings(session))
     files = [file for _, file in tuned(session, problems)]
-    return WRONG if any(row["status"] == "wrong" for f in files for row in f.rows) else 0
+    return WRONG if any(row.status == "wrong" for f in files for row in f.rows) else 0
 
 
 def _sources(session: Session, measured_here: bool) -> Sources:
@@ -96,13 +96,13 @@ def _sources(session: Session, measured_here: bool) -> Sources:
 
 
 def _ops(file: ResultFile) -> set[str]:
-    return {row["op"] for row in file.rows}
+    return {row.op for row in file.rows}
 
 
-def _checks(session: Session) -> list[dict[str, Any]]:
+def _checks(session: Session) -> list[CheckRow]:
     """Return checks of a few small problems, evenly over those a kernel can run."""
     cases = [case for kernel in session.kernels for case in _few(session, kernel)]
-    rows: list[dict[str, Any]] = []
+    rows: list[CheckRow] = []
     with progress("check") as bar:
         session.keep(checked(cases, on_interpreter(None), bar), rows.append)
     return rows

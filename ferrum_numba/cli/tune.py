@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Any
 from ferrum_numba import gpu
 from ferrum_numba.cli import options
 from ferrum_numba.cli.names import in_words
-from ferrum_numba.cli.output import Row, make_folder, print_json, print_table, progress, say
+from ferrum_numba.cli.output import (
+    as_json,
+    make_folder,
+    print_json,
+    print_table,
+    progress,
+    say,
+)
 from ferrum_numba.cli.session import Session
 from ferrum_numba.contract import Kernel, Op, Problem
 
 if TYPE_CHECKING:
-    from ferrum_numba.results import ResultFile
-    from ferrum_numba.tune import Winner
+    from ferrum_numba.results import ResultFile, Row, Winner
 
 HELP = "check and time every config on the GPU, decide, store; goes on where it was stopped"
 WRONG = 1
@@ -40,11 +46,11 @@ def run(session: Session) -> int:
     problems = session.problems()
     files = [file for _, file in tuned(session, problems)]
     if session.args.json:
-        print_json([{"environment": file.environment, "rows": file.rows} for file in files])
+        print_json([{"environment": f.environment, "rows": as_json(f.rows)} for f in files])
     else:
         for file in files:
             show(session, file)
-    return WRONG if any(row["status"] == "wrong" for f in files for row in f.rows) else 0
+    return WRONG if any(row.status == "wrong" for f in files for row in f.rows) else 0
 
 
 def tuned(session: Session, problems: Sequence[Problem]) -> list[tuple[Op, ResultFile]]:
@@ -83,7 +89,7 @@ def by_op(kernels: Sequence[Kernel]) -> list[tuple[Op, list[Kernel]]]:
 
 def show(session: Session, file: ResultFile) -> None:
     """Print the winner of every problem, and what could not be decided."""
-    from ferrum_numba.tune import winners
+    from ferrum_numba.results import winners
 
     rows = [_winner(winner) for winner in winners(file.rows)]
     print_table(
@@ -97,12 +103,12 @@ def show(session: Session, file: ResultFile) -> None:
 def report_trouble(rows: Iterable[Row]) -> None:
     """Print a line for every candidate that went wrong."""
     for row in rows:
-        if row["status"] in TROUBLE:
-            about = f"{row['kernel']} {in_words(row['problem'])}, {in_words(row['config'])}"
-            print(f"{row['status']}: {about}: {row['reason']}")
+        if row.status in TROUBLE:
+            about = f"{row.kernel} {in_words(row.problem)}, {in_words(row.config)}"
+            print(f"{row.status}: {about}: {row.reason}")
 
 
 def _winner(winner: Winner) -> dict[str, Any]:
     counts = ((len(winner.ties), "tied"), (len(winner.undecided), "undecided"))
     verdict = ", ".join(f"{count} {word}" for count, word in counts if count) or "fastest"
-    return {**winner.row, "verdict": verdict}
+    return {**winner.row.to_json(), "verdict": verdict}

@@ -11,7 +11,7 @@ from types import TracebackType
 
 from ferrum_numba.contract import Array
 from ferrum_numba.errors import CheckpointError, FerrumError, ProblemError
-from ferrum_numba.gptq import awq, marlin
+from ferrum_numba.gptq import awq, legacy_marlin
 from ferrum_numba.gptq.config import GptqConfig
 from ferrum_numba.gptq.files import TensorFiles
 from ferrum_numba.gptq.tensors import GptqTensors, concatenate
@@ -152,7 +152,7 @@ class GptqCheckpoint:
         if stored_as == "gemm":
             return replace(layer, qweight=awq.weight_from_awq(weight))
         if stored_as == "marlin":
-            return replace(layer, qweight=marlin.weight_from_marlin(weight))
+            return replace(layer, qweight=legacy_marlin.weight_from_marlin(weight))
         return layer
 
     def _checked(self, name: str) -> tuple[GptqTensors, str]:
@@ -163,7 +163,7 @@ class GptqCheckpoint:
         bias, size = self._optional(name, "bias"), config.group_size
         if stored_as == "marlin":
             s = self._tensor(name, "s")
-            return marlin.checked(name, weight, s, bias, group_size=size), stored_as
+            return legacy_marlin.checked(name, weight, s, bias, group_size=size), stored_as
         scales, qzeros = self._tensor(name, "scales"), self._optional(name, "qzeros")
         if stored_as == "gemm":
             return awq.checked(name, weight, scales, qzeros, bias, group_size=size), stored_as

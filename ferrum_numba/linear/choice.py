@@ -1,38 +1,54 @@
-"""Which kernel and config run a problem: the measured winner of this GPU where there is one."""
+"""Which kernels read a store's layout, and which of them runs: the measured winner of this GPU."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from ferrum_numba import perf
-from ferrum_numba import results as store
+from ferrum_numba import shipped
 from ferrum_numba.contract import Kernel
 from ferrum_numba.gpu import Gpu
-from ferrum_numba.kernels.w4a16 import OP, W4A16Problem
-from ferrum_numba.results import Row
-from ferrum_numba.tune.dispatch import Choice, choose, winners
+from ferrum_numba.kernels import DENSE, PACKED, RAW
+from ferrum_numba.kernels.w4a16 import W4A16Problem
+from ferrum_numba.launch import lacking
+from ferrum_numba.results.decisions import Choice, Decision, choose, load_decisions
 
-# the regime whose winner runs: a model's layers find their weights in device memory, not in L2
-REGIME = "cold"
+# by the kind of a store: those that read its layout
+READERS: dict[str, tuple[Kernel, ...]] = {"marlin": PACKED, "raw": RAW}
+# more of them, which need scratch for a whole weight: only for a layer that asked
+DENSE_READERS: dict[str, tuple[Kernel, ...]] = {"marlin": DENSE}
 # of the models that are tuned for
 USUAL_GROUP_SIZE = 128
-# how the rule of an untuned choice begins
-UNTUNED = "default"
 
 
-def recorded(gpu: Gpu, kernels: Sequence[Kernel]) -> list[Row]:
-    """Return the winning rows of some kernels among the results that ship for a GPU."""
-    path = Path(perf.__file__).parent / "results" / gpu.key / f"{OP.name}.json"
-    if not path.is_file():
-        return []
-    names = {kernel.name for kernel in kernels}
-    rows = [row for row in store.load(path).rows if row["kernel"] in names]
-    return [winner.row for winner in winners(rows) if winner.row["regime"] == REGIME]
+def readers(kind: str, *, dense: bool = False) -> tuple[Kernel, ...]:
+    """Return the kernels that may run on a kind of store."""
+    return READERS[kind] + (DENSE_READERS.get(kind, ()) if dense else ())
 
 
-def best(problem: W4A16Problem, kernels: Sequence[Kernel], rows: Sequence[Row], gpu: Gpu) -> Choice:
+def refusal(kind: str, problem: W4A16Problem) -> str | None:
+    """Return why no kernel on a kind of store can run a problem, or None."""
+    reasons = [kernel.refuses(problem) for kernel in READERS[kind]]
+    return None if None in reasons else "; ".join(str(reason) for reason in reasons)
+
+
+def dense_refusal(kind: str, *, on_gpu: bool) -> str | None:
+    """Return why a layer in a kind of store cannot run with its whole weight dequantised."""
+    if kind not in DENSE_READERS:
+        return f'needs a packed weight; it is in store "{kind}"'
+    lacks = [lacking(kernel) for kernel in DENSE_READERS[kind]]
+    return lacks[0] if on_gpu and None not in lacks else None
+
+
+def shipped_decisions(gpu: Gpu) -> list[Decision]:
+    """Return what was decided for a GPU by the results that ship with the kernels."""
+    path = shipped.decisions_path(gpu.key)
+    return load_decisions(path) if path.is_file() else []
+
+
+def kernel_for(
+    problem: W4A16Problem, kernels: Sequence[Kernel], decisions: Sequence[Decision], gpu: Gpu
+) -> Choice:
     """Return what to run a problem with.
 
     Where nothing was measured of its kind, what won its sizes without zero points, act-order and
@@ -41,13 +57,14 @@ def best(problem: W4A16Problem, kernels: Sequence[Kernel], rows: Sequence[Row], 
     Raises:
         ProblemError: no kernel can run it; says why each cannot.
     """
-    choice = choose(rows, problem, kernels, gpu, REGIME)
-    if not choice.rule.startswith(UNTUNED):
+    kernels = [kernel for kernel in kernels if lacking(kernel) is None]
+    choice = choose(decisions, problem, kernels, gpu)
+    if choice.measured:
         return choice
     for group_size in dict.fromkeys((problem.group_size, min(USUAL_GROUP_SIZE, problem.K))):
         plain = W4A16Problem(problem.M, problem.N, problem.K, group_size)
-        similar = choose(rows, plain, kernels, gpu, REGIME)
-        if similar.rule.startswith(UNTUNED) or similar.kernel.refuses(problem) is not None:
+        similar = choose(decisions, plain, kernels, gpu)
+        if not similar.measured or similar.kernel.refuses(problem) is not None:
             continue
         config = similar.kernel.specialise(similar.config, problem)
         if similar.kernel.misfit(config, problem, gpu) is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,7 +11,8 @@ from ferrum_numba.contract import Array
 from ferrum_numba.errors import CaptureError
 from ferrum_numba.kernels.dtypes import DTYPES
 from ferrum_numba.launch import capturing
-from ferrum_numba.linear.plan import Plan, Task
+from ferrum_numba.linear.choice import readers
+from ferrum_numba.linear.launch_plan import LaunchPlan, LayerTask
 from ferrum_numba.linear.runtime import Runtime
 from ferrum_numba.linear.slabs import Slabs, filling
 from ferrum_numba.linear.stores import Store
@@ -23,18 +25,22 @@ class GpuGemm:
     store:  holds the weight
     expert: which one of a stack
     bias:   [N] in place of the store's own; a copy of it goes to the GPU
+    dense:  kernels may run that need scratch for a whole weight
     """
 
-    def __init__(self, store: Store, expert: int = 0, bias: Array | None = None) -> None:
+    def __init__(
+        self, store: Store, expert: int = 0, bias: Array | None = None, *, dense: bool = False
+    ) -> None:
         assert store.runtime is not None, "the store is on a GPU"
         self._store = store
         self._runtime: Runtime = store.runtime
         self._addresses = dict.fromkeys(store.optional, 0) | store.operands.addresses(expert)
-        # those of a stack are shared by its experts
-        self._plans: dict[int, Plan] = store.plans
+        self._kernels = readers(store.kind, dense=dense)
+        # experts of a stack share theirs, unless they ask for other kernels or another problem
+        own = dense or bias is not None
+        self._plans: dict[int, LaunchPlan] = {} if own else self._runtime.plans.of(store)
         self._own_bias: Slabs | None = None
         if bias is not None:
-            self._plans = {}
             with filling(self._runtime.device, 1) as self._own_bias:
                 self._own_bias.put("bias", 0, store.bias_operand(bias))
             self._addresses |= self._own_bias.addresses(0)
@@ -70,10 +76,14 @@ class GpuGemm:
                 for each in (0, None) if stream is None else (stream,):
                     self._runtime.scratch.reserve(plan.scratch, each)
 
-    def _task(self, M: int) -> Task:
-        return self._store.task(M, bias=self._own_bias is not None)
+    def _task(self, M: int) -> LayerTask:
+        store, problem = self._store, self._store.problem(M)
+        if self._own_bias is not None:
+            problem = replace(problem, bias=True)
+        two_step = store.weight.two_step
+        return LayerTask(problem, self._kernels, gathered=store.gathered, two_step=two_step)
 
-    def _plan(self, M: int, stream: int) -> Plan:
+    def _plan(self, M: int, stream: int) -> LaunchPlan:
         """Return the plan of a number of rows seen for the first time."""
         task = self._task(M)
         plan = self._runtime.plans.get(task)
@@ -84,7 +94,7 @@ class GpuGemm:
         self._plans[M] = plan
         return plan
 
-    def _scratch(self, plan: Plan, stream: int, M: int) -> Mapping[str, int]:
+    def _scratch(self, plan: LaunchPlan, stream: int, M: int) -> Mapping[str, int]:
         try:
             return self._runtime.scratch.addresses(stream, plan.scratch)
         except CaptureError as error:

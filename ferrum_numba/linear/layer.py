@@ -28,16 +28,29 @@ class Linear:
     store:  holds the weight
     expert: which one of a stack
     bias:   [N] of the layer's type, in place of the store's own
+    dense:  very many rows may run with the whole weight dequantised
     """
 
-    def __init__(self, name: str, store: Store, expert: int = 0, bias: Array | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        store: Store,
+        expert: int = 0,
+        bias: Array | None = None,
+        *,
+        dense: bool = False,
+    ) -> None:
         self.name = name
         self.store = store
         self._expert, self._bias = expert, bias
         weight, on = store.weight, store.runtime
         self._K, self._N, self._dtype = weight.K, weight.N, weight.dtype
         self._device = HOST if on is None else on.device.index
-        self._gemm = HostGemm(store, expert, bias) if on is None else GpuGemm(store, expert, bias)
+        self._gemm = (
+            HostGemm(store, expert, bias)
+            if on is None
+            else GpuGemm(store, expert, bias, dense=dense)
+        )
 
     @property
     def in_features(self) -> int:

@@ -7,7 +7,7 @@ from types import TracebackType
 from ferrum_numba.contract import Array
 from ferrum_numba.kernels.tools.repack import Repack, RepackProblem
 from ferrum_numba.launch import Buffer
-from ferrum_numba.linear.plan import Step
+from ferrum_numba.linear.launch_plan import Step
 from ferrum_numba.linear.runtime import Runtime
 
 WORD_ROWS = 8

@@ -9,7 +9,7 @@ from typing import Any
 
 from ferrum_numba.errors import DeviceError
 from ferrum_numba.launch import Device, Scratch
-from ferrum_numba.linear.plan import Plans
+from ferrum_numba.linear.launch_plan import LaunchPlans
 
 _runtimes: dict[int, Runtime] = {}
 _lock = threading.Lock()
@@ -20,7 +20,7 @@ class Runtime:
     """One GPU: what runs on it, and the scratch of its streams."""
 
     device: Device
-    plans: Plans
+    plans: LaunchPlans
     scratch: Scratch
 
 
@@ -44,5 +44,5 @@ def runtime(device: Any) -> Runtime | None:
         if index not in _runtimes:
             # the thread's own device is its own affair, or torch's
             opened = Device.open(index, current=False)
-            _runtimes[index] = Runtime(opened, Plans(opened), Scratch(opened))
+            _runtimes[index] = Runtime(opened, LaunchPlans(opened), Scratch(opened))
         return _runtimes[index]

@@ -13,15 +13,13 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from ferrum_numba.contract import Array, Kernel
+from ferrum_numba.contract import Array
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.gptq.repack import marlin_weight
 from ferrum_numba.gptq.tensors import GptqTensors, zero_words
-from ferrum_numba.kernels import DENSE, PACKED, RAW
-from ferrum_numba.kernels.shared.packed import padded_shape
+from ferrum_numba.kernels.shared.packed import pack_bias, pack_other_operands, stored_shape
 from ferrum_numba.kernels.w4a16 import W4A16Problem
-from ferrum_numba.launch import lacking
-from ferrum_numba.linear.plan import Plan, Task
+from ferrum_numba.linear import choice
 from ferrum_numba.linear.repacker import Repacker
 from ferrum_numba.linear.runtime import Runtime, runtime
 from ferrum_numba.linear.slabs import Slabs, filling, put_all
@@ -36,42 +34,19 @@ class Store(ABC):
     """A weight, or a stack of experts of one shape and kind, in memory of a device.
 
     kind:     "marlin" or "raw"
-    kernels:  those that read this layout
-    dense_kernels: more of them, which need scratch for a whole weight
     optional: operands that only some weights have; their kernels never read them without
     weight:   its shape and kind
     operands: its arrays by name, a slab an expert
     runtime:  of the GPU that they are on, None for the host
-    plans:    what runs them, by rows of x
     """
 
     kind: ClassVar[str]
-    kernels: ClassVar[tuple[Kernel, ...]]
-    dense_kernels: ClassVar[tuple[Kernel, ...]] = ()
     optional: ClassVar[tuple[str, ...]]
 
     def __init__(self, weight: Weight, operands: Slabs, on: Runtime | None) -> None:
         self.weight = weight
         self.operands = operands
         self.runtime = on
-        self.plans: dict[int, Plan] = {}
-        self._dense: tuple[Kernel, ...] = ()
-
-    def allow_dense(self) -> None:
-        """Let kernels run that need scratch for a whole weight; before anything has run.
-
-        Raises:
-            ProblemError: there are none for this layout, or this machine cannot run them.
-        """
-        if not self.dense_kernels:
-            raise ProblemError(
-                f"{self.weight.name}: dense = True needs a packed weight; it is in store "
-                f'"{self.kind}"'
-            )
-        lacks = [lacking(kernel) for kernel in self.dense_kernels]
-        if self.runtime is not None and None not in lacks:
-            raise ProblemError(f"{self.weight.name}: dense = True {lacks[0]}")
-        self._dense = self.dense_kernels
 
     @classmethod
     def from_gptq(
@@ -128,9 +103,7 @@ class Store(ABC):
     @classmethod
     def refusal(cls, layer: GptqTensors, weight: Weight) -> str | None:
         """Return why no kernel on this layout can run a layer, or None."""
-        problem = weight.problem(1)
-        reasons = [kernel.refuses(problem) for kernel in cls.kernels]
-        return None if None in reasons else "; ".join(str(reason) for reason in reasons)
+        return choice.refusal(cls.kind, weight.problem(1))
 
     @property
     def num_experts(self) -> int:
@@ -141,12 +114,10 @@ class Store(ABC):
         """Return the problem of M rows, for one expert."""
         return self.weight.problem(M)
 
-    def task(self, M: int, bias: bool = False) -> Task:
-        """Return what M rows ask of a plan; `bias` where the caller brings one."""
-        problem = self.problem(M)
-        if bias:
-            problem = replace(problem, bias=True)
-        return Task(problem, self.kernels + self._dense, two_step=self.weight.two_step)
+    @property
+    def gathered(self) -> bool:
+        """Whether kernels need the columns of x in the order of the weight's rows."""
+        return False
 
     @classmethod
     @abstractmethod
@@ -182,8 +153,6 @@ class MarlinStore(Store):
     """
 
     kind = "marlin"
-    kernels = PACKED
-    dense_kernels = DENSE
     optional = ("zero_points", "bias", "perm")
 
     @classmethod
@@ -200,17 +169,18 @@ class MarlinStore(Store):
         # packed rows are in the order of their groups, and so are the columns of x that kernels get
         return super().refusal(layer, replace(weight, act_order=False))
 
-    def task(self, M: int, bias: bool = False) -> Task:
-        """Return what M rows ask of a plan; in act-order a kernel of its own gathers x before."""
-        return replace(super().task(M, bias), gathered=self.weight.act_order)
+    @property
+    def gathered(self) -> bool:
+        """Whether kernels need the columns of x in the order of the packed rows."""
+        return self.weight.act_order
 
     @classmethod
     def _put(
         cls, slabs: Slabs, index: int, layer: GptqTensors, weight: Weight, repacker: Repacker
     ) -> None:
         operands = _packed_operands(layer, weight)
-        K, N = shape = _shape(weight)
-        zeros = (_groups(weight), N // 8)
+        K, N = shape = stored_shape(weight.problem(1))
+        zeros = (len(operands["scales"]), N // 8)
         absent = {
             "perm": lambda: np.arange(weight.K, dtype=np.int32),
             "zero_points": lambda: np.full(zeros, EIGHTS),
@@ -227,7 +197,7 @@ class MarlinStore(Store):
 
     def bias_operand(self, bias: Array) -> Array:
         """Return a bias padded and permuted, or for a kernel that only adds it, as it is."""
-        return bias if self.weight.two_step else _packed_bias(bias, self.weight)
+        return bias if self.weight.two_step else pack_bias(self.problem(1), bias)
 
     def bias(self, expert: int) -> Array | None:
         """Return a copy of an expert's bias, not permuted."""
@@ -270,7 +240,6 @@ class RawGptqStore(Store):
     """
 
     kind = "raw"
-    kernels = RAW
     optional = ("g_idx", "bias")
 
     @classmethod
@@ -311,36 +280,18 @@ class RawGptqStore(Store):
         return parts
 
 
-def _shape(weight: Weight) -> tuple[int, int]:
-    return padded_shape(weight.K, weight.N, weight.group_size)
-
-
-def _groups(weight: Weight) -> int:
-    """Return the rows of a packed weight's scales."""
-    return 1 if weight.num_groups == 1 else _shape(weight)[0] // weight.group_size
-
-
 def _packed_operands(layer: GptqTensors, weight: Weight) -> dict[str, Array]:
     """Return all operands of a packed weight but the weight itself."""
-    padding = ((0, _groups(weight) - weight.num_groups), (0, _shape(weight)[1] - weight.N))
-    scales = np.pad(rounded(layer.name, "scales", layer.scales, weight.dtype), padding)
-    operands = {"scales": marlin_layout.permute_scales(scales, weight.num_groups > 1)}
+    inputs = {"scales": rounded(layer.name, "scales", layer.scales, weight.dtype)}
     if layer.qzeros is not None:
-        zeros = gptq.unpack_zero_points(layer.qzeros, layer.checkpoint_format)
-        operands["zero_points"] = marlin_layout.pack_zero_points(np.pad(zeros, padding))
-    if layer.bias is not None:
-        bias = rounded(layer.name, "bias", layer.bias, weight.dtype)
-        operands["bias"] = bias if weight.two_step else _packed_bias(bias, weight)
+        inputs["zero_points"] = gptq.unpack_zero_points(layer.qzeros, layer.checkpoint_format)
     if layer.g_idx is not None:
-        # stable: the rows of a group stay in the order of the checkpoint
-        operands["perm"] = np.argsort(layer.g_idx, kind="stable").astype(np.int32)
-    return operands
-
-
-def _packed_bias(bias: Array, weight: Weight) -> Array:
-    padded = np.pad(bias, (0, _shape(weight)[1] - weight.N))
-    result: Array = marlin_layout.permute_scales(padded[None], False)[0]
-    return result
+        inputs["g_idx"] = layer.g_idx
+    if layer.bias is not None:
+        inputs["bias"] = rounded(layer.name, "bias", layer.bias, weight.dtype)
+    operands = pack_other_operands(weight.problem(1), inputs)
+    # a kernel that only adds it reads it as it is
+    return operands | ({"bias": inputs["bias"]} if weight.two_step else {})
 
 
 def _all_of(weights: list[Weight]) -> Weight:

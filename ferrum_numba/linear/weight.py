@@ -11,6 +11,7 @@ from ferrum_numba.errors import ProblemError
 from ferrum_numba.gptq.tensors import GptqTensors
 from ferrum_numba.kernels.dtypes import DTYPES
 from ferrum_numba.kernels.w4a16 import W4A16Problem
+from ferrum_numba.sizes import ceil_div
 
 BIAS_MODES = ("fused", "two_step")
 
@@ -65,7 +66,7 @@ class Weight:
     @property
     def num_groups(self) -> int:
         """Rows of scales, G: the last group may be a smaller one."""
-        return -(-self.K // self.group_size)
+        return ceil_div(self.K, self.group_size)
 
     @property
     def ordered_groups(self) -> Array:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from ferrum_numba.report.blocks import Emphasis, Table, significant
-from ferrum_numba.report.data import Board, winners
-from ferrum_numba.results import num_tiles
-from ferrum_numba.roofline.model import Row, natural, size_of, titled
+from ferrum_numba.report.data import Board
+from ferrum_numba.results import Row, num_tiles
+from ferrum_numba.roofline.model import natural, size_of, titled
 
 # of a shape, for its sizes to be a curve
 LEAST_SIZES = 12
@@ -19,9 +19,9 @@ SLACK = 0.05
 def curve_tables(board: Board) -> list[Table]:
     """Return a table for every shape that was measured at many sizes."""
     shapes: dict[str, list[Row]] = {}
-    for row in winners(board).values():
-        if size_of(row["problem"]) is not None:
-            shapes.setdefault(board.shape(row["problem"]), []).append(row)
+    for row in (winner.row for winner in board.winners.values()):
+        if size_of(row.problem) is not None:
+            shapes.setdefault(board.shape(row.problem), []).append(row)
     return [
         _table(board, shape, sorted(rows, key=_size))
         for shape, rows in sorted(shapes.items(), key=lambda item: natural(item[0]))
@@ -34,15 +34,15 @@ def explained(before: Row, after: Row) -> float:
 
     The step is that of the number of tiles, of the kernel before or of the one after.
     """
-    rows = (before, after)
-    return max(num_tiles(row, _size(after)) / num_tiles(row, _size(before)) for row in rows)
+    configs = (before.config, after.config)
+    return max(num_tiles(one, _size(after)) / num_tiles(one, _size(before)) for one in configs)
 
 
 def _table(board: Board, shape: str, rows: Sequence[Row]) -> Table:
     cells = [_cells(rows[0], "", "", "")]
     emphasis: list[Emphasis] = [""]
     for before, after in pairwise(rows):
-        step, most = after["us"] / before["us"], explained(before, after)
+        step, most = after.us / before.us, explained(before, after)
         steps_up = step > most * (1 + SLACK)
         cells.append(_cells(after, f"{step:.2f}", f"{most:.2f}", "steps up" if steps_up else ""))
         emphasis.append("bad" if steps_up else "")
@@ -57,10 +57,10 @@ def _table(board: Board, shape: str, rows: Sequence[Row]) -> Table:
 
 
 def _cells(row: Row, *rest: str) -> tuple[str, ...]:
-    return str(_size(row)), str(row["kernel"]), significant(row["us"]), *rest
+    return str(_size(row)), row.kernel, significant(row.us), *rest
 
 
 def _size(row: Row) -> int:
-    size = size_of(row["problem"])
+    size = size_of(row.problem)
     assert size is not None, "the problem has a size"
     return size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,18 +10,26 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ferrum_numba.gpu import KNOWN
-from ferrum_numba.results import ResultFile, rank
+from ferrum_numba.results import (
+    CheckRow,
+    Planned,
+    ResultFile,
+    Row,
+    Winner,
+    best,
+    rank,
+    winners,
+)
+from ferrum_numba.results.row import problem_key
 from ferrum_numba.roofline.model import (
     Ceiling,
     Peer,
     Point,
-    Row,
     datasheet,
     doubt,
     measured_ceilings,
     number,
     point,
-    problem_key,
     shape_of,
     size_name,
     size_of,
@@ -28,10 +37,9 @@ from ferrum_numba.roofline.model import (
 )
 
 REGIMES = ("cold", "warm", "eager")
-# a difference that does not matter, the tuner's own
-TIE = 0.01
 FACT_NAMES = ("dram_gbps", "tensor_tflops")
 Key = tuple[tuple[str, Any], ...]
+Facts = Mapping[str, Any]
 Standing = Literal["best", "tie", "slower"]
 
 
@@ -41,8 +49,8 @@ class Sources:
 
     files:    results of `tune`
     ceilings: results of the ceiling kernels: DRAM read, mma.sync, wgmma, an empty launch
-    plan:     rows of `tune.plan`; modelled
-    checks:   rows of kernel, problem, how, ok, rel_error, reason
+    plan:     candidates as `tune.plan` returns them; modelled
+    checks:   of kernels against their reference
     peers:    tables of others' times: {"gpu", "date", "source", "regime", "rows": [{"op",
               "problem", "peer", "kind": "4-bit" or "fp16", "us"}]}; a row is beside every result
               whose problem has the peer's values in the fields that the peer's problem names
@@ -51,10 +59,10 @@ class Sources:
 
     files: Sequence[ResultFile] = ()
     ceilings: Sequence[ResultFile] = ()
-    plan: Sequence[Row] = ()
-    checks: Sequence[Row] = ()
-    peers: Sequence[Row] = ()
-    gpu: Row | None = None
+    plan: Sequence[Planned] = ()
+    checks: Sequence[CheckRow] = ()
+    peers: Sequence[Facts] = ()
+    gpu: Facts | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ class Board:
     @cached_property
     def problems(self) -> list[Mapping[str, Any]]:
         """Return every problem once, in the order of the rows."""
-        return list({problem_key(row["problem"]): row["problem"] for row in self.rows}.values())
+        return list({problem_key(row.problem): row.problem for row in self.rows}.values())
 
     @property
     def size_name(self) -> str:
@@ -101,30 +109,42 @@ class Board:
 
     @cached_property
     def best(self) -> dict[tuple[str, Key], Row]:
-        """Return the fastest row of every (kernel, problem) that may be believed."""
-        found: dict[tuple[str, Key], Row] = {}
-        for row in self._timed():
-            if row.get("status") == "measured" and not doubt(row, self.ceilings):
-                found.setdefault((row["kernel"], problem_key(row["problem"])), row)
-        return found
+        """Return the row that won for every (kernel, problem), the first by `rank` first."""
+        found = sorted(best(self._believed), key=rank)
+        return {(row.kernel, problem_key(row.problem)): row for row in found}
+
+    @cached_property
+    def winners(self) -> dict[Key, Winner]:
+        """Return the winner of every problem that has a row to believe, likewise."""
+        found = sorted(winners(self._believed), key=lambda winner: rank(winner.row))
+        return {problem_key(winner.row.problem): winner for winner in found}
+
+    def standing(self, row: Row) -> Standing:
+        """Return whether a row is its problem's winner, cannot be told from it, or is slower."""
+        winner = self.winners[problem_key(row.problem)]
+        if row is winner.row:
+            return "best"
+        near = any(row is other for other in (*winner.ties, *winner.undecided))
+        return "tie" if near else "slower"
 
     @cached_property
     def points(self) -> list[Point]:
         """Return what the figures show: the best rows, and rows in doubt that would beat them."""
-        best = self.best
         doubted: dict[tuple[str, Key], Row] = {}
-        for row in self._timed():
-            key = (row["kernel"], problem_key(row["problem"]))
-            wins = key not in best or row["us"] < best[key]["us"]
+        timed = [row for row in self.rows if not math.isnan(row.us)]
+        for row in sorted(timed, key=rank):
+            key = (row.kernel, problem_key(row.problem))
+            wins = key not in self.best or row.us < self.best[key].us
             if wins and doubt(row, self.ceilings):
                 doubted.setdefault(key, row)
-        rows = [*best.values(), *doubted.values()]
-        found = (point(row, self.shape(row["problem"]), self.ceilings) for row in rows)
+        rows = [*self.best.values(), *doubted.values()]
+        found = (point(row, self.shape(row.problem), self.ceilings) for row in rows)
         return [p for p in found if p is not None]
 
-    def _timed(self) -> list[Row]:
-        """Return the rows that have a time, the best by `results.rank` first."""
-        return sorted((r for r in self.rows if number(r, "us")), key=rank)
+    @cached_property
+    def _believed(self) -> list[Row]:
+        """Return the rows that beat no ceiling: only a report knows what the machine can do."""
+        return [row for row in self.rows if not doubt(row, self.ceilings)]
 
 
 def boards(sources: Sources) -> list[Board]:
@@ -133,14 +153,14 @@ def boards(sources: Sources) -> list[Board]:
     The GPU of the newest results comes first, and the cold regime.
     """
     groups: dict[tuple[str, str, str, str], list[Row]] = {}
-    environments: dict[tuple[str, str], Row] = {}
+    environments: dict[tuple[str, str], Facts] = {}
     for file in sources.files:
         for row in file.rows:
-            environment = file.environment_of(dict(row))
+            environment = file.environment_of(row)
             machine = (str(environment["gpu"]), str(environment.get("uuid", "")))
             known = environments.setdefault(machine, environment)
             environments[machine] = max(known, environment, key=lambda found: str(found["date"]))
-            groups.setdefault((*machine, row["op"], row["regime"]), []).append(row)
+            groups.setdefault((*machine, row.op, row.regime), []).append(row)
     order = sorted(groups, key=lambda k: (k[0], k[1], _rank(k[3]), -len(groups[k]), k[2]))
     order.sort(key=lambda k: str(environments[k[:2]]["date"]), reverse=True)
     return [_board(key, groups[key], environments[key[:2]], sources) for key in order]
@@ -157,7 +177,7 @@ class Machine:
 
 def machines(sources: Sources) -> list[Machine]:
     """Return every GPU that results, ceilings or the plan are of."""
-    found: dict[tuple[str, str], Row] = {}
+    found: dict[tuple[str, str], Facts] = {}
     for file in (*sources.files, *sources.ceilings):
         for environment in (file.environment, *file.earlier):
             machine = (str(environment["gpu"]), str(environment.get("uuid", "")))
@@ -175,7 +195,7 @@ def _rank(regime: str) -> int:
 
 
 def _board(
-    key: tuple[str, str, str, str], rows: list[Row], environment: Row, sources: Sources
+    key: tuple[str, str, str, str], rows: list[Row], environment: Facts, sources: Sources
 ) -> Board:
     gpu, uuid, op, regime = key
     facts = environment.get("gpu_facts") or {}
@@ -183,7 +203,7 @@ def _board(
     names = {gpu.casefold(), str(facts.get("key", "")).casefold()}
     tables = [t for t in sources.peers if str(t.get("gpu", "")).casefold() in names]
     tables = [t for t in tables if t.get("regime") == regime]
-    problems = {problem_key(row["problem"]): row["problem"] for row in rows}.values()
+    problems = {problem_key(row.problem): row.problem for row in rows}.values()
     return Board(
         gpu,
         uuid,
@@ -196,7 +216,7 @@ def _board(
     )
 
 
-def ceilings_of(facts: Row) -> list[Ceiling]:
+def ceilings_of(facts: Facts) -> list[Ceiling]:
     """Return the ceilings in a GPU's facts: the datasheet's, and recorded ones that differ."""
     known = KNOWN.get(str(facts.get("key", "")))
     sheet = asdict(known) if known else {**facts, "source": "table"}
@@ -208,7 +228,7 @@ def ceilings_of(facts: Row) -> list[Ceiling]:
     return found
 
 
-def _bound_words(facts: Row) -> str:
+def _bound_words(facts: Facts) -> str:
     numbers = [number(facts, name) for name in FACT_NAMES]
     if None in numbers:
         return "ceilings that the file does not name"
@@ -222,13 +242,15 @@ def _measured(gpu: str, uuid: str, files: Sequence[ResultFile]) -> list[Ceiling]
     rows: dict[bool, list[Row]] = {True: [], False: []}
     for file in files:
         for row in file.rows:
-            environment = file.environment_of(dict(row))
+            environment = file.environment_of(row)
             if environment["gpu"] == gpu:
                 rows[environment.get("uuid", "") == uuid].append(row)
     return measured_ceilings(rows[True] or rows[False])
 
 
-def _peers(op: str, problems: Iterable[Mapping[str, Any]], tables: Sequence[Row]) -> Iterable[Peer]:
+def _peers(
+    op: str, problems: Iterable[Mapping[str, Any]], tables: Sequence[Facts]
+) -> Iterable[Peer]:
     problems = list(problems)
     shown = varying(problems)
     for table in tables:
@@ -245,27 +267,6 @@ def _peers(op: str, problems: Iterable[Mapping[str, Any]], tables: Sequence[Row]
                         date=str(table.get("date", "")),
                         source=str(table.get("source", "")),
                     )
-
-
-def standing(row: Row, winner: Row) -> Standing:
-    """Return whether a row is the winner, ties with it, or is slower.
-
-    A tie: within 1 %, or the intervals of both times overlap.
-    """
-    if row is winner:
-        return "best"
-    low, high = number(row, "us_low") or row["us"], number(winner, "us_high") or winner["us"]
-    near = row["us"] <= winner["us"] * (1 + TIE)
-    return "tie" if near or low <= high else "slower"
-
-
-def winners(board: Board) -> dict[Key, Row]:
-    """Return the fastest believable row of every problem that has one."""
-    found: dict[Key, Row] = {}
-    for (_, key), row in board.best.items():
-        if key not in found or rank(row) < rank(found[key]):
-            found[key] = row
-    return found
 
 
 def peer_of(board: Board, problem: Mapping[str, Any], kind: str) -> Peer | None:

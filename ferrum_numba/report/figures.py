@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from ferrum_numba.report.blocks import Picture
 from ferrum_numba.report.data import Board, Sources, ceilings_of, slug
-from ferrum_numba.roofline.model import Point, point, problem_key, shape_of, varying
+from ferrum_numba.results.row import problem_key
+from ferrum_numba.roofline.model import Point, modelled_point, shape_of, varying
 from ferrum_numba.roofline.panels import fraction_figure, time_figure
 from ferrum_numba.roofline.plot import roofline_figure
 from ferrum_numba.roofline.style import to_png, to_svg
@@ -40,14 +41,9 @@ def rooflines(sources: Sources, found: Sequence[Board]) -> list[Picture]:
 
 def modelled_points(sources: Sources) -> list[Point]:
     """Return the bound of every problem of the plan, once."""
-    rows = {
-        (row.get("op"), problem_key(row["problem"])): row
-        for row in sources.plan
-        if "problem" in row
-    }
-    shown = varying([row["problem"] for row in rows.values()])
-    found = (point(r, shape_of(r["problem"], shown), (), modelled=True) for r in rows.values())
-    return [p for p in found if p is not None]
+    rows = {(row.op, problem_key(row.problem)): row for row in sources.plan}
+    shown = varying([row.problem for row in rows.values()])
+    return [modelled_point(row, shape_of(row.problem, shown)) for row in rows.values()]
 
 
 def _modelled_roofline(sources: Sources) -> list[Picture]:

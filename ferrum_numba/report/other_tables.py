@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ferrum_numba.report.blocks import Emphasis, Table, pairs, span
 from ferrum_numba.report.data import Sources
 from ferrum_numba.report.tables import scientific
-from ferrum_numba.results import ResultFile
-from ferrum_numba.roofline.model import Row, natural, number, problem_key, varying
+from ferrum_numba.results import CheckRow, Planned, ResultFile
+from ferrum_numba.results.row import problem_key
+from ferrum_numba.roofline.model import natural, varying
 
 MODELLED = (
     "candidates", "status", "with spills", "spill bytes", "registers", "smem KB", "blocks/SM",
@@ -20,10 +21,9 @@ MODELLED = (
 
 def plan_table(sources: Sources) -> Table:
     """Return the plan, a line a kernel; every figure of it is modelled and says so."""
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+    groups: dict[tuple[str, str, str], list[Planned]] = {}
     for row in sources.plan:
-        name = (str(row.get("op", "")), str(row["kernel"]), str(row["arch"]))
-        groups.setdefault(name, []).append(row)
+        groups.setdefault((row.op, row.kernel, row.arch), []).append(row)
     rows = tuple((*name, *_plan_row(groups[name])) for name in sorted(groups))
     where = f" for {sources.gpu['name']}" if sources.gpu else ""
     units = (
@@ -34,30 +34,32 @@ def plan_table(sources: Sources) -> Table:
     return Table(f"Plan{where} (modelled)", "none, modelled: nothing ran", units, columns, rows)
 
 
-def _plan_row(rows: Sequence[Row]) -> tuple[str, ...]:
-    def values(name: str, scale: float = 1.0) -> list[float]:
-        return [value / scale for row in rows if (value := number(row, name)) is not None]
-
-    statuses = Counter(str(row["status"]) for row in rows)
-    spilling = [value for value in values("spill_bytes") if value]
+def _plan_row(rows: Sequence[Planned]) -> tuple[str, ...]:
+    statuses = Counter(row.status for row in rows)
+    spilling = [value for value in _known(row.spill_bytes for row in rows) if value]
+    smem_bytes = _known(row.smem_bytes for row in rows)
     return (
         str(len(rows)),
         ", ".join(f"{count} {status}" for status, count in statuses.most_common()),
         str(len(spilling)),
         span(spilling),
-        span(values("registers")),
-        span(values("smem_bytes", 1024)),
-        span(values("blocks_per_sm")),
-        span(values("bound_us")),
+        span(_known(row.registers for row in rows)),
+        span([size / 1024 for size in smem_bytes]),
+        span(_known(row.blocks_per_sm for row in rows)),
+        span([row.bound_us for row in rows]),
     )
+
+
+def _known(values: Iterable[int | None]) -> list[float]:
+    return [float(value) for value in values if value is not None]
 
 
 def plan_losers(sources: Sources) -> Table:
     """Return why candidates of the plan would not be measured, most frequent first."""
     found: Counter[tuple[str, str, str]] = Counter()
     for row in sources.plan:
-        if row["status"] != "ok":
-            found[str(row["kernel"]), str(row["status"]), str(row.get("reason", ""))] += 1
+        if row.status != "ok":
+            found[row.kernel, row.status, row.reason] += 1
     ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
     rows = tuple((kernel, status, str(n), reason) for (kernel, status, reason), n in ordered)
     columns = ("kernel", "status (modelled)", "candidates (modelled)", "reason (modelled)")
@@ -65,19 +67,19 @@ def plan_losers(sources: Sources) -> Table:
     return Table(title, "none, modelled: nothing ran", "number of candidates", columns, rows)
 
 
-def check_table(checks: Sequence[Row]) -> Table:
+def check_table(checks: Sequence[CheckRow]) -> Table:
     """Return a line a problem, a column a kernel and way to run it: passed with which error."""
-    shown = varying([row["problem"] for row in checks])
+    shown = varying([row.problem for row in checks])
     columns = sorted({_checked_by(row) for row in checks})
-    cells: dict[str, dict[str, list[Row]]] = {}
+    cells: dict[str, dict[str, list[CheckRow]]] = {}
     for row in checks:
-        problem = {name: value for name, value in row["problem"].items() if name in shown}
-        label = pairs(problem or row["problem"])
+        problem = {name: value for name, value in row.problem.items() if name in shown}
+        label = pairs(problem or row.problem)
         cells.setdefault(label, {}).setdefault(_checked_by(row), []).append(row)
     labels = sorted(cells, key=natural)
     rows = tuple((label, *(_outcome(cells[label].get(c, [])) for c in columns)) for label in labels)
     emphasis: tuple[Emphasis, ...] = tuple(
-        "bad" if any(not row["ok"] for found in cells[label].values() for row in found) else ""
+        "bad" if any(not row.ok for found in cells[label].values() for row in found) else ""
         for label in labels
     )
     units = "passed of all checks, with the largest relative error of those that passed"
@@ -85,34 +87,34 @@ def check_table(checks: Sequence[Row]) -> Table:
     return Table("Checks against the reference", "none, not timed", units, names, rows, emphasis)
 
 
-def _checked_by(row: Row) -> str:
-    return f"{row['kernel']} ({row['how']})"
+def _checked_by(row: CheckRow) -> str:
+    return f"{row.kernel} ({row.how})"
 
 
-def _outcome(rows: Sequence[Row]) -> str:
+def _outcome(rows: Sequence[CheckRow]) -> str:
     if not rows:
         return ""
-    passed = [row for row in rows if row["ok"]]
+    passed = [row for row in rows if row.ok]
     if len(passed) < len(rows):
         return f"FAIL {len(rows) - len(passed)} of {len(rows)}"
-    errors = [error for row in passed if (error := number(row, "rel_error")) is not None]
+    errors = [row.rel_error for row in passed if row.rel_error is not None]
     worst = f", {scientific(max(errors))}" if errors else ""
     return f"pass {len(passed)}/{len(rows)}{worst}"
 
 
-def check_failures(checks: Sequence[Row]) -> Table:
+def check_failures(checks: Sequence[CheckRow]) -> Table:
     """Return every failed check with its reason."""
     rows = tuple(
         (
-            str(row["kernel"]),
-            str(row["how"]),
-            pairs(row["problem"]),
-            pairs(row.get("config") or {}),
-            scientific(row.get("rel_error")),
-            str(row.get("reason", "")),
+            row.kernel,
+            row.how,
+            pairs(row.problem),
+            pairs(row.config),
+            scientific(row.rel_error),
+            row.reason,
         )
         for row in checks
-        if not row["ok"]
+        if not row.ok
     )
     columns = ("kernel", "how", "problem", "config", "rel error", "reason")
     units = "relative error ||got - want|| / ||want||"
@@ -141,9 +143,9 @@ def _environments(file: ResultFile) -> list[dict[str, Any]]:
 
 def _environment_table(what: str, file: ResultFile, environment: Mapping[str, Any]) -> Table:
     own = [row for row in file.rows if file.environment_of(row) is environment]
-    ops = ", ".join(sorted({str(row["op"]) for row in own})) or "no rows"
+    ops = ", ".join(sorted({row.op for row in own})) or "no rows"
     rows = [*_flat(environment), ("rows", str(len(own)))]
-    regimes = ", ".join(sorted({str(row["regime"]) for row in own})) or "none"
+    regimes = ", ".join(sorted({row.regime for row in own})) or "none"
     title = f"{what}: {ops}, {environment.get('gpu', '')}, {environment.get('date', '')}"
     units = "bytes, MHz, GB/s and TFLOP/s as the names say"
     return Table(title, regimes, units, ("what", "value"), tuple(rows))
@@ -160,8 +162,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return found
 
 
-def covered(checks: Sequence[Row]) -> str:
+def covered(checks: Sequence[CheckRow]) -> str:
     """Return how much was checked, in a sentence."""
-    problems = len({problem_key(row["problem"]) for row in checks})
-    kernels = len({row["kernel"] for row in checks})
+    problems = len({problem_key(row.problem) for row in checks})
+    kernels = len({row.kernel for row in checks})
     return f"{len(checks)} checks: {kernels} kernels on {problems} problems."

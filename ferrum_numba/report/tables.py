@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ferrum_numba.report.blocks import Emphasis, Table, pairs, significant
-from ferrum_numba.report.data import Board, Machine, peer_of, standing, winners
+from ferrum_numba.report.data import Board, Machine, peer_of
+from ferrum_numba.results import Row
+from ferrum_numba.results.row import MEASURED, problem_key
 from ferrum_numba.roofline.model import (
     Ceiling,
-    Row,
     doubt,
     natural,
-    number,
-    problem_key,
     ridge,
     roof,
     size_of,
@@ -38,17 +38,16 @@ def problem_tables(board: Board) -> list[Table]:
 
 
 def _shape_table(board: Board, shape: str, problems: Sequence[Mapping[str, Any]]) -> Table:
-    won = winners(board)
     rows: list[tuple[str, ...]] = []
     emphasis: list[Emphasis] = []
     for problem in sorted(problems, key=lambda p: size_of(p) or 0):
         key = problem_key(problem)
         found = sorted(
-            (row for (_, other), row in board.best.items() if other == key), key=lambda r: r["us"]
+            (row for (_, other), row in board.best.items() if other == key), key=lambda r: r.us
         )
         for row in found:
-            place = standing(row, won[key])
-            rows.append(_times(row, won[key]) + _beside(board, row) + _resources(row))
+            place = board.standing(row)
+            rows.append(_times(board, row) + _beside(board, row) + _resources(row))
             emphasis.append("" if place == "slower" else place)
         if not found:
             rows.append(_no_result(board, problem))
@@ -73,36 +72,36 @@ def _columns(board: Board) -> tuple[str, ...]:
     )
 
 
-def _times(row: Row, winner: Row) -> tuple[str, ...]:
-    size = size_of(row["problem"])
-    place = standing(row, winner)
+def _times(board: Board, row: Row) -> tuple[str, ...]:
+    size, place = size_of(row.problem), board.standing(row)
+    winner = board.winners[problem_key(row.problem)].row
     return (
         "" if size is None else str(size),
-        str(row["kernel"]),
+        row.kernel,
         interval(row),
-        f"{row['us'] / winner['us']:.2f}× slower" if place == "slower" else place,
-        significant(number(row, "bound_us")),
-        significant(number(row, "fraction"), 3),
-        significant(number(row, "gbps")),
-        significant(number(row, "tflops")),
+        f"{row.us / winner.us:.2f}× slower" if place == "slower" else place,
+        significant(row.bound_us),
+        significant(row.fraction, 3),
+        significant(row.gbps),
+        significant(row.tflops),
     )
 
 
 def _resources(row: Row) -> tuple[str, ...]:
-    smem = number(row, "smem_bytes")
+    smem = row.smem_bytes
     return (
-        scientific(row.get("rel_error")),
-        whole(row.get("registers")),
+        scientific(row.rel_error),
+        whole(row.registers),
         "" if smem is None else significant(smem / 1024, 3),
-        whole(row.get("blocks_per_sm")),
-        pairs(row["config"]),
+        whole(row.blocks_per_sm),
+        pairs(row.config),
     )
 
 
 def _no_result(board: Board, problem: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the row of a problem that nothing could be believed on."""
     key, size = problem_key(problem), size_of(problem)
-    tried = sum(problem_key(row["problem"]) == key for row in board.rows)
+    tried = sum(problem_key(row.problem) == key for row in board.rows)
     cells = dict.fromkeys(_columns(board), "")
     cells[board.size_name] = "" if size is None else str(size)
     cells |= {"kernel": "none", "verdict": f"no trusted result of {tried} rows"}
@@ -114,28 +113,27 @@ def _beside(board: Board, row: Row) -> tuple[str, ...]:
         return ()
     cells: list[str] = []
     for kind in ("4-bit", "fp16"):
-        peer = peer_of(board, row["problem"], kind)
+        peer = peer_of(board, row.problem, kind)
         if peer is None:
             cells += ["", ""]
         else:
-            cells += [f"{significant(peer.us)} {peer.name}", f"{peer.us / row['us']:.2f}×"]
+            cells += [f"{significant(peer.us)} {peer.name}", f"{peer.us / row.us:.2f}×"]
     return tuple(cells)
 
 
 def interval(row: Row) -> str:
     """Return a time with its interval."""
-    us, low, high = (number(row, name) for name in ("us", "us_low", "us_high"))
-    if low is None or high is None:
-        return significant(us)
-    return f"{significant(us)} [{significant(low)}, {significant(high)}]"
+    if math.isnan(row.us_low) or math.isnan(row.us_high):
+        return significant(row.us)
+    return f"{significant(row.us)} [{significant(row.us_low)}, {significant(row.us_high)}]"
 
 
-def scientific(value: Any) -> str:
-    """Return an error in two digits; what is not finite in words."""
-    return f"{value:.1e}" if isinstance(value, int | float) else ""
+def scientific(value: float | None) -> str:
+    """Return an error in two digits; what is infinite in words, and nothing for what is unknown."""
+    return "" if value is None or math.isnan(value) else f"{value:.1e}"
 
 
-def whole(value: Any) -> str:
+def whole(value: int | None) -> str:
     """Return a count, or nothing for None."""
     return "" if value is None else str(value)
 
@@ -144,19 +142,18 @@ def failure_table(board: Board) -> Table:
     """Return what did not count, grouped by kernel, status and reason."""
     groups: dict[tuple[str, str, str], list[tuple[str, Row]]] = {}
     for row in board.rows:
-        status = str(row.get("status", ""))
         reason = doubt(row, board.ceilings)
-        if status == "slow" or not reason:
+        if row.status == "slow" or not reason:
             continue
-        status = "untrusted" if status == "measured" else status
+        status = "untrusted" if row.status == MEASURED else row.status
         # the same reason with other numbers is the same reason
         pattern = re.sub(r"\d+(\.\d+)?(e[-+]?\d+)?", "#", reason)
-        groups.setdefault((str(row["kernel"]), status, pattern), []).append((reason, row))
+        groups.setdefault((row.kernel, status, pattern), []).append((reason, row))
     rows = []
     for (kernel, status, _), found in sorted(groups.items(), key=lambda g: (-len(g[1]), g[0])):
         reason, row = found[0]
         count = str(len(found))
-        rows.append((kernel, status, count, reason, pairs(row["problem"]), pairs(row["config"])))
+        rows.append((kernel, status, count, reason, pairs(row.problem), pairs(row.config)))
     columns = ("kernel", "status", "rows", "reason (of the first)", "problem", "config")
     title = f"Refused, failed, wrong or untrusted: {board.op}"
     return Table(title, board.regime, "number of rows", columns, tuple(rows))
@@ -164,15 +161,14 @@ def failure_table(board: Board) -> Table:
 
 def slow_table(board: Board) -> Table:
     """Return how many correct configs were how far behind the best one of their problem."""
-    won = winners(board)
     ratios: dict[str, list[float]] = {}
     dropped: dict[str, int] = {}
     for row in board.rows:
-        winner, us = won.get(problem_key(row["problem"])), number(row, "us")
-        if row.get("status") == "slow":
-            dropped[row["kernel"]] = dropped.get(row["kernel"], 0) + 1
-        elif winner is not None and us is not None and not doubt(row, board.ceilings):
-            ratios.setdefault(str(row["kernel"]), []).append(us / float(winner["us"]))
+        winner = board.winners.get(problem_key(row.problem))
+        if row.status == "slow":
+            dropped[row.kernel] = dropped.get(row.kernel, 0) + 1
+        elif winner is not None and not math.isnan(row.us) and not doubt(row, board.ceilings):
+            ratios.setdefault(row.kernel, []).append(row.us / winner.row.us)
     rows = []
     for kernel in sorted({*ratios, *dropped}):
         own = ratios.get(kernel, [])

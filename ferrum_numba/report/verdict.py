@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from ferrum_numba.report.blocks import significant, span
-from ferrum_numba.report.data import Board, Sources, peer_of, winners
-from ferrum_numba.roofline.model import LATENCY_BOUND_US, Ceiling, Row, limit_of, number, size_of
+from ferrum_numba.report.data import Board, Sources, peer_of
+from ferrum_numba.results import Row
+from ferrum_numba.roofline.model import LATENCY_BOUND_US, Ceiling, limit_of, size_of
 
 # fractions of the bound from which a kernel counts as being at the roof, and as near it
 AT_ROOF, NEAR_ROOF = 0.9, 0.75
@@ -25,35 +26,35 @@ LIMIT_WORDS = {
 
 def verdict(board: Board) -> list[str]:
     """Return the paragraphs about one board: one, then one for each limit its problems have."""
-    won = winners(board)
+    won = [winner.row for winner in board.winners.values()]
     total = len(board.problems)
-    untrusted = sum(bool(row.get("untrusted")) for row in board.rows)
+    untrusted = sum(bool(row.untrusted) for row in board.rows)
     head = f"{board.title}: {_count(total, 'problem')}, {len(won)} with a correct, trusted time."
     if untrusted:
         head += f" {_count(untrusted, 'row')} marked untrusted when measured."
     head += f" The bound is the slower of memory and tensor cores at {board.bound}."
     groups: dict[str, list[Row]] = {}
-    for row in won.values():
+    for row in won:
         groups.setdefault(limit_of(row, board.ceilings), []).append(row)
     return [head, *(_limit(board, name, groups[name]) for name in LIMIT_WORDS if name in groups)]
 
 
 def _limit(board: Board, limit: str, rows: Sequence[Row]) -> str:
     """Return what is best where this limits, how far it is from the bound, and what to change."""
-    sizes = [float(size) for row in rows if (size := size_of(row["problem"])) is not None]
+    sizes = [float(size) for row in rows if (size := size_of(row.problem)) is not None]
     where = f", {board.size_name} {span(sizes)}" if sizes else ""
-    kernels = Counter(str(row["kernel"]) for row in rows).most_common()
+    kernels = Counter(row.kernel for row in rows).most_common()
     leaders = " and ".join(f"{name} on {count} of {len(rows)}" for name, count in kernels)
     text = f"{LIMIT_WORDS[limit]} ({_count(len(rows), 'problem')}{where}): fastest is {leaders}."
-    fractions = [(f, row) for row in rows if (f := number(row, "fraction")) is not None]
+    fractions = [(row.fraction, row) for row in rows if not math.isnan(row.fraction)]
     if fractions:
         values = [fraction for fraction, _ in fractions]
         worst, row = min(fractions, key=lambda pair: pair[0])
         text += f" The winners reach {span(values, 2)} of the bound"
         text += f" (median {statistics.median(values):.2f}); furthest is {_name(board, row)}"
-        text += f" with {row['kernel']} at {worst:.2f}."
+        text += f" with {row.kernel} at {worst:.2f}."
         text += f" Next: {_advice(limit, statistics.median(values), row, board.ceilings)}."
-    spills = sum(bool(row.get("spill_bytes")) for row in rows)
+    spills = sum(bool(row.spill_bytes) for row in rows)
     if spills:
         text += (
             f" {_count(spills, 'winner')} of these spill registers to memory: remove that first."
@@ -62,9 +63,8 @@ def _limit(board: Board, limit: str, rows: Sequence[Row]) -> str:
 
 
 def _name(board: Board, row: Row) -> str:
-    problem: Mapping[str, Any] = row["problem"]
-    size = size_of(problem)
-    return board.shape(problem) + ("" if size is None else f", {board.size_name}={size}")
+    size = size_of(row.problem)
+    return board.shape(row.problem) + ("" if size is None else f", {board.size_name}={size}")
 
 
 def _advice(limit: str, fraction: float, worst: Row, ceilings: Sequence[Ceiling]) -> str:
@@ -90,8 +90,7 @@ def _memory_advice(fraction: float, worst: Row) -> str:
             "the rest is start, tail and uneven shares: split the weights evenly over the SMs "
             "and issue the first loads earlier"
         )
-    blocks = number(worst, "blocks_per_sm")
-    now = f" (now {blocks:.0f} blocks an SM)" if blocks else ""
+    now = f" (now {worst.blocks_per_sm} blocks an SM)" if worst.blocks_per_sm else ""
     return f"more bytes in flight: more stages, wider loads or more blocks an SM{now}"
 
 
@@ -99,7 +98,7 @@ def _tensor_advice(worst: Row, ceilings: Sequence[Ceiling]) -> str:
     tensors = [c for c in ceilings if c.kind == "tensor" and c.source == "measured"]
     synchronous = [c for c in tensors if "wgmma" not in c.name and "mma" in c.name]
     faster = [c for c in tensors if "wgmma" in c.name]
-    tflops = number(worst, "tflops") or 0.0
+    tflops = worst.tflops
     for low in synchronous:
         for high in faster:
             if AT_ROOF * low.rate <= tflops <= low.rate < high.rate:
@@ -115,11 +114,11 @@ def _tensor_advice(worst: Row, ceilings: Sequence[Ceiling]) -> str:
 
 def _power(rows: Sequence[Row]) -> str:
     """Return how many ran into the power cap, and at what clocks they ended."""
-    capped = [row for row in rows if POWER_CAP in (row.get("throttle") or ())]
+    capped = [row for row in rows if POWER_CAP in row.throttle]
     if not capped:
         return ""
-    readings = [row.get("clock_mhz") or (None, None) for row in capped]
-    ended = [float(clock) for _, clock in readings if clock is not None]
+    readings = [row.clock_mhz_after for row in capped]
+    ended = [float(clock) for clock in readings if clock is not None]
     clocks = f", ending at {span(ended)} MHz" if ended else ""
     return (
         f" {_count(len(capped), 'winner')} of {len(rows)} ran into the power cap{clocks}: there, "
@@ -129,8 +128,8 @@ def _power(rows: Sequence[Row]) -> str:
 
 def _against(board: Board, rows: Iterable[Row], kind: str) -> str:
     """Return how the winners compare with the best peer of a kind, where the peers have a time."""
-    found = [(peer_of(board, row["problem"], kind), row) for row in rows]
-    ratios = [(peer.us / row["us"], peer, row) for peer, row in found if peer is not None]
+    found = [(peer_of(board, row.problem, kind), row) for row in rows]
+    ratios = [(peer.us / row.us, peer, row) for peer, row in found if peer is not None]
     if not ratios:
         return ""
     who = "the best 4-bit peer" if kind == "4-bit" else ratios[0][1].name
@@ -149,14 +148,14 @@ def summary(sources: Sources, found: Sequence[Board]) -> list[str]:
     if not found:
         texts.append("Nothing was measured: no figure in this report is the time of a kernel.")
     if sources.plan:
-        good = sum(row.get("status") == "ok" for row in sources.plan)
+        good = sum(row.status == "ok" for row in sources.plan)
         where = f" for {sources.gpu['name']}" if sources.gpu else ""
         texts.append(
             f"Plan{where} (modelled): {_count(len(sources.plan), 'candidate')}, {good} ok."
         )
     if sources.checks:
-        passed = sum(bool(row["ok"]) for row in sources.checks)
-        hows = " and ".join(sorted({str(row["how"]) for row in sources.checks}))
+        passed = sum(row.ok for row in sources.checks)
+        hows = " and ".join(sorted({row.how for row in sources.checks}))
         total = len(sources.checks)
         texts.append(f"Checks against the reference ({hows}): {passed} of {total} passed.")
     return texts

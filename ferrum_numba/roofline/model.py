@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Row = Mapping[str, Any]
+from ferrum_numba.results import Planned, Row
+
 Source = Literal["measured", "datasheet"]
 Kind = Literal["memory", "tensor", "latency", "other"]
 Unit = Literal["GB/s", "TFLOP/s", "10^12 weights/s", "us"]
@@ -98,9 +99,9 @@ class Peer:
     source: str
 
 
-def number(row: Row, name: str) -> float | None:
-    """Return a row's figure, or None if it is missing, not a number or not finite."""
-    value = row.get(name)
+def number(facts: Mapping[str, Any], name: str) -> float | None:
+    """Return a fact's figure, or None if it is missing, not a number or not finite."""
+    value = facts.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
@@ -108,19 +109,11 @@ def number(row: Row, name: str) -> float | None:
 
 def work(row: Row) -> tuple[float, float] | None:
     """Return (FLOPs, compulsory bytes) of a row, from its rates where it does not state them."""
-    flops, size_bytes = number(row, "flops"), number(row, "bytes")
-    us, tflops, gbps = (number(row, name) for name in ("us", "tflops", "gbps"))
-    if us is not None:
-        flops = flops if flops is not None else (tflops or 0.0) * us * 1e6
-        size_bytes = size_bytes if size_bytes is not None else (gbps or 0.0) * us * 1e3
-    if not flops or not size_bytes or flops < 0 or size_bytes < 0:
-        return None
-    return flops, size_bytes
-
-
-def problem_key(problem: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """Return a problem as a hashable value."""
-    return tuple(sorted(problem.items()))
+    flops = row.tflops * row.us * 1e6 if row.flops is None else row.flops
+    size_bytes = row.gbps * row.us * 1e3 if row.bytes is None else row.bytes
+    # of what nobody measured no comparison holds
+    known = 0 < flops < math.inf and 0 < size_bytes < math.inf
+    return (float(flops), float(size_bytes)) if known else None
 
 
 def size_of(problem: Mapping[str, Any]) -> int | None:
@@ -166,7 +159,7 @@ def natural(text: str) -> tuple[str | int, ...]:
     return tuple(int(w) if i % 2 else w for i, w in enumerate(re.split(r"(\d+)", text)))
 
 
-def datasheet(facts: Row) -> list[Ceiling]:
+def datasheet(facts: Mapping[str, Any]) -> list[Ceiling]:
     """Return the ceilings of a GPU's facts; those of a recorded result count as measured."""
     source: Source = "measured" if facts.get("source") == "recorded" else "datasheet"
     dram, tensor = number(facts, "dram_gbps"), number(facts, "tensor_tflops")
@@ -192,19 +185,23 @@ def _kind_of(name: str, gbps: float, tflops: float) -> tuple[Kind, Unit]:
 
 def _ceiling(row: Row) -> Ceiling | None:
     """Return what a ceiling row measured: a rate of FLOPs, else of bytes, else a time."""
-    us, gbps, tflops = (number(row, name) or 0.0 for name in ("us", "gbps", "tflops"))
-    if not row.get("ok") or us <= 0:
+    if not row.ok or math.isnan(row.us):
         return None
-    low_us, high_us = number(row, "us_low") or us, number(row, "us_high") or us
-    name = str(row["kernel"]).replace("_", " ")
+    us, low_us, high_us = interval_us(row)
+    name = row.kernel.replace("_", " ")
     name = name.replace("dram", "DRAM").replace("mma sync", "mma.sync").replace("l2", "L2")
-    kind, unit = _kind_of(name, gbps, tflops)
-    regime = str(row.get("regime", ""))
+    kind, unit = _kind_of(name, row.gbps, row.tflops)
     if unit == "us":
-        return Ceiling(name, kind, us, unit, "measured", low_us, high_us, regime)
-    rate = gbps if unit == "GB/s" else tflops
+        return Ceiling(name, kind, us, unit, "measured", low_us, high_us, row.regime)
+    rate = row.gbps if unit == "GB/s" else row.tflops
     low, high = rate * us / high_us, rate * us / low_us
-    return Ceiling(name, kind, rate, unit, "measured", low, high, regime)
+    return Ceiling(name, kind, rate, unit, "measured", low, high, row.regime)
+
+
+def interval_us(row: Row) -> tuple[float, float, float]:
+    """Return a row's time and the ends of its interval, which are the time where there is none."""
+    low, high = (row.us if math.isnan(end) else end for end in (row.us_low, row.us_high))
+    return row.us, low, high
 
 
 def measured_ceilings(rows: Iterable[Row]) -> list[Ceiling]:
@@ -253,44 +250,56 @@ def limit_of(row: Row, ceilings: Sequence[Ceiling]) -> Limit:
 
 def doubt(row: Row, ceilings: Sequence[Ceiling]) -> str:
     """Return why a row must not win: it failed its check, or it beats physics; else nothing."""
-    if not row.get("ok"):
-        return str(row.get("reason") or row.get("status") or "not checked")
-    if row.get("untrusted"):
-        return str(row["untrusted"])
+    if not row.ok:
+        return row.reason or row.status
+    if row.untrusted:
+        return row.untrusted
     # a warm L2 may serve more bytes than device memory can
-    rates = [("tflops", "tensor", "TFLOP/s")]
-    rates += [("gbps", "memory", "GB/s")] if row.get("regime") == "cold" else []
-    for name, kind, unit in rates:
+    rates = [(row.tflops, "tensor", "TFLOP/s")]
+    rates += [(row.gbps, "memory", "GB/s")] if row.regime == "cold" else []
+    for rate, kind, unit in rates:
         limits = [c for c in ceilings if c.kind == kind]
         sheet = [c.rate for c in limits if c.source == "datasheet"]
         top = max(sheet or [c.rate * ANOMALY for c in limits], default=math.inf)
-        rate = number(row, name) or 0.0
         if rate > top:
             return f"{rate:.0f} {unit} is above the {top:.0f} {unit} this GPU can reach"
     return ""
 
 
-def point(
-    row: Row, shape: str, ceilings: Sequence[Ceiling], *, modelled: bool = False
-) -> Point | None:
+def point(row: Row, shape: str, ceilings: Sequence[Ceiling]) -> Point | None:
     """Return the point of a row, or None if it has no time or no work to draw it from."""
-    us = number(row, "bound_us" if modelled else "us")
     amount = work(row)
-    if us is None or us <= 0 or amount is None:
+    if amount is None or not row.us > 0:
         return None
-    bound_us = number(row, "bound_us")
+    us, us_low, us_high = interval_us(row)
     return Point(
-        kernel=str(row["kernel"]),
+        kernel=row.kernel,
         shape=shape,
-        size=size_of(row["problem"]),
-        regime="" if modelled else str(row.get("regime", "")),
+        size=size_of(row.problem),
+        regime=row.regime,
         flops=amount[0],
         bytes=amount[1],
         us=us,
-        us_low=us if modelled else number(row, "us_low") or us,
-        us_high=us if modelled else number(row, "us_high") or us,
-        fraction=None if modelled or bound_us is None else bound_us / us,
-        doubt="" if modelled else doubt(row, ceilings),
-        modelled=modelled,
-        size_name=size_name(row["problem"]),
+        us_low=us_low,
+        us_high=us_high,
+        fraction=None if math.isnan(row.bound_us) else row.bound_us / us,
+        doubt=doubt(row, ceilings),
+        size_name=size_name(row.problem),
+    )
+
+
+def modelled_point(planned: Planned, shape: str) -> Point:
+    """Return the point of a candidate that takes no longer than its bound."""
+    return Point(
+        kernel=planned.kernel,
+        shape=shape,
+        size=size_of(planned.problem),
+        regime="",
+        flops=float(planned.flops),
+        bytes=float(planned.bytes),
+        us=planned.bound_us,
+        us_low=planned.bound_us,
+        us_high=planned.bound_us,
+        modelled=True,
+        size_name=size_name(planned.problem),
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ferrum_numba.compile import Binary, blocks_per_sm
 from ferrum_numba.contract import Config, Kernel, Problem, describe
 from ferrum_numba.errors import BuildError
-from ferrum_numba.results import Row
+from ferrum_numba.results import Planned
 from ferrum_numba.tune.model import bound_us
 from ferrum_numba.tune.space import (
     Progress,
@@ -40,18 +40,13 @@ def plan(
     *,
     limit: int | None = None,
     progress: Progress = silent,
-) -> list[Row]:
+) -> list[Planned]:
     """Return a row for every kernel, problem and config; needs no GPU.
 
     Args:
         gpu:   the GPU to plan for: its limits, its bandwidth
         arch:  architecture to compile for, that of the GPU if None
         limit: most configs a kernel and problem, half of them the likeliest; None for all
-
-    Returns:
-        rows of kernel, op, problem, config, arch, registers, spill_bytes, smem_bytes,
-        blocks_per_sm (None where it was not built), flops, bytes, bound_us, modelled (always true),
-        status ("ok", "spills", "does not fit" or "build failed") and reason.
     """
     arch = arch or gpu.arch
     candidates = _candidates(kernels, problems, gpu, limit)
@@ -74,27 +69,26 @@ def _candidates(
     return found
 
 
-def _row(candidate: _Candidate, binary: Binary | BuildError | None, gpu: Gpu, arch: str) -> Row:
+def _row(candidate: _Candidate, binary: Binary | BuildError | None, gpu: Gpu, arch: str) -> Planned:
     work = candidate.kernel.op.work(candidate.problem)
     status, reason = _verdict(candidate, binary, gpu)
     built = binary if isinstance(binary, Binary) and not candidate.misfit else None
-    return {
-        "kernel": candidate.kernel.name,
-        "op": candidate.kernel.op.name,
-        "problem": describe(candidate.problem),
-        "config": describe(candidate.config),
-        "arch": arch,
-        "registers": built and built.registers,
-        "spill_bytes": built and built.spill_bytes,
-        "smem_bytes": built and built.smem_bytes,
-        "blocks_per_sm": built and blocks_per_sm(built, gpu),
-        "flops": work.flops,
-        "bytes": work.bytes,
-        "bound_us": bound_us(work, gpu),
-        "modelled": True,
-        "status": status,
-        "reason": reason,
-    }
+    return Planned(
+        kernel=candidate.kernel.name,
+        op=candidate.kernel.op.name,
+        problem=describe(candidate.problem),
+        config=describe(candidate.config),
+        arch=arch,
+        registers=built.registers if built else None,
+        spill_bytes=built.spill_bytes if built else None,
+        smem_bytes=built.smem_bytes if built else None,
+        blocks_per_sm=blocks_per_sm(built, gpu) if built else None,
+        flops=work.flops,
+        bytes=work.bytes,
+        bound_us=bound_us(work, gpu),
+        status=status,
+        reason=reason,
+    )
 
 
 def _verdict(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,9 @@ from ferrum_numba.compile import Binary, blocks_per_sm
 from ferrum_numba.contract import Config, Kernel, Problem, describe
 from ferrum_numba.errors import BuildError
 from ferrum_numba.launch import lacking
-from ferrum_numba.measure import median_interval, read_clocks
-from ferrum_numba.results import ResultFile, Row
+from ferrum_numba.measure import read_clocks
+from ferrum_numba.results import ResultFile, Row, median_interval
+from ferrum_numba.results.row import FINAL, MEASURED
 from ferrum_numba.tune.exclusive import compute_processes, exclusive
 from ferrum_numba.tune.model import bound_us
 from ferrum_numba.tune.space import (
@@ -41,7 +43,7 @@ RECORDED_SLACK = 1.05
 
 
 @dataclass(frozen=True)
-class Task:
+class SearchTask:
     """What to search.
 
     limit:     most configs a kernel and problem, half of them the likeliest; None for all
@@ -89,12 +91,14 @@ def tune(
     with exclusive(gpu):
         others = compute_processes(gpu.uuid)
         untrusted = f"{others} other processes computed on the GPU" if others else ""
-        task = Task(kernels, problems, gpu, policy, Path(store_path), limit, regime, untrusted)
+        task = SearchTask(
+            kernels, problems, gpu, policy, Path(store_path), limit, regime, untrusted
+        )
         with Worker(partial(GpuMeasurer, policy), timeout_s) as worker:
             return search(task, worker, progress)
 
 
-def search(task: Task, measurer: Measurer, progress: Progress = silent) -> list[Row]:
+def search(task: SearchTask, measurer: Measurer, progress: Progress = silent) -> list[Row]:
     """Search with a given measurer; `tune` says the rest."""
     store = _Store(task)
     configs = {
@@ -122,7 +126,7 @@ def search(task: Task, measurer: Measurer, progress: Progress = silent) -> list[
 class _Store:
     """The result file of a task: what is in it already, and how new rows get there."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: SearchTask) -> None:
         self.path = task.store_path
         clocks = asdict(read_clocks(task.gpu.uuid))
         now = results.environment(task.gpu, task.policy, sys.argv, clocks=clocks)
@@ -131,7 +135,7 @@ class _Store:
             self.file.environment["untrusted"] = task.untrusted
         if self.path.exists():
             self.file = results.merge(results.load(self.path), self.file)
-        self._usable = {results.key(row): row for row in self.file.rows if self._same_run(row)}
+        self._usable = {row.key: row for row in self.file.rows if self._same_run(row)}
 
     @property
     def run(self) -> str:
@@ -141,8 +145,8 @@ class _Store:
 
     def known(self, wanted: Row) -> Row | None:
         """Return the stored row of the same program, measured the same way on the same GPU."""
-        row = self._usable.get(results.key(wanted))
-        return row if row and row["source_hash"] == wanted["source_hash"] else None
+        row = self._usable.get(wanted.key)
+        return row if row and row.source_hash == wanted.source_hash else None
 
     def add(self, rows: Sequence[Row]) -> None:
         """Put rows into the file, in place of older ones."""
@@ -152,7 +156,7 @@ class _Store:
             results.save(self.path, self.file)
 
     def _same_run(self, row: Row) -> bool:
-        if row.get("untrusted"):
+        if row.untrusted:
             return False
         then, now = self.file.environment_of(row), self.file.environment
         return then["uuid"] == now["uuid"] and results.same(then["policy"], now["policy"])
@@ -162,7 +166,7 @@ class _Store:
 class _Run:
     """One search under way."""
 
-    task: Task
+    task: SearchTask
     measurer: Measurer
     store: _Store
     binaries: Binaries
@@ -178,7 +182,7 @@ class _Run:
         try:
             for row in self._rows(problem, wanted):
                 rows.append(row)
-            self._final(rows, problem)
+            rows = self._final(rows, problem)
         finally:
             self.store.add(rows)
         return rows
@@ -196,85 +200,87 @@ class _Run:
                 self.done += 1
                 self.progress(self.done, self.total, f"{kernel.name} {problem}")
                 row = self._row(kernel, config, problem, best_us)
-                if row["status"] == "measured":
-                    best_us = min(best_us or row["us"], row["us"])
+                if row.status == MEASURED:
+                    best_us = min(best_us or row.us, row.us)
                 yield row
 
     def _row(self, kernel: Kernel, config: Config, problem: Problem, best_us: float | None) -> Row:
         binary = self.binaries[kernel.name, config]
         if isinstance(binary, BuildError):
             return self._blank(kernel, config, problem, "build failed", str(binary))
-        row = self._blank(kernel, config, problem, "pruned", "")
-        row.update(_resources(binary, self.task.gpu))
         misfit = does_not_fit((kernel, config, problem), binary, self.task.gpu)
-        row["reason"] = lacking(kernel) or misfit or ""
-        if row["reason"]:
+        reason = lacking(kernel) or misfit or ""
+        row = self._blank(kernel, config, problem, "pruned", reason)
+        row = replace(row, **_resources(binary, self.task.gpu))
+        if reason:
             return row
         known = self.store.known(row)
         if known:
             return known
         candidate = Candidate(kernel, config, problem, binary, self.task.regime)
-        self._fill(row, self.measurer.run(candidate, best_us))
-        return row
+        return self._filled(row, self.measurer.run(candidate, best_us))
 
     def _blank(
         self, kernel: Kernel, config: Config | None, problem: Problem, status: str, reason: str
     ) -> Row:
         """Return a row of everything that is known without measuring."""
         work = kernel.op.work(problem)
-        return {
-            "kernel": kernel.name, "op": kernel.op.name, "problem": describe(problem),
-            "config": {} if config is None else describe(config), "arch": self.task.gpu.arch,
-            "regime": self.task.regime, "us": None, "us_low": None, "us_high": None, "samples": [],
-            "gbps": None, "tflops": None, "flops": work.flops, "bytes": work.bytes,
-            "bound_us": bound_us(work, self.task.gpu), "fraction": None, "rel_error": None,
-            "max_error": None, "ok": False, "status": status, "reason": reason, "registers": None,
-            "spill_bytes": None, "smem_bytes": None, "blocks_per_sm": None, "source_hash": "",
-            "seed": SEED, "stage": "", "run": self.store.run, "untrusted": self.task.untrusted,
-        }  # fmt: skip
-
-    def _fill(self, row: Row, outcome: Outcome) -> None:
-        row.update(
-            status=outcome.status, reason=outcome.reason,
-            rel_error=outcome.rel_error, max_error=outcome.max_error,
-            ok=outcome.status in ("measured", "slow"), stage="full",
+        return Row(
+            kernel.name, kernel.op.name, describe(problem),
+            {} if config is None else describe(config), self.task.gpu.arch, self.task.regime,
+            flops=work.flops, bytes=work.bytes, bound_us=bound_us(work, self.task.gpu),
+            status=status, reason=reason, seed=SEED, run=self.store.run,
+            untrusted=self.task.untrusted,
         )  # fmt: skip
-        if outcome.us:
-            self._fill_time(row, outcome)
 
-    def _fill_time(self, row: Row, outcome: Outcome) -> None:
-        _time(row, outcome.us)
-        row.update(outcome.extra)
+    def _filled(self, row: Row, outcome: Outcome) -> Row:
+        row = replace(
+            row, status=outcome.status, reason=outcome.reason,
+            rel_error=_number(outcome.rel_error), max_error=_number(outcome.max_error),
+            ok=outcome.status in (MEASURED, "slow"), stage="full",
+        )  # fmt: skip
+        return self._timed(row, outcome) if outcome.us else row
+
+    def _timed(self, row: Row, outcome: Outcome) -> Row:
+        """Return a row with the times of an outcome, and what was seen of the board meanwhile."""
+        row = replace(_with_times(row, outcome.us), more={**row.more, **outcome.extra})
         slack = RECORDED_SLACK if self.task.gpu.source == "recorded" else 1.0
         # what no weights were rotated for may be served by L2
-        if outcome.rotated and row["us"] * slack < row["bound_us"]:
-            row.update(ok=False, status="wrong", reason=(
-                f"{row['us']:.4g} us is less than the {row['bound_us']:.4g} us that {row['bytes']} "
-                f"bytes and {row['flops']} FLOPs need on {self.task.gpu.name}: the work is "
-                "overstated or the weights were not cold"
-            ))  # fmt: skip
+        if not outcome.rotated or row.us * slack >= row.bound_us:
+            return row
+        reason = (
+            f"{row.us:.4g} us is less than the {row.bound_us:.4g} us that {row.bytes} bytes and "
+            f"{row.flops} FLOPs need on {self.task.gpu.name}: the work is overstated or the "
+            "weights were not cold"
+        )
+        return replace(row, ok=False, status="wrong", reason=reason)
 
-    def _final(self, rows: Sequence[Row], problem: Problem) -> None:
-        """Time the best rows in turn, so that a drift of the clocks touches all alike."""
-        heats = sorted((row for row in rows if row["status"] == "measured"), key=_us)
-        # and the best of every kernel, which its column in a table will show
-        leaders = {row["kernel"]: row for row in reversed(heats)}
-        timed = heats[:FINALISTS]
-        timed += [row for row in leaders.values() if all(row is not one for one in timed)]
-        if len(timed) < 2 or all(row.get("stage") == "final" for row in timed):
-            return
-        kernels = {kernel.name: kernel for kernel in self.task.kernels}
-        candidates = []
-        for row in timed:
-            kernel = kernels[row["kernel"]]
-            config = kernel.config(**row["config"])
-            binary = self.binaries[kernel.name, config]
-            assert isinstance(binary, Binary), "a row was measured with it"
-            candidates.append(Candidate(kernel, config, problem, binary, self.task.regime))
+    def _final(self, rows: Sequence[Row], problem: Problem) -> list[Row]:
+        """Return the rows, the best of them timed in turn: a drift of the clocks touches all."""
+        timed = _finalists(rows)
+        if len(timed) < 2 or all(rows[i].stage == FINAL for i in timed):
+            return list(rows)
+        candidates = [self._candidate(rows[i], problem) for i in timed]
         outcomes = self.measurer.final(candidates)
-        for row, outcome in zip(timed, outcomes or (), strict=False):
-            self._fill_time(row, outcome)
-            row.update(stage="final", run=self.store.run)
+        found = list(rows)
+        for i, outcome in zip(timed, outcomes or (), strict=False):
+            found[i] = replace(self._timed(rows[i], outcome), stage=FINAL, run=self.store.run)
+        return found
+
+    def _candidate(self, row: Row, problem: Problem) -> Candidate:
+        kernel = next(kernel for kernel in self.task.kernels if kernel.name == row.kernel)
+        config = kernel.config(**row.config)
+        binary = self.binaries[kernel.name, config]
+        assert isinstance(binary, Binary), "a row was measured with it"
+        return Candidate(kernel, config, problem, binary, self.task.regime)
+
+
+def _finalists(rows: Sequence[Row]) -> list[int]:
+    """Return the places of the best rows, and of the best of every kernel: a table shows them."""
+    heats = [i for i, row in enumerate(rows) if row.status == MEASURED]
+    heats.sort(key=lambda i: rows[i].us)
+    leaders = {rows[i].kernel: i for i in reversed(heats)}
+    return list(dict.fromkeys([*heats[:FINALISTS], *leaders.values()]))
 
 
 def _nvvm(binaries: Binaries) -> str | None:
@@ -283,9 +289,8 @@ def _nvvm(binaries: Binaries) -> str | None:
     return next((match[1] for match in found if match), None)
 
 
-def _us(row: Row) -> float:
-    us: float = row["us"]
-    return us
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _resources(binary: Binary, gpu: Gpu) -> dict[str, Any]:
@@ -298,11 +303,13 @@ def _resources(binary: Binary, gpu: Gpu) -> dict[str, Any]:
     }
 
 
-def _time(row: Row, us: Sequence[float]) -> None:
-    """Fill in a row's times and what follows from them."""
+def _with_times(row: Row, us: Sequence[float]) -> Row:
+    """Return a row with its times and what follows from them."""
+    assert row.bytes is not None
+    assert row.flops is not None
     median, low, high = median_interval(us)
-    row.update(
-        us=median, us_low=low, us_high=high, samples=list(us),
-        gbps=row["bytes"] / median / 1e3, tflops=row["flops"] / median / 1e6,
-        fraction=row["bound_us"] / median,
+    return replace(
+        row, us=median, us_low=low, us_high=high, samples=tuple(us),
+        gbps=row.bytes / median / 1e3, tflops=row.flops / median / 1e6,
+        fraction=row.bound_us / median,
     )  # fmt: skip

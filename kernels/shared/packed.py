@@ -64,24 +64,40 @@ def stored_shape(problem: W4A16Problem) -> tuple[int, int]:
 
 def pack_operands(problem: W4A16Problem, inputs: Inputs) -> dict[str, Array]:
     """Return a weight's operands by name (see the module); those it does not have are absent."""
-    shape, grouped = stored_shape(problem), problem.num_groups > 1
-    columns = ((0, 0), (0, shape[1] - problem.N))
-    operands: dict[str, Array] = {}
+    operands = pack_other_operands(problem, inputs)
     codes = inputs["codes"]
+    if "perm" in operands:
+        codes = codes[operands["perm"]]
+    K, N = stored_shape(problem)
+    padding = ((0, K - problem.K), (0, N - problem.N))
+    padded = np.pad(codes, padding, constant_values=SYMMETRIC_ZERO_POINT)
+    return {"packed": pack_weight(padded), **operands}
+
+
+def pack_other_operands(problem: W4A16Problem, inputs: Inputs) -> dict[str, Array]:
+    """Return a weight's operands but the weight itself, of what tests make and checkpoints hold.
+
+    inputs: scales [G, N], and where the weight has them zero_points [G, N] uint8, g_idx [K] int32
+            of a weight in act-order, bias [N]
+    """
+    padding = _group_padding(problem)
+    scales = np.pad(inputs["scales"], padding)
+    operands = {"scales": permute_scales(scales, problem.num_groups > 1)}
+    if "zero_points" in inputs:
+        operands["zero_points"] = pack_zero_points(np.pad(inputs["zero_points"], padding))
+    if "bias" in inputs:
+        operands["bias"] = pack_bias(problem, inputs["bias"])
     if problem.act_order:
         # stable: the rows of a group stay in the order of the checkpoint
         operands["perm"] = np.argsort(inputs["g_idx"], kind="stable").astype(np.int32)
-        codes = codes[operands["perm"]]
-    rows = (0, shape[0] - problem.K)
-    padded = np.pad(codes, (rows, columns[1]), constant_values=SYMMETRIC_ZERO_POINT)
-    operands["packed"] = pack_weight(padded)
-    operands["scales"] = permute_scales(np.pad(inputs["scales"], _group_padding(problem)), grouped)
-    if "zero_points" in inputs:
-        zeros = np.pad(inputs["zero_points"], _group_padding(problem))
-        operands["zero_points"] = pack_zero_points(zeros)
-    if "bias" in inputs:
-        operands["bias"] = permute_scales(np.pad(inputs["bias"][None], columns), False)[0]
     return operands
+
+
+def pack_bias(problem: W4A16Problem, bias: Array) -> Array:
+    """Return a bias [N] padded and permuted."""
+    padded = np.pad(bias, (0, stored_shape(problem)[1] - problem.N))
+    packed: Array = permute_scales(padded[None], False)[0]
+    return packed
 
 
 class PackedKernel(Kernel):

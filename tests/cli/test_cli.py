@@ -12,7 +12,7 @@ from toy_kernel import Toy
 
 from ferrum_numba import check, cli, gpu, tune
 from ferrum_numba.cli.doctor import newer
-from ferrum_numba.tune.search import Task, search
+from ferrum_numba.tune.search import SearchTask, search
 from ferrum_numba.tune.worker import Outcome
 
 SETS = {"small": (Problem(64), Problem(100)), "rows": (ToyProblem(1), ToyProblem(16))}
@@ -324,7 +324,7 @@ def board(monkeypatch):
 
     def fake(kernels, problems, facts, *, policy, store_path, progress, **rest):
         rest.pop("timeout_s")
-        task = Task(kernels, problems, facts, policy, store_path, **rest)
+        task = SearchTask(kernels, problems, facts, policy, store_path, **rest)
         return search(task, measurer, progress)
 
     monkeypatch.setattr(gpu, "live", lambda: gpu.KNOWN["h200"])

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from ferrum_numba import GptqTensors, ProblemError
 from ferrum_numba.gptq.awq import from_awq, to_awq
-from ferrum_numba.gptq.marlin import from_marlin, to_marlin
+from ferrum_numba.gptq.legacy_marlin import from_marlin, to_marlin
 from ferrum_numba.gptq.tensors import concatenate
 from ferrum_numba.reference import marlin_layout
 

@@ -17,8 +17,9 @@ import ferrum_numba
 from ferrum_numba.errors import LaunchError, ProblemError
 from ferrum_numba.gptq.repack import marlin_weight
 from ferrum_numba.launch import Graph
+from ferrum_numba.linear.choice import readers
+from ferrum_numba.linear.dense import MarlinLinear
 from ferrum_numba.linear.experts import ExpertStack, MarlinStackedExpertLinear
-from ferrum_numba.linear.marlin import MarlinLinear
 from ferrum_numba.linear.offset import (
     marlin_gemm_with_offset,
     marlin_gemm_with_offset_strided,
@@ -359,7 +360,7 @@ def test_addresses_of_experts_and_rows(gpu, store, monkeypatch):
     x, out = gpu.empty((4, K)), gpu.empty((4, 72))
     marlin_gemm_with_offset_strided(0, x, 1, stack.store, out, 3, 1, 2 * 72, 72)
     launches = dict(seen)
-    gemm = launches[stack.store.kernels[0].name]
+    gemm = launches[readers(store)[0].name]
     gather = launches.get("gather_columns", gemm)
     assert gather["x"] == x.buffer.pointer + 1 * K * 2
     assert gemm["out"] == out.buffer.pointer + 3 * 72 * 2

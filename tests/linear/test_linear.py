@@ -18,12 +18,13 @@ from quantised import NAME, assert_close, layer, reference, rows
 from test_stores import LAYERS
 
 from ferrum_numba.errors import CaptureError, LaunchError, ProblemError
-from ferrum_numba.kernels import PACKED, RAW
+from ferrum_numba.kernels import KERNELS, PACKED
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.launch import Graph
-from ferrum_numba.linear import choice, plan
-from ferrum_numba.linear.marlin import MarlinLinear
+from ferrum_numba.linear import choice, launch_plan
+from ferrum_numba.linear.dense import MarlinLinear
 from ferrum_numba.linear.runtime import runtime
+from ferrum_numba.results import Decision
 
 STORES = ("marlin", "raw")
 SMALL = layer(128, 64, 64, zeros="gptq", bias=True)
@@ -269,7 +270,7 @@ def test_a_layer_of_known_kind_needs_nothing_loaded_in_a_capture(gpu):
     Graph.capture(gpu.device, [lambda stream: linear.forward(source, out, stream)])
 
 
-def test_prepare_takes_no_rows_and_none_at_all(gpu):
+def test_prepare_takes_no_decidedand_none_at_all(gpu):
     linear = make(SMALL)
     gpu.built.clear()
     linear.prepare((0,))
@@ -287,7 +288,7 @@ def test_streams_do_not_share_scratch(gpu):
     scratch = runtime(0).scratch
     for stream in (0, 5, 0):
         linear.forward(source, out, stream)
-        (made,) = linear.store.plans.values()
+        (made,) = runtime(0).plans.of(linear.store).values()
         seen.setdefault(stream, dict(scratch.addresses(stream, made.scratch)))
         assert seen[stream] == scratch.addresses(stream, made.scratch)
     assert not set(seen[0].values()) & set(seen[5].values())
@@ -416,7 +417,7 @@ def test_a_call_is_checked_before_it_allocates(gpu):
     assert gpu.host.allocated[len(allocated) :] == [512]
 
 
-def test_more_rows_than_any_kernel_takes_are_an_error(gpu):
+def test_more_decidedthan_any_kernel_takes_are_an_error(gpu):
     """Defect 14: there every error in forward is a panic, which ends the program."""
     linear = make(layer(8, 8, -1))
     source, out = gpu.empty((65_537, 8)), gpu.empty((65_537, 8))
@@ -499,12 +500,8 @@ def test_torch_tensors_of_the_host(store, dtype):
 # what was measured decides
 
 
-def row(kernel, problem, config, us=1.0):
-    return {
-        "op": "w4a16_gemm", "kernel": kernel.name, "problem": asdict(problem),
-        "config": asdict(config), "regime": "cold", "us": us, "samples": [us] * 5, "ok": True,
-        "status": "measured", "stage": "final",
-    }  # fmt: skip
+def decision(kernel, problem, config, us=1.0):
+    return Decision("w4a16_gemm", asdict(problem), kernel.name, asdict(config), us, "final")
 
 
 def test_the_measured_winner_runs_and_serves_other_kinds_of_its_sizes():
@@ -513,33 +510,32 @@ def test_the_measured_winner_runs_and_serves_other_kinds_of_its_sizes():
     space = [kernel.specialise(c, plain) for c in kernel.configs(gpu)]
     fits = [c for c in space if kernel.misfit(c, plain, gpu) is None]
     wanted = next(c for c in reversed(fits) if c != kernel.default(plain, gpu))
-    rows_ = [row(kernel, plain, wanted)]
-    assert choice.best(plain, PACKED, rows_, gpu).config == wanted
+    decided = [decision(kernel, plain, wanted)]
+    assert choice.kernel_for(plain, PACKED, decided, gpu).config == wanted
     other = replace(plain, M=15, zero_points="gptq", bias=True, dtype="bf16")
-    found = choice.best(other, PACKED, rows_, gpu)
+    found = choice.kernel_for(other, PACKED, decided, gpu)
     assert found.config == kernel.specialise(wanted, other)
     assert found.rule == "measured at M = 16"
     elsewhere = replace(other, group_size=32)
-    assert choice.best(elsewhere, PACKED, rows_, gpu).rule == "default of marlin"
+    assert choice.kernel_for(elsewhere, PACKED, decided, gpu).rule == "default of marlin"
     usual = replace(plain, group_size=128)
-    rows_ = [row(kernel, usual, kernel.specialise(wanted, usual))]
-    found = choice.best(elsewhere, PACKED, rows_, gpu)
+    decided = [decision(kernel, usual, kernel.specialise(wanted, usual))]
+    found = choice.kernel_for(elsewhere, PACKED, decided, gpu)
     assert found.config == kernel.specialise(wanted, elsewhere)
 
 
 def test_what_ships_for_the_h200_is_found():
-    found = choice.recorded(gpu_of_host.GPU, PACKED)
-    # the fastest of them by M
-    assert {row["kernel"] for row in found} == {"decode", "decode_wgmma", "prefill"}
-    assert {row["regime"] for row in found} == {"cold"}
-    assert {row["kernel"] for row in choice.recorded(gpu_of_host.GPU, RAW)} == {"w4a16_gptq"}
-    assert choice.recorded(replace(gpu_of_host.GPU, key="nobody's"), PACKED) == []
+    found = choice.shipped_decisions(gpu_of_host.GPU)
+    assert {one.kernel for one in found} == {kernel.name for kernel in KERNELS}
+    assert choice.shipped_decisions(replace(gpu_of_host.GPU, key="nobody's")) == []
 
 
-def test_a_kernel_s_results_are_read_once(gpu, monkeypatch):
+def test_decisions_are_read_once_a_gpu_and_not_before_something_runs(gpu, monkeypatch):
     calls = []
-    monkeypatch.setattr(plan, "recorded", lambda gpu, kernels: calls.append(kernels) or [])
+    monkeypatch.setattr(launch_plan, "shipped_decisions", lambda gpu: calls.append(gpu) or [])
+    layers = [make(ORDERED), make(ORDERED, store="raw")]
+    assert calls == []
     for M in (1, 2):
-        make(ORDERED).prepare(M)
-        make(ORDERED, store="raw").prepare(M)
-    assert calls == [PACKED, RAW]
+        for linear in layers:
+            linear.prepare(M)
+    assert len(calls) == 1

@@ -20,8 +20,8 @@ from ferrum_numba.gptq.tensors import GptqTensors
 from ferrum_numba.kernels.dtypes import DTYPES
 from ferrum_numba.kernels.tools.repack import Repack, RepackProblem
 from ferrum_numba.launch import Buffer, Graph
+from ferrum_numba.linear.dense import MarlinLinear
 from ferrum_numba.linear.experts import ExpertStack
-from ferrum_numba.linear.marlin import MarlinLinear
 from ferrum_numba.linear.offset import marlin_gemm_with_offset, marlin_gemm_with_offset_strided
 from ferrum_numba.linear.runtime import runtime
 from ferrum_numba.linear.stores import MarlinStore

@@ -13,8 +13,9 @@ from ferrum_numba.errors import BuildError, DeviceError, ProblemError
 from ferrum_numba.gptq import awq
 from ferrum_numba.gptq.repack import marlin_weight
 from ferrum_numba.gptq.tensors import GptqTensors
-from ferrum_numba.kernels import PACKED, RAW
+from ferrum_numba.kernels import DENSE, PACKED, RAW
 from ferrum_numba.kernels.shared.packed import pack_operands
+from ferrum_numba.linear import choice
 from ferrum_numba.linear.select import make_store
 from ferrum_numba.linear.stores import MarlinStore, RawGptqStore
 from ferrum_numba.reference import gptq
@@ -158,7 +159,7 @@ def test_nothing_is_left_of_a_layer_whose_packing_fails(gpu, monkeypatch):
     def fail(*args):
         raise BuildError("no compiler")
 
-    monkeypatch.setattr("ferrum_numba.linear.plan.build", fail)
+    monkeypatch.setattr("ferrum_numba.linear.launch_plan.build", fail)
     with pytest.raises(BuildError):
         MarlinStore.from_gptq(LAYERS["act-order"])
     assert gpu.host.allocated
@@ -182,7 +183,9 @@ def test_the_problem_of_a_store():
 
 
 def test_kernels_of_a_store():
-    assert (MarlinStore.kernels, RawGptqStore.kernels) == (PACKED, RAW)
+    assert choice.readers("marlin") == PACKED
+    assert choice.readers("marlin", dense=True) == PACKED + DENSE
+    assert choice.readers("raw") == choice.readers("raw", dense=True) == RAW
 
 
 def choose(tensors, store=None, dtype="fp16"):

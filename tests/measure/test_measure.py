@@ -19,6 +19,7 @@ QUICK = Policy(samples=7, min_graph_us=100.0, warmup_ms=50.0)
 def host(monkeypatch):
     """A driver whose launches take 5 us and note which copy they ran on."""
     host = host_driver.install(monkeypatch, launch_us=5.0)
+    monkeypatch.setattr("ferrum_numba.measure.timing.driver", host)
     host.ran = []
     parameters = host_driver.parameters([], ["copy"])
     host.kernels = {"note": (parameters, lambda copy: host.ran.append(copy))}

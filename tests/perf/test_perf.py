@@ -1,5 +1,7 @@
 """The data of perf/: model shapes and peers' times."""
 
+from dataclasses import replace
+
 import pytest
 
 from ferrum_numba import gpu, results
@@ -10,6 +12,7 @@ from ferrum_numba.perf import add_run, against_cublas, peers, problems
 from ferrum_numba.perf.peers import PEERS
 from ferrum_numba.perf.problems import PROBLEM_SETS, Shape, cross
 from ferrum_numba.perf.readme_table import RESULTS
+from ferrum_numba.results import Row
 
 DENSE = [row for row in PEERS[0]["rows"] if row["op"] == "w4a16_gemm"]
 MOE = [row for row in PEERS[0]["rows"] if row["op"] == "w4a16_moe"]
@@ -133,13 +136,10 @@ def test_a_result_file_without_these_rows_is_refused():
         against_cublas.main(["--m", "5,7"])
 
 
-def measured(us, split_k=True, M=256, run="new", **more):
+def measured(us, stripes=True, M=256, run="new", **more):
     """Return a row of a result file, as `add_run` reads it."""
-    config = {"tile_m": 128, "tile_n": 256, "split_k": split_k}
-    return {
-        "kernel": "prefill", "op": "w4a16_gemm", "problem": {"M": M}, "config": config | more,
-        "regime": "cold", "status": "measured", "us": us, "run": run,
-    }  # fmt: skip
+    config = {"tile_m": 128, "tile_n": 256, "stripes": stripes}
+    return Row("prefill", "w4a16_gemm", {"M": M}, config | more, us=us, run=run)
 
 
 def run_of(date, *rows, store="/tmp/run"):
@@ -157,31 +157,31 @@ def run_of(date, *rows, store="/tmp/run"):
         # another config, and within what boards differ by, or not
         (measured(98.0, False, run="old"), False),
         (measured(96.0, False, run="old"), True),
-        (measured(96.0, False, run="old") | {"status": "slow"}, False),
+        (replace(measured(96.0, False, run="old"), status="slow"), False),
         # another problem, another kernel
         (measured(200.0, M=512, run="old"), True),
-        (measured(200.0, run="old") | {"kernel": "marlin"}, True),
+        (replace(measured(200.0, run="old"), kernel="marlin"), True),
     ],
 )  # fmt: skip
 def test_of_what_a_run_measured_again_older_rows_go(old, stays):
     got = add_run.add(run_of("old", old), run_of("new", measured(100.0)))
-    assert [row["us"] for row in got.rows] == ([old["us"]] if stays else []) + [100.0]
+    assert [row.us for row in got.rows] == ([old.us] if stays else []) + [100.0]
     assert [env["date"] for env in got.earlier] == (["old"] if stays else [])
     assert got.environment["command"] == "ferrum-numba tune prefill --limit 4"
 
 
 def test_a_run_whose_fastest_row_goes_leaves_none_of_other_kernels():
-    slower = measured(90.0, run="old") | {"kernel": "marlin"}
-    baseline = measured(200.0, run="older") | {"kernel": "marlin"}
+    slower = replace(measured(90.0, run="old"), kernel="marlin")
+    baseline = replace(measured(200.0, run="older"), kernel="marlin")
     old = run_of("old", measured(80.0, run="old"), slower, baseline)
     got = add_run.add(old, run_of("new", measured(100.0)))
-    assert [row["us"] for row in got.rows] == [200.0, 100.0]
+    assert [row.us for row in got.rows] == [200.0, 100.0]
 
 
 def test_runs_are_added_to_a_result_file(tmp_path, capsys):
     store, run = tmp_path / "store.json", tmp_path / "run.json"
     file = results.load(RESULTS)
-    again = [row for row in file.rows if row["kernel"] == "prefill" and row["problem"]["M"] == 256]
+    again = [row for row in file.rows if row.kernel == "prefill" and row.problem["M"] == 256]
     results.save(store, file)
     results.save(run, results.ResultFile(file.environment, again, file.earlier))
     add_run.main([str(run), "--results", str(store)])

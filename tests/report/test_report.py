@@ -1,6 +1,7 @@
 """The report, from synthetic results: every number in it is one that went in."""
 
 import json
+import math
 import re
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
@@ -11,11 +12,11 @@ from ferrum_numba.gpu import KNOWN
 from ferrum_numba.measure.clocks import throttle_names
 from ferrum_numba.report import Sources, boards, write
 from ferrum_numba.report.blocks import Table, significant, span
-from ferrum_numba.report.data import ceilings_of, standing, winners
+from ferrum_numba.report.data import ceilings_of
 from ferrum_numba.report.document import document
 from ferrum_numba.report.markdown import render as markdown
 from ferrum_numba.report.verdict import POWER_CAP, verdict
-from ferrum_numba.results import ResultFile
+from ferrum_numba.results import CheckRow, Planned, ResultFile, Row, best
 
 H200 = replace(KNOWN["h200"], source="live", uuid="GPU-synthetic")
 NASTY = 'relative error 0.5 <b onload="x"> & | more'
@@ -46,13 +47,13 @@ def synthetic_row(kernel="decode", size=8, us=40.0, **changes):
         "registers": 168, "spill_bytes": 0, "smem_bytes": 66560, "blocks_per_sm": 2,
         "source_hash": "h", "seed": 0,
     }  # fmt: skip
-    return row | changes
+    return Row.from_json(row | changes)
 
 
 def no_time(kernel="decode", size=8, **changes):
-    blank = {"us": None, "us_low": None, "us_high": None, "samples": [], "gbps": None,
-             "tflops": None, "fraction": None, "rel_error": None, "ok": False}  # fmt: skip
-    return synthetic_row(kernel, size) | blank | changes
+    names = ("us", "us_low", "us_high", "gbps", "tflops", "fraction", "rel_error")
+    row = replace(synthetic_row(kernel, size), samples=(), ok=False, **changes)
+    return replace(row, **dict.fromkeys(names, math.nan))
 
 
 ROWS = [
@@ -90,16 +91,20 @@ CEILINGS = ResultFile(
     [ceiling("dram_read", 100.0, 4400.0, 0.0), ceiling("wgmma", 50.0, 0.0, 880.0)],
 )
 PLAN = [
-    {"kernel": "decode", "op": "gemm", "problem": {"M": m, "N": 28672, "K": 8192}, "arch": "sm_90a",
-     "config": {"tile_m": t}, "registers": 100 + t, "spill_bytes": t // 64 * 8, "smem_bytes": 65536,
-     "blocks_per_sm": 2, "flops": m * 469762048, "bytes": 117440512 + m, "modelled": True,
-     "bound_us": 24.5 + m, "status": "spills" if t // 64 else "ok", "reason": "8 B" * (t // 64)}
+    Planned(
+        "decode", "gemm", {"M": m, "N": 28672, "K": 8192}, {"tile_m": t}, "sm_90a",
+        registers=100 + t, spill_bytes=t // 64 * 8, smem_bytes=65536, blocks_per_sm=2,
+        flops=m * 469762048, bytes=117440512 + m, bound_us=24.5 + m,
+        status="spills" if t // 64 else "ok", reason="8 B" * (t // 64),
+    )
     for m in (1, 64) for t in (16, 32, 64)
 ]  # fmt: skip
 CHECKS = [
-    {"kernel": kernel, "problem": {"M": m, "N": 64, "K": 128}, "config": {"tile_m": 16},
-     "how": "interpreter", "ok": (kernel, m) != ("wgmma", 17), "rel_error": m * 1e-5,
-     "max_error": 1e-3, "reason": NASTY if m == 17 else "", "seconds": 1.0}
+    CheckRow(
+        kernel, "gemm", {"M": m, "N": 64, "K": 128}, {"tile_m": 16},
+        ok=(kernel, m) != ("wgmma", 17), reason=NASTY if m == 17 else "", how="interpreter",
+        rel_error=m * 1e-5, max_error=1e-3, seconds=1.0,
+    )
     for kernel in ("decode", "wgmma") for m in (1, 17)
 ]  # fmt: skip
 FULL = Sources(
@@ -202,10 +207,10 @@ def test_numbers_in_the_table_are_those_of_the_rows(full):
     assert best["µs [low, high]"] == "35.13 [34.78, 35.48]"
     assert best["verdict"] == "best"
     assert best["config"] == "tile_m=16 num_stages=4"
-    assert float(best["GB/s"]) == pytest.approx(source["gbps"], rel=1e-3)
-    assert float(best["TFLOP/s"]) == pytest.approx(source["tflops"], rel=1e-3)
-    assert float(best["bound µs"]) == pytest.approx(source["bound_us"], rel=1e-3)
-    assert float(best["fraction"]) == pytest.approx(source["fraction"], rel=2e-3)
+    assert float(best["GB/s"]) == pytest.approx(source.gbps, rel=1e-3)
+    assert float(best["TFLOP/s"]) == pytest.approx(source.tflops, rel=1e-3)
+    assert float(best["bound µs"]) == pytest.approx(source.bound_us, rel=1e-3)
+    assert float(best["fraction"]) == pytest.approx(source.fraction, rel=2e-3)
     assert [best[c] for c in ("rel error", "registers", "smem KB", "blocks/SM")] == [
         "2.1e-04", "168", "65.0", "2",
     ]  # fmt: skip
@@ -395,7 +400,7 @@ def test_regimes_and_gpus_are_never_mixed(tmp_path):
         ("NVIDIA A10", "cold", 1), ("NVIDIA H200", "cold", 1), ("NVIDIA H200", "warm", 1),
     ]  # fmt: skip
     # 4000 GB/s is too fast for an A10, and no wonder for a warm L2
-    assert [len(winners(board)) for board in found] == [0, 1, 1]
+    assert [len(board.winners) for board in found] == [0, 1, 1]
     names = {path.name for path in write(tmp_path, Sources(files))}
     assert {"roofline.svg", "roofline-2-gemm-cold.svg", "roofline-3-gemm-warm.svg"} <= names
     parser = page(contents([tmp_path / "report.html"]))
@@ -405,7 +410,7 @@ def test_regimes_and_gpus_are_never_mixed(tmp_path):
 def test_a_row_marked_untrusted_never_wins():
     rows = [synthetic_row(us=30.0, untrusted="1 other process"), synthetic_row("other", us=35.0)]
     board = boards(Sources([ResultFile(synthetic_environment(), rows)]))[0]
-    assert [row["kernel"] for row in winners(board).values()] == ["other"]
+    assert [winner.row.kernel for winner in board.winners.values()] == ["other"]
     assert "1 row marked untrusted when measured." in verdict(board)[0]
 
 
@@ -452,19 +457,21 @@ def test_two_reports_of_the_same_data_are_equal(full, tmp_path):
 
 
 def test_the_best_is_the_one_the_store_would_name():
-    from ferrum_numba.results import best
-
     board = boards(FULL)[0]
-    named = {(row["kernel"], row["problem"]["M"]): row["us"] for row in best(ROWS)}
-    assert {(r["kernel"], r["problem"]["M"]): r["us"] for r in board.best.values()} == named
+    named = {(row.kernel, row.problem["M"]): row.us for row in best(ROWS)}
+    assert {(r.kernel, r.problem["M"]): r.us for r in board.best.values()} == named
 
 
-def test_ties_are_within_a_percent_or_an_interval():
-    winner = synthetic_row(us=100.0, us_low=99.0, us_high=103.0)
-    assert standing(winner, winner) == "best"
-    assert standing(synthetic_row(us=101.0, us_low=104.0), winner) == "tie"
-    assert standing(synthetic_row(us=104.0, us_low=102.9), winner) == "tie"
-    assert standing(synthetic_row(us=104.0, us_low=103.5), winner) == "slower"
+def test_a_tie_is_what_the_samples_cannot_tell_from_the_winner():
+    rows = [
+        synthetic_row("winner", us=100.0, samples=[99.5, 100.0, 100.0, 100.5]),
+        synthetic_row("same", us=100.5, samples=[100.5] * 4),
+        synthetic_row("undecided", us=103.0, samples=[99.0, 103.0, 103.0, 107.0]),
+        synthetic_row("slower", us=103.0, samples=[102.5, 103.0, 103.0, 103.5]),
+    ]
+    (board,) = boards(Sources([ResultFile(synthetic_environment(), rows)]))
+    told = {row.kernel: board.standing(row) for row in rows}
+    assert told == {"winner": "best", "same": "tie", "undecided": "tie", "slower": "slower"}
 
 
 def test_recorded_ceilings_count_as_measured_only_where_they_differ():

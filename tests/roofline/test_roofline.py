@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ferrum_numba.perf.problems import CURVE
+from ferrum_numba.results import Planned, Row
 from ferrum_numba.roofline import labels, model, panels, style
 from ferrum_numba.roofline.model import Ceiling, Peer, Point
 from ferrum_numba.roofline.plot import plot, roofline_figure
@@ -30,7 +31,7 @@ def synthetic_row(**changes):
         "gbps": 4000.0, "tflops": 20.0, "bound_us": 8.0, "ok": True, "status": "measured",
         "reason": "",
     }  # fmt: skip
-    return row | changes
+    return Row.from_json(row | changes)
 
 
 def synthetic_point(kernel="synthetic", size=8, us=10.0, **changes):
@@ -121,8 +122,12 @@ def test_a_row_without_time_or_work_has_no_point(changes):
 
 
 def test_a_modelled_point_lies_at_its_bound():
-    row = synthetic_row(us=None, flops=8.8e10, bytes=1e6, bound_us=100.0)
-    point = model.point(row, "all", CEILINGS, modelled=True)
+    built = {"registers": 64, "spill_bytes": 0, "smem_bytes": 0, "blocks_per_sm": 1}
+    planned = Planned(
+        "synthetic", "gemm", {"M": 8}, {}, "sm_90a", **built, flops=8.8e10, bytes=1e6,
+        bound_us=100.0, status="ok", reason="",
+    )  # fmt: skip
+    point = model.modelled_point(planned, "all")
     assert point.modelled
     assert point.tflops == pytest.approx(880.0)
     assert point.fraction is None
@@ -175,7 +180,7 @@ def test_ceiling_rows_are_told_apart_and_the_best_one_wins():
             row("mma_sync", gbps=0.0, tflops=660.0),
             row("fma_f32", gbps=0.0, tflops=60.0),
             row("empty", gbps=0.0, tflops=0.0),
-            row("empty", gbps=0.0, tflops=0.0) | {"us": 0.5, "us_low": 0.4, "us_high": 0.6},
+            replace(row("empty", gbps=0.0, tflops=0.0), us=0.5, us_low=0.4, us_high=0.6),
         ]
     )
     assert {c.name: (c.kind, c.rate, c.unit) for c in found} == {

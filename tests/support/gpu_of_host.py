@@ -81,9 +81,9 @@ def install(monkeypatch):
     """Put a GPU of host memory in the place of cuda:0, and return it."""
     host = host_driver.install(monkeypatch)
     machine = Machine(host)
-    monkeypatch.setattr("ferrum_numba.linear.plan.build", machine.build)
+    monkeypatch.setattr("ferrum_numba.linear.launch_plan.build", machine.build)
     # defaults run, whatever was measured
-    monkeypatch.setattr("ferrum_numba.linear.plan.recorded", lambda gpu, kernels: [])
+    monkeypatch.setattr("ferrum_numba.linear.launch_plan.shipped_decisions", lambda gpu: [])
     monkeypatch.setattr(runtime, "_runtimes", {})
     monkeypatch.setattr(runtime.Device, "open", lambda index, current: Device(index, GPU, None))
     return machine

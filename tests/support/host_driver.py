@@ -17,10 +17,7 @@ from ferrum_numba.launch import Device
 
 SUCCESS = driver.CUresult.CUDA_SUCCESS
 FORMATS = {"pointer": "<Q", "uint32": "<I", "int32": "<i"}
-MODULES = (
-    "launch.device", "launch.buffer", "launch.kernel", "launch.graph", "launch.scratch",
-    "measure.timing",
-)  # fmt: skip
+MODULES = ("device", "buffer", "kernel", "graph", "scratch")
 
 
 def view(address, count, dtype):
@@ -292,10 +289,10 @@ def grid_of(config):
 
 
 def install(monkeypatch, **options):
-    """Put a HostDriver in the driver's place and return it."""
+    """Put a HostDriver in the driver's place, for the launch room, and return it."""
     host = HostDriver(**options)
     for module in MODULES:
-        monkeypatch.setattr(f"ferrum_numba.{module}.driver", host)
+        monkeypatch.setattr(f"ferrum_numba.launch.{module}.driver", host)
     # called past cuda.bindings, for speed
     monkeypatch.setattr("ferrum_numba.launch.kernel._launcher", lambda: host.launch)
     return host

@@ -10,7 +10,7 @@ from toy_kernel import Config, Misbehaving, Problem, Toy, make_binary
 
 from ferrum_numba import results, tune
 from ferrum_numba.contract import Work
-from ferrum_numba.errors import BuildError, ConfigError, DeviceError, ProblemError
+from ferrum_numba.errors import BuildError, ConfigError, DeviceError
 from ferrum_numba.gpu import KNOWN, driver_present
 from ferrum_numba.kernels.decode.kernel import Decode
 from ferrum_numba.kernels.w4a16 import W4A16Problem
@@ -51,7 +51,7 @@ class FakeMeasurer:
 
 @pytest.fixture
 def task(tmp_path):
-    return tune.Task((TOY,), (Problem(2),), GPU, Policy(), tmp_path / "toy.json")
+    return tune.SearchTask((TOY,), (Problem(2),), GPU, Policy(), tmp_path / "toy.json")
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def binaries(monkeypatch):
 
 
 def by_speed(rows):
-    return {row["config"]["speed"]: row for row in rows}
+    return {row.config["speed"]: row for row in rows}
 
 
 def test_every_config_is_measured_and_stored(task, binaries):
@@ -76,11 +76,11 @@ def test_every_config_is_measured_and_stored(task, binaries):
     assert fake.asked == [(2, 1), (2, 2), (2, 3), (2, 4)]
     assert fake.best == [None, 100.0, 50.0, 100.0 / 3]
     row = by_speed(rows)[1]
-    assert (row["us"], row["us_low"], row["us_high"]) == (100.0, 100.0, 100.0)
-    assert row["gbps"] == pytest.approx(9600 / 100.0 / 1e3)
-    assert row["bound_us"] == pytest.approx(0.002)
-    assert row["fraction"] == pytest.approx(0.002 / 100.0)
-    assert (row["status"], row["ok"], row["source_hash"]) == ("measured", True, "abc")
+    assert (row.us, row.us_low, row.us_high) == (100.0, 100.0, 100.0)
+    assert row.gbps == pytest.approx(9600 / 100.0 / 1e3)
+    assert row.bound_us == pytest.approx(0.002)
+    assert row.fraction == pytest.approx(0.002 / 100.0)
+    assert (row.status, row.ok, row.source_hash) == ("measured", True, "abc")
     stored = results.load(task.store_path)
     assert len(stored.rows) == 4
     assert stored.environment["gpu_facts"]["key"] == "h200"
@@ -94,8 +94,8 @@ def test_what_the_machine_lacks_for_a_kernel_prunes_its_rows(task, binaries, mon
     fake = FakeMeasurer()
     rows = search(replace(task, kernels=(Dense(),)), fake)
     assert fake.asked == []
-    assert {row["status"] for row in rows} == {"pruned"}
-    assert {row["reason"] for row in rows} == {cublas.MISSING}
+    assert {row.status for row in rows} == {"pruned"}
+    assert {row.reason for row in rows} == {cublas.MISSING}
 
 
 def test_progress_counts_all_candidates(task, binaries):
@@ -108,19 +108,19 @@ def test_the_best_three_meet_in_a_final(task, binaries):
     fake = FakeMeasurer()
     rows = search(task, fake)
     assert fake.contests == [[4, 3, 2]]
-    assert {s: row["stage"] for s, row in by_speed(rows).items()} == {
+    assert {s: row.stage for s, row in by_speed(rows).items()} == {
         1: "full", 2: "final", 3: "final", 4: "final"
     }  # fmt: skip
-    assert by_speed(rows)[4]["us"] == 26.0
-    assert len(by_speed(rows)[4]["samples"]) == 8
+    assert by_speed(rows)[4].us == 26.0
+    assert len(by_speed(rows)[4].samples) == 8
     # what was seen of the board belongs to the times that are kept
-    assert by_speed(rows)[4]["power_w"] == 7.0
+    assert by_speed(rows)[4].more == {"power_w": 7.0}
 
 
 def test_a_lost_final_leaves_the_first_times(task, binaries):
     rows = search(task, FakeMeasurer(finals=False))
-    assert by_speed(rows)[4]["us"] == 25.0
-    assert by_speed(rows)[4]["stage"] == "full"
+    assert by_speed(rows)[4].us == 25.0
+    assert by_speed(rows)[4].stage == "full"
 
 
 def test_stored_rows_are_not_measured_again(task, binaries):
@@ -129,7 +129,7 @@ def test_stored_rows_are_not_measured_again(task, binaries):
     rows = search(task, again)
     assert again.asked == []
     assert again.contests == []
-    assert [row["us"] for row in rows] == pytest.approx([row["us"] for row in first])
+    assert [row.us for row in rows] == pytest.approx([row.us for row in first])
 
 
 def test_a_changed_program_alone_is_measured_again(task, binaries):
@@ -174,25 +174,25 @@ def test_what_cannot_run_is_a_row_with_its_reason(task, binaries):
     binaries[2] = make_binary(smem_bytes=300_000)
     binaries[3] = make_binary(registers=255 * 4)
     rows = by_speed(search(task, FakeMeasurer()))
-    assert (rows[1]["status"], rows[1]["reason"]) == ("build failed", "ptxas said no")
-    assert rows[2]["status"] == "pruned"
-    assert "needs 300000 bytes of shared memory a block; NVIDIA H200 has" in rows[2]["reason"]
-    assert rows[3]["status"] == "pruned"
-    assert "do not fit a SM of NVIDIA H200" in rows[3]["reason"]
-    assert rows[4]["status"] == "measured"
+    assert (rows[1].status, rows[1].reason) == ("build failed", "ptxas said no")
+    assert rows[2].status == "pruned"
+    assert "needs 300000 bytes of shared memory a block; NVIDIA H200 has" in rows[2].reason
+    assert rows[3].status == "pruned"
+    assert "do not fit a SM of NVIDIA H200" in rows[3].reason
+    assert rows[4].status == "measured"
 
 
 def test_blocks_that_wait_for_each_other_must_all_fit(task, binaries, monkeypatch):
     monkeypatch.setattr(Toy, "co_resident", True)
     task = replace(task, problems=(Problem(5000),))
     rows = search(task, FakeMeasurer())
-    assert {row["status"] for row in rows} == {"pruned"}
-    assert "its 5000 blocks wait for each other and NVIDIA H200 holds 1056" in rows[0]["reason"]
+    assert {row.status for row in rows} == {"pruned"}
+    assert "its 5000 blocks wait for each other and NVIDIA H200 holds 1056" in rows[0].reason
 
 
 def test_a_refused_problem_is_one_row(task, binaries):
     rows = search(replace(task, problems=(Problem(2, N=9),)), FakeMeasurer())
-    assert [(row["status"], row["reason"], row["config"]) for row in rows] == [
+    assert [(row.status, row.reason, row.config) for row in rows] == [
         ("refused", "toy needs N = 8", {})
     ]
 
@@ -211,22 +211,22 @@ def test_failures_do_not_win(task, binaries):
         ][candidate.config.speed - 1]
 
     rows = search(task, FakeMeasurer(outcome))
-    assert [row["status"] for row in rows] == ["wrong", "slow", "timeout", "measured"]
-    assert [row["ok"] for row in rows] == [False, True, False, True]
-    assert [w.row["config"]["speed"] for w in tune.winners(rows)] == [4]
+    assert [row.status for row in rows] == ["wrong", "slow", "timeout", "measured"]
+    assert [row.ok for row in rows] == [False, True, False, True]
+    assert [w.row.config["speed"] for w in results.winners(rows)] == [4]
 
 
 def test_a_time_below_the_bound_is_not_believed(task, binaries):
     rows = search(replace(task, limit=1), FakeMeasurer(lambda c: 0.001))
-    assert rows[0]["status"] == "wrong"
-    assert "0.001 us is less than the 0.002 us that 9600 bytes" in rows[0]["reason"]
+    assert rows[0].status == "wrong"
+    assert "0.001 us is less than the 0.002 us that 9600 bytes" in rows[0].reason
 
 
 def test_an_untrusted_run_says_so(task, binaries):
     rows = search(replace(task, untrusted="2 other processes"), FakeMeasurer())
-    assert {row["untrusted"] for row in rows} == {"2 other processes"}
+    assert {row.untrusted for row in rows} == {"2 other processes"}
     assert results.load(task.store_path).environment["untrusted"] == "2 other processes"
-    assert tune.winners(rows) == []
+    assert results.winners(rows) == []
     again = FakeMeasurer()
     search(task, again)
     assert len(again.asked) == 4
@@ -450,182 +450,6 @@ def test_finalists_take_turns(bench):
     assert [calls for calls, *_ in bench.timed] == [1, 2, 2, 1, 1, 2, 2, 1]
     assert first == (1.0,) * 8 + (1.1,) * 8 + (1.2,) * 8 + (1.3,) * 8
     assert second == (2.0,) * 8 + (2.1,) * 8 + (2.2,) * 8 + (2.3,) * 8
-
-
-# dispatch
-
-
-def row(us, M=1, speed=1, stage="final", kernel="toy", regime="cold", spread=0.0, **changes):
-    samples = [us - spread, us - spread, us, us, us, us, us + spread, us + spread]
-    made = {
-        "op": "toy", "kernel": kernel, "problem": {"M": M, "N": 8}, "regime": regime, "us": us,
-        "config": {"speed": speed, "deed": "work"}, "samples": samples, "stage": stage,
-        "status": "measured", "ok": True,
-    }  # fmt: skip
-    return {**made, **changes}
-
-
-def test_a_winner_comes_with_those_it_cannot_be_told_from():
-    fast, tie = row(10.0), row(10.05, speed=2)
-    open_, slower = row(10.2, speed=3, spread=0.6), row(10.9, speed=4)
-    (found,) = tune.winners([slower, tie, open_, fast, row(30.0)])
-    assert found.row is fast
-    assert found.ties == [tie]
-    assert found.undecided == [open_]
-
-
-def test_the_final_decides_not_the_heats():
-    heat, final = row(9.9, stage="full"), row(10.0, speed=2)
-    assert tune.winners([heat, final])[0].row is final
-
-
-def test_regimes_are_never_mixed():
-    found = tune.winners([row(10.0), row(5.0, regime="warm")])
-    assert [winner.row["us"] for winner in found] == [10.0, 5.0]
-
-
-ROWS = [row(5.0, M=1, speed=1), row(6.0, M=4, speed=2), row(9.0, M=16, speed=3)]
-
-
-@pytest.mark.parametrize(
-    ("M", "speed", "rule"),
-    [
-        (4, 2, "measured"),
-        (5, 2, "measured at M = 4"),
-        (8, 3, "measured at M = 16"),
-        (1000, 3, "measured at M = 16"),
-        (2, 2, "measured at M = 4"),
-    ],
-)
-def test_the_nearest_row_is_chosen_and_named(M, speed, rule):
-    found = tune.choose(ROWS, Problem(M), [TOY], GPU)
-    assert (found.kernel, found.config, found.rule) == (TOY, Config(speed), rule)
-
-
-def test_a_config_that_does_not_fit_is_passed_over():
-    rows = [row(1.0, M=2, speed=4), row(2.0, M=8, speed=2)]
-    found = tune.choose(rows, Problem(1), [TOY], GPU)
-    assert (found.config, found.rule) == (Config(2), "measured at M = 8")
-
-
-def tall(us, M, tile_m, speed=1):
-    """Return a row whose config names its tile."""
-    return row(us, M=M, config={"speed": speed, "tile_m": tile_m})
-
-
-class Tiled(Toy):
-    """A toy whose configs have a tile."""
-
-    @dataclass(frozen=True)
-    class config:
-        speed: int = 1
-        tile_m: int = 8
-
-    def configs(self, gpu):
-        return (self.config(1, 8), self.config(2, 16))
-
-
-@pytest.mark.parametrize(
-    ("M", "tile_m", "rule"),
-    [
-        (16, 16, "measured"),
-        # one row more than a tile of 16: two of them take 40
-        (17, 32, "measured at M = 32"),
-        (33, 128, "measured at M = 100"),
-        # three tiles of 16 take 60, two of 32 take 64
-        (48, 128, "measured at M = 100"),
-        (129, 128, "measured at M = 100"),
-        (3, 16, "measured at M = 16"),
-    ],
-)
-def test_between_two_sizes_the_number_of_tiles_decides(M, tile_m, rule):
-    rows = [tall(20.0, 16, 16), tall(32.0, 32, 32), tall(58.0, 100, 128)]
-    found = tune.choose(rows, Problem(M), [Tiled()], GPU)
-    assert (found.config.tile_m, found.rule) == (tile_m, rule)
-
-
-def test_a_config_further_on_must_hold_as_many_rows():
-    class Choosy(Tiled):
-        def misfit(self, config, problem, gpu):
-            return "too fast" if config.speed == 3 else None
-
-    unfit, near, far = tall(9.0, 32, 32, speed=3), tall(5.0, 1, 8), tall(10.0, 64, 64, speed=2)
-    found = tune.choose([unfit, near, far], Problem(20), [Choosy()], GPU)
-    assert (found.config.tile_m, found.rule) == (64, "measured at M = 64")
-    found = tune.choose([unfit, near], Problem(20), [Choosy()], GPU)
-    assert (found.config.tile_m, found.rule) == (8, "measured at M = 32, in its default config")
-    # what won nearest of all may have more tiles here
-    found = tune.choose([near], Problem(20), [Choosy()], GPU)
-    assert found.rule == "measured at M = 1"
-
-
-@pytest.mark.parametrize(
-    "rows",
-    [
-        [],
-        [row(1.0, kernel="gone")],
-        [row(1.0, regime="warm")],
-        [row(1.0, problem={"M": 1, "N": 8, "kind": "other"})],
-    ],
-    ids=["none", "kernel", "regime", "kind"],
-)
-def test_without_a_row_the_default_runs(rows):
-    found = tune.choose(rows, Problem(1), [TOY], GPU)
-    assert (found.config, found.rule) == (Config(1), "default of toy")
-
-
-def test_a_kernel_that_won_still_runs_when_its_config_is_gone():
-    class Other(type(TOY)):
-        name = "other"
-
-    gone = row(1.0, config={"speed": 1, "gone": 2})
-    far = row(2.0, M=64, kernel="other", speed=2)
-    # the design is decided by what won nearby, not by whose config is still there
-    found = tune.choose([gone, far], Problem(1), [Other(), TOY], GPU)
-    assert (found.kernel, found.config) == (TOY, Config(1))
-    assert found.rule == "measured, in its default config"
-    found = tune.choose([gone, row(2.0, M=4, speed=2)], Problem(1), [TOY], GPU)
-    assert (found.config, found.rule) == (Config(2), "measured at M = 4")
-
-
-def test_where_a_shape_was_not_measured_a_near_one_decides():
-    rows = [
-        row(5.0, problem={"M": 1, "N": 64}, config={"speed": 1}),
-        row(5.0, problem={"M": 16, "N": 64}, config={"speed": 2}),
-        row(5.0, problem={"M": 16, "N": 4096}, config={"speed": 3}),
-    ]
-    found = tune.choose(rows, Problem(12), [TOY], GPU)
-    assert (found.config, found.rule) == (Config(2), "measured at M = 16, N = 64")
-    # M counts for more: it decides between designs
-    found = tune.choose([rows[0], rows[2]], Problem(16), [TOY], GPU)
-    assert (found.config, found.rule) == (Config(3), "measured at M = 16, N = 4096")
-    found = tune.choose([rows[1], row(5.0, M=4)], Problem(16), [TOY], GPU)
-    assert found.rule == "measured at M = 16, N = 64"
-
-
-def test_a_default_that_knows_shapes_is_preferred_to_what_won_on_another():
-    class Modelled(type(TOY)):
-        models_shapes = True
-
-    other = row(5.0, problem={"M": 16, "N": 4096}, config={"speed": 3})
-    found = tune.choose([other], Problem(16), [Modelled()], GPU)
-    assert found.config == Config(1)
-    assert found.rule == "measured at M = 16, N = 4096, in its default config"
-    same = row(5.0, M=64, speed=2)
-    found = tune.choose([other, same], Problem(16), [Modelled()], GPU)
-    assert (found.config, found.rule) == (Config(2), "measured at M = 64")
-
-
-def test_a_row_from_before_a_field_counts_as_its_default():
-    old = row(3.0, M=2, config={"speed": 2})
-    del old["problem"]["N"]
-    found = tune.choose([old], Problem(2), [TOY], GPU)
-    assert (found.config, found.rule) == (Config(2), "measured")
-
-
-def test_a_problem_nobody_runs_names_the_reasons():
-    with pytest.raises(ProblemError, match=r"no kernel can run .*: toy: toy needs N = 8"):
-        tune.choose([], Problem(1, N=9), [TOY], GPU)
 
 
 def test_the_module_of_the_toy_is_importable_by_a_process():

@@ -14,7 +14,7 @@ from ferrum_numba.kernels.marlin.kernel import Marlin
 from ferrum_numba.kernels.prefill.kernel import Config, Prefill
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.launch import OperandSet
-from ferrum_numba.tune import choose
+from ferrum_numba.results import choose
 from ferrum_numba.tune.plan import plan
 from ferrum_numba.tune.space import feasible
 

@@ -3,6 +3,7 @@
 from argparse import Namespace
 from dataclasses import replace
 
+import gpu_of_host
 import pytest
 from quantised import layer
 
@@ -15,8 +16,9 @@ from ferrum_numba.gpu import KNOWN
 from ferrum_numba.kernels import DENSE, KERNELS, PACKED
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.launch import Graph, OperandSet, cublas, lacking
-from ferrum_numba.linear.marlin import MarlinLinear
-from ferrum_numba.tune.dispatch import choose
+from ferrum_numba.linear.choice import kernel_for, readers
+from ferrum_numba.linear.dense import MarlinLinear
+from ferrum_numba.results import Decision, choose
 
 (KERNEL,) = DENSE
 H200 = KNOWN["h200"]
@@ -88,22 +90,21 @@ def test_commands_that_run_kernels_leave_it_out_where_there_is_no_cublas(monkeyp
     assert f"{KERNEL.name} is left out: it needs cuBLAS" in capsys.readouterr().err
 
 
-def winning_row(problem):
-    config = KERNEL.default(problem, H200)
-    return {
-        "kernel": KERNEL.name, "op": KERNEL.op.name, "problem": vars(problem), "us": 100.0,
-        "config": vars(config), "regime": "cold", "status": "measured", "ok": True,
-        "samples": [100.0] * 5,
-    }  # fmt: skip
+def winning(problem):
+    """Return the decision that it won a problem."""
+    config = vars(KERNEL.default(problem, H200))
+    return [Decision("w4a16_gemm", vars(problem), KERNEL.name, config, 100.0, "final")]
 
 
-def test_the_dispatcher_takes_it_where_it_won(fake):
-    assert choose([winning_row(PROBLEM)], PROBLEM, KERNELS, H200).kernel is KERNEL
+def test_a_layer_takes_it_where_it_won(fake):
+    kernels = readers("marlin", dense=True)
+    assert kernel_for(PROBLEM, kernels, winning(PROBLEM), H200).kernel is KERNEL
 
 
-def test_the_dispatcher_passes_it_over_where_there_is_no_cublas(monkeypatch):
+def test_a_layer_passes_it_over_where_there_is_no_cublas(monkeypatch):
     monkeypatch.setattr(cublas, "library", lambda: None)
-    assert choose([winning_row(PROBLEM)], PROBLEM, KERNELS, H200).kernel is not KERNEL
+    kernels = readers("marlin", dense=True)
+    assert kernel_for(PROBLEM, kernels, winning(PROBLEM), H200).kernel is not KERNEL
 
 
 def test_scratch_holds_the_weight():
@@ -128,11 +129,18 @@ def test_the_interpreter_sees_a_wrong_product(monkeypatch):
     assert not check.on_interpreter(KERNEL, config, problem).ok
 
 
-def test_a_layer_uses_it_only_where_it_is_asked_to(fake):
-    tensors = layer(128, 64, 64)
-    plain = MarlinLinear.from_gptq(tensors, device="cpu")
-    assert KERNEL not in plain.store.task(1).kernels
-    assert KERNEL in MarlinLinear.from_gptq(tensors, device="cpu", dense=True).store.task(1).kernels
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_layer_uses_it_only_where_it_is_asked_to(fake, monkeypatch, dense):
+    asked = []
+
+    def kernel_for(problem, kernels, decisions, gpu):
+        asked.extend(kernels)
+        return choose(decisions, problem, PACKED, gpu)
+
+    gpu_of_host.install(monkeypatch)
+    monkeypatch.setattr("ferrum_numba.linear.launch_plan.kernel_for", kernel_for)
+    MarlinLinear.from_gptq(layer(128, 64, 64), dense=dense).prepare(1)
+    assert (KERNEL in asked) == dense
 
 
 def test_a_layer_in_the_checkpoint_s_layout_refuses_it():

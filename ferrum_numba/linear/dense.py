@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from ferrum_numba.errors import ProblemError
 from ferrum_numba.gptq.tensors import GptqTensors
+from ferrum_numba.linear.choice import dense_refusal
 from ferrum_numba.linear.layer import Linear
 from ferrum_numba.linear.select import make_store
 from ferrum_numba.linear.stores import Store
@@ -14,10 +16,16 @@ class MarlinLinear(Linear):
     """out = x times a layer's weight, plus its bias.
 
     It holds the weight on its device and nothing else: scratch is shared by all layers of a stream.
+
+    dense: very many rows may run with the whole weight dequantised; see `from_gptq`
     """
 
-    def __init__(self, store: Store) -> None:
-        super().__init__(store.weight.name, store)
+    def __init__(self, store: Store, *, dense: bool = False) -> None:
+        if dense:
+            reason = dense_refusal(store.kind, on_gpu=store.runtime is not None)
+            if reason is not None:
+                raise ProblemError(f"{store.weight.name}: dense = True {reason}")
+        super().__init__(store.weight.name, store, dense=dense)
 
     @classmethod
     def from_gptq(
@@ -49,6 +57,4 @@ class MarlinLinear(Linear):
             DeviceError:  no such device.
         """
         made = make_store([layer], 1, store=store, device=device, dtype=dtype, bias_mode=bias_mode)
-        if dense:
-            made.allow_dense()
-        return cls(made)
+        return cls(made, dense=dense)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ferrum_numba.measure.statistics import compare, coverage, median_interval
+from ferrum_numba.results.statistics import compare, coverage, median_interval
 
 
 @pytest.mark.parametrize("n", range(1, 11))

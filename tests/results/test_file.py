@@ -2,70 +2,15 @@
 
 import errno
 import json
-from dataclasses import dataclass
+import math
 from pathlib import Path
 
 import pytest
+from result_rows import json_row, make_environment, make_row
 
-from ferrum_numba import results
+from ferrum_numba import perf, results
 from ferrum_numba.errors import StoreError
-from ferrum_numba.gpu import KNOWN
 from ferrum_numba.results import ResultFile
-
-
-@dataclass(frozen=True)
-class Policy:
-    samples: int = 3
-
-
-def make_environment(date="2026-01-01T00:00:00.000+00:00"):
-    return {
-        **results.environment(KNOWN["h200"], Policy(), ["ferrum-numba", "tune"]),
-        "date": date,
-    }
-
-
-def make_row(kernel="marlin", us=10.0, M=1, status="measured", **changes):
-    row = {
-        "kernel": kernel, "op": "w4a16_gemm", "problem": {"M": M, "N": 64, "K": 64},
-        "config": {"tile_m": 16}, "arch": "sm_90a", "regime": "cold", "us": us, "us_low": us,
-        "us_high": us, "samples": [us] * 3, "gbps": 1.0, "tflops": 1.0, "bound_us": 5.0,
-        "fraction": 0.5, "rel_error": 1e-4, "max_error": 1e-4, "ok": True, "status": status,
-        "reason": "", "registers": 64, "spill_bytes": 0, "smem_bytes": 0, "blocks_per_sm": 2,
-        "source_hash": "abc", "seed": 0,
-    }  # fmt: skip
-    return {**row, **changes}
-
-
-def test_environment_names_everything_a_result_needs(monkeypatch):
-    found = results.environment(KNOWN["h200"], Policy(), ["ferrum-numba", "tune", "--m", "1"])
-    assert set(found) == set(results.ENVIRONMENT)
-    assert found["gpu"] == "NVIDIA H200"
-    assert found["command"] == "ferrum-numba tune --m 1"
-    assert found["policy"] == {"samples": 3}
-    assert found["gpu_facts"]["num_sms"] == 132
-    assert found["date"].endswith("+00:00")
-    for package in ("python", "numpy", "numba", "numba-cuda", "cuda-core"):
-        assert found["versions"][package]
-
-
-@pytest.mark.parametrize(
-    ("given", "want"),
-    [("1a2b3c", ("1a2b3c", False)), ("1a2b3c-dirty", ("1a2b3c", True)), ("", (None, None))],
-)
-def test_commit_is_given_where_there_is_no_git(monkeypatch, given, want):
-    monkeypatch.setattr(results, "_git", lambda folder, *words: None)
-    monkeypatch.setenv("FERRUM_NUMBA_COMMIT", given)
-    found = results.environment(KNOWN["h200"], Policy(), [])
-    assert (found["commit"], found["dirty"]) == want
-
-
-def test_commit_of_the_checkout_wins(monkeypatch):
-    answers = {"ls-files": "errors.py", "rev-parse": "feed", "status": " M errors.py"}
-    monkeypatch.setattr(results, "_git", lambda folder, *words: answers[words[0]])
-    monkeypatch.setenv("FERRUM_NUMBA_COMMIT", "1a2b3c")
-    found = results.environment(KNOWN["h200"], Policy(), [])
-    assert (found["commit"], found["dirty"]) == ("feed", True)
 
 
 def test_what_is_saved_is_loaded(tmp_path):
@@ -74,8 +19,8 @@ def test_what_is_saved_is_loaded(tmp_path):
     results.save(path, file)
     found = results.load(path)
     assert found.environment == file.environment
-    assert found.rows[0]["us"] == 10.1235
-    assert [row["problem"]["M"] for row in found.rows] == [1, 2]
+    assert found.rows[0].us == 10.1235
+    assert [row.problem["M"] for row in found.rows] == [1, 2]
     # a row a line
     assert path.read_text().count('{"kernel"') == 2
     assert [p.name for p in path.parent.iterdir()] == ["w4a16_gemm.json"]
@@ -101,8 +46,8 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
     before = path.read_bytes()
     with pytest.raises(TypeError):
         results.save(path, ResultFile(make_environment(), [make_row(extra=object())]))
-    with pytest.raises(StoreError):
-        results.save(path, ResultFile(make_environment(), [{}]))
+    with pytest.raises(StoreError, match="row 0: us must be above 0, got -1"):
+        results.save(path, ResultFile(make_environment(), [make_row(us=-1.0)]))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -131,21 +76,23 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
         ({"problem": {"K": 1.5}}, "row 0: problem.K must be an integer above 0, got 1.5"),
         ({"problem": {"M": True}}, "row 0: problem.M must be an integer above 0, got True"),
         ({"problem": {"sizes": [1]}}, r"row 0: problem.sizes must be text, .*got \[1\]"),
+        ({"run": 7}, "row 0: run must be str, got 7"),
+        ({"flops": "many"}, "row 0: flops must be int or float or null, got 'many'"),
         ({"config": {"tile": {}}}, "row 0: config.tile must be text, a number, a bool or null,"),
     ],
     ids=lambda value: "=".join(map(str, *value.items())) if isinstance(value, dict) else "",
 )
 def test_a_damaged_row_is_named(tmp_path, change, words):
     path = tmp_path / "a.json"
-    text = {"schema": 1, "environment": make_environment(), "rows": [make_row(**change)]}
+    text = {"schema": 1, "environment": make_environment(), "rows": [json_row(**change)]}
     path.write_text(json.dumps(text))
     with pytest.raises(StoreError, match=rf"a\.json: {words}"):
         results.load(path)
 
 
 def test_a_row_without_a_time_is_whole():
-    row = make_row(status="refused", us=None, samples=[], config={"split": None, "name": "a"})
-    results.validate(ResultFile(make_environment(), [row]))
+    row = json_row(status="refused", us=None, samples=[], config={"split": None, "name": "a"})
+    results.validate({"environment": make_environment(), "earlier": [], "rows": [row]})
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
@@ -166,7 +113,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 
 def test_a_missing_field_is_named(tmp_path):
     path = tmp_path / "a.json"
-    row = make_row()
+    row = json_row()
     del row["seed"]
     path.write_text(json.dumps({"schema": 1, "environment": make_environment(), "rows": [row]}))
     with pytest.raises(StoreError, match="row 0: has no seed"):
@@ -200,7 +147,7 @@ def test_a_new_row_replaces_the_old_one_of_its_key():
     old = [make_row(us=10.0), make_row(us=11.0, M=2), make_row(us=12.0, regime="warm")]
     new = [make_row(us=9.0, source_hash="def"), make_row(us=8.0, config={"tile_m": 32})]
     merged = results.merge_rows(old, new)
-    assert [row["us"] for row in merged] == [9.0, 11.0, 12.0, 8.0]
+    assert [row.us for row in merged] == [9.0, 11.0, 12.0, 8.0]
 
 
 def test_rows_keep_the_environment_they_were_measured_in(tmp_path):
@@ -224,14 +171,39 @@ def test_an_environment_without_rows_is_forgotten():
     assert results.merge(old, new).earlier == []
 
 
-def test_best_is_the_fastest_correct_row_of_a_kernel_and_problem():
-    rows = [
-        make_row(us=10.0),
-        make_row(us=8.0, ok=False, status="wrong"),
-        make_row(us=7.0, status="slow"),
-        make_row(us=9.0, config={"tile_m": 32}),
-        make_row(us=5.0, kernel="gptq"),
-        make_row(us=4.0, M=2),
-        make_row(us=3.0, regime="warm"),
-    ]
-    assert [row["us"] for row in results.best(rows)] == [9.0, 5.0, 4.0, 3.0]
+RECORDED = sorted((Path(perf.__file__).parent / "results").glob("*/*.json"))
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_a_recorded_file_is_saved_as_it_was(tmp_path, path):
+    results.save(tmp_path / path.name, results.load(path))
+    assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+
+def test_there_are_recorded_files():
+    assert {path.stem for path in RECORDED} == {"ceilings", "w4a16_gemm"}
+
+
+def test_fields_of_newer_code_are_kept(tmp_path):
+    path = tmp_path / "a.json"
+    row = {**json_row(), "run": "2026-01-01", "fan_rpm": 900, "swarm": {"of": [1, None]}}
+    text = {"schema": 1, "environment": make_environment("2026-01-01"), "rows": [row]}
+    path.write_text(json.dumps(text))
+    results.save(path, results.load(path))
+    (saved,) = json.loads(path.read_text())["rows"]
+    assert row.items() <= saved.items()
+    # what was not in the row is said to be unknown
+    added = {name: value for name, value in saved.items() if name not in row}
+    assert added == {"flops": None, "bytes": None, "stage": "", "untrusted": ""}
+
+
+def test_a_number_that_nobody_took_is_nan():
+    row = make_row(us=None, samples=[], status="refused")
+    assert math.isnan(row.us)
+    assert results.file.plain(row.to_json())["us"] is None
+
+
+def test_a_row_knows_what_was_seen_of_the_board():
+    row = make_row(throttle=["power cap"], clock_mhz=[1980.0, 1605.0])
+    assert (row.throttle, row.clock_mhz_after) == (("power cap",), 1605.0)
+    assert (make_row().throttle, make_row().clock_mhz_after) == ((), None)

@@ -12,9 +12,10 @@ layer and from call to call, so a plan has none; it takes addresses by name:
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from operator import itemgetter
+from weakref import WeakKeyDictionary
 
 from ferrum_numba.compile import build
 from ferrum_numba.contract import Config, Kernel, Problem
@@ -22,15 +23,15 @@ from ferrum_numba.kernels.tools.add_bias import AddBias, AddBiasProblem
 from ferrum_numba.kernels.tools.gather_columns import GatherColumns, GatherProblem
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.launch import Device, Followed, Loaded, Repeated, load
-from ferrum_numba.linear.choice import best, recorded
-from ferrum_numba.results import Row
+from ferrum_numba.linear.choice import kernel_for, shipped_decisions
+from ferrum_numba.results.decisions import Choice, Decision
 
 ELEMENT_BYTES = 2
 
 
 @dataclass(frozen=True)
-class Task:
-    """What a layer asks of a plan.
+class LayerTask:
+    """What a layer asks of a launch plan.
 
     kernels:  those that can read the layer's weight
     gathered: a kernel of its own brings the columns of x into the order of an act-order weight
@@ -52,7 +53,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LaunchPlan:
     """What runs one problem: launches in order, and the scratch they need, bytes by name."""
 
     steps: tuple[Step, ...]
@@ -64,22 +65,28 @@ class Plan:
             step.launch(stream, step.pick(addresses))
 
 
-class Plans:
-    """The plans of one GPU, each made when it is first asked for."""
+class LaunchPlans:
+    """The launch plans of one GPU, each made when it is first asked for."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._plans: dict[Task, Plan] = {}
+        self._plans: dict[LayerTask, LaunchPlan] = {}
+        self._by_rows: WeakKeyDictionary[object, dict[int, LaunchPlan]] = WeakKeyDictionary()
         self._loaded: dict[str, Loaded] = {}
-        self._recorded: dict[tuple[Kernel, ...], list[Row]] = {}
+        # read with the first plan: whoever only runs the reference needs none
+        self._decisions: list[Decision] | None = None
         # a program is compiled once, however many threads ask for it
         self._lock = threading.Lock()
 
-    def get(self, task: Task) -> Plan | None:
+    def of(self, weight: object) -> dict[int, LaunchPlan]:
+        """Return the plans of one weight by rows of x, for its users to fill; they go with it."""
+        return self._by_rows.setdefault(weight, {})
+
+    def get(self, task: LayerTask) -> LaunchPlan | None:
         """Return a plan if it was made before."""
         return self._plans.get(task)
 
-    def make(self, task: Task) -> Plan:
+    def make(self, task: LayerTask) -> LaunchPlan:
         """Return a plan, choosing, compiling and loading what it needs.
 
         Raises:
@@ -112,7 +119,7 @@ class Plans:
         pick = itemgetter(*(renamed.get(name, name) for name in loaded.pointers(launch)))
         return Step(loaded.repeated(launch), pick), launch.workspace
 
-    def _make(self, task: Task) -> Plan:
+    def _make(self, task: LayerTask) -> LaunchPlan:
         problem, steps, scratch, renamed = task.problem, [], {}, {}
         if task.gathered:
             gather = GatherProblem(problem.M, problem.K)
@@ -121,16 +128,15 @@ class Plans:
             problem, renamed = replace(problem, act_order=False), {"x": "gathered"}
         if task.two_step:
             problem = replace(problem, bias=False)
-        choice = best(problem, task.kernels, self._rows(task.kernels), self._device.gpu)
+        choice = self._choose(problem, task.kernels)
         step, workspace = self.step(choice.kernel, problem, renamed, choice.config)
         steps.append(step)
         if task.two_step:
             bias = AddBiasProblem(problem.M, problem.N, problem.dtype)
             steps.append(self.step(AddBias(), bias, {"x": "out"})[0])
-        return Plan(tuple(steps), {**scratch, **workspace})
+        return LaunchPlan(tuple(steps), {**scratch, **workspace})
 
-    def _rows(self, kernels: Sequence[Kernel]) -> list[Row]:
-        kernels = tuple(kernels)
-        if kernels not in self._recorded:
-            self._recorded[kernels] = recorded(self._device.gpu, kernels)
-        return self._recorded[kernels]
+    def _choose(self, problem: W4A16Problem, kernels: tuple[Kernel, ...]) -> Choice:
+        if self._decisions is None:
+            self._decisions = shipped_decisions(self._device.gpu)
+        return kernel_for(problem, kernels, self._decisions, self._device.gpu)

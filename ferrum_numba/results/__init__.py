@@ -1,0 +1,41 @@
+"""Results: typed rows, their files, where they come from, who won, and what to run therefore."""
+
+from ferrum_numba.results.decisions import Choice, Decision, choose, decide, stored_config
+from ferrum_numba.results.file import ResultFile, load, merge, merge_rows, save
+from ferrum_numba.results.provenance import driver_version, environment, versions
+from ferrum_numba.results.row import Row, num_tiles, same
+from ferrum_numba.results.statistics import Verdict, compare, median_interval
+from ferrum_numba.results.unmeasured import CheckRow, Planned
+from ferrum_numba.results.validate import ENVIRONMENT, validate
+from ferrum_numba.results.winners import Winner, best, counts, rank, winners
+
+__all__ = [
+    "ENVIRONMENT",
+    "CheckRow",
+    "Choice",
+    "Decision",
+    "Planned",
+    "ResultFile",
+    "Row",
+    "Verdict",
+    "Winner",
+    "best",
+    "choose",
+    "compare",
+    "counts",
+    "decide",
+    "driver_version",
+    "environment",
+    "load",
+    "median_interval",
+    "merge",
+    "merge_rows",
+    "num_tiles",
+    "rank",
+    "same",
+    "save",
+    "stored_config",
+    "validate",
+    "versions",
+    "winners",
+]

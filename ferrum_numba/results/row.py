@@ -1,0 +1,151 @@
+"""A row of results: one kernel with one config on one problem in one regime."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ferrum_numba.sizes import ceil_div
+
+MEASURED = "measured"
+STATUSES = frozenset(
+    {
+        MEASURED,  # checked, timed in full
+        "slow",  # checked, dropped after a quick look: more than twice the best time
+        "pruned",  # built, not run: it does not fit the GPU
+        "refused",  # the kernel cannot run the problem
+        "build failed",
+        "wrong",  # differs from the reference, or is faster than the machine can be
+        "failed",  # the driver or the process died of it
+        "timeout",
+    }
+)
+# the stage of rows that were timed in turn with each other
+FINAL = "final"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of one kernel with one config on one problem in one regime.
+
+    The fields stand in the order of a file's. A number that nobody took is nan, null in JSON.
+
+    problem, config: their fields by name
+    us:          median time of a call, and of it the interval's ends, `us_low` and `us_high`
+    samples:     time of a call, one a replay, in us
+    gbps:        10^9 compulsory bytes/s
+    tflops:      10^12 FLOP/s
+    flops, bytes: the problem's least work; None where a file does not state it
+    bound_us:    the least time that the machine needs for this work, modelled
+    fraction:    bound_us / us
+    ok:          the result is the reference's
+    status:      one of STATUSES, with its reason where it is not good
+    registers, spill_bytes: of a thread; None where nothing was built
+    smem_bytes, blocks_per_sm: of a block; likewise
+    source_hash: fingerprint of the program
+    stage:       "full" for a time taken alone, FINAL for one taken in turn with the other best
+    run:         date of the run that it comes from, as its environment has it
+    untrusted:   why the time must not be believed, if there is a reason
+    more:        what else a file has of it: the board's state, fields of newer versions
+    """
+
+    kernel: str
+    op: str
+    problem: Mapping[str, Any]
+    config: Mapping[str, Any]
+    arch: str = ""
+    regime: str = "cold"
+    us: float = math.nan
+    us_low: float = math.nan
+    us_high: float = math.nan
+    samples: tuple[float, ...] = ()
+    gbps: float = math.nan
+    tflops: float = math.nan
+    flops: float | None = None
+    bytes: float | None = None
+    bound_us: float = math.nan
+    fraction: float = math.nan
+    rel_error: float = math.nan
+    max_error: float = math.nan
+    ok: bool = False
+    status: str = MEASURED
+    reason: str = ""
+    registers: int | None = None
+    spill_bytes: int | None = None
+    smem_bytes: int | None = None
+    blocks_per_sm: int | None = None
+    source_hash: str = ""
+    seed: int = 0
+    stage: str = ""
+    run: str = ""
+    untrusted: str = ""
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Row:
+        """Return the row that a file has, once `check_row` has found nothing wrong with it."""
+        known = {name: found[name] for name in NAMES if name in found}
+        known |= {name: _number(known[name]) for name in NUMBERS if name in known}
+        known["samples"] = tuple(known.get("samples", ()))
+        more = {name: value for name, value in found.items() if name not in NAMES}
+        return cls(**known, more=more)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as a file has it."""
+        known = {name: getattr(self, name) for name in NAMES}
+        return {**known, "samples": list(self.samples), **self.more}
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What a row is about; of two rows with one key, the newer holds.
+
+        The source hash is not part of it: a kernel whose source changed is measured anew, and the
+        time of a program that no longer exists must not win.
+        """
+        texts = as_text(self.problem), as_text(self.config)
+        return (self.op, self.kernel, *texts, self.regime)
+
+    @property
+    def throttle(self) -> tuple[str, ...]:
+        """Why the clocks were low while it was timed, if they were."""
+        return tuple(self.more.get("throttle") or ())
+
+    @property
+    def clock_mhz_after(self) -> float | None:
+        """The SM clock at the end of its timing, where it was read."""
+        clocks: list[float | None] = self.more.get("clock_mhz") or [None]
+        return clocks[-1]
+
+
+NAMES = tuple(f.name for f in fields(Row) if f.name != "more")
+NUMBERS = tuple(f.name for f in fields(Row) if f.type == "float")
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def problem_key(problem: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Return a problem as a hashable value."""
+    return tuple(sorted(problem.items()))
+
+
+def same(left: object, right: object) -> bool:
+    """Tell whether two JSON-like values are equal once written and read."""
+    return as_text(left) == as_text(right)
+
+
+def as_text(value: object) -> str:
+    """Return a JSON-like value as one text, whatever the order of its names."""
+    return json.dumps(value, sort_keys=True)
+
+
+def num_tiles(config: Mapping[str, Any], m: int) -> int:
+    """Return how many tiles a config cuts m rows into: of `tile_m`, or of one row each.
+
+    A tile takes as long however many of its rows are used.
+    """
+    return ceil_div(m, int(config.get("tile_m", 1)))

@@ -1,0 +1,64 @@
+"""Rows of what was not timed: planned candidates, and checks against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A candidate of a plan: what it compiles to, and the least time it could take.
+
+    problem, config: their fields by name
+    registers, spill_bytes: of a thread; None where it was not built
+    smem_bytes, blocks_per_sm: of a block; likewise
+    flops, bytes: the problem's least work
+    bound_us:  the least time that the machine needs for this work
+    status:    "ok", "spills", "does not fit" or "build failed", with its reason
+    modelled:  no figure of it is the time of a kernel
+    """
+
+    kernel: str
+    op: str
+    problem: Mapping[str, Any]
+    config: Mapping[str, Any]
+    arch: str
+    registers: int | None
+    spill_bytes: int | None
+    smem_bytes: int | None
+    blocks_per_sm: int | None
+    flops: float
+    bytes: float
+    bound_us: float
+    status: str
+    reason: str
+    modelled: bool = True
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """A kernel's config on a problem against the reference.
+
+    problem, config: their fields by name
+    how:       "gpu" or "interpreter"; nothing where it did not come to an end
+    rel_error: ||got - want|| / ||want||
+    reason:    what is wrong where it is not ok
+    """
+
+    kernel: str
+    op: str
+    problem: Mapping[str, Any]
+    config: Mapping[str, Any]
+    ok: bool
+    reason: str
+    how: str = ""
+    rel_error: float | None = None
+    max_error: float | None = None
+    seconds: float | None = None
+
+    @property
+    def status(self) -> str:
+        """The outcome in a word."""
+        return "ok" if self.ok else "failed"

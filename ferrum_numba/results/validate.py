@@ -1,0 +1,98 @@
+"""What a result file must look like, field by field; read before anything believes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ferrum_numba.errors import StoreError
+from ferrum_numba.results.row import MEASURED, STATUSES
+
+_NUMBER = (int, float, type(None))
+_COUNT = (int, type(None))
+# field of every row -> types it may have
+FIELDS: dict[str, tuple[type, ...]] = {
+    "kernel": (str,), "op": (str,), "problem": (dict,), "config": (dict,), "arch": (str,),
+    "regime": (str,), "us": _NUMBER, "us_low": _NUMBER, "us_high": _NUMBER, "samples": (list,),
+    "gbps": _NUMBER, "tflops": _NUMBER, "bound_us": _NUMBER, "fraction": _NUMBER,
+    "rel_error": _NUMBER, "max_error": _NUMBER, "ok": (bool,), "status": (str,), "reason": (str,),
+    "registers": _COUNT, "spill_bytes": _COUNT, "smem_bytes": _COUNT, "blocks_per_sm": _COUNT,
+    "source_hash": (str,), "seed": (int,),
+}  # fmt: skip
+# fields that came later: files from before have rows without them
+LATER: dict[str, tuple[type, ...]] = {
+    "flops": _NUMBER, "bytes": _NUMBER, "stage": (str,), "run": (str,), "untrusted": (str,),
+}  # fmt: skip
+ENVIRONMENT = (
+    "gpu", "uuid", "driver", "versions", "commit", "dirty", "date", "command", "clocks", "policy",
+    "gpu_facts",
+)  # fmt: skip
+
+
+def validate(found: Mapping[str, Any], name: str = "results") -> None:
+    """Check every field of a result file as JSON has it.
+
+    Raises:
+        StoreError: names the file, the row and the field.
+    """
+    for part, wanted in (("environment", dict), ("rows", list), ("earlier", list)):
+        if not isinstance(found[part], wanted):
+            raise StoreError(f"{name}: {part} must be a {wanted.__name__}")
+    earlier = [(f"earlier[{i}]", one) for i, one in enumerate(found["earlier"])]
+    for part, one in [("environment", found["environment"]), *earlier]:
+        missing = [word for word in ENVIRONMENT if not isinstance(one, dict) or word not in one]
+        if missing:
+            raise StoreError(f"{name}: {part} has no {', '.join(missing)}")
+    for i, row in enumerate(found["rows"]):
+        error = _row_error(row)
+        if error:
+            raise StoreError(f"{name}: row {i}: {error}")
+
+
+def _row_error(row: object) -> str | None:
+    if not isinstance(row, dict):
+        return f"must be an object, got {type(row).__name__}"
+    for name, kinds in {**FIELDS, **LATER}.items():
+        if name not in row:
+            if name in LATER:
+                continue
+            return f"has no {name}"
+        value = row[name]
+        wrong_bool = isinstance(value, bool) and bool not in kinds
+        if not isinstance(value, kinds) or wrong_bool:
+            wanted = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
+            return f"{name} must be {wanted}, got {value!r}"
+    if row["status"] not in STATUSES:
+        return f"status must be one of {', '.join(sorted(STATUSES))}, got {row['status']!r}"
+    if row["status"] == MEASURED and (not row["samples"] or row["us"] is None):
+        return "is measured and has no us or no samples"
+    return _times_error(row) or _sizes_error(row)
+
+
+def _times_error(row: Mapping[str, Any]) -> str | None:
+    for name in ("us", "us_low", "us_high"):
+        if row[name] is not None and not _positive(row[name]):
+            return f"{name} must be above 0, got {row[name]!r}"
+    for i, sample in enumerate(row["samples"]):
+        if not _positive(sample):
+            return f"samples[{i}] must be a number above 0, got {sample!r}"
+    return None
+
+
+def _positive(value: object) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return 0 < value < math.inf
+
+
+def _sizes_error(row: Mapping[str, Any]) -> str | None:
+    for part in ("problem", "config"):
+        for name, value in row[part].items():
+            if not isinstance(value, str | int | float | None):
+                return f"{part}.{name} must be text, a number, a bool or null, got {value!r}"
+    for name in ("M", "N", "K"):
+        value = row["problem"].get(name, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+            return f"problem.{name} must be an integer above 0, got {value!r}"
+    return None
