@@ -28,7 +28,7 @@ lint: $(STAMP)
 clean:
 	rm -rf .venv build report *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 		"ferrum-numba needs Python 3.11 or newer; " + sys.executable + " is " + \
 		sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
