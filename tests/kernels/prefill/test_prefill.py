@@ -203,11 +203,16 @@ def test_blocks_that_share_a_tile_or_x_equal_the_reference(shared, kind):
     assert_equals_reference(Config(64, 128, 3, **shared), problem, sms(24))
 
 
-@pytest.mark.parametrize("num_sms", [2, 4, 6])
-def test_pairs_of_blocks_cut_what_is_left_into_stripes(num_sms):
+@pytest.mark.parametrize(
+    ("num_sms", "striped"), [(2, False), (4, False), (6, False), (8, True), (10, True), (16, True)]
+)
+def test_pairs_of_blocks_cut_what_is_left_into_stripes(num_sms, striped):
     """Few and many stripes a tile, a last tile moved left, rows of one block past the last."""
     problem = W4A16Problem(129, 576, 512, 64, "gptq", bias=True, dtype="bf16")
-    assert_equals_reference(Config(128, 128, 3, pair=True), problem, sms(num_sms))
+    config = PREFILL.specialise(Config(128, 128, 3, pair=True), problem)
+    # six tiles: one, two and three pairs of SMs have whole ones
+    assert (PREFILL.launch(config, problem, sms(num_sms)).scalars["striped"] > 0) == striped
+    assert_equals_reference(config, problem, sms(num_sms))
 
 
 # (M, N, K) -> (tile_m, tile_n, split_k, cluster, pair, scale_sums): what won on an H200, see
