@@ -4,7 +4,6 @@ import importlib
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tarfile
 import tomllib
 import zipfile
@@ -30,6 +29,21 @@ BUILD = (
     "import sys; from setuptools import build_meta; "
     "print(getattr(build_meta, sys.argv[1])(sys.argv[2]))"
 )
+
+
+# as if the folder were the only editable install of this environment
+IMPORT = """
+import site, sys
+ours = [name for name in sys.modules if name.startswith("__editable__")]
+sys.meta_path = [f for f in sys.meta_path if getattr(f, "__module__", "") not in ours]
+for name in ours:
+    del sys.modules[name]
+sys.path.insert(0, sys.argv[1])
+site.addsitedir(sys.argv[1])
+import ferrum_numba.kernels.newest.parts.a as one, ferrum_numba.kernels.newest.later
+import ferrum_numba.perf.problems, ferrum_numba.reference
+print(one.__file__)
+"""
 
 
 def build(kind, tree, out):
@@ -103,15 +117,8 @@ def test_an_editable_install_finds_nested_packages(tree, tmp_path):
     later = tree / "kernels/newest/later"
     later.mkdir()
     (later / "__init__.py").write_text("")
-    # -S: before the editable install of this environment, if it is one
-    program = (
-        f"import site; site.addsitedir({str(site)!r}); "
-        f"site.addsitedir({sysconfig.get_path('purelib')!r}); "
-        "import ferrum_numba.kernels.newest.parts.a as one, ferrum_numba.kernels.newest.later; "
-        "import ferrum_numba.perf.problems, ferrum_numba.reference; print(one.__file__)"
-    )
     done = subprocess.run(
-        [sys.executable, "-S", "-c", program],
+        [sys.executable, "-c", IMPORT, str(site)],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     later.joinpath("__init__.py").unlink()
