@@ -2,14 +2,26 @@
 PYTHON ?= python3
 # CUDA 13 wants driver 580 or newer; older drivers: make report CUDA=12
 CUDA ?= 13
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 # as old as the last install: a change of pyproject.toml or of CUDA= installs again
-STAMP := .venv/installed-cu$(CUDA)
+STAMP := $(VENV)/installed-cu$(CUDA)
+# worksteal: a test of 15 s at the end of one queue does not keep the other worker waiting
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
 
-.PHONY: test report lint clean
+.PHONY: test test-times smoke report lint clean
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -q -m "not slow"
+	$(PYTEST)
+
+# the same, and what it costs: CPU seconds by file and by test
+test-times: $(STAMP)
+	$(PYTEST) --cpu-times
+
+# whether an installation works: for another Python, make smoke VENV=.venv-3.13 PYTHON=python3.13
+smoke: $(STAMP)
+	$(BIN)/ferrum-numba doctor
+	$(PYTEST) tests/cli tests/compile tests/interpreter tests/test_packaging.py tests/test_readme.py
 
 report: $(STAMP)
 	$(BIN)/ferrum-numba report
@@ -21,17 +33,17 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	rm -rf build
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/typecheck .
-	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml \
+	cd build/typecheck && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml \
 		--cache-dir ../../.mypy_cache -p ferrum_numba
 	rm -rf build
 
 clean:
-	rm -rf .venv build report *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build report *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 		"ferrum-numba needs Python 3.11 or newer; " + sys.executable + " is " + \
 		sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[cu$(CUDA),sass,dev]"
 	touch $@

@@ -25,6 +25,20 @@ class BuildError(FerrumError, RuntimeError):
     """A kernel that did not compile; the compiler's own words are in the message."""
 
 
+class ToolchainError(BuildError):
+    """No kernel compiles here: what is wrong, and the command that brings what is missing.
+
+    It concerns every build, so nothing goes on after it.
+    """
+
+    def __init__(self, what: str, command: str) -> None:
+        super().__init__(what, command)
+        self.what, self.command = what, command
+
+    def __str__(self) -> str:
+        return f"no kernel compiles here: {self.what}; {self.command}"
+
+
 class LaunchError(FerrumError, RuntimeError):
     """A kernel that the driver refused to launch, or that failed while running."""
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,6 +12,20 @@ import pytest
 os.environ["NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS"] = "0"
 
 NO_GPU = "no CUDA GPU or driver on this machine"
+
+
+# the most expensive files, and tests with all of their cases, that `--cpu-times` lists
+LISTED = 25
+# CPU seconds of this process when the last report was made
+SPENT = pytest.StashKey[float]()
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--cpu-times",
+        action="store_true",
+        help="list what the files and tests cost, in CPU seconds: those of two processes add up",
+    )
 
 
 def pytest_configure(config):
@@ -36,8 +51,46 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=NO_GPU))
 
 
+def cpu_s():
+    """Return the CPU seconds of this process and of the children that it has waited for."""
+    return sum(os.times()[:4])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    """Note what a test's setup, call or teardown cost; a worker's reports carry it home."""
+    report = yield
+    now = cpu_s()
+    report.user_properties.append(("cpu_s", now - item.config.stash.get(SPENT, now)))
+    item.config.stash[SPENT] = now
+    return report
+
+
+def pytest_collection_finish(session):
+    """Begin to count where the tests begin."""
+    session.config.stash[SPENT] = cpu_s()
+
+
+def write_cpu_times(terminalreporter):
+    """List the files, and the tests with all of their cases, that cost most."""
+    files, tests = Counter(), Counter()
+    for some in terminalreporter.stats.values():
+        for report in some:
+            # what is no test's report, such as a warning, has none
+            for spent in dict(getattr(report, "user_properties", ())).values():
+                files[report.nodeid.partition("::")[0]] += spent
+                tests[report.nodeid.partition("[")[0]] += spent
+    terminalreporter.write_line(f"{files.total():.0f} CPU seconds in tests")
+    for title, costs in (("by file", files), ("by test, all cases", tests)):
+        terminalreporter.section(title)
+        for name, spent in costs.most_common(LISTED):
+            terminalreporter.write_line(f"{spent:7.1f}  {name}")
+
+
 def pytest_terminal_summary(terminalreporter):
-    """Say in the last lines how many tests a GPU would have run."""
+    """Say what tests cost where that was asked, and how many tests a GPU would have run."""
+    if terminalreporter.config.getoption("--cpu-times"):
+        write_cpu_times(terminalreporter)
     skipped = terminalreporter.stats.get("skipped", [])
     num_gpu = sum("gpu" in report.keywords for report in skipped)
     if num_gpu:

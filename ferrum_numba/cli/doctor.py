@@ -9,8 +9,10 @@ from typing import Any
 from ferrum_numba import __version__, gpu
 from ferrum_numba.cli.output import print_json, print_table
 from ferrum_numba.cli.session import Session
-from ferrum_numba.errors import BuildError, DeviceError
+from ferrum_numba.errors import DeviceError, ToolchainError
 
+# what is missing or wrong, and the command that brings it
+Lack = dict[str, str]
 HELP = "what is here: GPU, driver, versions, what is missing and the command that brings it"
 # 13.0 needs it; an older driver runs CUDA 12
 DRIVER_COMMAND = "install NVIDIA driver 580 or newer"
@@ -18,10 +20,8 @@ DISASSEMBLER = "nvidia-cuda-nvdisasm"
 # whose arrays and streams a kernel takes; never needed
 NEIGHBOURS = ("torch", "cupy-cuda13x", "cupy-cuda12x")
 CANNOT_COMPILE = 1
-NO_RUN = (
-    "kernels cannot be run here: `check` interprets their source on the CPU, `plan` compiles them "
-    "for any GPU"
-)
+NO_RUN = "kernels cannot be run here: `check` interprets their source on the CPU"
+ONLY_COMPILE = f"{NO_RUN}, `plan` compiles them for any GPU"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,24 +39,27 @@ def run(session: Session) -> int:
 
 
 def examine() -> dict[str, Any]:
-    """Return what is here, as `--json` prints it."""
+    """Return what is here, as `--json` prints it.
+
+    Where no kernel can be compiled, the first of what is missing says why.
+    """
     from ferrum_numba import results
 
     found = results.versions()
     beside = {name: _version(name) for name in NEIGHBOURS}
     versions = {"ferrum-numba": __version__, **found, DISASSEMBLER: _version(DISASSEMBLER)}
     versions |= {name: version for name, version in beside.items() if version}
-    cache_dir, no_compiler = _compiler()
+    cache_dir, lack = _compiler()
     board, no_gpu = _gpu()
     return {
         "gpu": board,
         "driver": results.driver_version(),
         "versions": versions,
         "cache_dir": cache_dir,
-        "can_compile": not no_compiler,
+        "can_compile": lack is None,
         "can_run": not no_gpu,
         "notes": _notes(found.get("nvidia-nvvm"), found.get("cuda")),
-        "missing": _missing(no_compiler, no_gpu, versions),
+        "missing": _missing(lack, no_gpu, versions),
     }
 
 
@@ -72,17 +75,18 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _compiler() -> tuple[str | None, str]:
-    """Return the folder of compiled kernels, and why none can be compiled."""
+def _compiler() -> tuple[str | None, Lack | None]:
+    """Compile a kernel of one line; return the folder of compiled kernels, and what is wrong."""
     try:
-        from ferrum_numba.compile import cache, toolchain
+        from ferrum_numba.compile import cache, probe
     except ModuleNotFoundError as error:
-        return None, f"the package {error.name} is missing"
+        what = f"the package {error.name} is missing"
+        return None, {"what": what, "command": "pip install 'numba-cuda[cu13]'"}
     try:
-        toolchain.toolchain()
-    except BuildError as error:
-        return str(cache.directory()), str(error)
-    return str(cache.directory()), ""
+        probe()
+    except ToolchainError as error:
+        return str(cache.directory()), {"what": error.what, "command": error.command}
+    return str(cache.directory()), None
 
 
 def _gpu() -> tuple[dict[str, Any] | None, str]:
@@ -114,21 +118,17 @@ def _notes(nvvm: str | None, driver: str | None) -> list[str]:
     ]
 
 
-def _missing(
-    no_compiler: str, no_gpu: str, versions: dict[str, str | None]
-) -> list[dict[str, str]]:
+def _missing(no_compiler: Lack | None, no_gpu: str, versions: dict[str, str | None]) -> list[Lack]:
     from ferrum_numba.launch import cublas
 
-    found = []
-    if no_compiler:
-        found.append({"what": no_compiler, "command": "pip install 'numba-cuda[cu13]'"})
+    found = [no_compiler] if no_compiler else []
     if no_gpu:
         found.append({"what": no_gpu, "command": DRIVER_COMMAND})
     if not no_gpu and cublas.library() is None:
         what = "cuBLAS, for kernels that leave a dense product to it"
         found.append({"what": what, "command": "pip install nvidia-cublas"})
     if not versions[DISASSEMBLER]:
-        what = "nvdisasm, for the mix of machine instructions in a plan"
+        what = "nvdisasm, for the mix of a cubin's machine instructions"
         found.append({"what": what, "command": f"pip install {DISASSEMBLER}"})
     return found
 
@@ -149,7 +149,19 @@ def _print(facts: dict[str, Any]) -> None:
     print_table([{"what": what, "here": here} for what, here in rows], ("what", "here"))
     for note in facts["notes"]:
         print(note)
-    for lack in facts["missing"]:
+    _print_verdicts(facts)
+
+
+def _print_verdicts(facts: dict[str, Any]) -> None:
+    can_compile, missing = facts["can_compile"], list(facts["missing"])
+    broken = {} if can_compile else missing.pop(0)
+    for lack in missing:
         print(f"missing: {lack['what']}; {lack['command']}")
-    print(f"kernels can{'' if facts['can_compile'] else 'not'} be compiled here")
-    print("kernels can be run here" if facts["can_run"] else NO_RUN)
+    if can_compile:
+        print("kernels can be compiled here")
+    else:
+        print(f"kernels cannot be compiled here: {broken['what']}; {broken['command']}")
+    if facts["can_run"]:
+        print("kernels can be run here")
+    else:
+        print(ONLY_COMPILE if can_compile else NO_RUN)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
+from ferrum_numba.compile.sass import instruction_mix
 from ferrum_numba.contract import Parameter
 
 
@@ -19,7 +21,6 @@ class Binary:
     fingerprint:       sha256 of everything that decided the code (of the PTX, where the function
                        refers to something that cannot be fingerprinted)
     build_s:           seconds the build took when it was made
-    sass:              instructions by opcode (HMMA, LDG ...), None without nvdisasm
     """
 
     cubin: bytes
@@ -36,4 +37,11 @@ class Binary:
     parameters: tuple[Parameter, ...]
     fingerprint: str
     build_s: float
-    sass: dict[str, int] | None
+
+    @cached_property
+    def sass(self) -> dict[str, int] | None:
+        """Instructions by opcode (HMMA, LDG ...), None without nvdisasm; counted when asked for.
+
+        nvdisasm takes a third of a second, as long as a small kernel's whole build.
+        """
+        return instruction_mix(self.cubin)

@@ -16,22 +16,24 @@ from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 from cuda.bindings.nvvm import nvvmError
 from numba import cuda
-from numba.cuda import dispatcher, types
+from numba.cuda import compiler, dispatcher, types
 from numba.cuda.core.compiler_lock import global_compiler_lock
 from numba.cuda.core.errors import NumbaError
 from numba.cuda.cudadrv.nvvm import CompilationUnit
 
-from ferrum_numba.compile import cache, link, sass
+from ferrum_numba.compile import cache, link
 from ferrum_numba.compile.binary import Binary
 from ferrum_numba.compile.fingerprint import Unknown, function_fingerprint
-from ferrum_numba.compile.toolchain import toolchain
-from ferrum_numba.contract import Config, Kernel, Program
-from ferrum_numba.errors import BuildError
+from ferrum_numba.compile.toolchain import broken, toolchain
+from ferrum_numba.contract import Config, Kernel, Program, pointers
+from ferrum_numba.errors import BuildError, ToolchainError
 
+# every toolchain has it
+PROBED_ARCH = "sm_80"
 NUMBA_TYPES = {"pointer": types.uint64, "uint32": types.uint32, "int32": types.int32}
 
 # what numba's front end is seen to raise for a kernel it cannot compile; RuntimeError includes its
@@ -43,21 +45,43 @@ def build(kernel: Kernel, config: Config, arch: str, *, use_cache: bool = True) 
     """Compile one config of a kernel, or take it from the disk cache.
 
     Raises:
-        BuildError:  it does not compile; the compiler's words are in the message
-        ConfigError: from the kernel, for a config that contradicts itself
+        BuildError:     it does not compile; the compiler's words are in the message
+        ToolchainError: no kernel compiles here
+        ConfigError:    from the kernel, for a config that contradicts itself
     """
     program = kernel.build(config, arch)
     entry = entry_name(kernel.name)
     key = _key(program, arch, entry)
     if key is None:
         # better built again every time than taken for something it is not
-        return build_program(program, arch, entry)
+        return _built(program, arch, entry)
     if use_cache and (cached := cache.load(key)):
         return cached
-    binary = replace(build_program(program, arch, entry), fingerprint=cache.digest(key))
+    binary = replace(_built(program, arch, entry), fingerprint=cache.digest(key))
     if use_cache:
         cache.store(key, binary)
     return binary
+
+
+def probe() -> None:
+    """Compile a kernel of one line to a cubin, past the cache; needs no GPU.
+
+    Raises:
+        ToolchainError: it does not compile: what is wrong with the compilers here
+    """
+    try:
+        toolchain()
+        ptx = compile_ptx(Program(_probed, pointers("out"), 32), PROBED_ARCH, "probe")
+        link.link(ptx, "probe", PROBED_ARCH)
+    except ToolchainError:
+        raise
+    except Exception as error:
+        # packages that do not go together raise whatever comes first
+        raise broken(error) from error
+
+
+def _probed(out: int) -> None:
+    cuda.syncthreads()
 
 
 def program_fingerprint(kernel: Kernel, config: Config, arch: str) -> str | None:
@@ -73,11 +97,12 @@ def build_program(program: Program, arch: str, entry: str | None = None) -> Bina
     """Compile a program, past the cache; the entry is named after its function by default."""
     start = time.perf_counter()
     entry = entry or entry_name(program.function.__name__)
-    ptx = compile_ptx(program, arch, entry)
-    if program.lto:
-        linked = link.link_ltoir(_compile(program, arch, entry, "ltoir"), entry, arch)
-    else:
+    numbas_ptx, ltoir = _compile(program, arch, entry, program.lto)
+    ptx = _rename(numbas_ptx, entry)
+    if ltoir is None:
         linked = link.link(ptx, entry, arch)
+    else:
+        linked = link.link_ltoir(ltoir, entry, arch)
     return Binary(
         cubin=linked.cubin,
         ptx=ptx,
@@ -93,31 +118,45 @@ def build_program(program: Program, arch: str, entry: str | None = None) -> Bina
         parameters=program.parameters,
         fingerprint=hashlib.sha256(ptx.encode()).hexdigest(),
         build_s=time.perf_counter() - start,
-        sass=sass.instruction_mix(linked.cubin),
     )
+
+
+def _built(program: Program, arch: str, entry: str) -> Binary:
+    """Build a program, and say of a failure whether it is the program's or the machine's."""
+    try:
+        return build_program(program, arch, entry)
+    except Exception:
+        probe()
+        raise
 
 
 def compile_ptx(program: Program, arch: str, entry: str) -> str:
     """Return the program's PTX for an architecture, with `entry` as its symbol."""
-    return _rename(_compile(program, arch, entry, "ptx"), entry)
+    return _rename(_compile(program, arch, entry, lto=False)[0], entry)
 
 
-def _compile(program: Program, arch: str, entry: str, output: Literal["ptx", "ltoir"]) -> Any:
-    """Return the PTX as text, or the LTO-IR as bytes, with numba's symbols."""
+def _compile(program: Program, arch: str, entry: str, lto: bool) -> tuple[str, bytes | None]:
+    """Return the PTX with numba's symbols, and the LTO-IR where it is asked for.
+
+    Nearly all of the time goes into numba's front end. `cuda.compile` runs it for one of the two;
+    what it calls leaves a library that gives both.
+    """
     capability = compute_capability(arch)
     if prod(program.cluster) > 1 and capability[0] < 9:
         raise BuildError(f"{entry} runs in clusters of {program.cluster} blocks, {arch} has none")
     signature = types.void(*(NUMBA_TYPES[p.kind] for p in program.parameters))
     with global_compiler_lock, _target(capability):
         try:
-            code, _ = cuda.compile(
-                program.function, signature, device=False, abi="numba", output=output,
-                cc=capability, launch_bounds=_launch_bounds(program), debug=False, opt=True,
+            library, _ = compiler._compile_pyfunc_with_fixup(
+                program.function, signature, device=False, abi="numba", cc=capability,
+                launch_bounds=_launch_bounds(program), debug=False, opt=True,
             )  # fmt: skip
+            (ptx,) = library.get_asm_strs(cc=capability)
+            ltoir = library.get_ltoir(cc=capability) if lto else None
         except FRONT_END_ERRORS as error:
             words = f"{error} {_nvvm_log(error)}".strip()
             raise BuildError(f"{entry} does not compile for {arch}: {words}") from error
-    return code
+    return ptx, ltoir
 
 
 def compute_capability(arch: str) -> tuple[int, int] | tuple[int, int, str]:

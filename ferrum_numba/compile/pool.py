@@ -21,7 +21,7 @@ from multiprocessing.context import SpawnProcess
 from ferrum_numba.compile.binary import Binary
 from ferrum_numba.compile.build import build
 from ferrum_numba.contract import Config, Kernel
-from ferrum_numba.errors import BuildError
+from ferrum_numba.errors import BuildError, ToolchainError
 
 # a forked child would inherit a driver that does not survive a fork
 CONTEXT = multiprocessing.get_context("spawn")
@@ -62,12 +62,17 @@ def build_many(
 
     workers:  processes, by default one a CPU
     progress: called with (done, total) after each job
+
+    Raises:
+        ToolchainError: no kernel compiles here, so the others would not go on either
     """
     workers = min(workers or os.cpu_count() or 1, len(jobs))
     finished = _in_processes(jobs, workers, timeout_s) if workers > 1 else _in_process(jobs)
     # whatever stops the run, Ctrl-C too, ends the workers
     with closing(finished):
         for done, (job, outcome) in enumerate(finished, start=1):
+            if isinstance(outcome, ToolchainError):
+                raise outcome
             if progress is not None:
                 progress(done, len(jobs))
             yield job, outcome

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,11 @@ class Plan:
     wants_lanes: bool
     twin: Callable[..., Any]
     any_count: bool = False
+
+    @cached_property
+    def key(self) -> Callable[[tuple[Any, ...]], Any]:
+        """What is equal in the requests of lanes that are executed together."""
+        return itemgetter(0, *self.immediates)
 
     def prepare(self, requests: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Return the operands as arrays over the lanes; immediates as ints."""

@@ -107,9 +107,9 @@ class Warp:
             raise lane.error(str(error), raised_at(error)) from error
         if not self.groups and len(set(map(_PLAN, requests))) == 1:
             what = requests[0][0]
-            if not what.immediates and what is not ENDED:
+            if what is not ENDED and len(keys := set(map(what.key, requests))) == 1:
                 # the common case: all lanes ask for the same
-                self.groups[what] = Group(what, lanes, requests)
+                self.groups[keys.pop()] = Group(what, lanes, requests)
                 return
         for lane, request in zip(lanes, requests, strict=True):
             self._sort_in(lane, request)
@@ -121,7 +121,7 @@ class Warp:
             self.block.live -= 1
             self.block.machine.events += 1
             return
-        key = (what, *(request[i] for i in what.immediates)) if what.immediates else what
+        key = what.key(request)
         if key in self.groups:
             self.groups[key].join(lane, request)
         else:

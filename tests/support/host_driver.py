@@ -32,7 +32,7 @@ def binary(entry, parameters, **changes):
         "cubin": entry.encode(), "ptx": "", "entry": entry, "arch": "sm_90a", "registers": 32,
         "spill_bytes": 0, "stack_bytes": 0, "static_smem_bytes": 0, "smem_bytes": 0,
         "num_threads": 128, "cluster": (1, 1, 1), "parameters": tuple(parameters),
-        "fingerprint": "", "build_s": 0.0, "sass": None,
+        "fingerprint": "", "build_s": 0.0,
     }  # fmt: skip
     return Binary(**{**facts, **changes})
 

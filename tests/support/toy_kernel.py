@@ -70,7 +70,6 @@ def make_binary(fingerprint="abc", registers=32, spill_bytes=0, smem_bytes=0):
         cubin=b"", ptx="", entry="toy", arch="sm_90a", registers=registers,
         spill_bytes=spill_bytes, stack_bytes=0, static_smem_bytes=0, smem_bytes=smem_bytes,
         num_threads=256, cluster=(1, 1, 1), parameters=(), fingerprint=fingerprint, build_s=0.0,
-        sass=None,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Marlin: what it refuses, how it deals out the tiles, and sums that several blocks share."""
+"""Marlin: how it deals out the tiles, and sums that several blocks share."""
 
 import re
 from dataclasses import replace
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from ferrum_numba import check
-from ferrum_numba.errors import ConfigError
 from ferrum_numba.gpu import KNOWN
 from ferrum_numba.kernels.marlin.kernel import Config, Marlin
 from ferrum_numba.kernels.w4a16 import W4A16Problem
@@ -17,38 +16,6 @@ from ferrum_numba.tune.space import feasible
 
 H200 = KNOWN["h200"]
 MARLIN = Marlin()
-
-
-@pytest.mark.parametrize(
-    ("fields", "words"),
-    [
-        ({"tile_m": 24}, "tile_m must be 16, 32, 48 or 64.* got tile_m = 24"),
-        ({"tile_n": 96}, "tile_n must be 64, 128 or 256.* got tile_n = 96"),
-        ({"num_warps": 3}, "num_warps 2 or 4 times its 64-column strips; got .* num_warps = 3"),
-        ({"num_stages": 1}, "num_stages at least 2; got .* num_stages = 1"),
-        ({"tile_k": 32}, "got tile_k = 32"),
-        ({"blocks_per_sm": 0}, "blocks_per_sm must be at least 1; got 0"),
-        ({"group_size": 48}, r"group_size must be one of \(128, 64, 32, -1\); got 48"),
-    ],
-)
-def test_a_config_that_contradicts_itself_says_so(fields, words):
-    with pytest.raises(ConfigError, match=words):
-        Config(**fields)
-
-
-@pytest.mark.parametrize(
-    ("problem", "words"),
-    [
-        (W4A16Problem(1, 128, 128, 16), "group_size in .* got 16, the nearest is 32"),
-        (
-            W4A16Problem(1, 128, 256, act_order=True),
-            "x in the order of .* got act_order = True",
-        ),
-        (W4A16Problem(1, 128, 512, 256), "group_size in .* got 256, the nearest is 128"),
-    ],
-)
-def test_what_it_cannot_run_is_refused_with_the_numbers(problem, words):
-    assert re.search(words, MARLIN.refuses(problem))
 
 
 def test_one_group_is_one_scale_a_column():
