@@ -178,7 +178,7 @@ def _dequantize(config, unpack):
                     pairs = unpack(word)
                     total = lop3(total, pairs[0], pairs[1], XOR3)
                     total = lop3(total, pairs[2], pairs[3], XOR3)
-                    word = uint32(word + uint32(INCREMENT))
+                    word = uint32(word + INCREMENT)
                 left = uint32(left - uint32(unroll))
             st_global_u32(out + uint64(chain) * uint64(4), total)
 

@@ -325,7 +325,7 @@ def _read(config, load, repeats):
 
     def read(data, out, num_rows, passes, stride):
         tid = uint32(cuda.threadIdx.x)
-        lane_id = uint32(tid & uint32(31))
+        lane_id = uint32(tid & 31)
         num_tasks = uint32(uint32(cuda.gridDim.x) * uint32(num_warps))
         task = uint32(uint32(cuda.blockIdx.x) * uint32(num_warps) + uint32(tid >> 5))
         lane_data = data + uint64(lane_id) * uint64(16)
@@ -339,7 +339,7 @@ def _read(config, load, repeats):
                     if row >= num_rows:
                         row = uint32(row - num_rows)
                     total = add_row(total, lane_data + uint64(row) * uint64(ROW_BYTES))
-                    left = uint32(left - uint32(1))
+                    left = uint32(left - 1)
             for i in range(5):
                 total = uint32(total + shfl_xor(total, uint32(16 >> i)))
             if lane_id == 0:
@@ -355,7 +355,7 @@ def _copy(config):
 
     def copy(data, out, num_rows):
         tid = uint32(cuda.threadIdx.x)
-        lane_id = uint32(tid & uint32(31))
+        lane_id = uint32(tid & 31)
         num_tasks = uint32(uint32(cuda.gridDim.x) * uint32(num_warps))
         task = uint32(uint32(cuda.blockIdx.x) * uint32(num_warps) + uint32(tid >> 5))
         words = cuda.local.array(words_shape, uint32)
@@ -381,7 +381,7 @@ def _write(config):
 
     def write(out, num_rows):
         tid = uint32(cuda.threadIdx.x)
-        lane_id = uint32(tid & uint32(31))
+        lane_id = uint32(tid & 31)
         num_tasks = uint32(uint32(cuda.gridDim.x) * uint32(num_warps))
         task = uint32(uint32(cuda.blockIdx.x) * uint32(num_warps) + uint32(tid >> 5))
         while task < num_rows:
@@ -391,9 +391,9 @@ def _write(config):
                 first = uint32(at >> uint64(2))
                 word = (
                     first,
-                    uint32(first + uint32(1)),
-                    uint32(first + uint32(2)),
-                    uint32(first + uint32(3)),
+                    uint32(first + 1),
+                    uint32(first + 2),
+                    uint32(first + 3),
                 )
                 st_global_v4(out + at, word)
             task = uint32(task + num_tasks)

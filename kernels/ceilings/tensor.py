@@ -209,12 +209,12 @@ def _mma(chains):
     def mma_sync(a, b, out, k_steps):
         tile = uint32(cuda.blockIdx.x)
         tid = uint32(cuda.threadIdx.x)
-        lane_id = uint32(tid & uint32(31))
+        lane_id = uint32(tid & 31)
         warp_id = uint32(tid >> 5)
-        warp_row = uint32(uint32(warp_id & uint32(3)) * uint32(16))
+        warp_row = uint32(uint32(warp_id & 3) * 16)
         warp_column = uint32(uint32(warp_id >> 2) * uint32(8 * chains))
         g = uint32(lane_id >> 2)
-        q = uint32(lane_id & uint32(3))
+        q = uint32(lane_id & 3)
 
         # prologue: every operand into registers
         frag_a = _fragment_a(a, tile, lane_id, warp_row)
@@ -238,14 +238,14 @@ def _mma(chains):
                 acc[j, 1] = d[1]
                 acc[j, 2] = d[2]
                 acc[j, 3] = d[3]
-            k = uint32(k + uint32(1))
+            k = uint32(k + 1)
 
         # epilogue: registers -> gmem
         row = uint32(warp_row + g)
         for j in range(chains):
-            column = uint32(uint32(warp_column + uint32(8 * j)) + uint32(q * uint32(2)))
+            column = uint32(uint32(warp_column + uint32(8 * j)) + uint32(q * 2))
             _store(out, tile, row, column, acc[j, 0], acc[j, 1])
-            _store(out, tile, uint32(row + uint32(8)), column, acc[j, 2], acc[j, 3])
+            _store(out, tile, uint32(row + 8), column, acc[j, 2], acc[j, 3])
 
     return mma_sync
 
@@ -261,8 +261,8 @@ def _wgmma():
     def wgmma(a, b, out, k_steps):
         tile = uint32(cuda.blockIdx.x)
         tid = uint32(cuda.threadIdx.x)
-        lane_id = uint32(tid & uint32(31))
-        warp_row = uint32(uint32(tid >> 5) * uint32(16))
+        lane_id = uint32(tid & 31)
+        warp_row = uint32(uint32(tid >> 5) * 16)
         smem = smem_base()
 
         # prologue: a -> registers, b -> smem
@@ -270,13 +270,13 @@ def _wgmma():
         word = tid
         while word < b_words:
             n = uint32(word >> 3)
-            byte = uint32(uint32(word & uint32(7)) * uint32(4))
+            byte = uint32(uint32(word & 7) * 4)
             at = uint32(smem + uint32(uint32(n >> 3) * uint32(2 * core_bytes)))
             at = uint32(at + uint32(uint32(byte >> 4) * uint32(core_bytes)))
-            at = uint32(at + uint32(uint32(n & uint32(7)) * uint32(16)))
-            at = uint32(at + uint32(byte & uint32(15)))
+            at = uint32(at + uint32(uint32(n & 7) * 16))
+            at = uint32(at + uint32(byte & 15))
             st_shared_u32(at, ld_global_nc_u32(b + uint64(word) * uint64(4)))
-            word = uint32(word + uint32(128))
+            word = uint32(word + 128)
         # wgmma reads shared memory through another proxy than stores write it
         fence_proxy_async()
         cuda.syncthreads()
@@ -294,7 +294,7 @@ def _wgmma():
             acc = product(acc, frag_a, desc_b, one)
             wgmma_commit()
             acc = wait(acc, 0)
-            k = uint32(k + uint32(GROUP))
+            k = uint32(k + GROUP)
 
         # epilogue: registers -> gmem
         row = uint32(warp_row + uint32(lane_id >> 2))

@@ -89,7 +89,7 @@ def build(config):
             piece = uint32(cuda.threadIdx.x + i * num_threads)
             if piece < x_pieces:
                 r, c = uint32(piece // x_row_pieces), uint32(piece % x_row_pieces)
-                m_row, k_row = uint32(row + r), uint32(k_first + c * uint32(8))
+                m_row, k_row = uint32(row + r), uint32(k_first + c * 8)
                 # beyond M and K: zeros, from an address that exists
                 inside = m_row < m and k_row < k
                 source = uint64(m_row) * uint64(k) + uint64(k_row) if inside else uint64(0)
@@ -103,7 +103,7 @@ def build(config):
             if piece < w_pieces:
                 r, c = uint32(piece // w_row_pieces), uint32(piece % w_row_pieces)
                 word_row = uint32(k_first // uint32(8) + r)
-                n_column = uint32(column + c * uint32(4))
+                n_column = uint32(column + c * 4)
                 inside = n_column < n and word_row < uint32(k // uint32(8))
                 source = uint64(word_row) * uint64(n) + uint64(n_column) if inside else uint64(0)
                 # a quad reads four rows at once, two neighbouring pieces of each
@@ -118,7 +118,7 @@ def build(config):
             if piece < s_pieces:
                 r, c = uint32(piece // s_row_pieces), uint32(piece % s_row_pieces)
                 k_row = uint32(k_first + r * rows_per_scale)
-                n_column = uint32(column + c * uint32(8))
+                n_column = uint32(column + c * 8)
                 # a scale of zero beyond K and N: the zero point there may be anything
                 inside = n_column < n and k_row < k
                 k_row = k_row if inside else uint32(0)
@@ -154,8 +154,8 @@ def build(config):
         # index: which tile, which share of K, which columns of the tile
         smem = smem_base()
         tid = uint32(cuda.threadIdx.x)
-        lane_id, warp_id = uint32(tid & uint32(31)), uint32(tid >> 5)
-        g, t = uint32(lane_id >> 2), uint32(lane_id & uint32(3))
+        lane_id, warp_id = uint32(tid & 31), uint32(tid >> 5)
+        g, t = uint32(lane_id >> 2), uint32(lane_id & 3)
         row = uint32(cuda.blockIdx.x * tile_m)
         column = uint32(cuda.blockIdx.y * tile_n)
         split, shares = uint32(cuda.blockIdx.z), uint32(cuda.gridDim.z)
@@ -165,13 +165,13 @@ def build(config):
 
         # where in a stage a lane reads
         x_lane = uint32(g * uint32(2 * tile_k))
-        x_side = uint32((g & uint32(1)) * x_swizzle)
-        w_piece = uint32((warp_id * uint32(8) + g) ^ (t * uint32(2)))
-        w_lane = uint32(w_offset + (t * w_row_pieces + w_piece) * uint32(16))
-        lane_column = uint32(warp_id * uint32(WARP_N) + g * uint32(4))
-        lane_scale = uint32(s_offset + lane_column * uint32(2))
-        lane_zero = uint32(z_offset + lane_column // uint32(8) * uint32(4))
-        zero_shift = uint32((g & uint32(1)) * uint32(16))
+        x_side = uint32((g & 1) * x_swizzle)
+        w_piece = uint32((warp_id * 8 + g) ^ (t * 2))
+        w_lane = uint32(w_offset + (t * w_row_pieces + w_piece) * 16)
+        lane_column = uint32(warp_id * WARP_N + g * 4)
+        lane_scale = uint32(s_offset + lane_column * 2)
+        lane_zero = uint32(z_offset + lane_column // uint32(8) * 4)
+        zero_shift = uint32((g & 1) * 16)
 
         # prologue: the copies run num_stages - 1 tiles ahead of the mma
         fetch_tile, fetch_stage = k_step, smem
@@ -182,7 +182,7 @@ def build(config):
                     m, n, k, group_size,
                 )  # fmt: skip
             cp_async_commit()
-            fetch_tile = uint32(fetch_tile + uint32(1))
+            fetch_tile = uint32(fetch_tile + 1)
             fetch_stage = next_stage(fetch_stage, smem)
 
         acc01 = zeros(float32(0))
@@ -200,12 +200,12 @@ def build(config):
                     m, n, k, group_size,
                 )  # fmt: skip
             cp_async_commit()
-            fetch_tile = uint32(fetch_tile + uint32(1))
+            fetch_tile = uint32(fetch_tile + 1)
             fetch_stage = next_stage(fetch_stage, smem)
 
             for k_block in range(k_blocks):
                 x_piece = uint32((uint32(4 * k_block) + t) ^ x_side)
-                a = load_a(uint32(stage + x_lane + x_piece * uint32(16)))
+                a = load_a(uint32(stage + x_lane + x_piece * 16))
                 word = ld_shared_v4(uint32(stage + w_lane + uint32(k_block) * w_step_bytes))
                 if k_block % blocks_per_group == 0:
                     scale_row = uint32(uint32(k_block * STEP_K) // rows_per_scale + t * quad_rows)
@@ -219,7 +219,7 @@ def build(config):
                 acc23 = mma(a, dequantize_2(word[2], groups), dequantize_3(word[3], groups), acc23)
 
             stage = next_stage(stage, smem)
-            k_step = uint32(k_step + uint32(1))
+            k_step = uint32(k_step + 1)
 
         complete = True
         if shares > 1:
@@ -229,7 +229,7 @@ def build(config):
             )
 
         # epilogue: bias, one rounding, registers -> gmem
-        n_column = uint32(column + warp_id * uint32(WARP_N) + t * uint32(8))
+        n_column = uint32(column + warp_id * WARP_N + t * 8)
         m_row = uint32(row + g)
         if complete and n_column < n and m_row < m:
             b = (uint32(0), uint32(0), uint32(0), uint32(0))

@@ -159,7 +159,7 @@ def _build(config):
 
     def add_bias(x, bias, out, m, n):
         thread = uint32(uint32(cuda.blockIdx.y) * uint32(num_threads) + uint32(cuda.threadIdx.x))
-        column = uint32(thread * uint32(COLUMNS))
+        column = uint32(thread * COLUMNS)
         row = uint32(uint32(cuda.blockIdx.x) * uint32(rows))
         if column < n:
             b = ld_global_nc_v4(bias + uint64(column) * uint64(2))
@@ -170,6 +170,6 @@ def _build(config):
                     a = ld_global_v4(x + offset)
                     words = (add(a[0], b[0]), add(a[1], b[1]), add(a[2], b[2]), add(a[3], b[3]))
                     st_global_v4(out + offset, words)
-                row = uint32(row + uint32(1))
+                row = uint32(row + 1)
 
     return add_bias

@@ -271,8 +271,8 @@ def _single_scales():
     @cuda.jit(device=True, inline="always")
     def load(row, j, block):
         # pair i of 8 columns is word 4i + the block's number in 32 columns
-        inner = uint32((j & uint32(1)) * uint32(2) + block)
-        place = row + uint64(uint32((j >> 1) * uint32(64) + inner * uint32(4)))
+        inner = uint32((j & 1) * 2 + block)
+        place = row + uint64(uint32((j >> 1) * 64 + inner * 4))
         return (
             ld_global_nc_u32(place), ld_global_nc_u32(place + uint64(16)),
             ld_global_nc_u32(place + uint64(32)), ld_global_nc_u32(place + uint64(48)),
@@ -293,7 +293,7 @@ def _zeros(magic):
     def load(row, j, block):
         # nibbles j and j + 4 of word g are columns 16j + g and 16j + 8 + g
         low, high = ld_global_nc_v4(row), ld_global_nc_v4(row + uint64(16))
-        shift = uint32(j * uint32(4) + block * uint32(16))
+        shift = uint32(j * 4 + block * 16)
         return (
             pair(low[0], low[1], shift), pair(low[2], low[3], shift),
             pair(high[0], high[1], shift), pair(high[2], high[3], shift),
@@ -336,19 +336,17 @@ def _build(config):
     def dequantize(packed, scales, zero_points, out, k, n, n_tiles, group_tiles):
         # index: which tile of the warp, which rows and columns of the lane
         tid = uint32(cuda.threadIdx.x)
-        lane_id = uint32(tid & uint32(31))
+        lane_id = uint32(tid & 31)
         tile = uint32(uint32(cuda.blockIdx.x) * uint32(num_warps) + uint32(tid >> 5))
         k_tile = uint32(tile // n_tiles)
         n_tile = uint32(tile - k_tile * n_tiles)
-        block = uint32(lane_id & uint32(1))
-        j, t = uint32(uint32(lane_id >> 1) & uint32(3)), uint32(lane_id >> 3)
-        row = uint32(k_tile * uint32(TILE_K) + t * uint32(2))
-        column = uint32(n_tile * uint32(TILE_N) + j * uint32(16) + block * uint32(8))
+        block = uint32(lane_id & 1)
+        j, t = uint32(uint32(lane_id >> 1) & 3), uint32(lane_id >> 3)
+        row = uint32(k_tile * TILE_K + t * 2)
+        column = uint32(n_tile * TILE_N + j * 16 + block * 8)
 
         if k_tile * uint32(TILE_K) < k:
-            source = (
-                packed + uint64(tile) * uint64(512) + uint64(uint32(t * uint32(4) + j)) * uint64(4)
-            )
+            source = packed + uint64(tile) * uint64(512) + uint64(uint32(t * 4 + j)) * uint64(4)
             words = (
                 ld_global_nc_u32_stream(source), ld_global_nc_u32_stream(source + uint64(64)),
                 ld_global_nc_u32_stream(source + uint64(128)),
@@ -367,14 +365,14 @@ def _build(config):
                 z = (uint32(symmetric), uint32(symmetric), uint32(symmetric), uint32(symmetric))
 
             # of both words, the byte with the codes of rows 2t and 2t + 8, then of the rows below
-            select = uint32(uint32(BYTES_0) + block * uint32(0x0101))
-            below = uint32(select + uint32(0x0202))
+            select = uint32(BYTES_0 + block * 0x0101)
+            below = uint32(select + 0x0202)
             line = uint64(n) * uint64(2)
             place = out + uint64(row) * line + uint64(column) * uint64(2)
             is_column = column < n
             store(place, words, select, 0, s, z, is_column and row < k)
             store(place + line, words, below, 0, s, z, is_column and row < k)
-            row = uint32(row + uint32(8))
+            row = uint32(row + 8)
             place = place + line * uint64(8)
             store(place, words, select, 4, s, z, is_column and row < k)
             store(place + line, words, below, 4, s, z, is_column and row < k)

@@ -191,7 +191,7 @@ def _build(config):
 
     def gather_columns(x, perm, out, m, k):
         thread = uint32(uint32(cuda.blockIdx.y) * uint32(num_threads) + uint32(cuda.threadIdx.x))
-        column = uint32(thread * uint32(COLUMNS))
+        column = uint32(thread * COLUMNS)
         row = uint32(uint32(cuda.blockIdx.x) * uint32(rows))
         if programmatic:
             griddepcontrol_launch_dependents()
@@ -211,7 +211,7 @@ def _build(config):
                     )  # fmt: skip
                     target = out + (uint64(row) * uint64(k) + uint64(column)) * uint64(2)
                     st_global_v4(target, words)
-                row = uint32(row + uint32(1))
+                row = uint32(row + 1)
 
     return gather_columns
 
@@ -222,8 +222,8 @@ def _build_staged(config):
 
     @cuda.jit(device=True, inline="always")
     def pair(line, first, second):
-        low = uint32(ld_shared_u16(uint32(line + first * uint32(2))))
-        high = uint32(ld_shared_u16(uint32(line + second * uint32(2))))
+        low = uint32(ld_shared_u16(uint32(line + first * 2)))
+        high = uint32(ld_shared_u16(uint32(line + second * 2)))
         return uint32(low | uint32(high << 16))
 
     def gather_columns(x, perm, out, m, k):
@@ -239,7 +239,7 @@ def _build_staged(config):
                 line = x + uint64(row) * uint64(k) * uint64(2)
                 piece = uint32(cuda.threadIdx.x)
                 while piece < pieces:
-                    place = uint32(smem + uint32(i * row_bytes) + piece * uint32(16))
+                    place = uint32(smem + uint32(i * row_bytes) + piece * 16)
                     cp_async_16(place, line + uint64(piece) * uint64(16))
                     piece = uint32(piece + uint32(num_threads))
         cp_async_commit()

@@ -236,7 +236,7 @@ def _gather_words():
 
     @cuda.jit(device=True, inline="always")
     def take(total, word, shift, i):
-        code = uint32(uint32(word >> shift) & uint32(15))
+        code = uint32(uint32(word >> shift) & 15)
         return uint32(total | uint32(code << uint32(4 * i)))
 
     @cuda.jit(device=True, inline="always")
@@ -252,7 +252,7 @@ def _gather_words():
             source = sources[i]
             offset = uint64(uint32(source >> 3)) * uint64(n) + uint64(column)
             words = ld_global_nc_v4_if(weight + offset * uint64(4), inside)
-            shift = uint32(uint32(source & uint32(7)) * uint32(4))
+            shift = uint32(uint32(source & 7) * 4)
             w0 = take(w0, words[0], shift, i)
             w1 = take(w1, words[1], shift, i)
             w2 = take(w2, words[2], shift, i)
@@ -303,7 +303,7 @@ def _build(config):
     def repack(qweight, perm, out, experts, k, n, k_tiles, n_tiles):
         # index: which tile, which half of its strips, which strip
         tid = uint32(cuda.threadIdx.x)
-        strip, half = uint32(tid & uint32(3)), uint32(uint32(tid >> 2) & uint32(1))
+        strip, half = uint32(tid & 3), uint32(uint32(tid >> 2) & 1)
         tile = uint32(uint32(cuda.blockIdx.x) * uint32(tiles_per_block) + uint32(tid >> 3))
         tiles = uint32(k_tiles * n_tiles)
         expert = uint32(tile // tiles)
@@ -322,12 +322,12 @@ def _build(config):
 
         weight = qweight + uint64(expert) * uint64(k // uint32(2)) * uint64(n)
         order = perm + uint64(expert) * uint64(k) * uint64(4)
-        row = uint32(k_tile * uint32(2))
-        column = uint32(n_tile * uint32(TILE_N) + strip * uint32(16) + half * uint32(4))
+        row = uint32(k_tile * 2)
+        column = uint32(n_tile * TILE_N + strip * 16 + half * 4)
         a = load(weight, order, row, column, k, n)
-        b = load(weight, order, uint32(row + uint32(1)), column, k, n)
-        c = load(weight, order, row, uint32(column + uint32(8)), k, n)
-        d = load(weight, order, uint32(row + uint32(1)), uint32(column + uint32(8)), k, n)
+        b = load(weight, order, uint32(row + 1), column, k, n)
+        c = load(weight, order, row, uint32(column + 8), k, n)
+        d = load(weight, order, uint32(row + 1), uint32(column + 8), k, n)
 
         # of column g, 4 threads of 16 bytes
         place = out + uint64(tile) * uint64(512) + uint64(half * uint32(256) + strip * uint32(16))
