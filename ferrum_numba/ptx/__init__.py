@@ -37,6 +37,7 @@ from ferrum_numba.ptx.asynchronous import (
     mbarrier_init,
     mbarrier_try_wait,
     mbarrier_wait,
+    prefetch_l2,
     st_async_v4,
 )
 from ferrum_numba.ptx.convert import (
@@ -88,7 +89,6 @@ from ferrum_numba.ptx.memory import (
     ld_shared_v4,
     ld_shared_v4_f32,
     ld_shared_v4_if,
-    prefetch_l2,
     red_add_f32,
     red_add_relaxed_gpu,
     red_add_release_gpu,

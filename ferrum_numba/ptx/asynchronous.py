@@ -356,3 +356,12 @@ def cp_async_bulk_tensor_2d_multicast(
             ranks = np.full(there.size, rank, np.uint32)
             to, counts = (lanes.block.map_address(a[there], ranks) for a in (smem, bar))
             copy_box(lanes, to, map[there], c0[there], c1[there], counts)
+
+
+@instruction("prefetch.global.L2 [<gmem>];", effect="volatile")
+def prefetch_l2(lanes: Lanes, gmem: U64) -> None:
+    """Begin to bring the line of an address into L2.
+
+    Source: PTX ISA, "Data Movement Instructions: prefetch".
+    """
+    lanes.load_global(gmem & ~np.uint64(15), 16)

@@ -358,12 +358,3 @@ def atom_add_acq_rel_gpu(lanes: Lanes, address: U64, value: U32) -> U32:
     Source: PTX ISA, "Parallel Synchronization and Communication Instructions: atom".
     """
     return _add(lanes, address, value)
-
-
-@instruction("prefetch.global.L2 [<gmem>];", effect="volatile")
-def prefetch_l2(lanes: Lanes, gmem: U64) -> None:
-    """Begin to bring the line of an address into L2.
-
-    Source: PTX ISA, "Data Movement Instructions: prefetch".
-    """
-    lanes.load_global(gmem & ~np.uint64(15), 16)

@@ -239,7 +239,7 @@ def test_waits_pass_accumulators_through():
         assert instruction.twin(*args) is None
 
 
-@pytest.mark.parametrize(("groups", "subtiles"), [(1, 1), (0, 2), (1, 3)])
-def test_stages_ahead_need_an_even_number_of_chains(groups, subtiles):
-    with pytest.raises(ConfigError, match=f"groups = {groups}, subtiles = {subtiles}"):
-        prefill_steps.StageAhead(16, "f16", groups, 0, 8, 128, subtiles)
+@pytest.mark.parametrize(("groups", "strips"), [(1, 1), (0, 2), (1, 3)])
+def test_stages_ahead_need_an_even_number_of_chains(groups, strips):
+    with pytest.raises(ConfigError, match=f"groups = {groups}, strips = {strips}"):
+        prefill_steps.StageAhead(16, "f16", groups, 0, 8, 128, strips)
