@@ -21,9 +21,9 @@ VOCABULARY = [
     if isinstance(value, Instruction)
 ]
 CASES = [case for case in (*MEMORY_CASES, *HINT_CASES) if case.runs_on("sm_90a")]
-# reads of what nobody writes, and what touches no memory at all
+# reads of what nobody writes, hints that read nothing, and what touches no memory at all
 NO_CLOBBER = re.compile(
-    r"ld_global_nc_|createpolicy_|thread_id|block_id|clock64|opaque_|globaltimer|cluster_ctarank|mapa|smem"
+    r"ld_global_nc_|prefetch_|createpolicy_|thread_id|block_id|clock64|opaque_|globaltimer|cluster_ctarank|mapa|smem"
 )
 
 
