@@ -68,7 +68,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.tile_n not in (64, 128, 256) or self.warps_k not in (2, 4):
             raise ConfigError(
-                "tile_n must be 64, 128 or 256, and num_warps 2 or 4 times its 64 columns; "
+                "tile_n must be 64, 128 or 256, and num_warps 2 or 4 times tile_n / 64; "
                 f"got tile_n = {self.tile_n}, num_warps = {self.num_warps}"
             )
         if self.tile_k % (16 * self.warps_k):

@@ -73,7 +73,7 @@ CONTRADICTIONS = {
     MARLIN: [
         ({"tile_m": 24}, "tile_m must be 16, 32, 48 or 64.* got tile_m = 24"),
         ({"tile_n": 96}, "tile_n must be 64, 128 or 256.* got tile_n = 96"),
-        ({"num_warps": 3}, "num_warps 2 or 4 times its 64-column strips; got .* num_warps = 3"),
+        ({"num_warps": 3}, "num_warps 2 or 4 times tile_n / 64; got .* num_warps = 3"),
         ({"num_stages": 1}, "num_stages at least 2; got .* num_stages = 1"),
         ({"tile_k": 32}, "got tile_k = 32"),
         ({"blocks_per_sm": 0}, "blocks_per_sm must be at least 1; got 0"),
