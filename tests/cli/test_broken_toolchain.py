@@ -131,7 +131,7 @@ def test_every_command_that_compiles_says_so(command, monkeypatch, capsys, tmp_p
     search = importlib.import_module("ferrum_numba.tune.search")
 
     def without_gpu(kernels, problems, facts, *, policy, store_path, progress, timeout_s, **rest):
-        task = search.Task(kernels, problems, facts, policy, store_path, **rest)
+        task = search.SearchTask(kernels, problems, facts, policy, store_path, **rest)
         return search.search(task, None, progress)
 
     monkeypatch.chdir(tmp_path)

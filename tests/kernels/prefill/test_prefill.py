@@ -68,7 +68,7 @@ def test_every_k_tile_of_every_tile_is_dealt_out_once(shape, stripes, num_sms):
     launch = PREFILL.launch(config, problem, sms(num_sms))
     k_tiles = problem.K // 64
     tiles = -(-problem.M // 64) * -(-problem.N // 128)
-    striped, stripe = launch.scalars["striped_tiles"], launch.scalars["stripe"]
+    striped, stripe = launch.scalars["striped_tiles"], launch.scalars["stripe_steps"]
     grid = launch.grid[0]
     assert grid <= num_sms
     assert (grid - 1) * stripe < striped * k_tiles or not stripes or striped < tiles
