@@ -1,21 +1,25 @@
 """Which steps a block of decode has: a stripe over slices, or its part of one slice."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from numba import cuda
 from numba.cuda.types import uint32
 
-from ferrum_numba.kernels.shared.stripes import stripe_bounds
+from ferrum_numba.kernels.shared.stripes import DeviceFunction, stripe_bounds
 from ferrum_numba.ptx.special import block_id, block_id_y, thread_id
 
 
 class Schedule(NamedTuple):
-    """Device functions that say what is a block's."""
+    """What is a block's.
 
-    stripe_of: Callable  # (n, k, stripe_steps) -> its first step, the one after its last, k_steps
-    block_rows: Callable  # (m) -> its first token, and how many it has
-    warp_along_k: Callable  # () -> which of the warps along K this is: its first step of a slice
+    stripe_of:    (n, k, stripe_steps) -> its first step, the one after its last, steps of a slice
+    block_rows:   (m) -> its first token, and how many it has
+    warp_along_k: () -> which of the warps along K this is: its first step of a slice
+    """
+
+    stripe_of: DeviceFunction
+    block_rows: DeviceFunction
+    warp_along_k: DeviceFunction
 
 
 def make_schedule(config):

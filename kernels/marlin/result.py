@@ -1,12 +1,12 @@
 """What becomes of marlin's sums: added over warps and blocks, scaled, rounded, written."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from numba import cuda
 from numba.cuda.types import float32, uint32, uint64
 
 from ferrum_numba.kernels.dtypes import HALVES
+from ferrum_numba.kernels.shared.stripes import DeviceFunction
 from ferrum_numba.kernels.shared.tile import add_tile, store_tile, store_tile_rounded
 from ferrum_numba.ptx.convert import UNPACK, splat_f32
 from ferrum_numba.ptx.memory import (
@@ -25,10 +25,10 @@ from ferrum_numba.ptx.sync import fence_acq_rel_gpu
 class Result(NamedTuple):
     """Device functions, in the order in which they are called; see their docstrings."""
 
-    sum_of_warps: Callable
-    sum_of_blocks: Callable
-    scale_and_bias: Callable
-    store_result: Callable
+    sum_of_warps: DeviceFunction
+    sum_of_blocks: DeviceFunction
+    scale_and_bias: DeviceFunction
+    store_result: DeviceFunction
 
 
 def make_result(config):

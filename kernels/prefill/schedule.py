@@ -1,12 +1,12 @@
 """What all parts of prefill share: who does what, and the tiles in their order."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from numba import cuda
 from numba.cuda.types import uint32
 
 from ferrum_numba.kernels.shared import stripes
+from ferrum_numba.kernels.shared.stripes import DeviceFunction
 from ferrum_numba.ptx.special import block_id, cluster_ctarank
 
 # the warps that multiply, and those that copy: two warpgroups and one, as `setmaxnreg` wants it
@@ -16,20 +16,28 @@ PANEL_K, ROW_BYTES = 64, 128
 
 
 class Schedule(NamedTuple):
-    """Device functions that say what is a block's.
+    """What is a block's.
 
     A pair of blocks that share x is one unit, with a tile of twice the columns. A segment is what a
     unit does of one output tile: (tile, its first step, the one after its last, steps that are left
     in its stripe).
+
+    num_tiles:     (m, n) -> output tiles
+    corner:        (tile, m, n) -> its row, and its nominal first column
+    own_column:    (nominal first column, n) -> the first column of this block's part
+    unit_index:    () -> the number of this unit
+    first_segment: (k_steps, stripe_steps, striped_tiles) -> a segment
+    next_segment:  (tile, left, k_steps, striped_tiles) -> a segment
+    advance:       (stage, phase) -> the next stage of the ring, and the parity of its phase
     """
 
-    num_tiles: Callable  # (m, n) -> output tiles
-    corner: Callable  # (tile, m, n) -> its row, and its nominal first column
-    own_column: Callable  # (nominal first column, n) -> the first column of this block's part
-    unit_index: Callable  # () -> the number of this unit
-    first_segment: Callable  # (k_steps, stripe_steps, striped_tiles) -> a segment
-    next_segment: Callable  # (tile, left, k_steps, striped_tiles) -> a segment
-    advance: Callable  # (stage, phase) -> the next stage of the ring, and the parity of its phase
+    num_tiles: DeviceFunction
+    corner: DeviceFunction
+    own_column: DeviceFunction
+    unit_index: DeviceFunction
+    first_segment: DeviceFunction
+    next_segment: DeviceFunction
+    advance: DeviceFunction
 
 
 def make_schedule(config):

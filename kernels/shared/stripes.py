@@ -8,8 +8,14 @@ steps, and 5 blocks:
     slice 0: 0 0 1    slice 1: 1 2 2    slice 2: 3 3 4
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from numba import cuda
 from numba.cuda.types import uint32
+
+# what a design's parts hand to each other: a function that is inlined where a kernel calls it
+DeviceFunction = Callable[..., Any]
 
 
 @cuda.jit(device=True, inline="always")
