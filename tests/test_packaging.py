@@ -18,7 +18,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGE_DIR = PROJECT["tool"]["setuptools"]["package-dir"]
 # what installs beside the modules
-DATA = ("ferrum_numba/py.typed", "ferrum_numba/report/*.css", "perf/results/*/*.json")
+DATA = (
+    "ferrum_numba/py.typed", "ferrum_numba/report/*.css", "perf/results/*/*.json",
+    "perf/decisions/*.json", "perf/measurements/*.json",
+)  # fmt: skip
 # a folder of packages as anyone might add it
 NEW = (
     "kernels/newest/__init__.py",
