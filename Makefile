@@ -4,7 +4,7 @@ PYTHON ?= python3
 CUDA ?= 13
 VENV ?= .venv
 BIN := $(VENV)/bin
-# as old as the last install: a change of pyproject.toml or of CUDA= installs again
+# as old as the last install: a change of pyproject.toml, the version or CUDA= installs again
 STAMP := $(VENV)/installed-cu$(CUDA)
 # worksteal: a test of 15 s at the end of one queue does not keep the other worker waiting
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
@@ -40,7 +40,7 @@ lint: $(STAMP)
 clean:
 	rm -rf .venv .venv-* build report *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-$(STAMP): pyproject.toml setup.py
+$(STAMP): pyproject.toml setup.py ferrum_numba/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 		"ferrum-numba needs Python 3.11 or newer; " + sys.executable + " is " + \
 		sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'

@@ -3,7 +3,8 @@
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+# the one place: pyproject.toml reads it here
+__version__ = "0.2.0"
 
 # public name -> the module it lives in; imported when it is first asked for
 _HOME = {

@@ -1,12 +1,14 @@
 """The package as pip sees it: a wheel, an sdist and an editable install hold the whole tree."""
 
 import importlib
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tomllib
 import zipfile
+from datetime import date
 from importlib import metadata
 from pathlib import Path
 
@@ -16,9 +18,13 @@ import ferrum_numba
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 PACKAGE_DIR = PROJECT["tool"]["setuptools"]["package-dir"]
 # what installs beside the modules
-DATA = ("ferrum_numba/py.typed", "ferrum_numba/report/*.css", "perf/results/*/*.json")
+DATA = (
+    "ferrum_numba/py.typed", "ferrum_numba/report/*.css", "perf/results/*/*.json",
+    "perf/decisions/*.json", "perf/measurements/*.json",
+)  # fmt: skip
 # a folder of packages as anyone might add it
 NEW = (
     "kernels/newest/__init__.py",
@@ -143,9 +149,22 @@ def test_no_requirement_is_named_twice():
     assert len({name.split("[")[0].split("<")[0].split(">")[0] for name in named}) == len(named)
 
 
-def test_the_version_is_one():
-    assert ferrum_numba.__version__ == PROJECT["project"]["version"]
-    assert metadata.version("ferrum-numba") == ferrum_numba.__version__
+def test_the_version_is_one(wheel):
+    version = ferrum_numba.__version__
+    assert "version" not in PROJECT["project"]
+    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert wheel.name == f"ferrum_numba-{version}-py3-none-any.whl"
+    # what is installed here; `make test` installs anew when the version changes
+    assert metadata.version("ferrum-numba") == version
+
+
+def test_the_version_has_a_dated_entry():
+    entries = re.findall(r"^## \[(.+?)\](?: - (.*))?$", CHANGELOG, re.MULTILINE)
+    released = [(version, day) for version, day in entries if version != "Unreleased"]
+    assert released[0][0] == ferrum_numba.__version__
+    # a date that there is, the newest first
+    dates = [date.fromisoformat(day) for _, day in released]
+    assert dates == sorted(dates, reverse=True)
 
 
 @pytest.mark.parametrize("name", ferrum_numba.__all__)

@@ -1,4 +1,4 @@
-"""The README's example is a package that works, and what it names is there."""
+"""The README's examples work, and what it names is there."""
 
 import json
 import re
@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 
 from ferrum_numba import cli
-from ferrum_numba.perf import readme_table
+from ferrum_numba.cli.app import COMMANDS
+from ferrum_numba.reference.gptq import dequantize
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 # a code block that starts with the path of the file it is
 FILE = re.compile(r"^```python\n# (my_package/\w+\.py)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-USE_IT = re.search(r"^```python\n# use_it.py\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)[1]
+FIRST, USE_IT = (
+    re.search(rf"^```python\n# {name}.py\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)[1]
+    for name in ("first", "use_it")
+)
 EXAMPLE = ("scale_by_element", "--kernels", "my_package.kernels", "--json")
 
 
@@ -49,6 +53,17 @@ def test_the_example_refuses_in_one_sentence(capsys):
     assert "M * N must be below 4294967296; got 4294967296" in capsys.readouterr().err
 
 
+def test_the_first_example_runs_without_a_gpu():
+    assert len([line for line in FIRST.splitlines() if line]) <= 10
+    found = {}
+    exec(FIRST, found)
+    layer, x, y = found["layer"], found["x"], found["y"]
+    weight = dequantize(layer.qweight, layer.scales, layer.qzeros)
+    assert (y.shape, y.dtype) == ((16, 4096), np.float16)
+    # one rounding to fp16; sums near 0 are of terms up to 5
+    np.testing.assert_allclose(y, x.astype(np.float32) @ weight, rtol=2**-10, atol=1e-3)
+
+
 def test_layers_are_used_as_shown(rng, capsys):
     names = [f"self_attn.{p}_proj" for p in "qkv"]
     names += [f"mlp.experts.{e}.{p}_proj" for e in range(2) for p in ("gate", "up")]
@@ -66,16 +81,34 @@ def test_layers_are_used_as_shown(rng, capsys):
         np.testing.assert_allclose(got, want, rtol=2**-10, atol=1e-3)
 
 
-def test_every_folder_of_the_tree_is_there():
-    tree = README.split("## The tree")[1].split("##")[0]
-    for name in re.findall(r"^    (?:  )?((?:[\w.]+/ ?)+)", tree, re.MULTILINE):
-        for folder in name.split():
-            assert (ROOT / folder).is_dir() or (ROOT / "ferrum_numba" / folder).is_dir(), folder
+def tree():
+    """Return every path that the section on the tree names, `<design>` as `*`."""
+    section = README.split("## The tree")[1].split("\n## ")[0]
+    found, above = [], {}
+    for spaces, names in re.findall(r"^    ( *)((?:[\w.<>]+/? )+) ", section, re.MULTILINE):
+        for name in names.split():
+            above[len(spaces)] = above.get(len(spaces) - 2, Path()) / re.sub(r"<\w+>", "*", name)
+            found.append(above[len(spaces)].as_posix())
+    return found
 
 
-def test_the_measured_table_is_that_of_the_result_files():
-    shown = README.split("measured: begin")[1].split("-->\n", 1)[1].split("<!--")[0]
-    assert shown.strip() == readme_table.table()
+@pytest.mark.parametrize("path", tree())
+def test_what_the_tree_names_is_there(path):
+    assert any(ROOT.glob(path))
+
+
+def test_the_tree_names_every_folder():
+    packages = [path.parent for path in ROOT.glob("*/__init__.py")]
+    packages += [path.parent for path in (ROOT / "ferrum_numba").glob("*/__init__.py")]
+    packages += [path.parent for path in (ROOT / "kernels").glob("*/__init__.py")]
+    named = {found for path in tree() for found in ROOT.glob(path)}
+    assert set(packages) <= named
+    assert set((ROOT / "docs").glob("*.md")) <= named
+
+
+def test_every_command_is_named():
+    section = README.split("## Commands")[1].split("## ")[0]
+    assert re.findall(r"^    ferrum-numba (\w+)", section, re.MULTILINE) == [*COMMANDS]
 
 
 def test_the_pictures_are_there():
