@@ -1,4 +1,4 @@
-"""The kernels, one design a file: KERNELS are GEMMs, TOOLS what stands before and after them."""
+"""The kernels, one folder a design: KERNELS are GEMMs, TOOLS what stands before and after them."""
 
 from ferrum_numba.kernels.decode.kernel import Decode
 from ferrum_numba.kernels.decode_wgmma.kernel import DecodeWgmma

@@ -24,10 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ferrum_numba.contract import Inputs, Op, Tolerance, Work
+from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.kernels.dtypes import DTYPES, refuse_dtype
 from ferrum_numba.reference import w4a16_gemm
-from ferrum_numba.sizes import ceil_div
 
 Array = npt.NDArray[Any]
 

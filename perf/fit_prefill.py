@@ -29,13 +29,13 @@ import numpy.typing as npt
 
 from ferrum_numba import gpu as gpus
 from ferrum_numba import results
+from ferrum_numba.division import ceil_div
 from ferrum_numba.gpu import Gpu
 from ferrum_numba.kernels.prefill import kernel as prefill
 from ferrum_numba.kernels.shared import packed
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.perf.readme_table import RESULTS
 from ferrum_numba.results.row import MEASURED
-from ferrum_numba.sizes import ceil_div
 
 Array = npt.NDArray[np.float64]
 

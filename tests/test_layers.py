@@ -15,11 +15,11 @@ FOLDERS = {
     "reference": "ferrum_numba.reference",
     "perf": "ferrum_numba.perf",
 }
-BASE = {"errors", "gpu", "contract", "sizes"}
+BASE = {"errors", "gpu", "contract", "division"}
 # room -> rooms it may import besides itself; a room is what follows `ferrum_numba.`
 LAYERS = {
     "errors": set(),
-    "sizes": set(),
+    "division": set(),
     "gpu": {"errors"},
     "contract": {"errors", "gpu"},
     "space": {"errors"},
@@ -160,3 +160,9 @@ def test_importing_is_quick_and_touches_no_driver():
     seconds, heavy = zip(*(run.stdout.split("\n")[:2] for run in runs), strict=True)
     assert set(heavy) == {""}
     assert min(float(s) for s in seconds) < 0.3
+
+
+def test_no_public_name_is_a_room_too():
+    """Importing the room would put it in the name's place."""
+    taken = set(ferrum_numba.__all__) & {file.stem for file in (ROOT / "ferrum_numba").iterdir()}
+    assert not taken

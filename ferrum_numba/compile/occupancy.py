@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ferrum_numba.compile.binary import Binary
+from ferrum_numba.division import ceil_div
 from ferrum_numba.gpu import Gpu
-from ferrum_numba.sizes import ceil_div
 
 WARP_SIZE = 32
 # a warp's registers are allocated in units of 256

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ferrum_numba.division import round_up
 from ferrum_numba.errors import ProblemError
-from ferrum_numba.sizes import round_up
 
 Array = npt.NDArray[Any]
 

@@ -17,8 +17,8 @@ import ml_dtypes
 import numpy as np
 
 from ferrum_numba.contract import Array
+from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ProblemError
-from ferrum_numba.sizes import ceil_div
 
 # codes of a word
 PACK_FACTOR = 8

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ferrum_numba.contract import Config, Kernel, Launch, Problem
+from ferrum_numba.division import round_up
 from ferrum_numba.launch.buffer import POISON, Buffer
 from ferrum_numba.launch.device import Device
 from ferrum_numba.launch.kernel import Fixed, Loaded, Prepared, load
-from ferrum_numba.sizes import round_up
 
 if TYPE_CHECKING:
     from ferrum_numba.compile import Binary

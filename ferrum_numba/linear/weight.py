@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ferrum_numba.contract import Array
+from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.gptq.tensors import GptqTensors
 from ferrum_numba.kernels.dtypes import DTYPES
 from ferrum_numba.kernels.w4a16 import W4A16Problem
-from ferrum_numba.sizes import ceil_div
 
 BIAS_MODES = ("fused", "two_step")
 

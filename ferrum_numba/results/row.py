@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ferrum_numba.sizes import ceil_div
+from ferrum_numba.division import ceil_div
 
 MEASURED = "measured"
 STATUSES = frozenset(

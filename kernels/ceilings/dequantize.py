@@ -21,11 +21,11 @@ from numba import cuda
 from numba.cuda.types import uint32, uint64
 
 from ferrum_numba.contract import Kernel, Launch, Op, Program, Tolerance, Work, pointers, sizes
+from ferrum_numba.division import ceil_div
 from ferrum_numba.kernels.shared.int4 import dequantize
 from ferrum_numba.ptx.arithmetic import lop3
 from ferrum_numba.ptx.memory import ld_global_nc_u32, st_global_u32
 from ferrum_numba.reference.ceilings import dequantize_chain
-from ferrum_numba.sizes import ceil_div
 from ferrum_numba.space import space
 
 dequantize_f16, dequantize_scaled_f16 = dequantize("f16"), dequantize("f16", scaled=True)

@@ -21,6 +21,7 @@ from numba import cuda
 from numba.cuda.types import uint32, uint64
 
 from ferrum_numba.contract import Kernel, Launch, Op, Program, Tolerance, Work, pointers, sizes
+from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.ptx.memory import (
     ld_global_cg_v4,
@@ -30,7 +31,6 @@ from ferrum_numba.ptx.memory import (
 )
 from ferrum_numba.ptx.shuffle import shfl_xor
 from ferrum_numba.reference.ceilings import row_sums
-from ferrum_numba.sizes import ceil_div
 from ferrum_numba.space import space
 
 MIB = 2**20

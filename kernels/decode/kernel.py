@@ -39,11 +39,11 @@ From: the orientation of vLLM's and humming's kernels for few tokens; Marlin's l
 from dataclasses import dataclass, replace
 
 from ferrum_numba.contract import Launch, Program, pointers, sizes
+from ferrum_numba.division import ceil_div, round_up
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.gpu import is_hopper_or_later
 from ferrum_numba.kernels.decode.program import build
 from ferrum_numba.kernels.shared import packed as layout
-from ferrum_numba.sizes import ceil_div, round_up
 
 WORKSPACE_BYTES = 4 << 20
 # more weights than this an SM streams while blocks wait for each other's sums; see

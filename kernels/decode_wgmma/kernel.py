@@ -36,11 +36,11 @@ Limits: Hopper; group_size in {-1, 32, 64, 128}; no act-order (gather x first).
 from dataclasses import dataclass
 
 from ferrum_numba.contract import Launch, Program, pointers, sizes
+from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.decode_wgmma.program import build
 from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.stage import Stage
-from ferrum_numba.sizes import ceil_div
 
 ARCH = "sm_90a"
 WORKSPACE_BYTES = 4 << 20

@@ -29,12 +29,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ferrum_numba.contract import Kernel, Launch, Program, pointers, sizes
+from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.dtypes import DTYPES, refuse_dtype
 from ferrum_numba.kernels.gptq.program import STEP_K, WARP_N, WORD_ROWS, build
 from ferrum_numba.kernels.w4a16 import OP
 from ferrum_numba.reference.gptq import WORD_OFFSET, pack_codes, pack_zero_points
-from ferrum_numba.sizes import ceil_div
 from ferrum_numba.space import space
 
 # runs of rows that a kernel can be built for: a stage's, a step's, a word's, none

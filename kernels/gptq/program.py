@@ -3,6 +3,7 @@
 from numba import cuda
 from numba.cuda.types import float32, uint32, uint64
 
+from ferrum_numba.division import ceil_div
 from ferrum_numba.kernels.dtypes import HALVES
 from ferrum_numba.kernels.gptq.result import make_sum_of_shares
 from ferrum_numba.kernels.gptq.steps import (
@@ -25,7 +26,6 @@ from ferrum_numba.ptx.memory import (
     ld_shared_v4,
 )
 from ferrum_numba.ptx.special import smem_base
-from ferrum_numba.sizes import ceil_div
 
 # rows of one word: all of them lie in one group where the group size is a multiple
 WORD_ROWS = 8

@@ -36,10 +36,10 @@ from dataclasses import dataclass
 from itertools import product
 
 from ferrum_numba.contract import Launch, Program, pointers, sizes
+from ferrum_numba.division import ceil_div, round_up
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.marlin.program import build
 from ferrum_numba.kernels.shared import packed as layout
-from ferrum_numba.sizes import ceil_div, round_up
 
 # n and k are those of the packed weight, x has x_columns and out out_columns
 PARAMETERS = (

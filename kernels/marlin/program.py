@@ -3,6 +3,7 @@
 from numba import cuda
 from numba.cuda.types import float32, uint32, uint64
 
+from ferrum_numba.division import ceil_div
 from ferrum_numba.kernels.dtypes import HALVES
 from ferrum_numba.kernels.marlin.result import make_result
 from ferrum_numba.kernels.shared.int4 import dequantize as make_dequantize
@@ -24,7 +25,6 @@ from ferrum_numba.ptx.memory import (
     ld_shared_v4,
 )
 from ferrum_numba.ptx.special import smem_base
-from ferrum_numba.sizes import ceil_div
 
 
 def build(config):

@@ -42,13 +42,13 @@ Limits: Hopper; group_size in {-1, 32, 64, 128}; no act-order (gather x first); 
 from dataclasses import dataclass
 
 from ferrum_numba.contract import Launch, Program, pointers, sizes
+from ferrum_numba.division import ceil_div, round_up
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.prefill.program import build
 from ferrum_numba.kernels.prefill.schedule import CONSUMER_WARPS, PANEL_K, PRODUCER_WARPS
 from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.stage import Stage
 from ferrum_numba.ptx.tensor_map import MAP_BYTES
-from ferrum_numba.sizes import ceil_div, round_up
 
 ARCH = "sm_90a"
 # n and k are those of the packed weight, x has x_columns and out out_columns

@@ -3,6 +3,7 @@
 from numba import cuda
 from numba.cuda.types import float32, uint32
 
+from ferrum_numba.division import ceil_div
 from ferrum_numba.kernels.dtypes import HALVES
 from ferrum_numba.kernels.prefill.schedule import ROW_BYTES
 from ferrum_numba.kernels.prefill.steps import StageAhead
@@ -21,7 +22,6 @@ from ferrum_numba.ptx.wgmma import (
     wgmma_wait,
     wgmma_wait_acc,
 )
-from ferrum_numba.sizes import ceil_div
 
 
 def make_release(config):

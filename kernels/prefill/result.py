@@ -3,6 +3,7 @@
 from numba import cuda
 from numba.cuda.types import float32, uint32, uint64
 
+from ferrum_numba.division import ceil_div
 from ferrum_numba.kernels.dtypes import HALVES
 from ferrum_numba.kernels.prefill.schedule import make_schedule
 from ferrum_numba.kernels.prefill.steps import store_accumulator_transposed
@@ -18,7 +19,6 @@ from ferrum_numba.ptx.memory import (
 )
 from ferrum_numba.ptx.special import cluster_ctarank, smem_base, thread_id
 from ferrum_numba.ptx.sync import bar_sync, cluster_arrive, cluster_wait, mapa
-from ferrum_numba.sizes import ceil_div
 
 
 def make_sum_of_blocks(config):

@@ -21,12 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ferrum_numba.contract import Inputs, Kernel
+from ferrum_numba.division import round_up
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.dtypes import refuse_dtype
 from ferrum_numba.kernels.w4a16 import OP, W4A16Problem
 from ferrum_numba.reference.marlin_layout import pack_weight, pack_zero_points, permute_scales
 from ferrum_numba.reference.w4a16 import SYMMETRIC_ZERO_POINT
-from ferrum_numba.sizes import round_up
 
 Array = npt.NDArray[Any]
 

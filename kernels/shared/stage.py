@@ -1,6 +1,6 @@
 """One stage of a ring in shared memory, as the wgmma kernels on the packed layout lay it out."""
 
-from ferrum_numba.sizes import round_up
+from ferrum_numba.division import round_up
 
 # rows of 128 bytes are swizzled, eight together, so a stage begins on a multiple of this
 SWIZZLE_BYTES = 1024

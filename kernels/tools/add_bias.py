@@ -18,12 +18,12 @@ from numba import cuda
 from numba.cuda.types import uint32, uint64
 
 from ferrum_numba.contract import Kernel, Launch, Op, Program, Tolerance, Work, pointers, sizes
+from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ConfigError, ProblemError
 from ferrum_numba.kernels.dtypes import DTYPES, HALVES, refuse_dtype
 from ferrum_numba.ptx.convert import PACK, UNPACK
 from ferrum_numba.ptx.memory import ld_global_nc_v4, ld_global_v4, st_global_v4
 from ferrum_numba.reference.add_bias import add_bias
-from ferrum_numba.sizes import ceil_div
 from ferrum_numba.space import space
 
 # columns of a thread: 16 bytes of 2

@@ -26,6 +26,7 @@ from numba import cuda
 from numba.cuda.types import uint32, uint64
 
 from ferrum_numba.contract import Kernel, Launch, Op, Program, Tolerance, Work, pointers, sizes
+from ferrum_numba.division import ceil_div, round_up
 from ferrum_numba.errors import ConfigError, ProblemError
 from ferrum_numba.kernels.dtypes import DTYPES, refuse_dtype
 from ferrum_numba.ptx.arithmetic import (
@@ -44,7 +45,6 @@ from ferrum_numba.ptx.memory import (
 )
 from ferrum_numba.reference.dequantize import dequantize
 from ferrum_numba.reference.marlin_layout import TILE_K, TILE_N, pack_zero_points, permute_scales
-from ferrum_numba.sizes import ceil_div, round_up
 from ferrum_numba.space import space
 
 WORD_ROWS = 8

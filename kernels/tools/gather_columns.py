@@ -23,6 +23,7 @@ from numba import cuda
 from numba.cuda.types import uint32, uint64
 
 from ferrum_numba.contract import Kernel, Launch, Op, Program, Tolerance, Work, pointers, sizes
+from ferrum_numba.division import ceil_div, round_up
 from ferrum_numba.errors import ConfigError, ProblemError
 from ferrum_numba.gpu import is_hopper_or_later
 from ferrum_numba.ptx.asynchronous import cp_async_16, cp_async_commit, cp_async_wait
@@ -30,7 +31,6 @@ from ferrum_numba.ptx.memory import ld_global_nc_v4, ld_global_u16, ld_shared_u1
 from ferrum_numba.ptx.special import smem_base
 from ferrum_numba.ptx.sync import griddepcontrol_launch_dependents, griddepcontrol_wait
 from ferrum_numba.reference.gather_columns import gather_columns
-from ferrum_numba.sizes import ceil_div, round_up
 from ferrum_numba.space import space
 
 # columns of a thread: 16 bytes of 2

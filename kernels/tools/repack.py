@@ -28,13 +28,13 @@ from numba import cuda
 from numba.cuda.types import uint32, uint64
 
 from ferrum_numba.contract import Kernel, Launch, Op, Program, Tolerance, Work, pointers, sizes
+from ferrum_numba.division import ceil_div, round_up
 from ferrum_numba.errors import ConfigError, ProblemError
 from ferrum_numba.ptx.arithmetic import lop3, prmt
 from ferrum_numba.ptx.memory import ld_global_nc_v4_if, st_global_v4_if
 from ferrum_numba.ptx.shuffle import shfl_xor
 from ferrum_numba.reference.marlin_layout import TILE_K, TILE_N
 from ferrum_numba.reference.repack import repack
-from ferrum_numba.sizes import ceil_div, round_up
 from ferrum_numba.space import space
 
 WORD_ROWS = 8
