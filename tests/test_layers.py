@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import ferrum_numba
+
 ROOT = Path(__file__).resolve().parent.parent
 # folder in the tree -> package it is imported as
 FOLDERS = {
