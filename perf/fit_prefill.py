@@ -41,7 +41,7 @@ Array = npt.NDArray[np.float64]
 
 NAMES = (
     "STAGE_CYCLES", "WORD_CYCLES", "TENSOR_ROW_CYCLES", "WEIGHT_CYCLES", "WEIGHT_ROW_CYCLES",
-    "SUM_CYCLES", "SUM_ROW_CYCLES", "RESULT_CYCLES", "HAND_OFF_CYCLES", "HAND_OFF_LATENCY",
+    "SUM_CYCLES", "SUM_ROW_CYCLES", "RESULT_CYCLES", "HANDOFF_CYCLES", "HANDOFF_LATENCY",
 )  # fmt: skip
 (STAGE, WORD, TENSOR_ROW, WEIGHT, WEIGHT_ROW, SUM, SUM_ROW, RESULT, HAND_OFF, LATENCY) = range(10)
 # of the fit alone: what a call costs before and after its blocks work, which no choice depends on;

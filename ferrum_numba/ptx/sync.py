@@ -72,6 +72,7 @@ def fence_proxy_async_shared() -> None:
 def setmaxnreg_inc(n: IMMEDIATE) -> None:
     """Wait for registers until each thread of the warpgroup has n, a multiple of 8.
 
+    Only a program that is linked from LTO-IR keeps it (`Program.lto`): docs/hardware.md#setmaxnreg.
     Source: PTX ISA, "Miscellaneous Instructions: setmaxnreg".
     """
 

@@ -44,6 +44,7 @@ from ferrum_numba.errors import ConfigError
 from ferrum_numba.gpu import is_hopper_or_later
 from ferrum_numba.kernels.decode.program import build
 from ferrum_numba.kernels.shared import packed as layout
+from ferrum_numba.kernels.shared.stripes import cut
 
 WORKSPACE_BYTES = 4 << 20
 # more weights than this an SM streams while blocks wait for each other's sums; see
@@ -336,7 +337,7 @@ class Decode(layout.PackedKernel):
         # a block hands over the sums of one slice at most
         most = WORKSPACE_BYTES // config.partial_bytes
         stripes = max(1, min(gpu.num_sms * config.blocks_per_sm, most) // m_tiles)
-        stripe_steps = ceil_div(slices * k_steps, stripes)
+        stripe_steps = cut(slices * k_steps, stripes).steps
         # a stripe of whole slices needs nobody's sums
         more = -stripe_steps % k_steps
         if more * config.step_k * config.tile_n // 2 * config.blocks_per_sm <= HANDOFF_BYTES:

@@ -41,6 +41,7 @@ from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.decode_wgmma.program import build
 from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.stage import Stage
+from ferrum_numba.kernels.shared.stripes import cut
 
 ARCH = "sm_90a"
 WORKSPACE_BYTES = 4 << 20
@@ -118,8 +119,8 @@ class Config(Stage):
         return self.sums_offset + self.num_warpgroups * self.tile_m * self.sums_row_bytes
 
 
-# an SM has registers for three warpgroups with 16 tokens, for two with 32. More products in flight
-# and two blocks a SM have won nowhere yet, but are within 2 % of the best on 8192 x 28672
+# an SM has registers for three warpgroups with 16 tokens, for two with 32. Two groups of
+# products in flight are this kernel's best with 32 tokens on wide weights, where prefill is faster
 _CONFIGS = (
     Config(16, 3, 3),
     Config(16, 3, 4),
@@ -185,12 +186,10 @@ class DecodeWgmma(layout.PackedKernel):
         K, N = layout.stored_shape(problem)
         m_tiles = ceil_div(problem.M, config.tile_m)
         slices = ceil_div(N, config.tile_n)
-        units = slices * ceil_div(K, config.tile_k)
         # only the first slice of a stripe can begin before it
         most = WORKSPACE_BYTES // config.partial_bytes
         stripes = max(1, min(gpu.num_sms * config.blocks_per_sm, most) // m_tiles)
-        stripe_steps = ceil_div(units, stripes)
-        stripes = ceil_div(units, stripe_steps)
+        stripes, stripe_steps = cut(slices * ceil_div(K, config.tile_k), stripes)
         return Launch(
             (stripes, m_tiles, 1),
             {

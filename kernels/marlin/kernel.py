@@ -40,6 +40,7 @@ from ferrum_numba.division import ceil_div, round_up
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.marlin.program import build
 from ferrum_numba.kernels.shared import packed as layout
+from ferrum_numba.kernels.shared.stripes import cut
 
 # n and k are those of the packed weight, x has x_columns and out out_columns
 PARAMETERS = (
@@ -224,8 +225,7 @@ class Marlin(layout.PackedKernel):
         K, N = layout.stored_shape(problem)
         slices = ceil_div(problem.M, config.tile_m) * (N // config.tile_n)
         steps = slices * (K // config.tile_k)
-        stripe_steps = ceil_div(steps, gpu.num_sms * config.blocks_per_sm)
-        grid = ceil_div(steps, stripe_steps)
+        grid, stripe_steps = cut(steps, gpu.num_sms * config.blocks_per_sm)
         return Launch(
             (grid, 1, 1),
             {

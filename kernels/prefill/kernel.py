@@ -48,6 +48,7 @@ from ferrum_numba.kernels.prefill.program import build
 from ferrum_numba.kernels.prefill.schedule import CONSUMER_WARPS, PANEL_K, PRODUCER_WARPS
 from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.stage import Stage
+from ferrum_numba.kernels.shared.stripes import cut
 from ferrum_numba.ptx.tensor_map import MAP_BYTES
 
 ARCH = "sm_90a"
@@ -213,7 +214,7 @@ STAGE_CYCLES, WORD_CYCLES, TENSOR_ROW_CYCLES = 60, 6, 0.55
 WEIGHT_CYCLES, WEIGHT_ROW_CYCLES = 30, 0.22
 SUM_CYCLES, SUM_ROW_CYCLES = 18.5, 0.35
 # to round and write a sum; to hand a sum to another block, or take it, and once
-RESULT_CYCLES, HAND_OFF_CYCLES, HAND_OFF_LATENCY = 0.09, 0.1, 1500
+RESULT_CYCLES, HANDOFF_CYCLES, HANDOFF_LATENCY = 0.09, 0.1, 1500
 # rows from which the power limits, and what pairs then take of what blocks alone take
 MANY_ROWS, PAIR_SHARE = 2048, 0.97
 
@@ -284,7 +285,7 @@ class Prefill(layout.PackedKernel):
         sums = config.tile_m * config.tile_n
         stage = _stage_cycles(config)
         if config.cluster > 1:
-            handed = HAND_OFF_LATENCY + sums * HAND_OFF_CYCLES
+            handed = HANDOFF_LATENCY + sums * HANDOFF_CYCLES
             return k_steps * stage / config.cluster + handed + sums * RESULT_CYCLES
         scalars = self.launch(config, problem, gpu).scalars
         stripe_steps, striped_tiles = scalars["stripe_steps"], scalars["striped_tiles"]
@@ -292,7 +293,7 @@ class Prefill(layout.PackedKernel):
         cycles = ceil_div(tiles - striped_tiles, units) * (k_steps * stage + sums * RESULT_CYCLES)
         if striped_tiles:
             cycles += stripe_steps * stage + (1 + stripe_steps // k_steps) * sums * RESULT_CYCLES
-            cycles += HAND_OFF_LATENCY + (1 + k_steps // stripe_steps) * sums * HAND_OFF_CYCLES
+            cycles += HANDOFF_LATENCY + (1 + k_steps // stripe_steps) * sums * HANDOFF_CYCLES
         many = config.pair and problem.M >= MANY_ROWS
         return cycles * (PAIR_SHARE if many else 1)
 
@@ -320,8 +321,8 @@ class Prefill(layout.PackedKernel):
         elif config.stripes and tiles % blocks:
             waves = tiles // blocks
             striped_tiles = tiles - max(0, waves - 1) * blocks
-            stripe_steps = ceil_div(striped_tiles * k_steps, blocks)
-            grid = blocks if waves else ceil_div(striped_tiles * k_steps, stripe_steps)
+            stripes, stripe_steps = cut(striped_tiles * k_steps, blocks)
+            grid = blocks if waves else stripes
         grid *= config.unit_blocks
         return Launch(
             (grid, 1, 1),

@@ -9,13 +9,28 @@ steps, and 5 blocks:
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from numba import cuda
 from numba.cuda.types import uint32
 
+from ferrum_numba.division import ceil_div
+
 # what a design's parts hand to each other: a function that is inlined where a kernel calls it
 DeviceFunction = Callable[..., Any]
+
+
+class Stripes(NamedTuple):
+    """How steps are cut: `count` stripes of `steps` each, the last of what is left."""
+
+    count: int
+    steps: int
+
+
+def cut(num_steps: int, most: int) -> Stripes:
+    """Return as few stripes as give every one the same number of steps; no more than `most`."""
+    steps = ceil_div(num_steps, most)
+    return Stripes(ceil_div(num_steps, steps), steps)
 
 
 @cuda.jit(device=True, inline="always")
