@@ -67,18 +67,18 @@ PARAMETERS = (
 class DequantizeProblem:
     """A packed weight.
 
-    K, N:        rows and columns without padding
-    group_size:  rows that share a scale, a multiple of 16; -1 for all of them
-    zero_points: the weight has zero points; without, they are 8
-    dtype:       "fp16" or "bf16", of scales and result
-    K_padded:    rows of the packed weight, a multiple of 16; 0 for K
-    N_padded:    columns of the packed weight, a multiple of 64; 0 for N
+    K, N:            rows and columns without padding
+    group_size:      rows that share a scale, a multiple of 16; -1 for all of them
+    has_zero_points: the weight has zero points; without, they are 8
+    dtype:           "fp16" or "bf16", of scales and result
+    K_padded:        rows of the packed weight, a multiple of 16; 0 for K
+    N_padded:        columns of the packed weight, a multiple of 64; 0 for N
     """
 
     K: int
     N: int
     group_size: int = 128
-    zero_points: bool = False
+    has_zero_points: bool = False
     dtype: str = "fp16"
     K_padded: int = 0
     N_padded: int = 0
@@ -131,7 +131,7 @@ class DequantizeConfig:
 
     num_threads: int = 256
     per_channel: bool = False  # one group: scales in the order of sums
-    zero_points: bool = False
+    has_zero_points: bool = False
     dtype: str = "fp16"
 
     def __post_init__(self):
@@ -151,14 +151,14 @@ def make_inputs(problem, rng):
     words = rng.integers(0, 2**32, (K // TILE_K, 2 * N), np.uint32)
     scales = rng.uniform(0.005, 0.015, (G, N)).astype(DTYPES[problem.dtype])
     inputs = {"packed": words.view(np.int32), "scales": permute_scales(scales, grouped=G > 1)}
-    if problem.zero_points:
+    if problem.has_zero_points:
         inputs["zero_points"] = pack_zero_points(rng.integers(0, 16, (G, N), np.uint8))
     return inputs
 
 
 def _work(problem):
     K, N, G = problem.K, problem.N, problem.num_groups
-    zeros_bytes = G * N // 2 if problem.zero_points else 0
+    zeros_bytes = G * N // 2 if problem.has_zero_points else 0
     return Work(flops=2 * K * N, bytes=K * N // 2 + 2 * G * N + zeros_bytes + 2 * K * N)
 
 
@@ -243,7 +243,7 @@ def _kind(problem):
     """Return the fields of a config that the problem decides."""
     return {
         "per_channel": problem.num_groups == 1,
-        "zero_points": problem.zero_points,
+        "has_zero_points": problem.has_zero_points,
         "dtype": problem.dtype,
     }
 
@@ -317,7 +317,7 @@ def _weights(config):
 
 
 def _build(config):
-    num_warps, has_zero_points = config.num_threads // 32, config.zero_points
+    num_warps, has_zero_points = config.num_threads // 32, config.has_zero_points
     symmetric = MAGIC[config.dtype] | ZERO_POINT
     load_scales = _single_scales() if config.per_channel else _grouped_scales()
     load_zeros = _zeros(MAGIC[config.dtype])

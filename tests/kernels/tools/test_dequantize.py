@@ -39,7 +39,7 @@ def weight(rng, problem):
     scales = rng.uniform(0.005, 0.015, (G, N)).astype(DTYPES[problem.dtype])
     zeros = np.full((G, N), 8, np.uint8)
     inputs = {"packed": pack_weight(codes), "scales": permute_scales(scales, G > 1)}
-    if problem.zero_points:
+    if problem.has_zero_points:
         zeros = rng.integers(0, 16, (G, N), np.uint8)
         inputs["zero_points"] = pack_zero_points(zeros)
     return codes, scales, zeros, inputs
@@ -112,7 +112,7 @@ def test_a_reference_returns_the_type_of_the_scales(rng):
 
 @each_type
 def test_stores_are_16_bytes_and_words_stream(dtype):
-    binary = build(KERNEL, DequantizeConfig(dtype=dtype, zero_points=True), "sm_90a")
+    binary = build(KERNEL, DequantizeConfig(dtype=dtype, has_zero_points=True), "sm_90a")
     assert binary.ptx.count("st.global.v4.u32") == 4
     assert binary.ptx.count("st.global") == 4
     assert binary.ptx.count("ld.global.nc.L1::no_allocate.u32") == 8
@@ -121,8 +121,8 @@ def test_stores_are_16_bytes_and_words_stream(dtype):
 def test_a_config_is_for_one_kind_of_weight():
     problem = DequantizeProblem(64, 64, 32, True, "bf16")
     config = KERNEL.default(problem, H200)
-    assert config == DequantizeConfig(per_channel=False, zero_points=True, dtype="bf16")
-    for name, other in (("per_channel", True), ("zero_points", False), ("dtype", "fp16")):
+    assert config == DequantizeConfig(per_channel=False, has_zero_points=True, dtype="bf16")
+    for name, other in (("per_channel", True), ("has_zero_points", False), ("dtype", "fp16")):
         reason = KERNEL.misfit(replace(config, **{name: other}), problem, H200)
         assert reason == f"{name} must be {getattr(config, name)} for this weight; got {other}"
     # one group is one group, however it is said
