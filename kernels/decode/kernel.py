@@ -337,7 +337,7 @@ class Decode(layout.PackedKernel):
         # a block hands over the sums of one slice at most
         most = WORKSPACE_BYTES // config.partial_bytes
         stripes = max(1, min(gpu.num_sms * config.blocks_per_sm, most) // m_tiles)
-        stripe_steps = cut(slices * k_steps, stripes).steps
+        stripe_steps = cut(slices * k_steps, stripes).stripe_steps
         # a stripe of whole slices needs nobody's sums
         more = -stripe_steps % k_steps
         if more * config.step_k * config.tile_n // 2 * config.blocks_per_sm <= HANDOFF_BYTES:

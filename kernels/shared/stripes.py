@@ -21,16 +21,16 @@ DeviceFunction = Callable[..., Any]
 
 
 class Stripes(NamedTuple):
-    """How steps are cut: `count` stripes of `steps` each, the last of what is left."""
+    """How steps are cut: so many stripes of so many steps, the last of what is left."""
 
-    count: int
-    steps: int
+    num_stripes: int
+    stripe_steps: int
 
 
 def cut(num_steps: int, most: int) -> Stripes:
     """Return as few stripes as give every one the same number of steps; no more than `most`."""
-    steps = ceil_div(num_steps, most)
-    return Stripes(ceil_div(num_steps, steps), steps)
+    stripe_steps = ceil_div(num_steps, most)
+    return Stripes(ceil_div(num_steps, stripe_steps), stripe_steps)
 
 
 @cuda.jit(device=True, inline="always")
