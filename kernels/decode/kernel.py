@@ -348,15 +348,7 @@ class Decode(layout.PackedKernel):
             blocks, slots_bytes = slices * config.cluster, 16
         return Launch(
             (blocks, m_tiles, 1),
-            {
-                "m": problem.M,
-                "n": N,
-                "k": K,
-                "x_columns": problem.K,
-                "out_columns": problem.N,
-                "stripe_steps": stripe_steps,
-                "has_bias": int(problem.bias),
-            },
+            self.scalars(problem, stripe_steps=stripe_steps),
             # zero where nothing has arrived, and left so
             {"slots": slots_bytes},
             programmatic=config.early,

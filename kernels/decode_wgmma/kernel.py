@@ -192,15 +192,7 @@ class DecodeWgmma(layout.PackedKernel):
         stripes, stripe_steps = cut(slices * ceil_div(K, config.tile_k), stripes)
         return Launch(
             (stripes, m_tiles, 1),
-            {
-                "m": problem.M,
-                "n": N,
-                "k": K,
-                "x_columns": problem.K,
-                "out_columns": problem.N,
-                "stripe_steps": stripe_steps,
-                "has_bias": int(problem.bias),
-            },
+            self.scalars(problem, stripe_steps=stripe_steps),
             # zero where nothing has arrived, and left so
             {"slots": stripes * m_tiles * config.partial_bytes if stripes > 1 else 16},
             programmatic=config.early,

@@ -228,15 +228,7 @@ class Marlin(layout.PackedKernel):
         grid, stripe_steps = cut(steps, gpu.num_sms * config.blocks_per_sm)
         return Launch(
             (grid, 1, 1),
-            {
-                "m": problem.M,
-                "n": N,
-                "k": K,
-                "x_columns": problem.K,
-                "out_columns": problem.N,
-                "stripe_steps": stripe_steps,
-                "has_bias": int(problem.bias),
-            },
+            self.scalars(problem, stripe_steps=stripe_steps),
             # a block shares at most its first and its last slice
             {"partials": 2 * grid * config.tile_m * config.tile_n * 4, "counters": 4 * slices},
         )

@@ -310,8 +310,7 @@ class Prefill(layout.PackedKernel):
 
     def launch(self, config, problem, gpu):
         """Return a full GPU; with `stripes` one to two tiles a block are dealt out as stripes."""
-        K, N = layout.stored_shape(problem)
-        k_steps = K // config.tile_k
+        k_steps = layout.stored_shape(problem)[0] // config.tile_k
         tiles = _num_tiles(config, problem)
         blocks = gpu.num_sms // config.unit_blocks
         grid = min(tiles, blocks)
@@ -326,16 +325,7 @@ class Prefill(layout.PackedKernel):
         grid *= config.unit_blocks
         return Launch(
             (grid, 1, 1),
-            {
-                "m": problem.M,
-                "n": N,
-                "k": K,
-                "x_columns": problem.K,
-                "out_columns": problem.N,
-                "stripe_steps": stripe_steps,
-                "striped_tiles": striped_tiles,
-                "has_bias": int(problem.bias),
-            },
+            self.scalars(problem, stripe_steps=stripe_steps, striped_tiles=striped_tiles),
             # of a block's stripe only the first tile can begin before it
             {
                 "partials": (grid if striped_tiles else 1) * config.tile_m * config.tile_n * 4,

@@ -129,6 +129,22 @@ class PackedKernel(Kernel):
             has_zero_points=problem.zero_points != "none",
         )
 
+    def scalars(self, problem: W4A16Problem, **own: int) -> dict[str, int]:
+        """Return the sizes that every kernel on this layout takes, and a design's own.
+
+        n and k are those of the packed weight; x has x_columns and out out_columns.
+        """
+        K, N = stored_shape(problem)
+        return {
+            "m": problem.M,
+            "n": N,
+            "k": K,
+            "x_columns": problem.K,
+            "out_columns": problem.N,
+            "has_bias": int(problem.bias),
+            **own,
+        }
+
     def prepare(self, problem: W4A16Problem, inputs: Inputs) -> dict[str, Array]:
         """Return x as it is and the packed weight; what is never read gets a few words."""
         absent = dict.fromkeys(("zero_points", "bias"), np.zeros(4, np.int32))
