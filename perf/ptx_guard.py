@@ -30,7 +30,7 @@ from typing import Any
 
 from ferrum_numba.compile.build import compile_ptx, entry_name
 from ferrum_numba.compile.link import link
-from ferrum_numba.compile.sass import disassembly, instruction_mix
+from ferrum_numba.compile.sass import disassembly, instruction_mix, nvdisasm
 from ferrum_numba.contract import Config, Kernel, Problem
 from ferrum_numba.gpu import Gpu, find
 from ferrum_numba.kernels import KERNELS, TOOLS
@@ -170,6 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         count = write(args.folder, args.kernels, args.space)
         print(f"{count} programs in {args.folder}")
         return 0
+    if args.sass and nvdisasm() is None:
+        parser.error("--sass needs nvdisasm: pip install '.[sass]'")
     found = differences(args.before, args.after, args.sass)
     count = len(list(args.after.glob("*.ptx")))
     print(*found, f"{len(found)} of {count} programs differ", sep="\n")
