@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ferrum_numba.compile.binary import Binary
-from ferrum_numba.division import ceil_div
+from ferrum_numba.division import ceil_div, round_up
 from ferrum_numba.gpu import Gpu
 
 WARP_SIZE = 32
@@ -16,7 +16,7 @@ SMEM_UNIT_BYTES = 128
 
 def blocks_per_sm(binary: Binary, gpu: Gpu) -> int:
     """Return how many blocks an SM holds at once; 0: the kernel cannot be launched on this GPU."""
-    warps = _ceil(binary.num_threads, WARP_SIZE)
+    warps = ceil_div(binary.num_threads, WARP_SIZE)
     return min(
         gpu.max_blocks_per_sm,
         gpu.max_threads_per_sm // (warps * WARP_SIZE),
@@ -26,17 +26,13 @@ def blocks_per_sm(binary: Binary, gpu: Gpu) -> int:
 
 
 def _by_registers(registers: int, warps: int, gpu: Gpu) -> int:
-    warp_registers = _ceil(max(registers, 1) * WARP_SIZE, REGISTER_UNIT) * REGISTER_UNIT
+    warp_registers = round_up(max(registers, 1) * WARP_SIZE, REGISTER_UNIT)
     warps_per_sm = gpu.registers_per_sm // PARTITIONS // warp_registers * PARTITIONS
-    return warps_per_sm // (_ceil(warps, PARTITIONS) * PARTITIONS)
+    return warps_per_sm // round_up(warps, PARTITIONS)
 
 
 def _by_smem(size_bytes: int, gpu: Gpu) -> int:
     if size_bytes > gpu.smem_per_block:
         return 0
-    block_bytes = _ceil(size_bytes + gpu.smem_reserved, SMEM_UNIT_BYTES) * SMEM_UNIT_BYTES
+    block_bytes = round_up(size_bytes + gpu.smem_reserved, SMEM_UNIT_BYTES)
     return gpu.smem_per_sm // block_bytes
-
-
-def _ceil(value: int, unit: int) -> int:
-    return ceil_div(value, unit)

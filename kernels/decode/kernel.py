@@ -36,7 +36,7 @@ From: the orientation of vLLM's and humming's kernels for few tokens; Marlin's l
 (Frantar et al., arXiv 2408.11743).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.division import ceil_div, round_up
@@ -262,15 +262,6 @@ class Decode(layout.PackedKernel):
         # what may start early always gains by it
         early = is_hopper_or_later(gpu.arch)
         return tuple(c for c in _CONFIGS if c.early == early and _unfit(c, gpu) is None)
-
-    def specialise(self, config, problem):
-        """Return the config for the problem's groups, zero points and type."""
-        return replace(
-            config,
-            group_size=layout.group_size_of(problem),
-            has_zero_points=problem.zero_points != "none",
-            dtype=problem.dtype,
-        )
 
     def misfit(self, config, problem, gpu):
         """Return why this config does not fit this problem, or None."""

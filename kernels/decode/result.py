@@ -4,7 +4,7 @@ from numba import cuda
 from numba.cuda.types import float32, uint32, uint64
 
 from ferrum_numba.kernels.decode.schedule import make_schedule
-from ferrum_numba.kernels.shared.columns import make_load_columns, make_write_columns, store_columns
+from ferrum_numba.kernels.shared.columns import make_load_factors, make_write_columns, store_columns
 from ferrum_numba.kernels.shared.handoff import PIECE_BYTES, put_slot, take_slots
 from ferrum_numba.kernels.shared.tile import add_tile
 from ferrum_numba.ptx.asynchronous import mbarrier_wait, st_async_v4
@@ -19,7 +19,7 @@ SLOTS_AT_ONCE = 4
 def make_write(config):
     """Return what writes four columns of a token of a slice, an item of its sums."""
     tile_n, row_items, per_channel = config.tile_n, config.row_items, config.half_groups == 0
-    load_columns = make_load_columns(config.dtype)
+    load_factors = make_load_factors(config.dtype, per_channel)
     write_columns = make_write_columns(config.dtype, per_channel)
 
     @cuda.jit(device=True, inline="always")
@@ -27,12 +27,7 @@ def make_write(config):
         """Write a slice's four columns of a token."""
         r = uint32(item // uint32(row_items))
         column = uint32(slice_id * tile_n + uint32(item - r * row_items) * 4)
-        factors = (float32(1), float32(1), float32(1), float32(1))
-        if per_channel:
-            factors = load_columns(scales, column)
-        shifts = (float32(0), float32(0), float32(0), float32(0))
-        if has_bias > 0:
-            shifts = load_columns(bias, column)
+        factors, shifts = load_factors(scales, bias, column, has_bias)
         if column < out_columns:
             row = uint64(uint32(first_row + r))
             to = out + ((row * uint64(out_columns) + uint64(column)) << 1)

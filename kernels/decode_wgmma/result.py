@@ -4,7 +4,7 @@ from numba import cuda
 from numba.cuda.types import float32, uint32, uint64
 
 from ferrum_numba.kernels.decode_wgmma.schedule import make_stripe_of
-from ferrum_numba.kernels.shared.columns import make_load_columns, make_write_columns, store_columns
+from ferrum_numba.kernels.shared.columns import make_load_factors, make_write_columns, store_columns
 from ferrum_numba.kernels.shared.handoff import put_slot, take_slots
 from ferrum_numba.kernels.shared.tile import add_tile
 from ferrum_numba.ptx.convert import splat_f32
@@ -20,18 +20,13 @@ PAUSE_NS = 64
 def make_write_pieces(config, rows_at_once):
     """Return what writes a thread's sums."""
     per_channel = config.group_size < 0
-    load_columns = make_load_columns(config.dtype)
+    load_factors = make_load_factors(config.dtype, per_channel)
     write_columns = make_write_columns(config.dtype, per_channel)
 
     @cuda.jit(device=True, inline="always")
     def write_pieces(sums, out, scales, bias, row, column, m, out_columns, has_bias):
         """Write the same four columns of four tokens, `rows_at_once` apart."""
-        factors = (float32(1), float32(1), float32(1), float32(1))
-        if per_channel:
-            factors = load_columns(scales, column)
-        shifts = (float32(0), float32(0), float32(0), float32(0))
-        if has_bias > 0:
-            shifts = load_columns(bias, column)
+        factors, shifts = load_factors(scales, bias, column, has_bias)
         to = out + ((uint64(row) * uint64(out_columns) + uint64(column)) << 1)
         step = uint64(out_columns) * uint64(2 * rows_at_once)
         if row < m:

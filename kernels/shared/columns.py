@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 from numba import cuda
-from numba.cuda.types import uint32, uint64
+from numba.cuda.types import float32, uint32, uint64
 
 from ferrum_numba.kernels.dtypes import HALVES
 from ferrum_numba.kernels.shared.int4 import STRIPS
@@ -43,8 +43,8 @@ def store_columns(n_tiles: int, row_bytes: int) -> Instruction:
     )  # fmt: skip
 
 
-def make_load_columns(dtype):
-    """Return what loads four neighbouring columns of scales of one group, or of the bias."""
+def make_load_factors(dtype, per_channel):
+    """Return what loads what four neighbouring columns are multiplied by, and what is added."""
     unpack_pair = UNPACK[HALVES[dtype]]
 
     @cuda.jit(device=True, inline="always")
@@ -56,7 +56,18 @@ def make_load_columns(dtype):
         high = unpack_pair(ld_global_nc_u32(at + uint64(16)))
         return low[0], low[1], high[0], high[1]
 
-    return load_columns
+    @cuda.jit(device=True, inline="always")
+    def load_factors(scales, bias, column, has_bias):
+        """Return the factors, 1 where the sums are scaled already, and the bias, 0 without one."""
+        factors = (float32(1), float32(1), float32(1), float32(1))
+        if per_channel:
+            factors = load_columns(scales, column)
+        shifts = (float32(0), float32(0), float32(0), float32(0))
+        if has_bias > 0:
+            shifts = load_columns(bias, column)
+        return factors, shifts
+
+    return load_factors
 
 
 def make_write_columns(dtype, per_channel):
