@@ -11,16 +11,13 @@ import hashlib
 import re
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
-from types import SimpleNamespace
 from typing import Any
 
 from cuda.bindings.nvvm import nvvmError
 from numba import cuda
-from numba.cuda import compiler, dispatcher, types
+from numba.cuda import compiler, types
 from numba.cuda.core.compiler_lock import global_compiler_lock
 from numba.cuda.core.errors import NumbaError
 from numba.cuda.cudadrv.nvvm import CompilationUnit
@@ -28,6 +25,7 @@ from numba.cuda.cudadrv.nvvm import CompilationUnit
 from ferrum_numba.compile import cache, link
 from ferrum_numba.compile.binary import Binary
 from ferrum_numba.compile.fingerprint import Unknown, function_fingerprint
+from ferrum_numba.compile.frontend import front_end
 from ferrum_numba.compile.toolchain import broken, toolchain
 from ferrum_numba.contract import Config, Kernel, Program, pointers
 from ferrum_numba.errors import BuildError, ToolchainError
@@ -145,7 +143,7 @@ def _compile(program: Program, arch: str, entry: str, lto: bool) -> tuple[str, b
     if prod(program.cluster) > 1 and capability[0] < 9:
         raise BuildError(f"{entry} runs in clusters of {program.cluster} blocks, {arch} has none")
     signature = types.void(*(NUMBA_TYPES[p.kind] for p in program.parameters))
-    with global_compiler_lock, _target(capability):
+    with global_compiler_lock, front_end(capability):
         try:
             library, _ = compiler._compile_pyfunc_with_fixup(
                 program.function, signature, device=False, abi="numba", cc=capability,
@@ -201,17 +199,6 @@ def _launch_bounds(program: Program) -> tuple[int, ...]:
     blocks = prod(program.cluster)
     # the shape of the cluster is a launch attribute; the code only needs its largest size
     return bounds if blocks == 1 else (*bounds, blocks)
-
-
-@contextmanager
-def _target(capability: tuple[Any, ...]) -> Iterator[None]:
-    """Let device functions be compiled for the target, where numba would ask the GPU at hand."""
-    original = dispatcher.get_current_device
-    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability[:2])
-    try:
-        yield
-    finally:
-        dispatcher.get_current_device = original
 
 
 def _nvvm_log(error: BaseException) -> str:

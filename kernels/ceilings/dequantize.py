@@ -124,7 +124,7 @@ class DequantizeAnd(Kernel):
         return Launch((blocks, 1, 1), {"chains": problem.chains, "steps": problem.steps})
 
     @staticmethod
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def unpack(word):
         """Return four pairs of codes."""
         mask = uint32(0x000F000F)
@@ -144,7 +144,7 @@ class DequantizeF16(DequantizeAnd):
     summary = "int4 to code - 8 in fp16 pairs: lop3, sub and fma"
 
     @staticmethod
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def unpack(word):
         """Return four pairs of code - 8."""
         return dequantize_f16(word)
@@ -158,7 +158,7 @@ class DequantizeScaled(DequantizeAnd):
     summary = "int4 to (code - 8) * scale in fp16 pairs: lop3, sub, fma and mul"
 
     @staticmethod
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def unpack(word):
         """Return four pairs of (code - 8) * scale."""
         return dequantize_scaled_f16(word, uint32(SCALES))

@@ -315,7 +315,7 @@ def _nothing(out, token):
 def _read(config, load, repeats):
     num_warps = config.num_threads // 32
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def add_row(total, address):
         for i in range(LANE_ACCESSES):
             word = load(address + uint64(i * WARP_BYTES))

@@ -179,7 +179,7 @@ class Wgmma(MmaSync):
         return Program(_wgmma(), parameters, 128, config.blocks_per_sm, config.smem_bytes)
 
 
-@cuda.jit(device=True, inline="always")
+@cuda.jit(device=True, forceinline=True)
 def _fragment_a(a, tile, lane_id, warp_row):
     """Return the A fragment of a warp's 16 rows of a tile."""
     row = uint32(warp_row + uint32(lane_id >> 2))
@@ -194,7 +194,7 @@ def _fragment_a(a, tile, lane_id, warp_row):
     )
 
 
-@cuda.jit(device=True, inline="always")
+@cuda.jit(device=True, forceinline=True)
 def _store(out, tile, row, column, first, second):
     """Store two neighbours of a tile of the output."""
     at = out + uint64(tile) * uint64(OUT_TILE_BYTES)

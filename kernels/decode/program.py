@@ -70,7 +70,7 @@ def build(config, early):
     warp_along_k = schedule.warp_along_k
     finish, take_over = make_finish(config), make_take_over(config)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def locate(packed, n, k_step, slice_id):
         """Return the address of this lane's 16 bytes of the first tile of a step."""
         tid = thread_id()
@@ -78,7 +78,7 @@ def build(config, early):
         row = uint64(uint32(k_step * k_tiles)) * uint64(uint32(n * 8))
         return packed + row + uint64(uint32(tile_column * TILE_BYTES + (tid & 31) * 16))
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def fetch_scales(scales, n, k_step, slice_id, i):
         """Load the scales of half a step; the multiplication takes any words if there are none."""
         if not has_groups:
@@ -90,7 +90,7 @@ def build(config, early):
         lane = uint64(uint32(tile_column * 128 + uint32(uint32(tid & 31) >> 2) * 16))
         return load_scales(scales + uint64(group) * row_bytes + lane, row_bytes)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def fetch_zeros(zero_points, n, k_step, slice_id, i):
         """Load the zero points of half a step, or nothing."""
         if not has_zero_points:
@@ -106,7 +106,7 @@ def build(config, early):
             return (ld_global_nc_u32(gmem),)
         return load_zeros(gmem, row_bytes)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def fetch_factors(factors, n, k_step, slice_id, i):
         """Load the scales and the zero points of half a step."""
         scales, zero_points = factors
@@ -114,7 +114,7 @@ def build(config, early):
             zero_points, n, k_step, slice_id, i
         )
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def move_on(slice_id, k_step, k_stop, n, k, stripe_steps):
         """Return the step that is loaded next: in a later slice where this one has no more."""
         _, end, k_steps = stripe_of(n, k, stripe_steps)
@@ -123,7 +123,7 @@ def build(config, early):
             griddepcontrol_launch_dependents()
         return slice_id, k_step, k_stop
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def locate_tokens(x, lane_id, first_row, rows, x_columns):
         """Return where this lane copies a step's tokens from, and where in smem it reads them."""
         x_row = uint32(first_row + uint32(lane_id // uint32(row_pieces)))
@@ -136,7 +136,7 @@ def build(config, early):
             token = uint32(0)
         return x_lane, uint32(token * x_row_bytes + (lane_id >> 3) * 16)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def clear_tokens(smem, tid):
         """Clear all tokens: rows past M are read, and must have been written."""
         at = uint32(tid * 16)
@@ -145,7 +145,7 @@ def build(config, early):
             at = uint32(at + num_threads * 16)
         cuda.syncthreads()
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def expect_sums(smem, tid, rows):
         """Let the cluster's other blocks send their sums: its first block waits for them."""
         if tid == 0 and cluster_ctarank() == 0:
@@ -155,7 +155,7 @@ def build(config, early):
         cluster_arrive_relaxed()
         cluster_wait()
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def fetch_x(x_lane, x_slot, rows, x_columns, k_step):
         """Begin to copy a step's activations for this warp, zeros where the weight is padded."""
         lane_id = uint32(thread_id() & 31)

@@ -22,7 +22,7 @@ def make_write(config):
     load_factors = make_load_factors(config.dtype, per_channel)
     write_columns = make_write_columns(config.dtype, per_channel)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def write(total, slice_id, item, scales, bias, out, first_row, out_columns, has_bias):
         """Write a slice's four columns of a token."""
         r = uint32(item // uint32(row_items))
@@ -51,7 +51,7 @@ def make_finish(config):
     stripe_of, block_rows = schedule.stripe_of, schedule.block_rows
     write = make_write(config)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def sum_of_warps(smem, item):
         """Add up what the warps along K have of four columns of a token."""
         r = uint32(item // uint32(row_items))
@@ -62,7 +62,7 @@ def make_finish(config):
             total = add_sums(at + i * warp_sums_bytes, total)
         return total
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def finish_cluster(slice_id, smem, scales, bias, out, m, out_columns, has_bias):
         """Send the block's sums to the first block of the cluster, which adds and writes them."""
         first_row, rows = block_rows(m)
@@ -85,7 +85,7 @@ def make_finish(config):
                 write(total, slice_id, item, scales, bias, out, first_row, out_columns, has_bias)
                 item = uint32(item + num_threads)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def finish(
         acc, slice_id, k_stop, scales, bias, out, slots,
         m, n, k, out_columns, stripe_steps, has_bias,
@@ -145,7 +145,7 @@ def make_take_over(config):
     stripe_of, block_rows = schedule.stripe_of, schedule.block_rows
     write = make_write(config)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def take_over(scales, bias, out, slots, m, n, k, out_columns, stripe_steps, has_bias):
         """Add what the stripes before this one have of the slice that this one ends; write it."""
         first, end, k_steps = stripe_of(n, k, stripe_steps)

@@ -27,7 +27,7 @@ def make_schedule(config):
     tile_m, tile_n, step_k = config.tile_m, config.tile_n, config.step_k
     warps_n, cluster, clustered = config.warps_n, config.cluster, config.cluster > 1
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def stripe_of(n, k, stripe_steps):
         # found again where it is needed: kept, it would cost the main loop its registers
         k_steps = uint32(k // uint32(step_k))
@@ -41,13 +41,13 @@ def make_schedule(config):
         first, end = stripe_bounds(block_id(), stripe_steps, num_steps)
         return first, end, k_steps
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def block_rows(m):
         first_row = uint32(block_id_y() * tile_m)
         rows = uint32(m - first_row)
         return first_row, rows if rows < tile_m else uint32(tile_m)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def warp_along_k():
         return uint32(uint32(thread_id() >> 5) // uint32(warps_n))
 

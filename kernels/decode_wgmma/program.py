@@ -53,14 +53,14 @@ def build(config):
     describe = smem_descriptor(128, 8 * ROW_BYTES)
     stripe_of, finish = make_stripe_of(config), make_finish(config)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def tile_column_of(n, slice_id):
         """Return which 64 columns are this warp's; beyond the weight, the last ones before."""
         tile_column = uint32(slice_id * 4 + ((thread_id() >> 5) & 3))
         last = uint32((n >> 6) - 1)
         return tile_column if tile_column < last else last
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def aim(weight, n, slice_id, k_step):
         """Return where this lane's words of a stage begin, and its slice's scales and zeros."""
         packed, scales, zero_points = weight
@@ -77,7 +77,7 @@ def build(config):
             zeros = zero_points + group + uint64(uint32(tile_column * 32 + (lane_id & 1) * 16))
         return words, factors, zeros
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def places_of():
         """Return where this thread's words, scales, zero points and tokens go in a stage."""
         tid = thread_id()
@@ -88,7 +88,7 @@ def build(config):
         token = uint32(row * ROW_BYTES + (piece ^ (row & 7)) * 16)
         return uint32(w_offset + thread * 16), uint32(s_offset + factor), zero + z_offset, token
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def factor_places(tid):
         """Return where in a stage this lane's columns have their scales and zero points.
 
@@ -97,7 +97,7 @@ def build(config):
         columns = uint32(uint32(tid & 127) >> 2)
         return uint32(s_offset + columns * 16), uint32(z_offset + columns * 4)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def fetch_panel(to, gmem, row_bytes):
         """Begin to copy the lane's words of 64 rows."""
         cp_async_16(to, gmem)
@@ -105,7 +105,7 @@ def build(config):
         cp_async_16(uint32(to + 2 * TILE_ROW_BYTES), gmem + row_bytes * uint64(2))
         cp_async_16(uint32(to + 3 * TILE_ROW_BYTES), gmem + row_bytes * uint64(3))
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def fetch_weights(filled, places, sources, n, k, k_row):
         """Begin to copy a stage's words, each lane its own, its scales and its zero points."""
         gmem, factors, zeros = sources
@@ -127,7 +127,7 @@ def build(config):
         if has_zero_points and lane_id < uint32(2 * zero_rows):
             cp_async_16(uint32(filled + zero), zeros + uint64(group) * uint64(uint32(n >> 1)))
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def fetch_x(to, gmem, k_row, tokens_of):
         """Begin to copy a stage's tokens for this warpgroup; what is past M or K becomes zeros."""
         row, rows, x_limit, x_columns = tokens_of
@@ -140,7 +140,7 @@ def build(config):
                 cp_async_16_zfill(place, gmem + uint64(panel * 128), size_bytes)
             gmem = gmem + uint64(uint32(x_columns * 32))
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def locate_tokens(x, tid, m, x_columns):
         """Return where this thread's first piece of a stage's tokens comes from, and what is there.
 
@@ -155,12 +155,12 @@ def build(config):
         x_limit = uint32(x_columns - x_column) if x_column < x_columns else uint32(0)
         return x_lane, (x_row, uint32(m - first_row), x_limit, x_columns)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def aim_tokens(x_lane, k_step):
         """Return where this thread's first piece of a step's tokens begins, and the step's K."""
         return x_lane + uint64(uint32(k_step * (2 * tile_k))), uint32(k_step * tile_k)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def turns_of(step, k_stop, next_step, next_stop):
         """Return a warpgroup's turns until a segment ends: that in work, or that being loaded."""
         turns = uint32(uint32(k_stop - step + (num_warpgroups - 1)) // uint32(num_warpgroups))

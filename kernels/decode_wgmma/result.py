@@ -23,7 +23,7 @@ def make_write_pieces(config, rows_at_once):
     load_factors = make_load_factors(config.dtype, per_channel)
     write_columns = make_write_columns(config.dtype, per_channel)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def write_pieces(sums, out, scales, bias, row, column, m, out_columns, has_bias):
         """Write the same four columns of four tokens, `rows_at_once` apart."""
         factors, shifts = load_factors(scales, bias, column, has_bias)
@@ -64,7 +64,7 @@ def make_finish(config):
     take = take_slots(PIECES, piece_bytes, SLOTS, partial_bytes, PAUSE_NS)
     stripe_of, write_pieces = make_stripe_of(config), make_write_pieces(config, rows_at_once)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def shares_of(slice_id, n, k, stripe_steps):
         """Return how many blocks' sums this block adds, and whether it has the slice's first steps.
 
@@ -79,7 +79,7 @@ def make_finish(config):
         mine = begin >= unit
         return others if mine else uint32(0), mine
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def take_others(own, count, others):
         """Return the sums of the blocks after this one, in their order."""
         total = no_sums(float32(0))
@@ -90,7 +90,7 @@ def make_finish(config):
             others = uint32(others - done)
         return total
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def finish(
         acc, slice_id, scales, bias, out, slots,
         m, n, k, out_columns, stripe_steps, has_bias,

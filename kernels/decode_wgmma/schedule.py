@@ -11,7 +11,7 @@ def make_stripe_of(config):
     """Return what says which steps are a block's."""
     tile_n, tile_k = config.tile_n, config.tile_k
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def stripe_of(n, k, stripe_steps):
         """Return this block's stripe: its index, its first step, the one after its last.
 

@@ -79,11 +79,11 @@ def build(config):
     store_out = store_rows(blocks, half)
     sum_of_shares = make_sum_of_shares(config)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def copy_16(smem, gmem, inside):
         cp_async_16_zfill(uint32(smem), gmem, uint32(16) if inside else uint32(0))
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def fetch_x(stage, x, row, k_first, m, k):
         for i in range(x_rounds):
             piece = uint32(cuda.threadIdx.x + i * num_threads)
@@ -96,7 +96,7 @@ def build(config):
                 swizzled = r * x_row_pieces + (c ^ ((r & uint32(1)) * x_swizzle))
                 copy_16(stage + swizzled * uint32(16), x + source * uint64(2), inside)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def fetch_weight(stage, qweight, column, k_first, n, k):
         for i in range(w_rounds):
             piece = uint32(cuda.threadIdx.x + i * num_threads)
@@ -111,7 +111,7 @@ def build(config):
                 smem = stage + w_offset + swizzled * uint32(16)
                 copy_16(smem, qweight + source * uint64(4), inside)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def fetch_groups(stage, scales, qzeros, g_idx, column, k_first, n, k, group_size):
         for i in range(s_rounds):
             piece = uint32(cuda.threadIdx.x + i * num_threads)
@@ -133,7 +133,7 @@ def build(config):
                 smem = stage + z_offset + piece * uint32(4)
                 cp_async_4(uint32(smem), qzeros + source // uint64(2))
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def fetch_to_shared(
         stage, k_step, x, qweight, scales, qzeros, g_idx, row, column, m, n, k, group_size
     ):
@@ -142,7 +142,7 @@ def build(config):
         fetch_weight(stage, qweight, column, k_first, n, k)
         fetch_groups(stage, scales, qzeros, g_idx, column, k_first, n, k, group_size)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def next_stage(stage, smem):
         stage = uint32(stage + stage_bytes)
         return smem if stage == uint32(smem + ring_bytes) else stage

@@ -24,7 +24,7 @@ def make_sum_of_shares(config):
     store_partial = store_tile("global", acc_floats, 512)
     add_partial = add_tile("global", acc_floats, 512)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def sum_of_shares(acc01, acc23, partials, counters, flag, warps, split, shares):
         """Add the sums of the blocks that share a tile: the last to arrive adds all, in order.
 

@@ -64,7 +64,7 @@ def build(config):
     sum_of_warps, sum_of_blocks = result.sum_of_warps, result.sum_of_blocks
     scale_and_bias, store_result = result.scale_and_bias, result.store_result
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def fetch_to_shared(stage, place, n, x_columns, k_step):
         a_gmem, b_gmem, s_gmem, z_gmem, rows_left = place
         tid = uint32(cuda.threadIdx.x)
@@ -100,14 +100,14 @@ def build(config):
             gmem = z_gmem + uint64(group) * uint64(n >> 1) + uint64(c * 16)
             cp_async_16(stage + z_offset + tid * 16, gmem)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def corner(slice_id, m_tiles):
         tile_column = uint32(slice_id // m_tiles)
         return uint32((slice_id - uint32(tile_column * m_tiles)) * tile_m), uint32(
             tile_column * tile_n
         )
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def locate(sources, m, n, x_columns, slice_id, m_tiles):
         """Return where this thread copies a slice from, at K = 0, and how many rows are left."""
         x, packed, scales, zero_points = sources
@@ -123,7 +123,7 @@ def build(config):
         s_gmem, z_gmem = scales + (uint64(column) << 1), zero_points + (uint64(column) >> 1)
         return a_gmem, b_gmem, s_gmem, z_gmem, rows_left
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def fetch_next(fetch, place, end, smem, sources, m, n, k, x_columns, m_tiles):
         """Begin the copies of one step, if there is one left, and return what comes next."""
         slice_id, k_step, step, stage = fetch
@@ -140,7 +140,7 @@ def build(config):
             stage = smem
         return (slice_id, k_step, uint32(step + 1), stage), place
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def fetch_groups(stage, s_lane, z_lane, k_block):
         """Return the scales of a lane's eight columns, and their zero points in one word."""
         group = uint32(0)
@@ -151,12 +151,12 @@ def build(config):
             zero = ld_shared_u32(stage + z_lane + group * (tile_n // 2))
         return ld_shared_v4(stage + s_lane + group * (tile_n * 2)), zero
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def fetch_to_registers(stage, a_lane, a_swizzle, b_lane, k_block):
         word = ld_shared_v4(stage + b_lane + k_block * (b_row_pieces * 16))
         return word, load_a(stage + a_lane + ((k_block * 32) ^ a_swizzle))
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def dequantize(word, scale, zero, strip):
         """Return the B operands of a strip of 16 columns."""
         # of columns 0..7 in the lower half, of 8..15 in the upper
@@ -167,7 +167,7 @@ def build(config):
             return convert(word, pair, scale)
         return convert(word) if per_channel else convert(word, scale)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def multiply(a, word, scale, zero, acc):
         acc0, acc1, acc2, acc3 = acc
         acc0 = mma(a, dequantize(word[0], scale[0], zero, 0), acc0)

@@ -57,13 +57,13 @@ def make_result(config):
     add_partial = add_tile("global", own_floats, 512)
     store_out = store_tile_rounded(m_blocks, strips, out_row_bytes, half)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def unpack_pairs(first, second):
         low = unpack(first)
         high = unpack(second)
         return low[0], low[1], high[0], high[1]
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def load_columns(gmem):
         """Return the fp32 values of the columns a lane owns in the epilogue, in fragment order."""
         if strips == 1:
@@ -72,7 +72,7 @@ def make_result(config):
         pairs = ld_global_nc_v4(gmem)
         return unpack_pairs(pairs[0], pairs[1]) + unpack_pairs(pairs[2], pairs[3])
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def sum_of_warps(ring_end, warps, acc):
         """Return the sum over the warps along K, in their order, of a warp's share of a strip."""
         lane_id, warp_n, warp_k = warps
@@ -89,7 +89,7 @@ def make_result(config):
             own = add_sums(theirs + warp_k * (warp_bytes // warps_k), own)
         return own
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def sum_of_blocks(smem, partials, counter, warps, own, begin, k_steps, k_first, stripe_steps):
         """Return whether this block is the last of its slice, and then the sum, in block order."""
         lane_id, warp_n, warp_k = warps
@@ -120,7 +120,7 @@ def make_result(config):
                 block = uint32(block + 1)
         return complete, own
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def scale_and_bias(scales, bias, column, warps, has_bias):
         """Return what the sums of a lane's columns are multiplied by, and what is added."""
         lane_id, warp_n, warp_k = warps
@@ -138,7 +138,7 @@ def make_result(config):
             shift = load_columns(bias + (uint64(columns) << 1))
         return scale, shift
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def store_result(tile_out, out, warps, own, scale, shift, row, column, m, out_columns):
         """Round, and write: registers -> smem as rows -> gmem."""
         lane_id, warp_n, warp_k = warps

@@ -32,14 +32,14 @@ def make_clear_rows(config):
     tile_m, stage_bytes, num_threads = config.tile_m, config.stage_bytes, config.num_threads
     num_stages, panels = config.num_stages, config.tile_k // PANEL_K
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def clear_panel(panel, end):
         at = uint32(panel + thread_id() * 16)
         while at < end:
             st_shared_v4(at, (uint32(0), uint32(0), uint32(0), uint32(0)))
             at = uint32(at + num_threads * 16)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def clear_rows(m):
         """Clear the rows that the last tile of rows lacks, by all threads, before any copy."""
         rows = uint32(m % uint32(tile_m))
@@ -67,7 +67,7 @@ def make_copy_x(config):
     first_segment, next_segment = schedule.first_segment, schedule.next_segment
     advance = schedule.advance
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def rows_of(rows):
         """Return the first of a tile's rows that this block copies, and how many of them."""
         first = uint32(0)
@@ -77,7 +77,7 @@ def make_copy_x(config):
             rows = uint32(rows - first) if rows > first else uint32(0)
         return first, rows if rows < box_rows else uint32(box_rows)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def publish_maps(x, maps, m, x_columns):
         """Return the addresses of two maps of x: boxes of whole tiles, and of the last rows.
 
@@ -109,7 +109,7 @@ def make_copy_x(config):
             acquire_tensor_map(gmem + uint64(MAP_BYTES))
         return gmem, gmem + uint64(MAP_BYTES)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def copy_panel(to, gmem, column, row, bar):
         """Begin to copy 64 columns of rows of a tile."""
         if pair:
@@ -118,7 +118,7 @@ def make_copy_x(config):
         else:
             cp_async_bulk_tensor_2d(to, gmem, column, row, bar)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def copy_x(x, maps, m, n, k, x_columns, stripe_steps, striped_tiles):
         """Copy x for the stages of all segments of this block, in their order."""
         whole, last = publish_maps(x, maps, m, x_columns)
@@ -167,7 +167,7 @@ def make_copy_weights(config):
     own_column, first_segment = schedule.own_column, schedule.first_segment
     next_segment, advance = schedule.next_segment, schedule.advance
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def copy_weights(packed, m, n, k, stripe_steps, striped_tiles, part):
         """Copy the upper or the lower half of the rows of every stage, by one lane."""
         first_row = uint32(part * own_rows)
@@ -216,7 +216,7 @@ def make_copy_scales(config):
     own_column, first_segment = schedule.own_column, schedule.first_segment
     next_segment, advance = schedule.next_segment, schedule.advance
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def copy_scales(scales, zero_points, m, n, k, stripe_steps, striped_tiles):
         """Copy the scales of every stage of this block, and its zero points, by one lane."""
         smem = smem_base()

@@ -28,7 +28,7 @@ def make_release(config):
     """Return what gives a stage back to those that copy to it, once a warp, where it is due."""
     pair = config.pair
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def release(bar, due):
         lane_id = uint32(thread_id() & 31)
         if pair:
@@ -48,14 +48,14 @@ def make_accumulators(config):
     strips = config.strips
     zeros, wait_acc = splat_f32(config.tile_m // 2), wgmma_wait_acc(config.tile_m)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def start():
         nothing = zeros(float32(0))
         if strips == 1:
             return (nothing,)
         return nothing, nothing
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def finish(acc, places, last):
         """Wait for all products."""
         if strips == 1:
@@ -79,14 +79,14 @@ def make_fragments(config):
         HALVES[config.dtype], zeros=has_zero_points, scaled=not per_channel, pinned=True
     )
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def load_words(address):
         """Return the words of a warp's strips of 16 columns, which lie side by side."""
         if strips == 1:
             return (ld_shared_u32(address),)
         return ld_shared_v2(address)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def load_group(stage, s_place, z_place, group):
         """Return the scales of a lane's columns, and their zero points in one word."""
         zero = uint32(0)
@@ -94,7 +94,7 @@ def make_fragments(config):
             zero = ld_shared_u32(stage + z_place + group * zero_row_bytes)
         return load_words(stage + s_place + group * scale_row_bytes), zero
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def fragment(word, scale, zero, strip):
         """Return a strip as operand A: rows are columns of the weight."""
         pair = uint32((zero >> (4 * strip)) & 0x000F000F)
@@ -129,7 +129,7 @@ def make_scale_weights(config):
     load_words, load_group, fragment = make_fragments(config)
     release = make_release(config)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def multiply_strip(acc, word, scale, zero, strip, x_desc):
         """Begin the products of a strip; of those begun before, at most `in_flight` still run."""
         wgmma_wait(in_flight)
@@ -139,7 +139,7 @@ def make_scale_weights(config):
         wgmma_commit()
         return acc
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def multiply(acc, words, scale, zero, strip, x_desc):
         """Begin the products of 16 of k with every strip."""
         acc0 = multiply_strip(acc[0], words[0], scale[0], zero, strip, x_desc)
@@ -147,14 +147,14 @@ def make_scale_weights(config):
             return (acc0,)
         return acc0, multiply_strip(acc[1], words[1], scale[1], zero, uint32(strip + 1), x_desc)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def pass_back(step, before, due):
         """Release the stage before this one, after the step that leaves none of its products."""
         if step == last_overlap:
             wgmma_wait(in_flight)
             release(before, due)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def multiply_stage(acc, at, places, zero, last, order):
         w_place, s_place, z_place, strip = places
         _, before = last
@@ -205,11 +205,11 @@ def make_scale_sums(config):
     dequantize_first, multiply, end_last = stages.first, stages.multiply, stages.last
     release = make_release(config)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def start():
         return zeros(float32(0))
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def multiply_stage(acc, at, places, zero, last, order):
         w_place, s_place, z_place, strip = places
         last_at, before = last
@@ -222,7 +222,7 @@ def make_scale_sums(config):
         release(before, due)
         return acc, zero
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def finish(acc, places, last):
         last_at, _ = last
         acc = end_last(uint32(last_at + places[1]), acc)

@@ -31,20 +31,20 @@ def make_sum_of_blocks(config):
     store_partial = store_tile("global", acc_floats, 2048)
     add_partial = add_tile("global", acc_floats, 2048)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def store_sums(gmem, acc):
         store_partial(gmem, acc[0])
         if strips > 1:
             store_partial(gmem + slot_acc_bytes, acc[1])
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def add_sums(gmem, acc):
         acc0 = add_partial(gmem, acc[0])
         if strips == 1:
             return (acc0,)
         return acc0, add_partial(gmem + slot_acc_bytes, acc[1])
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def sum_of_blocks(acc, partials, counters, tile, k_steps, stripe_steps, k_first):
         """Return the sum, in the units' order, if this one has a tile's first k.
 
@@ -97,7 +97,7 @@ def make_sum_of_cluster(config):
         for r in range(4)
     )
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def send_share(rank, to, acc):
         if rank == 0:
             send0(to, acc)
@@ -108,7 +108,7 @@ def make_sum_of_cluster(config):
         else:
             send3(to, acc)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def send(rank, own, place, acc):
         """Write what is a block's share to its slot for this one."""
         if own != rank:
@@ -120,7 +120,7 @@ def make_sum_of_cluster(config):
             if strips > 1:
                 send_share(rank, uint32(to + strip_bytes), acc[1])
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def take_share(rank, place, acc):
         """Add the others' sums, in their order."""
         for i in range(cluster - 1):
@@ -135,14 +135,14 @@ def make_sum_of_cluster(config):
                 acc = take3(at, acc)
         return acc
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def take(rank, place, acc):
         acc0 = take_share(rank, place, acc[0])
         if strips == 1:
             return (acc0,)
         return acc0, take_share(rank, uint32(place + strip_bytes), acc[1])
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def sum_of_cluster(acc):
         """Return the sums of the rows that are this block's share, rank by rank; others are not."""
         tid, own = thread_id(), cluster_ctarank()
@@ -175,7 +175,7 @@ def make_load_strips(config):
     strips, per_channel, places = config.strips, config.group_size < 0, 4 // config.strips
     widen = {"fp16": f16_to_f32, "bf16": bf16_to_f32}[config.dtype]
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def load_pair(gmem, column, strip):
         """Return the fp32 values of columns lane / 4 and lane / 4 + 8 of a strip.
 
@@ -186,7 +186,7 @@ def make_load_strips(config):
         at = gmem + (uint64(place) << 1)
         return widen(ld_global_nc_u16(at)), widen(ld_global_nc_u16(at + 4))
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def load_strip(scales, bias, column, strip, has_bias):
         """Return what the sums of a strip are multiplied by, and what is added."""
         scale = (float32(1), float32(1))
@@ -197,7 +197,7 @@ def make_load_strips(config):
             shift = load_pair(bias, column, strip)
         return scale, shift
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def load_strips(scales, bias, column, has_bias):
         """Return `load_strip` of each strip that the lane has in its warp."""
         tid = thread_id()
@@ -232,7 +232,7 @@ def make_store_result(config):
     corner, own_column = schedule.corner, schedule.own_column
     load_strips = make_load_strips(config)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def stage_strip(part, to, acc, columns):
         """Round a part's rows of a strip into shared memory, transposed."""
         scale, shift = columns
@@ -245,7 +245,7 @@ def make_store_result(config):
         else:
             store_out3(to, acc, scale, shift)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def load_piece(start, places_of):
         """Return eight columns of a row, two from each place that a warp's lanes left them in."""
         first, second, third, fourth = places_of
@@ -256,7 +256,7 @@ def make_store_result(config):
             ld_shared_u32(start + fourth),
         )
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def find_piece(piece):
         """Return where in a row the four words of eight columns lie; see `load_strips`."""
         strip, half = uint32(uint32(piece & 7) >> 1), uint32(piece & 1)
@@ -270,7 +270,7 @@ def make_store_result(config):
             uint32(at + uint32(uint32(place + 1) % uint32(places)) * (32 * strips) + 12),
         )
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def store_part(part, acc, columns, smem, gmem, target):
         """Round a part of the rows, and write them: registers -> smem as rows -> gmem."""
         to, start_row, piece = smem
@@ -290,7 +290,7 @@ def make_store_result(config):
             gmem = gmem + step
         return gmem, uint32(row + rows)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def store_result(acc, out, scales, bias, tile, sizes, has_bias):
         """Write a tile, part after part."""
         m, n, out_columns = sizes

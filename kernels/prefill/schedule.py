@@ -46,7 +46,7 @@ def make_schedule(config):
     raster, cluster, tile_n = config.raster, config.cluster, config.unit_n
     unit_blocks, pair, block_n = config.unit_blocks, config.pair, config.tile_n
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def unit_index():
         """Return the number of this unit, which has those that began before it below it.
 
@@ -54,12 +54,12 @@ def make_schedule(config):
         """
         return uint32(uint32(uint32(cuda.gridDim.x) - block_id() - 1) // uint32(unit_blocks))
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def num_tiles(m, n):
         m_tiles = uint32(uint32(m + (tile_m - 1)) // uint32(tile_m))
         return uint32(uint32(uint32(n + (tile_n - 1)) // uint32(tile_n)) * m_tiles)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def corner(tile, m, n):
         """Return the row and the nominal first column of an output tile.
 
@@ -77,7 +77,7 @@ def make_schedule(config):
         tile_row = uint32(uint32(band * raster) + uint32(place - uint32(tile_column * height)))
         return uint32(tile_row * tile_m), uint32(tile_column * tile_n)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def own_column(column, n):
         """Return the first column of this block's part of a tile: the last tile is moved left.
 
@@ -89,7 +89,7 @@ def make_schedule(config):
             column = uint32(column + cluster_ctarank() * block_n)
         return column
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def first_segment(k_steps, stripe_steps, striped_tiles):
         """Return the segment that a block begins with."""
         if cluster > 1:
@@ -107,7 +107,7 @@ def make_schedule(config):
             left = uint32(uint32(end - first) - uint32(k_stop - k_first))
         return tile, k_first, k_stop, left
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def next_segment(tile, left, k_steps, striped_tiles):
         """Return what follows a segment: the next tile of the stripe, then whole tiles."""
         if cluster > 1:
@@ -124,7 +124,7 @@ def make_schedule(config):
             tile = uint32(tile + uint32(uint32(cuda.gridDim.x) // uint32(unit_blocks)))
         return tile, uint32(0), k_stop, left
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def advance(stage, phase):
         """Return the next stage of the ring, and the parity of its phase."""
         stage = uint32(stage + 1)

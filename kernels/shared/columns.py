@@ -47,7 +47,7 @@ def make_load_factors(dtype, per_channel):
     """Return what loads what four neighbouring columns are multiplied by, and what is added."""
     unpack_pair = UNPACK[HALVES[dtype]]
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def load_columns(gmem, column):
         """Return four columns of one row, in fp32, as `permute_scales` of one group puts them."""
         pair = uint32((column & uint32(0xFFFFFFE0)) + (column & 7) * 4 + ((column >> 3) & 3) * 2)
@@ -56,7 +56,7 @@ def make_load_factors(dtype, per_channel):
         high = unpack_pair(ld_global_nc_u32(at + uint64(16)))
         return low[0], low[1], high[0], high[1]
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def load_factors(scales, bias, column, has_bias):
         """Return the factors, 1 where the sums are scaled already, and the bias, 0 without one."""
         factors = (float32(1), float32(1), float32(1), float32(1))
@@ -74,7 +74,7 @@ def make_write_columns(dtype, per_channel):
     """Return what writes four columns of a token."""
     pack_pair = PACK[HALVES[dtype]]
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def write_columns(to, sums, factors, shifts, has_bias):
         """Write four columns: times the factors if nobody scaled them, plus the bias, rounded."""
         first, second, third, last = sums

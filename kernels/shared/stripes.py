@@ -33,7 +33,7 @@ def cut(num_steps: int, most: int) -> Stripes:
     return Stripes(ceil_div(num_steps, stripe_steps), stripe_steps)
 
 
-@cuda.jit(device=True, inline="always")
+@cuda.jit(device=True, forceinline=True)
 def stripe_bounds(index, stripe_steps, num_steps):
     """Return the first step of a stripe, and the one after its last."""
     first, end = uint32(index * stripe_steps), num_steps
@@ -42,7 +42,7 @@ def stripe_bounds(index, stripe_steps, num_steps):
     return first, end
 
 
-@cuda.jit(device=True, inline="always")
+@cuda.jit(device=True, forceinline=True)
 def first_segment(first, end, k_steps):
     """Return a stripe's first slice, its first step of it, and the step after its last of it."""
     slice_id = uint32(first // k_steps)
@@ -53,7 +53,7 @@ def first_segment(first, end, k_steps):
     return slice_id, k_step, k_stop
 
 
-@cuda.jit(device=True, inline="always")
+@cuda.jit(device=True, forceinline=True)
 def next_segment(slice_id, k_stop, end, k_steps):
     """Return the next slice of a stripe and the step after its last of it, 0 if none is left."""
     done = uint32(uint32(slice_id * k_steps) + k_stop)
@@ -63,7 +63,7 @@ def next_segment(slice_id, k_stop, end, k_steps):
     return uint32(slice_id + 1), k_stop
 
 
-@cuda.jit(device=True, inline="always")
+@cuda.jit(device=True, forceinline=True)
 def settle(slice_id, k_step, k_stop, first_step, end, k_steps):
     """Return this step, or that which is a warp's first of a later slice.
 

@@ -152,7 +152,7 @@ def _build(config):
     half = HALVES[config.dtype]
     unpack, pack = UNPACK[half], PACK[half]
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def add(a, b):
         left, right = unpack(a), unpack(b)
         return pack(left[0] + right[0], left[1] + right[1])

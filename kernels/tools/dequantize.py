@@ -251,7 +251,7 @@ def _kind(problem):
 def _grouped_scales():
     """Return (row of a tile's scales, j, block) -> pairs of the lane's 8 columns."""
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def load(row, j, block):
         # word 4g + j of the tile holds the scales of columns 16j + g and 16j + 8 + g
         place = row + uint64(j) * uint64(4)
@@ -268,7 +268,7 @@ def _grouped_scales():
 def _single_scales():
     """Return the same for one group, whose pairs of columns lie together."""
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def load(row, j, block):
         # pair i of 8 columns is word 4i + the block's number in 32 columns
         inner = uint32((j & 1) * 2 + block)
@@ -284,12 +284,12 @@ def _single_scales():
 def _zeros(magic):
     """Return (row of a tile's zero points, j, block) -> pairs of magic number plus zero point."""
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def pair(first, second, shift):
         both = prmt(uint32(first >> shift), uint32(second >> shift), uint32(BYTES_0))
         return lop3(both, uint32(CODES), uint32(magic), AND_OR)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def load(row, j, block):
         # nibbles j and j + 4 of word g are columns 16j + g and 16j + 8 + g
         low, high = ld_global_nc_v4(row), ld_global_nc_v4(row + uint64(16))
@@ -308,7 +308,7 @@ def _weights(config):
     sub = sub_f16x2 if is_f16 else sub_bf16x2
     mul = mul_f16x2 if is_f16 else mul_bf16x2
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def weights(first, second, select, shift, scale, zero):
         codes = uint32(prmt(first, second, select) >> shift)
         return mul(sub(lop3(codes, uint32(CODES), uint32(magic), AND_OR), zero), scale)
@@ -323,7 +323,7 @@ def _build(config):
     load_zeros = _zeros(MAGIC[config.dtype])
     weights = _weights(config)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def store(place, words, select, shift, s, z, inside):
         row = (
             weights(words[0], words[1], select, shift, s[0], z[0]),

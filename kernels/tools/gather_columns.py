@@ -183,7 +183,7 @@ class GatherColumns(Kernel):
 def _build(config):
     num_threads, rows, programmatic = config.num_threads, config.rows, config.programmatic
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def pair(line, first, second):
         low = uint32(ld_global_u16(line + uint64(first) * uint64(2)))
         high = uint32(ld_global_u16(line + uint64(second) * uint64(2)))
@@ -220,7 +220,7 @@ def _build_staged(config):
     num_threads, rows, row_bytes = config.num_threads, config.rows, config.row_bytes
     programmatic = config.programmatic
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def pair(line, first, second):
         low = uint32(ld_shared_u16(uint32(line + first * 2)))
         high = uint32(ld_shared_u16(uint32(line + second * 2)))

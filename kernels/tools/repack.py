@@ -217,7 +217,7 @@ class Repack(Kernel):
 def _load_words():
     """Return (weight, perm, row, column, k, n) -> words of 4 columns, as they are."""
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def load(weight, perm, row, column, k, n):
         inside = uint32(1) if row * uint32(WORD_ROWS) < k and column < n else uint32(0)
         place = weight + (uint64(row) * uint64(n) + uint64(column)) * uint64(4)
@@ -234,12 +234,12 @@ def _load_words():
 def _gather_words():
     """Return the same, of the rows that perm names: 8 codes of 4 columns from 8 rows of words."""
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def take(total, word, shift, i):
         code = uint32(uint32(word >> shift) & 15)
         return uint32(total | uint32(code << uint32(4 * i)))
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def gather(weight, perm, row, column, k, n):
         inside = uint32(1) if row * uint32(WORD_ROWS) < k and column < n else uint32(0)
         place = perm + uint64(row) * uint64(4 * WORD_ROWS)
@@ -268,7 +268,7 @@ def _build(config):
     load = _gather_words() if gathers else _load_words()
     nibbles = 0x0F0F0F0F
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def words_of_column(a, b, c, d):
         # nibbles: lower and upper ones of A and B, of C and D
         p = lop3(a, uint32(b << 4), uint32(nibbles), SELECT)
@@ -283,13 +283,13 @@ def _build(config):
             prmt(pq02, rs02, uint32(0x7632)), prmt(pq13, rs13, uint32(0x7632)),
         )  # fmt: skip
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def exchange(low, high, upper, mask):
         # the lower lane gives its high word for the other's low one
         got = shfl_xor(low if upper else high, uint32(mask))
         return (got, high) if upper else (low, got)
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def store_column(place, a, b, c, d, strip, inside):
         # from word t of strip j to word j of thread t, in the four lanes j
         w0, w1, w2, w3 = words_of_column(a, b, c, d)

@@ -252,7 +252,7 @@ def cp_async(op, size_bytes):
     return cp_async_case
 
 
-@cuda.jit(device=True, inline="always")
+@cuda.jit(device=True, forceinline=True)
 def copy_with_policy(smem, gmem):
     ptx.cp_async_16_hint(smem, gmem, ptx.createpolicy_evict_first())
 
@@ -352,12 +352,12 @@ def ring(copy_piece, wait_for):
     return ring_case
 
 
-@cuda.jit(device=True, inline="always")
+@cuda.jit(device=True, forceinline=True)
 def bulk_with_policy(smem, gmem, size_bytes, bar):
     ptx.cp_async_bulk_hint(smem, gmem, size_bytes, bar, ptx.createpolicy_evict_first())
 
 
-@cuda.jit(device=True, inline="always")
+@cuda.jit(device=True, forceinline=True)
 def poll(bar, parity):
     while ptx.mbarrier_try_wait(bar, parity) == uint32(0):
         pass

@@ -21,7 +21,7 @@ from ptx_fragments import (
 from ferrum_numba import ptx
 
 
-@cuda.jit(device=True, inline="always")
+@cuda.jit(device=True, forceinline=True)
 def fetch_to_shared(target, source, num_bytes):
     offset = uint32(cuda.threadIdx.x * 16)
     while offset < num_bytes:

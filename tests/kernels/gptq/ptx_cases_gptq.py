@@ -37,7 +37,7 @@ def group_loader(rows, dtype):
     words = rows * GROUP_BYTES // 4
     rounds = (words + 31) // 32
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def groups_of_lane(groups, offset):
         t = uint32(cuda.threadIdx.x)
         base = ptx.smem_base()
@@ -183,7 +183,7 @@ def row_loader(blocks):
     load = gptq_steps.load_rows(blocks, ROW_BYTES)
     rounds = 2 * blocks
 
-    @cuda.jit(device=True, inline="always")
+    @cuda.jit(device=True, forceinline=True)
     def rows_of_lane(x):
         t = uint32(cuda.threadIdx.x)
         base = ptx.smem_base()

@@ -1,0 +1,158 @@
+"""numba-cuda's front end, without the work that a kernel's code does not need.
+
+Nearly all of a build is numba's Python. Here it is spared what changes nothing of the code made (a
+test compares the two):
+
+* passes for what a plain function does not have: closures, comprehensions, `with`, array
+  expressions, literal loops. A function with any of these goes through all of numba's passes
+* looking for the signature of a call again: numba tries every template of `+` whenever two numbers
+  are added, once when it types them and once more when it lowers them
+* the size of an LLVM type, for debug information that nobody wrote: numba assembles a module to ask
+* looking for garbage in what is all still in use
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import CodeType, FunctionType, SimpleNamespace
+from typing import Any
+
+from numba.core.types.functions import BaseFunction
+from numba.cuda import compiler, dispatcher, types
+from numba.cuda.core import typed_passes, untyped_passes
+from numba.cuda.core.compiler_machinery import PassManager
+from numba.cuda.descriptor import cuda_target
+
+# what numba compiles a plain function with, in its order
+PASSES = (
+    compiler.CUDATranslateBytecode,
+    untyped_passes.FixupArgs,
+    untyped_passes.IRProcessing,
+    untyped_passes.RewriteSemanticConstants,
+    untyped_passes.DeadBranchPrune,
+    untyped_passes.GenericRewrites,
+    untyped_passes.InlineInlinables,
+    untyped_passes.DeadBranchPrune,
+    untyped_passes.ReconstructSSA,
+    typed_passes.NopythonTypeInference,
+    typed_passes.PreLowerStripPhis,
+    compiler.CreateLibrary,
+    compiler.CUDANativeLowering,
+    compiler.CUDABackend,
+)
+# with these the passes left out have something to do
+LITERALS = frozenset(("literally", "literal_unroll"))
+# signatures remembered at most; a kernel has some hundred
+REMEMBERED = 1 << 14
+
+
+class PlainCompiler(compiler.CUDACompiler):  # type: ignore[misc]
+    """numba-cuda's compiler with the passes of a plain function, where it is given one."""
+
+    def define_pipelines(self) -> list[Any]:
+        """Return the passes of the function at hand."""
+        if not is_plain(self.state.func_id.func):
+            everything: list[Any] = super().define_pipelines()
+            return everything
+        passes = PassManager("plain")
+        for one in PASSES:
+            passes.add_pass(one, one.__name__)
+        passes.finalize()
+        return [passes]
+
+
+def is_plain(function: FunctionType) -> bool:
+    """Return whether a function holds nothing that the passes left out are there for."""
+    code = function.__code__
+    holds_functions = any(isinstance(constant, CodeType) for constant in code.co_consts)
+    # numba's own implementations count on all of its passes
+    is_numbas = (function.__module__ or "").partition(".")[0] == "numba"
+    return not (holds_functions or is_numbas or LITERALS.intersection(code.co_names))
+
+
+class _Signatures:
+    """The signatures that calls were found to have, by function and argument types.
+
+    Not those of device functions: each remembers its own, and is to be forgotten with its kernel.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[Any, Any] = {}
+
+    def remember(self, find: Callable[..., Any], key: Any, *call: Any) -> Any:
+        """Return what `find(*call)` returns; an error, and None, are found again every time."""
+        try:
+            found = self._found.get(key)
+        except TypeError:
+            # not everything that can be called can be looked up
+            return find(*call)
+        if found is None:
+            found = find(*call)
+            if len(self._found) >= REMEMBERED:
+                self._found.clear()
+            if found is not None:
+                self._found[key] = found
+        return found
+
+
+_resolved, _typed, _sizes = _Signatures(), _Signatures(), _Signatures()
+
+
+@contextmanager
+def front_end(compute_capability: tuple[Any, ...]) -> Iterator[None]:
+    """Let numba compile for a target as the module's docstring says; hold its compiler lock."""
+    typing, target = cuda_target.typing_context, cuda_target.target_context
+    resolve, call_type = typing.resolve_function_type, BaseFunction.get_call_type
+    abi_size = target.get_abi_sizeof
+
+    def resolve_function_type(function: Any, args: Any, kws: Any) -> Any:
+        if isinstance(function, types.Dispatcher):
+            return resolve(function, args, kws)
+        key = (function, tuple(args), tuple(dict(kws).items()))
+        return _resolved.remember(resolve, key, function, args, kws)
+
+    def get_call_type(self: Any, context: Any, args: Any, kws: Any) -> Any:
+        key = (self, id(context), tuple(args), tuple(dict(kws).items()))
+        return _typed.remember(call_type, key, self, context, args, kws)
+
+    def get_abi_sizeof(llvm_type: Any) -> Any:
+        return _sizes.remember(abi_size, str(llvm_type), llvm_type)
+
+    # device functions are compiled for the target, where numba would ask the GPU at hand
+    device = SimpleNamespace(compute_capability=compute_capability[:2])
+    with (
+        _replaced(dispatcher, "get_current_device", lambda: device),
+        _replaced(compiler, "CUDACompiler", PlainCompiler),
+        _replaced(typing, "resolve_function_type", resolve_function_type),
+        _replaced(target, "get_abi_sizeof", get_abi_sizeof),
+        _replaced(BaseFunction, "get_call_type", get_call_type),
+        _no_garbage_collection(),
+    ):
+        yield
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Give an object another attribute for a while; what its class has is not written to it."""
+    own = vars(owner).get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if own is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, own)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
