@@ -7,22 +7,28 @@ test compares the two):
   expressions, literal loops. A function with any of these goes through all of numba's passes
 * looking for the signature of a call again: numba tries every template of `+` whenever two numbers
   are added, once when it types them and once more when it lowers them
-* the size of an LLVM type, for debug information that nobody wrote: numba assembles a module to ask
-* looking for garbage in what is all still in use
+* asking LLVM for the size of a type, by assembling a module, for debug information nobody wrote
+* the lifetimes of variables after every pass, and the Python signature of each function that emits
+  an instruction
+* looking for garbage among all that numba itself has made
 """
 
 from __future__ import annotations
 
 import gc
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import CodeType, FunctionType, SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from numba.core.types.functions import BaseFunction
-from numba.cuda import compiler, dispatcher, types
+from numba.cuda import compiler, dispatcher, types, utils
 from numba.cuda.core import typed_passes, untyped_passes
 from numba.cuda.core.compiler_machinery import PassManager
+from numba.cuda.core.postproc import PostProcessor
+from numba.cuda.core.transforms import canonicalize_cfg
 from numba.cuda.descriptor import cuda_target
 
 # what numba compiles a plain function with, in its order
@@ -46,6 +52,8 @@ PASSES = (
 LITERALS = frozenset(("literally", "literal_unroll"))
 # signatures remembered at most; a kernel has some hundred
 REMEMBERED = 1 << 14
+# new objects between two looks for garbage among them; numba makes a million a build
+YOUNG = 10_000
 
 
 class PlainCompiler(compiler.CUDACompiler):  # type: ignore[misc]
@@ -128,7 +136,9 @@ def front_end(compute_capability: tuple[Any, ...]) -> Iterator[None]:
         _replaced(typing, "resolve_function_type", resolve_function_type),
         _replaced(target, "get_abi_sizeof", get_abi_sizeof),
         _replaced(BaseFunction, "get_call_type", get_call_type),
-        _no_garbage_collection(),
+        _replaced(PostProcessor, "run", _canonicalize),
+        _replaced(utils, "pysignature", _python_signature),
+        _no_full_collections(),
     ):
         yield
 
@@ -147,12 +157,38 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
             setattr(owner, name, own)
 
 
+_post_process = PostProcessor.run
+# by function, while it lives
+_python_signatures: WeakKeyDictionary[Any, inspect.Signature] = WeakKeyDictionary()
+
+
+def _python_signature(function: Any) -> inspect.Signature:
+    """Stand in for `inspect.signature`."""
+    try:
+        found = _python_signatures.get(function)
+        if found is None:
+            found = _python_signatures[function] = inspect.signature(function)
+    except TypeError:
+        # it cannot be referred to weakly, or has no signature: the latter is said again
+        return inspect.signature(function)
+    return found
+
+
+def _canonicalize(self: Any, emit_dels: bool = False, extend_lifetimes: bool = False) -> None:
+    """Stand in for `PostProcessor.run`, without the lifetimes that no pass of PASSES reads."""
+    if emit_dels or self.func_ir.is_generator:
+        _post_process(self, emit_dels, extend_lifetimes)
+    else:
+        self.func_ir.blocks = canonicalize_cfg(self.func_ir.blocks)
+        self.func_ir.generator_info = None
+
+
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    collects = gc.isenabled()
-    gc.disable()
+def _no_full_collections() -> Iterator[None]:
+    """Leave what is old alone: it is numba's own, and what the build at hand still needs."""
+    before = gc.get_threshold()
+    gc.set_threshold(YOUNG, before[1], 1 << 30)
     try:
         yield
     finally:
-        if collects:
-            gc.enable()
+        gc.set_threshold(*before)

@@ -33,7 +33,7 @@ def environment(
         command: command line, as `sys.argv`
         clocks:  MHz at the start of the run, by name
     """
-    commit, dirty = _source_state()
+    commit, dirty = source_state()
     return {
         "gpu": gpu.name,
         "uuid": gpu.uuid,
@@ -85,7 +85,7 @@ def driver_version() -> str | None:
     return None if failed else text.value.decode()
 
 
-def _source_state() -> tuple[str | None, bool | None]:
+def source_state() -> tuple[str | None, bool | None]:
     """Return (commit, dirty) of the checkout this file belongs to, else of FERRUM_NUMBA_COMMIT."""
     here = Path(__file__).parent
     # an installation inside somebody else's checkout must not report that one's commit
