@@ -28,7 +28,7 @@ LAYERS = {
     "reference": set(),
     "ptx": {"errors"},
     "interpreter": BASE | {"ptx"},
-    "compile": BASE | {"ptx"},
+    "compile": BASE | {"ptx", "shipped"},
     "launch": BASE | {"compile"},
     "results": BASE,
     "measure": BASE | {"compile", "launch"},
@@ -124,7 +124,7 @@ def test_every_room_has_a_place():
     [
         ("ferrum_numba.reference.gptq", "import numba"),
         ("ferrum_numba.reference.gptq", "from ferrum_numba.errors import ProblemError"),
-        ("ferrum_numba.compile.build", "from ferrum_numba import launch"),
+        ("ferrum_numba.compile.compiler", "from ferrum_numba import launch"),
         ("ferrum_numba.ptx.mma", "from ..interpreter import run"),
         ("ferrum_numba.launch.device", "def f():\n    from numba import cuda"),
         ("ferrum_numba.report.html", "import cuda.core"),
