@@ -22,6 +22,7 @@ from ferrum_numba.cli import (
     quantize,
     report,
     tune,
+    warm,
 )
 from ferrum_numba.cli.output import say
 from ferrum_numba.cli.session import Session
@@ -40,6 +41,7 @@ COMMANDS = {
     "report": report,
     "inspect": inspect,
     "quantize": quantize,
+    "warm": warm,
 }
 # of the extra `compile`, which an installation that only runs has not
 OPTIONAL = ("numba", "llvmlite", "greenlet", "matplotlib")
@@ -98,7 +100,7 @@ def main(
     except KeyboardInterrupt:
         session.stopped = True
     if session.stopped:
-        say(f"ferrum-numba: stopped; {session.rows_kept} rows kept")
+        say(f"ferrum-numba: stopped; {session.rows_kept} {session.kept} kept")
         return INTERRUPTED
     return status
 

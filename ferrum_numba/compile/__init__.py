@@ -6,7 +6,7 @@ Nothing here imports a compiler before one is needed: what was compiled before r
 from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.compile.binary import Binary
-from ferrum_numba.compile.lookup import build, need_compiler, program_fingerprint
+from ferrum_numba.compile.lookup import available, build, need_compiler, program_fingerprint
 from ferrum_numba.compile.occupancy import blocks_per_sm
 from ferrum_numba.compile.pool import Job, build_many
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Binary",
     "Job",
+    "available",
     "blocks_per_sm",
     "build",
     "build_many",

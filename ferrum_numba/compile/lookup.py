@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from ferrum_numba import shipped
 from ferrum_numba.compile import cache, recipe
@@ -39,6 +39,16 @@ def build(kernel: Kernel, config: Config, arch: str, *, use_cache: bool = True) 
             binary = _compiled(kernel, config, arch, use_cache, absent)
             _remember(found, binary)
     return binary
+
+
+def available(kernel: Kernel, config: Config, arch: str) -> Literal["shipped", "cache"] | None:
+    """Return where the program of one config is to be had without a compiler, or None."""
+    found = recipe.recipe_of(kernel.made_by, config, arch)
+    if found is None:
+        return None
+    if isinstance(_shipped(found), Binary):
+        return "shipped"
+    return "cache" if isinstance(recipe.find(cache.directory(), found), Binary) else None
 
 
 def program_fingerprint(kernel: Kernel, config: Config, arch: str) -> str | None:

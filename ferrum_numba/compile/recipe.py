@@ -40,7 +40,7 @@ def recipe_of(kernel: Kernel, config: Config, arch: str) -> dict[str, Any] | Non
 def find(folder: Path, recipe: Mapping[str, Any]) -> Binary | str:
     """Return the binary that a folder has for a recipe, or in words why it has none."""
     try:
-        text = _path(folder, recipe).read_text(encoding="utf-8")
+        text = path(folder, recipe).read_text(encoding="utf-8")
     except OSError:
         return ABSENT
     try:
@@ -84,11 +84,12 @@ def keep(
     needs: `toolchain`, where what another one compiled is not wanted; `cuda`, the major version
            that a driver must have
     """
-    path = _path(folder, recipe)
+    file = path(folder, recipe)
     body = {**recipe, "binary": name, **needs, "sources": sources}
-    cache.write(path, (json.dumps(body, indent=1) + "\n").encode())
-    return path
+    cache.write(file, (json.dumps(body, indent=1) + "\n").encode())
+    return file
 
 
-def _path(folder: Path, recipe: Mapping[str, Any]) -> Path:
+def path(folder: Path, recipe: Mapping[str, Any]) -> Path:
+    """Return the file of a recipe."""
     return folder / f"{cache.digest(cache.key(dict(recipe)))}.json"

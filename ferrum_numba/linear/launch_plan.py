@@ -104,7 +104,8 @@ class LaunchPlans:
     def _make(self, task: LayerTask) -> LaunchPlan:
         if self._decisions is None:
             self._decisions = shipped_decisions(self._device.gpu)
-        steps, scratch = [], {}
+        steps: list[Step] = []
+        scratch: dict[str, int] = {}
         for stage in stages(task, self._decisions, self._device.gpu):
             step, workspace = self.step(stage.kernel, stage.problem, stage.renamed, stage.config)
             steps.append(step)
