@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from layer_programs import COMPILER, ON_A_GPU, ON_THE_HOST, SUPPORT, packages
 
-SUPPORT = Path(__file__).resolve().parent.parent / "support"
 # a layer on a GPU of host memory, in a process that pytest and its plugins have not filled
 PROGRAM = """
 import json, sys
@@ -34,39 +34,6 @@ UNWANTED = {
 }  # fmt: skip
 
 
-# of the compiler, and what needs it
-COMPILER = {"numba", "llvmlite", "numba_cuda", "greenlet", "ferrum_numba.ptx", "ferrum_numba.tune"}
-ON_THE_HOST = """
-import json, sys
-from ferrum_numba import MarlinLinear
-sys.path.insert(0, sys.argv[1])
-from quantised import assert_close, layer, reference, rows
-tensors = layer(256, 128, 128)
-assert_close(MarlinLinear.from_gptq(tensors, device="cpu")(rows(3, 256)),
-             reference(tensors, rows(3, 256)))
-print(json.dumps({"modules": sorted(sys.modules)}))
-"""
-# K, N, M and more of a layer, on a GPU that takes cubins and runs none
-ON_A_GPU = """
-import json, sys, time
-from ferrum_numba import MarlinLinear
-import pytest
-sys.path.insert(0, sys.argv[1])
-import shipped_driver
-from quantised import layer, rows
-K, N, M, kind = json.loads(sys.argv[2])
-with pytest.MonkeyPatch.context() as patch:
-    host = shipped_driver.install(patch)
-    linear = MarlinLinear.from_gptq(layer(K, N, 128, **kind))
-    x = rows(M, K)
-    # processor time, because other tests run beside this one
-    began = time.process_time()
-    linear(x)
-    first_s = time.process_time() - began
-print(json.dumps({"modules": sorted(sys.modules), "launched": host.launched, "first_s": first_s}))
-"""
-
-
 def run(program, *arguments, **environment):
     """Run a program in a process of its own, and return what it printed."""
     command = [sys.executable, "-c", program, str(SUPPORT), *arguments]
@@ -75,10 +42,6 @@ def run(program, *arguments, **environment):
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
-
-
-def packages(modules):
-    return {".".join(name.split(".")[:depth]) for name in modules for depth in (1, 2)}
 
 
 def test_a_layer_that_runs_has_loaded_nothing_that_tunes_or_measures():

@@ -1,5 +1,7 @@
 """A GPU of host memory that takes real cubins and runs none: what a layer does to launch them."""
 
+from importlib import import_module
+
 import host_driver
 
 from ferrum_numba.gpu import KNOWN
@@ -24,6 +26,18 @@ class ShippedDriver(host_driver.HostDriver):
         entry = name.decode()
         self.kernels[entry] = ((), lambda: self.launched.append(entry))
         return host_driver.SUCCESS, entry
+
+
+class ForGood:
+    """What pytest's monkeypatch does, in a process without pytest, and for good."""
+
+    def setattr(self, target, *rest):
+        """Set an attribute of an object, or one that is named with its module."""
+        if len(rest) == 2:
+            setattr(target, *rest)
+            return
+        owner, _, name = target.rpartition(".")
+        setattr(import_module(owner), name, *rest)
 
 
 def install(monkeypatch):
