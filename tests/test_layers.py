@@ -164,6 +164,20 @@ def test_importing_is_quick_and_touches_no_driver():
     assert min(float(s) for s in seconds) < 0.3
 
 
+ALL_THAT_RUNS = """
+import sys
+import ferrum_numba.cli, ferrum_numba.compile, ferrum_numba.kernels.ceilings
+import ferrum_numba.linear.dense, ferrum_numba.linear.experts, ferrum_numba.linear.offset
+import ferrum_numba.perf.problems, ferrum_numba.tune
+print(*sorted({"numba", "llvmlite", "greenlet", "ferrum_numba.ptx"} & set(sys.modules)))
+"""
+
+
+def test_kernels_layers_and_commands_are_imported_without_a_compiler():
+    command = [sys.executable, "-c", ALL_THAT_RUNS]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "\n"
+
+
 def test_no_public_name_is_a_room_too():
     """Importing the room would put it in the name's place."""
     taken = set(ferrum_numba.__all__) & {file.stem for file in (ROOT / "ferrum_numba").iterdir()}

@@ -149,6 +149,13 @@ def test_no_requirement_is_named_twice():
     assert len({name.split("[")[0].split("<")[0].split(">")[0] for name in named}) == len(named)
 
 
+def test_the_compiler_of_either_cuda_is_one_extra():
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert extras["cu13"] == ["ferrum-numba[compile]"]
+    assert extras["cu12"] == [name.replace("[cu13]", "[cu12]") for name in extras["compile"]]
+    assert extras["cu12"] != extras["compile"]
+
+
 def test_the_version_is_one(wheel):
     version = ferrum_numba.__version__
     assert "version" not in PROJECT["project"]
