@@ -45,7 +45,7 @@ def find(folder: Path, recipe: Mapping[str, Any]) -> Binary | str:
         return ABSENT
     try:
         found = json.loads(text)
-        whole = {name: found[name] for name in recipe} == recipe
+        whole = bool(found["sources"]) and {name: found[name] for name in recipe} == recipe
         file, toolchain = changed(found["sources"]), found.get("toolchain")
     except (ValueError, TypeError, KeyError, AttributeError):
         whole = False

@@ -195,6 +195,10 @@ def other_key(path):
     path.write_bytes(f"{cache._first_line(body)}\n".encode() + body)
 
 
+def without_sources(path):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "sources": {}}))
+
+
 DAMAGE = {
     "a program cut": (0, cut),
     "a program with a bit wrong": (0, flip),
@@ -206,6 +210,7 @@ DAMAGE = {
     "a recipe without sources": (
         1, lambda path: path.write_text(json.dumps({**RECIPE, "binary": "x", "sources": None})),
     ),
+    "a recipe of no source": (1, without_sources),
     "a recipe of another config": (
         1, lambda path: path.write_text(path.read_text().replace('"rows": 1', '"rows": 8')),
     ),
