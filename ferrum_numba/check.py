@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ferrum_numba import interpreter
 from ferrum_numba.compile import Binary, build
 from ferrum_numba.contract import Comparison, Config, Inputs, Kernel, Launch, Problem
 from ferrum_numba.errors import ContextError, FerrumError, MismatchError, ProblemError
@@ -49,6 +48,8 @@ def on_interpreter(
 
     What is wrong with the kernel is in the row, never raised.
     """
+    # it comes with the compiler, which a check on the GPU may do without
+    from ferrum_numba import interpreter
 
     def attempt() -> Comparison:
         _refuse(kernel, config, problem, gpu)

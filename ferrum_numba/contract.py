@@ -236,6 +236,11 @@ class Kernel(ABC):
     # whether `default` knows what suits a weight's shape better than what won on another's does
     models_shapes: bool = False
 
+    @property
+    def made_by(self) -> Kernel:
+        """The kernel whose programs these are: itself, unless it only stands for another."""
+        return self
+
     @abstractmethod
     def configs(self, gpu: Gpu) -> Sequence[Config]:
         """Return the space of configs worth trying on this GPU, the likeliest to win first."""

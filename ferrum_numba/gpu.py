@@ -205,6 +205,17 @@ def _driver_gpus() -> int | str:
     return count.value or "the NVIDIA driver sees no GPU"
 
 
+@cache
+def driver_cuda() -> tuple[int, int] | None:
+    """Return the newest CUDA that the driver supports, such as (13, 0); None without a driver."""
+    version = ctypes.c_int()
+    try:
+        failed = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except OSError:
+        return None
+    return None if failed else (version.value // 1000, version.value % 1000 // 10)
+
+
 def live(index: int = 0) -> Gpu:
     """Return the facts of a GPU of this machine, as the driver tells them.
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
+
+ENVIRONMENT_VARIABLE = "FERRUM_NUMBA_PROGRAMS_DIR"
 
 
 def results_folder() -> Path:
@@ -14,6 +17,25 @@ def results_folder() -> Path:
 def decisions_path(gpu_key: str) -> Path:
     """Return the file of what to run on a GPU, whether there is one or not."""
     return _measured() / "decisions" / f"{gpu_key}.json"
+
+
+def programs_folder(arch: str) -> Path:
+    """Return the folder of compiled programs for an architecture, whether there is one or not.
+
+    It lies in `FERRUM_NUMBA_PROGRAMS_DIR`, where that is set.
+    """
+    return _programs() / arch
+
+
+def programs() -> dict[str, int]:
+    """Return how many compiled programs there are, by architecture."""
+    folders = sorted(path for path in _programs().glob("*") if path.is_dir())
+    return {folder.name: len(list(folder.glob("*.cubin"))) for folder in folders}
+
+
+def _programs() -> Path:
+    given = os.environ.get(ENVIRONMENT_VARIABLE)
+    return Path(given) if given else _measured() / "programs"
 
 
 def _measured() -> Path:

@@ -28,7 +28,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from ferrum_numba.compile.build import compile_ptx, entry_name
+from ferrum_numba.compile.compiler import compile_ptx, entry_name
 from ferrum_numba.compile.link import link
 from ferrum_numba.compile.sass import disassembly, instruction_mix, nvdisasm
 from ferrum_numba.contract import Config, Kernel, Problem

@@ -33,6 +33,8 @@ def pytest_configure(config):
     if not hasattr(config, "workerinput"):
         config.cache_folder = tempfile.mkdtemp(prefix="ferrum-numba-tests-")
         os.environ["FERRUM_NUMBA_CACHE_DIR"] = config.cache_folder
+        # tests compile; those of what ships say so
+        os.environ["FERRUM_NUMBA_PROGRAMS_DIR"] = os.path.join(config.cache_folder, "no-programs")
 
 
 def pytest_unconfigure(config):

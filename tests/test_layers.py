@@ -28,7 +28,7 @@ LAYERS = {
     "reference": set(),
     "ptx": {"errors"},
     "interpreter": BASE | {"ptx"},
-    "compile": BASE | {"ptx"},
+    "compile": BASE | {"ptx", "shipped"},
     "launch": BASE | {"compile"},
     "results": BASE,
     "measure": BASE | {"compile", "launch"},
@@ -124,7 +124,7 @@ def test_every_room_has_a_place():
     [
         ("ferrum_numba.reference.gptq", "import numba"),
         ("ferrum_numba.reference.gptq", "from ferrum_numba.errors import ProblemError"),
-        ("ferrum_numba.compile.build", "from ferrum_numba import launch"),
+        ("ferrum_numba.compile.compiler", "from ferrum_numba import launch"),
         ("ferrum_numba.ptx.mma", "from ..interpreter import run"),
         ("ferrum_numba.launch.device", "def f():\n    from numba import cuda"),
         ("ferrum_numba.report.html", "import cuda.core"),
@@ -162,6 +162,20 @@ def test_importing_is_quick_and_touches_no_driver():
     seconds, heavy = zip(*(run.stdout.split("\n")[:2] for run in runs), strict=True)
     assert set(heavy) == {""}
     assert min(float(s) for s in seconds) < 0.3
+
+
+ALL_THAT_RUNS = """
+import sys
+import ferrum_numba.cli, ferrum_numba.compile, ferrum_numba.kernels.ceilings
+import ferrum_numba.linear.dense, ferrum_numba.linear.experts, ferrum_numba.linear.offset
+import ferrum_numba.perf.problems, ferrum_numba.tune
+print(*sorted({"numba", "llvmlite", "greenlet", "ferrum_numba.ptx"} & set(sys.modules)))
+"""
+
+
+def test_kernels_layers_and_commands_are_imported_without_a_compiler():
+    command = [sys.executable, "-c", ALL_THAT_RUNS]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "\n"
 
 
 def test_no_public_name_is_a_room_too():

@@ -23,7 +23,7 @@ PACKAGE_DIR = PROJECT["tool"]["setuptools"]["package-dir"]
 # what installs beside the modules
 DATA = (
     "ferrum_numba/py.typed", "ferrum_numba/report/*.css", "perf/results/*/*.json",
-    "perf/decisions/*.json", "perf/measurements/*.json",
+    "perf/decisions/*.json", "perf/measurements/*.json", "perf/programs/*/*",
 )  # fmt: skip
 # a folder of packages as anyone might add it
 NEW = (
@@ -147,6 +147,13 @@ def test_every_package_says_what_it_is(package):
 def test_no_requirement_is_named_twice():
     named = PROJECT["project"]["dependencies"]
     assert len({name.split("[")[0].split("<")[0].split(">")[0] for name in named}) == len(named)
+
+
+def test_the_compiler_of_either_cuda_is_one_extra():
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert extras["cu13"] == ["ferrum-numba[compile]"]
+    assert extras["cu12"] == [name.replace("[cu13]", "[cu12]") for name in extras["compile"]]
+    assert extras["cu12"] != extras["compile"]
 
 
 def test_the_version_is_one(wheel):

@@ -22,12 +22,15 @@ from ferrum_numba.cli import (
     quantize,
     report,
     tune,
+    warm,
 )
 from ferrum_numba.cli.output import say
 from ferrum_numba.cli.session import Session
 from ferrum_numba.contract import Kernel, Problem
 from ferrum_numba.errors import FerrumError
 
+# where compiled programs are looked for
+FOLDERS = ("FERRUM_NUMBA_CACHE_DIR", "FERRUM_NUMBA_PROGRAMS_DIR")
 COMMANDS = {
     "doctor": doctor,
     "list": listing,
@@ -38,7 +41,10 @@ COMMANDS = {
     "report": report,
     "inspect": inspect,
     "quantize": quantize,
+    "warm": warm,
 }
+# of the extra `compile`, which an installation that only runs has not
+OPTIONAL = ("numba", "llvmlite", "greenlet", "matplotlib")
 MISTAKE = 2
 INTERRUPTED = 130
 
@@ -78,6 +84,15 @@ def main(
     except FerrumError as error:
         say(f"ferrum-numba: {error}")
         return MISTAKE
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in OPTIONAL:
+            raise
+        say(
+            f"ferrum-numba: {args.command} needs {package}, which is not installed; "
+            "pip install 'ferrum-numba[compile]'"
+        )
+        return MISTAKE
     except BrokenPipeError:
         # the reader has enough; what Python would still flush at exit goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -85,7 +100,7 @@ def main(
     except KeyboardInterrupt:
         session.stopped = True
     if session.stopped:
-        say(f"ferrum-numba: stopped; {session.rows_kept} rows kept")
+        say(f"ferrum-numba: stopped; {session.rows_kept} {session.kept} kept")
         return INTERRUPTED
     return status
 
@@ -114,17 +129,21 @@ def _parser() -> argparse.ArgumentParser:
 
 @contextmanager
 def _cache(off: bool) -> Iterator[None]:
-    """Compile into an empty cache of this call's own, which worker processes inherit."""
+    """Compile into an empty cache of this call's own, which worker processes inherit.
+
+    What ships with the package is not used either.
+    """
     if not off:
         yield
         return
-    before = os.environ.get("FERRUM_NUMBA_CACHE_DIR")
+    before = {name: os.environ.get(name) for name in FOLDERS}
     with tempfile.TemporaryDirectory(prefix="ferrum-numba-") as folder:
-        os.environ["FERRUM_NUMBA_CACHE_DIR"] = folder
+        os.environ |= dict.fromkeys(FOLDERS, folder)
         try:
             yield
         finally:
-            if before is None:
-                del os.environ["FERRUM_NUMBA_CACHE_DIR"]
-            else:
-                os.environ["FERRUM_NUMBA_CACHE_DIR"] = before
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value

@@ -46,6 +46,11 @@ class Chosen(Kernel):
         self.name, self.op, self.config = kernel.name, kernel.op, kernel.config
         self.summary = kernel.summary
 
+    @property
+    def made_by(self) -> Kernel:
+        """The kernel itself."""
+        return self.kernel
+
     def configs(self, gpu: Gpu) -> Sequence[Config]:
         """Return what was chosen, for whatever problem."""
         return list(dict.fromkeys(self.chosen.values()))

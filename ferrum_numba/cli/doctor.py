@@ -6,7 +6,7 @@ import argparse
 from importlib import metadata
 from typing import Any
 
-from ferrum_numba import __version__, gpu
+from ferrum_numba import __version__, gpu, shipped
 from ferrum_numba.cli.output import print_json, print_table
 from ferrum_numba.cli.session import Session
 from ferrum_numba.errors import DeviceError, ToolchainError
@@ -20,8 +20,9 @@ DISASSEMBLER = "nvidia-cuda-nvdisasm"
 # whose arrays and streams a kernel takes; never needed
 NEIGHBOURS = ("torch", "cupy-cuda13x", "cupy-cuda12x")
 CANNOT_COMPILE = 1
-NO_RUN = "kernels cannot be run here: `check` interprets their source on the CPU"
-ONLY_COMPILE = f"{NO_RUN}, `plan` compiles them for any GPU"
+NO_RUN = "kernels cannot be run here"
+ONLY_INTERPRET = f"{NO_RUN}: `check` interprets their source on the CPU"
+ONLY_COMPILE = f"{ONLY_INTERPRET}, `plan` compiles them for any GPU"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +57,7 @@ def examine() -> dict[str, Any]:
         "driver": results.driver_version(),
         "versions": versions,
         "cache_dir": cache_dir,
+        "shipped": shipped.programs(),
         "can_compile": lack is None,
         "can_run": not no_gpu,
         "notes": _notes(found.get("nvidia-nvvm"), found.get("cuda")),
@@ -75,14 +77,13 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _compiler() -> tuple[str | None, Lack | None]:
+def _compiler() -> tuple[str, Lack | None]:
     """Compile a kernel of one line; return the folder of compiled kernels, and what is wrong."""
+    from ferrum_numba.compile import cache
+
     try:
-        from ferrum_numba.compile import cache, probe
-    except ModuleNotFoundError as error:
-        what = f"the package {error.name} is missing"
-        return None, {"what": what, "command": "pip install 'numba-cuda[cu13]'"}
-    try:
+        from ferrum_numba.compile import probe
+
         probe()
     except ToolchainError as error:
         return str(cache.directory()), {"what": error.what, "command": error.command}
@@ -145,6 +146,7 @@ def _print(facts: dict[str, Any]) -> None:
         ("the driver's CUDA", versions.pop("cuda") or "none"),
         *((name, version or "not installed") for name, version in versions.items()),
         ("compiled kernels in", facts["cache_dir"]),
+        ("compiled kernels that ship", _counts(facts["shipped"])),
     ]
     print_table([{"what": what, "here": here} for what, here in rows], ("what", "here"))
     for note in facts["notes"]:
@@ -163,5 +165,11 @@ def _print_verdicts(facts: dict[str, Any]) -> None:
         print(f"kernels cannot be compiled here: {broken['what']}; {broken['command']}")
     if facts["can_run"]:
         print("kernels can be run here")
+    elif can_compile:
+        print(ONLY_COMPILE)
     else:
-        print(ONLY_COMPILE if can_compile else NO_RUN)
+        print(ONLY_INTERPRET if facts["versions"]["numba"] else NO_RUN)
+
+
+def _counts(shipped: dict[str, int]) -> str:
+    return ", ".join(f"{count} for {arch}" for arch, count in shipped.items()) or "none"

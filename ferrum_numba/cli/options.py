@@ -32,7 +32,14 @@ def add_problems(parser: argparse.ArgumentParser) -> None:
         metavar="SET|SIZES",
         help="llama3-8b, or M=16,N=4096,K=4096,group_size=128",
     )
-    parser.add_argument("--m", type=_rows, metavar="M,M,…", help="these M for every problem")
+    add_rows(parser, "these M for every problem")
+
+
+def add_rows(parser: argparse.ArgumentParser, what: str, usual: str | None = None) -> None:
+    """Add numbers of rows."""
+    parser.add_argument(
+        "--m", type=_rows, default=usual and _rows(usual), metavar="M,M-M,…", help=what
+    )
 
 
 def add_gpu(parser: argparse.ArgumentParser) -> None:
@@ -107,4 +114,13 @@ def _positive(text: str) -> int:
 
 
 def _rows(text: str) -> list[int]:
-    return [_positive(part.strip()) for part in text.split(",")]
+    """Return the numbers of `1,8,16-32`, each once."""
+    found: dict[int, None] = {}
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        low = _positive(first)
+        high = _positive(last) if dash else low
+        if high < low:
+            raise argparse.ArgumentTypeError(f"{part.strip()} ends before it begins")
+        found |= dict.fromkeys(range(low, high + 1))
+    return list(found)

@@ -35,6 +35,7 @@ class Session:
     tools:     kernels that are worked on only where they are named
     stopped:   Ctrl-C came; what was done until then is kept
     rows_kept: results that outlive this call
+    kept:      what they are
     """
 
     args: argparse.Namespace
@@ -46,6 +47,7 @@ class Session:
     tools: tuple[Kernel, ...] = ()
     stopped: bool = False
     rows_kept: int = 0
+    kept: str = "rows"
 
     @cached_property
     def kernels(self) -> tuple[Kernel, ...]:

@@ -1,8 +1,8 @@
 """Cubins on disk, one file each, under a key that names everything that decided them.
 
 A file is three parts: a line with the digest of all that follows, a line of JSON with the key and
-the binary's facts, and the cubin followed by the PTX. A file that is damaged, or whose key is
-another, counts as absent and is written anew.
+the binary's facts, and the cubin followed by the PTX. It is named after the digest of its key. A
+file that is damaged, or whose key is another, counts as absent and is written anew.
 """
 
 from __future__ import annotations
@@ -42,8 +42,13 @@ def digest(text: str) -> str:
 
 def load(key: str) -> Binary | None:
     """Return the binary stored under a key, None if there is none or it is damaged."""
+    return read(directory(), digest(key))
+
+
+def read(folder: Path, name: str) -> Binary | None:
+    """Return a folder's binary by the digest of its key, None if it is not there or damaged."""
     try:
-        data = _path(key).read_bytes()
+        data = path(folder, name).read_bytes()
     except OSError:
         return None
     first, _, body = data.partition(b"\n")
@@ -51,7 +56,7 @@ def load(key: str) -> Binary | None:
         return None
     header, _, payload = body.partition(b"\n")
     stored = json.loads(header)
-    if stored["key"] != key:
+    if digest(stored["key"]) != name:
         return None
     return _decode(
         stored["facts"], payload[: stored["cubin_bytes"]], payload[stored["cubin_bytes"] :]
@@ -60,18 +65,24 @@ def load(key: str) -> Binary | None:
 
 def store(key: str, binary: Binary) -> None:
     """Write a binary under a key, at once; a folder that cannot be written to is no error."""
+    with suppress(OSError):
+        keep(directory(), key, binary)
+
+
+def keep(folder: Path, key: str, binary: Binary) -> None:
+    """Write a binary into a folder under a key, at once."""
     facts = {
         f.name: getattr(binary, f.name) for f in fields(binary) if f.name not in ("cubin", "ptx")
     }
     facts["parameters"] = [[p.name, p.kind] for p in binary.parameters]
     header = {"key": key, "cubin_bytes": len(binary.cubin), "facts": facts}
     body = json.dumps(header).encode() + b"\n" + binary.cubin + binary.ptx.encode()
-    with suppress(OSError):
-        _write(_path(key), f"{_first_line(body)}\n".encode() + body)
+    write(path(folder, digest(key)), f"{_first_line(body)}\n".encode() + body)
 
 
-def _path(key: str) -> Path:
-    return directory() / f"{digest(key)}.cubin"
+def path(folder: Path, name: str) -> Path:
+    """Return the file of a binary, by the digest of its key."""
+    return folder / f"{name}.cubin"
 
 
 def _first_line(body: bytes) -> str:
@@ -84,7 +95,7 @@ def _decode(facts: dict[str, Any], cubin: bytes, ptx: bytes) -> Binary:
     return Binary(cubin=cubin, ptx=ptx.decode(), **facts)
 
 
-def _write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes) -> None:
     """Replace a file in one step, so that no reader ever sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")

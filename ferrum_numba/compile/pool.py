@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from ferrum_numba.compile.binary import Binary
-from ferrum_numba.compile.build import build
+from ferrum_numba.compile.lookup import build
 from ferrum_numba.contract import Config, Kernel
 from ferrum_numba.errors import BuildError, ToolchainError
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import platform
 from functools import cache
 from importlib.metadata import requires, version
-from pathlib import Path
 
+from cuda.bindings import nvjitlink
 from cuda.pathfinder import DynamicLibNotFoundError, load_nvidia_dynamic_lib
 from numba.cuda.cudadrv.libs import get_cudalib, get_libdevice
 
-from ferrum_numba import ptx
+from ferrum_numba.compile.versions import identity, versions
 from ferrum_numba.errors import ToolchainError
-
-PACKAGES = ("numba", "numba-cuda", "llvmlite", "numpy", "cuda-core", "cuda-bindings")
 
 LIBRARIES_COMMAND = "pip install 'numba-cuda[cu13]'"
 
@@ -35,12 +31,18 @@ def toolchain() -> dict[str, str]:
     except DynamicLibNotFoundError as error:
         what = "CUDA's compiler libraries (libNVVM, nvJitLink, NVRTC) are not installed"
         raise ToolchainError(what, LIBRARIES_COMMAND) from error
-    return {
-        "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
-        **{name: _identity(path) for name, path in files.items()},
-        "source": _SOURCE,
-    }
+    return {**versions(), **{name: identity(path) for name, path in files.items()}}
+
+
+def cuda_version() -> tuple[int, int]:
+    """Return the version of CUDA whose linker makes cubins here; an older driver may refuse them.
+
+    Raises:
+        ToolchainError: nvJitLink is missing
+    """
+    toolchain()
+    major, minor = nvjitlink.version()
+    return major, minor
 
 
 def broken(error: Exception) -> ToolchainError:
@@ -54,23 +56,6 @@ def broken(error: Exception) -> ToolchainError:
 
 def _required(package: str) -> str:
     """Return which versions of a package this one asks for, such as `numpy<2.5`."""
-    return next((r for r in requires("ferrum-numba") or () if r.startswith(package)), package)
-
-
-def _identity(path: str) -> str:
-    """Return a text that changes when a library file is replaced; reading it takes too long."""
-    facts = Path(path).stat()
-    return f"{path} {facts.st_size} {facts.st_mtime_ns}"
-
-
-def _source_digest() -> str:
-    """Return the digest of our own code between a Python function and its cubin."""
-    paths = [*Path(__file__).parent.glob("*.py"), Path(ptx.__file__).parent / "instruction.py"]
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-# when this is imported, not when asked: an edit made later is not the code that runs
-_SOURCE = _source_digest()
+    wanted = (line.partition(";")[0].strip() for line in requires("ferrum-numba") or ())
+    # an extra may want fewer versions than the package itself
+    return max((w for w in wanted if w.startswith(package)), key=len, default=package)

@@ -12,9 +12,10 @@ from ferrum_numba.errors import CaptureError
 from ferrum_numba.kernels.dtypes import DTYPES
 from ferrum_numba.launch import capturing
 from ferrum_numba.linear.choice import readers
-from ferrum_numba.linear.launch_plan import LaunchPlan, LayerTask
+from ferrum_numba.linear.launch_plan import LaunchPlan
 from ferrum_numba.linear.runtime import Runtime
 from ferrum_numba.linear.slabs import Slabs, filling
+from ferrum_numba.linear.stages import LayerTask
 from ferrum_numba.linear.stores import Store
 from ferrum_numba.reference import w4a16_gemm
 

@@ -1,8 +1,7 @@
 """What runs a problem on a GPU: kernels chosen, built and loaded once for all layers that have it.
 
-A plan is a list of launches: the columns of x are gathered first where an act-order weight asks for
-it, and a bias is added last where it is added to the rounded result. Buffers change from layer to
-layer and from call to call, so a plan has none; it takes addresses by name:
+A plan is a list of launches, one for each of the problem's stages (see `stages`). Buffers change
+from layer to layer and from call to call, so a plan has none; it takes addresses by name:
 
     x, out                                of the call
     packed, scales, zero_points, ...      of the weight, as its kernels name them; 0 where absent
@@ -13,35 +12,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import itemgetter
 from weakref import WeakKeyDictionary
 
 from ferrum_numba.compile import build
 from ferrum_numba.contract import Config, Kernel, Problem
-from ferrum_numba.kernels.tools.add_bias import AddBias, AddBiasProblem
-from ferrum_numba.kernels.tools.gather_columns import GatherColumns, GatherProblem
-from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.launch import Device, Followed, Loaded, Repeated, load
-from ferrum_numba.linear.choice import kernel_for, shipped_decisions
-from ferrum_numba.results.decisions import Choice, Decision
+from ferrum_numba.linear.choice import shipped_decisions
+from ferrum_numba.linear.stages import LayerTask, stages
+from ferrum_numba.results.decisions import Decision
 
 ELEMENT_BYTES = 2
-
-
-@dataclass(frozen=True)
-class LayerTask:
-    """What a layer asks of a launch plan.
-
-    kernels:  those that can read the layer's weight
-    gathered: a kernel of its own brings the columns of x into the order of an act-order weight
-    two_step: a kernel of its own adds the bias, to the rounded result
-    """
-
-    problem: W4A16Problem
-    kernels: tuple[Kernel, ...]
-    gathered: bool = False
-    two_step: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,23 +102,14 @@ class LaunchPlans:
         return Step(loaded.repeated(launch), pick), launch.workspace
 
     def _make(self, task: LayerTask) -> LaunchPlan:
-        problem, steps, scratch, renamed = task.problem, [], {}, {}
-        if task.gathered:
-            gather = GatherProblem(problem.M, problem.K)
-            steps.append(self.step(GatherColumns(), gather, {"out": "gathered"})[0])
-            scratch["gathered"] = problem.M * problem.K * ELEMENT_BYTES
-            problem, renamed = replace(problem, act_order=False), {"x": "gathered"}
-        if task.two_step:
-            problem = replace(problem, bias=False)
-        choice = self._choose(problem, task.kernels)
-        step, workspace = self.step(choice.kernel, problem, renamed, choice.config)
-        steps.append(step)
-        if task.two_step:
-            bias = AddBiasProblem(problem.M, problem.N, problem.dtype)
-            steps.append(self.step(AddBias(), bias, {"x": "out"})[0])
-        return LaunchPlan(tuple(steps), {**scratch, **workspace})
-
-    def _choose(self, problem: W4A16Problem, kernels: tuple[Kernel, ...]) -> Choice:
         if self._decisions is None:
             self._decisions = shipped_decisions(self._device.gpu)
-        return kernel_for(problem, kernels, self._decisions, self._device.gpu)
+        steps: list[Step] = []
+        scratch: dict[str, int] = {}
+        for stage in stages(task, self._decisions, self._device.gpu):
+            step, workspace = self.step(stage.kernel, stage.problem, stage.renamed, stage.config)
+            steps.append(step)
+            scratch |= workspace
+        if task.gathered:
+            scratch["gathered"] = task.problem.M * task.problem.K * ELEMENT_BYTES
+        return LaunchPlan(tuple(steps), scratch)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.gptq.tensors import GptqTensors
+from ferrum_numba.linear import choice
 from ferrum_numba.linear.stores import MarlinStore, RawGptqStore, Store
 from ferrum_numba.linear.weight import Weight
 
@@ -39,6 +41,22 @@ def make_store(
     return kind.from_experts(stream, num_experts, device=device, dtype=dtype, bias_mode=bias_mode)
 
 
+def usual_store(weight: Weight) -> type[Store]:
+    """Return the store that a weight gets where nobody asks for one, as far as its kind tells.
+
+    Raises:
+        ProblemError: no store can hold it.
+    """
+    # packed rows are in the order of their groups
+    packed = replace(weight, act_order=False)
+    if not _says_raw() and choice.refusal(MarlinStore.kind, packed.problem(1)) is None:
+        return MarlinStore
+    reason = choice.refusal(RawGptqStore.kind, weight.problem(1))
+    if reason is not None:
+        raise ProblemError(f"{weight.name}: no store can hold it: {reason}")
+    return RawGptqStore
+
+
 def _first(experts: Iterable[GptqTensors]) -> tuple[GptqTensors, Iterator[GptqTensors]]:
     stream = iter(experts)
     for first in stream:
@@ -49,7 +67,7 @@ def _first(experts: Iterable[GptqTensors]) -> tuple[GptqTensors, Iterator[GptqTe
 def _kind(layer: GptqTensors, weight: Weight, store: str | None) -> type[Store]:
     if store is not None and store not in STORES:
         raise ProblemError(f'{layer.name}: store must be "marlin" or "raw"; got {store!r}')
-    if store is None and os.environ.get(ENVIRONMENT_VARIABLE) == "1":
+    if store is None and _says_raw():
         store = RawGptqStore.kind
     tried = STORES if store is None else {store: STORES[store]}
     refusals = {name: kind.refusal(layer, weight) for name, kind in tried.items()}
@@ -58,3 +76,7 @@ def _kind(layer: GptqTensors, weight: Weight, store: str | None) -> type[Store]:
             return tried[name]
     words = "; ".join(f"not {name}, because {refusal}" for name, refusal in refusals.items())
     raise ProblemError(f"{layer.name}: no store can hold it: {words}")
+
+
+def _says_raw() -> bool:
+    return os.environ.get(ENVIRONMENT_VARIABLE) == "1"

@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ferrum_numba.gpu import driver_cuda
+
 if TYPE_CHECKING:
     from ferrum_numba.gpu import Gpu
 
@@ -52,23 +54,17 @@ def environment(
 
 def versions() -> dict[str, str | None]:
     """Return the versions of everything between the source and the cubin; None: not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "cuda": _cuda_version()}
+    cuda = driver_cuda()
+    found: dict[str, str | None] = {
+        "python": platform.python_version(),
+        "cuda": f"{cuda[0]}.{cuda[1]}" if cuda else None,
+    }
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = None
     return found
-
-
-def _cuda_version() -> str | None:
-    """Return the newest CUDA the driver supports; needs no initialised driver."""
-    version = ctypes.c_int()
-    try:
-        failed = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
-    except OSError:
-        return None
-    return None if failed else f"{version.value // 1000}.{version.value % 1000 // 10}"
 
 
 def driver_version() -> str | None:

@@ -87,16 +87,21 @@ def build_space(
     Configs that differ only in how they are launched share a program.
     """
     unique = {(kernel.name, config): kernel for kernel, config in pairs}
-    twins: dict[object, list[Job]] = {}
-    for (_, config), kernel in unique.items():
-        twins.setdefault(_program(kernel, config, arch), []).append(Job(kernel, config, arch))
+    first = by_program([Job(kernel, config, arch) for (_, config), kernel in unique.items()])
 
     def report(done: int, total: int) -> None:
         progress(done, total, "compile")
 
-    first = {group[0]: group for group in twins.values()}
     built = build_many(list(first), progress=report)
     return {(job.kernel.name, job.config): binary for one, binary in built for job in first[one]}
+
+
+def by_program(jobs: Iterable[Job]) -> dict[Job, list[Job]]:
+    """Return the jobs of each program, by the first of them."""
+    twins: dict[object, list[Job]] = {}
+    for job in jobs:
+        twins.setdefault(_program(job.kernel, job.config, job.arch), []).append(job)
+    return {group[0]: group for group in twins.values()}
 
 
 def _program(kernel: Kernel, config: Config, arch: str) -> object:

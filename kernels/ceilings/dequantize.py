@@ -17,18 +17,11 @@ Bound by the integer and fp16 pipes.
 from dataclasses import dataclass
 
 import numpy as np
-from numba import cuda
-from numba.cuda.types import uint32, uint64
 
 from ferrum_numba.contract import Kernel, Launch, Op, Program, Tolerance, Work, pointers, sizes
 from ferrum_numba.division import ceil_div
-from ferrum_numba.kernels.shared.int4 import dequantize
-from ferrum_numba.ptx.arithmetic import lop3
-from ferrum_numba.ptx.memory import ld_global_nc_u32, st_global_u32
 from ferrum_numba.reference.ceilings import dequantize_chain
 from ferrum_numba.space import space
-
-dequantize_f16, dequantize_scaled_f16 = dequantize("f16"), dequantize("f16", scaled=True)
 
 # 2^32 divided by the golden ratio: every code of the word changes
 INCREMENT = 0x9E3779B9
@@ -111,8 +104,11 @@ class DequantizeAnd(Kernel):
 
     def build(self, config, arch):
         """Return the program: Grid: chains; Block: a chain a thread."""
+        # not above: what is compiled already runs without numba
+        from ferrum_numba.kernels.ceilings.dequantize_program import build
+
         parameters = (*pointers("data", "out"), *sizes("chains", "steps"))
-        return Program(_dequantize(config, self.unpack), parameters, config.num_threads)
+        return Program(build(config, self.name), parameters, config.num_threads)
 
     def prepare(self, problem, inputs):
         """Return the words as they are."""
@@ -123,18 +119,6 @@ class DequantizeAnd(Kernel):
         blocks = ceil_div(problem.chains, config.num_threads)
         return Launch((blocks, 1, 1), {"chains": problem.chains, "steps": problem.steps})
 
-    @staticmethod
-    @cuda.jit(device=True, forceinline=True)
-    def unpack(word):
-        """Return four pairs of codes."""
-        mask = uint32(0x000F000F)
-        return (
-            uint32(word & mask),
-            uint32(uint32(word >> 4) & mask),
-            uint32(uint32(word >> 8) & mask),
-            uint32(uint32(word >> 12) & mask),
-        )
-
 
 class DequantizeF16(DequantizeAnd):
     """Pairs of code - 8, by the magic number of Marlin."""
@@ -143,12 +127,6 @@ class DequantizeF16(DequantizeAnd):
     op = F16
     summary = "int4 to code - 8 in fp16 pairs: lop3, sub and fma"
 
-    @staticmethod
-    @cuda.jit(device=True, forceinline=True)
-    def unpack(word):
-        """Return four pairs of code - 8."""
-        return dequantize_f16(word)
-
 
 class DequantizeScaled(DequantizeAnd):
     """Pairs of (code - 8) * scale: what a prefill kernel does to each weight."""
@@ -156,30 +134,3 @@ class DequantizeScaled(DequantizeAnd):
     name = "dequant_scaled"
     op = SCALED
     summary = "int4 to (code - 8) * scale in fp16 pairs: lop3, sub, fma and mul"
-
-    @staticmethod
-    @cuda.jit(device=True, forceinline=True)
-    def unpack(word):
-        """Return four pairs of (code - 8) * scale."""
-        return dequantize_scaled_f16(word, uint32(SCALES))
-
-
-def _dequantize(config, unpack):
-    unroll, num_threads = config.unroll, config.num_threads
-
-    def dequantize(data, out, chains, steps):
-        chain = uint32(uint32(cuda.blockIdx.x) * uint32(num_threads) + uint32(cuda.threadIdx.x))
-        if chain < chains:
-            word = ld_global_nc_u32(data + uint64(chain) * uint64(4))
-            total = uint32(0)
-            left = steps
-            while left > 0:
-                for _ in range(unroll):
-                    pairs = unpack(word)
-                    total = lop3(total, pairs[0], pairs[1], XOR3)
-                    total = lop3(total, pairs[2], pairs[3], XOR3)
-                    word = uint32(word + INCREMENT)
-                left = uint32(left - uint32(unroll))
-            st_global_u32(out + uint64(chain) * uint64(4), total)
-
-    return dequantize

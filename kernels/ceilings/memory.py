@@ -17,19 +17,10 @@ Bound by gmem bandwidth, L2 bandwidth, or the time of a launch: that is what the
 from dataclasses import dataclass
 
 import numpy as np
-from numba import cuda
-from numba.cuda.types import uint32, uint64
 
 from ferrum_numba.contract import Kernel, Launch, Op, Program, Tolerance, Work, pointers, sizes
 from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ProblemError
-from ferrum_numba.ptx.memory import (
-    ld_global_cg_v4,
-    ld_global_nc_v4_stream,
-    st_global_u32,
-    st_global_v4,
-)
-from ferrum_numba.ptx.shuffle import shfl_xor
 from ferrum_numba.reference.ceilings import row_sums
 from ferrum_numba.space import space
 
@@ -200,8 +191,11 @@ class Read(Kernel):
 
     def build(self, config, arch):
         """Return the program."""
+        # not above: what is compiled already runs without numba
+        from ferrum_numba.kernels.ceilings.memory_program import build_read
+
         names = sizes("num_rows", "passes", "stride")
-        function = _read(config, ld_global_nc_v4_stream, False)
+        function = build_read(config, repeats=False)
         return Program(function, (*pointers("data", "out"), *names), config.num_threads)
 
     def prepare(self, problem, inputs):
@@ -232,8 +226,11 @@ class ReadL2(Read):
 
     def build(self, config, arch):
         """Return the program."""
+        # not above: what is compiled already runs without numba
+        from ferrum_numba.kernels.ceilings.memory_program import build_read
+
         names = sizes("num_rows", "passes", "stride")
-        function = _read(config, ld_global_cg_v4, True)
+        function = build_read(config, repeats=True)
         return Program(function, (*pointers("data", "out"), *names), config.num_threads)
 
     def launch(self, config, problem, gpu):
@@ -252,8 +249,11 @@ class Copy(Read):
 
     def build(self, config, arch):
         """Return the program."""
+        # not above: what is compiled already runs without numba
+        from ferrum_numba.kernels.ceilings.memory_program import build_copy
+
         parameters = (*pointers("data", "out"), *sizes("num_rows"))
-        return Program(_copy(config), parameters, config.num_threads)
+        return Program(build_copy(config), parameters, config.num_threads)
 
     def launch(self, config, problem, gpu):
         """Return the launch."""
@@ -269,8 +269,11 @@ class Write(Copy):
 
     def build(self, config, arch):
         """Return the program."""
+        # not above: what is compiled already runs without numba
+        from ferrum_numba.kernels.ceilings.memory_program import build_write
+
         parameters = (*pointers("out"), *sizes("num_rows"))
-        return Program(_write(config), parameters, config.num_threads)
+        return Program(build_write(config), parameters, config.num_threads)
 
 
 class Nothing(Kernel):
@@ -291,7 +294,10 @@ class Nothing(Kernel):
 
     def build(self, config, arch):
         """Return the program."""
-        return Program(_nothing, (*pointers("out"), *sizes("token")), config.num_threads)
+        # not above: what is compiled already runs without numba
+        from ferrum_numba.kernels.ceilings.memory_program import nothing
+
+        return Program(nothing, (*pointers("out"), *sizes("token")), config.num_threads)
 
     def prepare(self, problem, inputs):
         """Return nothing."""
@@ -305,97 +311,3 @@ class Nothing(Kernel):
 def _grid(config, problem, gpu):
     needed = ceil_div(_rows(problem), config.num_threads // 32)
     return (min(needed, gpu.num_sms * config.blocks_per_sm), 1, 1)
-
-
-def _nothing(out, token):
-    if uint32(cuda.threadIdx.x) == 0 and uint32(cuda.blockIdx.x) == 0:
-        st_global_u32(out, token)
-
-
-def _read(config, load, repeats):
-    num_warps = config.num_threads // 32
-
-    @cuda.jit(device=True, forceinline=True)
-    def add_row(total, address):
-        for i in range(LANE_ACCESSES):
-            word = load(address + uint64(i * WARP_BYTES))
-            total = uint32(total + uint32(word[0] + word[1]))
-            total = uint32(total + uint32(word[2] + word[3]))
-        return total
-
-    def read(data, out, num_rows, passes, stride):
-        tid = uint32(cuda.threadIdx.x)
-        lane_id = uint32(tid & 31)
-        num_tasks = uint32(uint32(cuda.gridDim.x) * uint32(num_warps))
-        task = uint32(uint32(cuda.blockIdx.x) * uint32(num_warps) + uint32(tid >> 5))
-        lane_data = data + uint64(lane_id) * uint64(16)
-        while task < num_rows:
-            total = add_row(uint32(0), lane_data + uint64(task) * uint64(ROW_BYTES))
-            if repeats:
-                row = task
-                left = passes
-                while left > 1:
-                    row = uint32(row + stride)
-                    if row >= num_rows:
-                        row = uint32(row - num_rows)
-                    total = add_row(total, lane_data + uint64(row) * uint64(ROW_BYTES))
-                    left = uint32(left - 1)
-            for i in range(5):
-                total = uint32(total + shfl_xor(total, uint32(16 >> i)))
-            if lane_id == 0:
-                st_global_u32(out + uint64(task) * uint64(4), total)
-            task = uint32(task + num_tasks)
-
-    return read
-
-
-def _copy(config):
-    num_warps = config.num_threads // 32
-    words_shape = (LANE_ACCESSES, 4)
-
-    def copy(data, out, num_rows):
-        tid = uint32(cuda.threadIdx.x)
-        lane_id = uint32(tid & 31)
-        num_tasks = uint32(uint32(cuda.gridDim.x) * uint32(num_warps))
-        task = uint32(uint32(cuda.blockIdx.x) * uint32(num_warps) + uint32(tid >> 5))
-        words = cuda.local.array(words_shape, uint32)
-        while task < num_rows:
-            offset = uint64(task) * uint64(ROW_BYTES) + uint64(lane_id) * uint64(16)
-            # all loads before the first store: that many are in flight
-            for i in range(LANE_ACCESSES):
-                word = ld_global_nc_v4_stream(data + offset + uint64(i * WARP_BYTES))
-                words[i, 0] = word[0]
-                words[i, 1] = word[1]
-                words[i, 2] = word[2]
-                words[i, 3] = word[3]
-            for i in range(LANE_ACCESSES):
-                word = (words[i, 0], words[i, 1], words[i, 2], words[i, 3])
-                st_global_v4(out + offset + uint64(i * WARP_BYTES), word)
-            task = uint32(task + num_tasks)
-
-    return copy
-
-
-def _write(config):
-    num_warps = config.num_threads // 32
-
-    def write(out, num_rows):
-        tid = uint32(cuda.threadIdx.x)
-        lane_id = uint32(tid & 31)
-        num_tasks = uint32(uint32(cuda.gridDim.x) * uint32(num_warps))
-        task = uint32(uint32(cuda.blockIdx.x) * uint32(num_warps) + uint32(tid >> 5))
-        while task < num_rows:
-            offset = uint64(task) * uint64(ROW_BYTES) + uint64(lane_id) * uint64(16)
-            for i in range(LANE_ACCESSES):
-                at = offset + uint64(i * WARP_BYTES)
-                first = uint32(at >> uint64(2))
-                word = (
-                    first,
-                    uint32(first + 1),
-                    uint32(first + 2),
-                    uint32(first + 3),
-                )
-                st_global_v4(out + at, word)
-            task = uint32(task + num_tasks)
-
-    return write

@@ -42,9 +42,8 @@ from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.division import ceil_div, round_up
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.gpu import is_hopper_or_later
-from ferrum_numba.kernels.decode.program import build
 from ferrum_numba.kernels.shared import packed as layout
-from ferrum_numba.kernels.shared.stripes import cut
+from ferrum_numba.kernels.shared.cut import cut
 
 WORKSPACE_BYTES = 4 << 20
 # more weights than this an SM streams while blocks wait for each other's sums; see
@@ -310,6 +309,9 @@ class Decode(layout.PackedKernel):
 
     def build(self, config, arch):
         """Return the program: Grid: stripes; Block: warps_n * warps_k warps; smem: x + sums."""
+        # not above: what is compiled already runs without numba
+        from ferrum_numba.kernels.decode.program import build
+
         early = config.early and is_hopper_or_later(arch)
         return Program(
             build(config, early),

@@ -38,10 +38,9 @@ from dataclasses import dataclass
 from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ConfigError
-from ferrum_numba.kernels.decode_wgmma.program import build
 from ferrum_numba.kernels.shared import packed as layout
+from ferrum_numba.kernels.shared.cut import cut
 from ferrum_numba.kernels.shared.stage import Stage
-from ferrum_numba.kernels.shared.stripes import cut
 
 ARCH = "sm_90a"
 WORKSPACE_BYTES = 4 << 20
@@ -172,6 +171,9 @@ class DecodeWgmma(layout.PackedKernel):
 
     def build(self, config, arch):
         """Return the program: Grid: stripes; Block: warpgroups; smem: x + sums."""
+        # not above: what is compiled already runs without numba
+        from ferrum_numba.kernels.decode_wgmma.program import build
+
         return Program(
             build(config),
             PARAMETERS,

@@ -32,11 +32,14 @@ from ferrum_numba.contract import Kernel, Launch, Program, pointers, sizes
 from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.dtypes import DTYPES, refuse_dtype
-from ferrum_numba.kernels.gptq.program import STEP_K, WARP_N, WORD_ROWS, build
 from ferrum_numba.kernels.w4a16 import OP
 from ferrum_numba.reference.gptq import WORD_OFFSET, pack_codes, pack_zero_points
 from ferrum_numba.space import space
 
+# rows of one word: all of them lie in one group where the group size is a multiple
+WORD_ROWS = 8
+# columns and k of one step of a warp
+WARP_N, STEP_K = 32, 32
 # runs of rows that a kernel can be built for: a stage's, a step's, a word's, none
 GROUP_ROWS = (128, 64, STEP_K, WORD_ROWS, 1)
 SYMMETRIC_FORMAT = "gptq"
@@ -177,6 +180,9 @@ class W4A16Gptq(Kernel):
 
     def build(self, config, arch):
         """Return the program. Block: a warp for every 32 columns; smem: the ring."""
+        # not above: what is compiled already runs without numba
+        from ferrum_numba.kernels.gptq.program import build
+
         return Program(build(config), PARAMETERS, config.num_threads, smem_bytes=config.smem_bytes)
 
     def prepare(self, problem, inputs):

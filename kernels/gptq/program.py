@@ -5,6 +5,7 @@ from numba.cuda.types import float32, uint32, uint64
 
 from ferrum_numba.division import ceil_div
 from ferrum_numba.kernels.dtypes import HALVES
+from ferrum_numba.kernels.gptq.kernel import STEP_K, WARP_N, WORD_ROWS
 from ferrum_numba.kernels.gptq.result import make_sum_of_shares
 from ferrum_numba.kernels.gptq.steps import (
     dequantize_column,
@@ -26,11 +27,6 @@ from ferrum_numba.ptx.memory import (
     ld_shared_v4,
 )
 from ferrum_numba.ptx.special import smem_base
-
-# rows of one word: all of them lie in one group where the group size is a multiple
-WORD_ROWS = 8
-# columns and k of one step of a warp
-WARP_N, STEP_K = 32, 32
 
 
 def build(config):

@@ -38,9 +38,8 @@ from itertools import product
 from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.division import ceil_div, round_up
 from ferrum_numba.errors import ConfigError
-from ferrum_numba.kernels.marlin.program import build
 from ferrum_numba.kernels.shared import packed as layout
-from ferrum_numba.kernels.shared.stripes import cut
+from ferrum_numba.kernels.shared.cut import cut
 
 # n and k are those of the packed weight, x has x_columns and out out_columns
 PARAMETERS = (
@@ -218,6 +217,9 @@ class Marlin(layout.PackedKernel):
 
     def build(self, config, arch):
         """Return the program: Grid: stripes; Block: num_warps; smem: ring + exchange."""
+        # not above: what is compiled already runs without numba
+        from ferrum_numba.kernels.marlin.program import build
+
         return Program(build(config), PARAMETERS, config.num_threads, smem_bytes=config.smem_bytes)
 
     def launch(self, config, problem, gpu):

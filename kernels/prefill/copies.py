@@ -3,7 +3,8 @@
 from numba import cuda
 from numba.cuda.types import uint32, uint64
 
-from ferrum_numba.kernels.prefill.schedule import PANEL_K, ROW_BYTES, make_schedule
+from ferrum_numba.kernels.prefill.kernel import PANEL_K
+from ferrum_numba.kernels.prefill.schedule import ROW_BYTES, make_schedule
 from ferrum_numba.ptx.asynchronous import (
     cp_async_bulk,
     cp_async_bulk_tensor_2d,

@@ -44,12 +44,9 @@ from dataclasses import dataclass
 from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.division import ceil_div, round_up
 from ferrum_numba.errors import ConfigError
-from ferrum_numba.kernels.prefill.program import build
-from ferrum_numba.kernels.prefill.schedule import CONSUMER_WARPS, PANEL_K, PRODUCER_WARPS
 from ferrum_numba.kernels.shared import packed as layout
+from ferrum_numba.kernels.shared.cut import cut
 from ferrum_numba.kernels.shared.stage import Stage
-from ferrum_numba.kernels.shared.stripes import cut
-from ferrum_numba.ptx.tensor_map import MAP_BYTES
 
 ARCH = "sm_90a"
 # n and k are those of the packed weight, x has x_columns and out out_columns
@@ -59,6 +56,12 @@ PARAMETERS = (
     ),
     *sizes("m", "n", "k", "x_columns", "out_columns", "stripe_steps", "striped_tiles", "has_bias"),
 )
+# the warps that multiply, and those that copy: two warpgroups and one, as `setmaxnreg` wants it
+CONSUMER_WARPS, PRODUCER_WARPS = 8, 4
+# K of a panel of a stage
+PANEL_K = 64
+# of a tensor map, as ptx/tensor_map.py has it
+MAP_BYTES = 128
 # rows of x that blocks at work together share, as far as there are so many
 BAND_ROWS = 1024
 # rows of a tile that leave it at once
@@ -299,6 +302,9 @@ class Prefill(layout.PackedKernel):
 
     def build(self, config, arch):
         """Return the program: Grid: a block a SM; Block: two warpgroups and those that copy."""
+        # not above: what is compiled already runs without numba
+        from ferrum_numba.kernels.prefill.program import build
+
         return Program(
             build(config),
             PARAMETERS,

@@ -9,13 +9,14 @@ from ferrum_numba.kernels.prefill.copies import (
     make_copy_weights,
     make_copy_x,
 )
+from ferrum_numba.kernels.prefill.kernel import CONSUMER_WARPS
 from ferrum_numba.kernels.prefill.products import make_products, make_release
 from ferrum_numba.kernels.prefill.result import (
     make_store_result,
     make_sum_of_blocks,
     make_sum_of_cluster,
 )
-from ferrum_numba.kernels.prefill.schedule import CONSUMER_WARPS, make_schedule
+from ferrum_numba.kernels.prefill.schedule import make_schedule
 from ferrum_numba.ptx.asynchronous import fence_mbarrier_init, mbarrier_init, mbarrier_wait
 from ferrum_numba.ptx.memory import ld_global_nc_u32
 from ferrum_numba.ptx.special import opaque_u32, smem_base, thread_id

@@ -9,10 +9,8 @@ from ferrum_numba.kernels.shared import stripes
 from ferrum_numba.kernels.shared.stripes import DeviceFunction
 from ferrum_numba.ptx.special import block_id, cluster_ctarank
 
-# the warps that multiply, and those that copy: two warpgroups and one, as `setmaxnreg` wants it
-CONSUMER_WARPS, PRODUCER_WARPS = 8, 4
-# K of a panel of a stage, and the bytes of its rows of x, which are what the swizzle repeats in
-PANEL_K, ROW_BYTES = 64, 128
+# bytes of a panel's rows of x, which are what the swizzle repeats in
+ROW_BYTES = 128
 
 
 class Schedule(NamedTuple):

@@ -2,35 +2,20 @@
 
 A slice is all of K of one output tile, a step the K that a block takes at once. The steps of all
 slices are numbered K first and cut into stripes of equal length, so every SM streams the same
-number of bytes, whatever the shape. What a stripe has of one slice is a segment. With 3 slices of 3
-steps, and 5 blocks:
+number of bytes, whatever the shape (cut.py says how). What a stripe has of one slice is a segment.
+With 3 slices of 3 steps, and 5 blocks:
 
     slice 0: 0 0 1    slice 1: 1 2 2    slice 2: 3 3 4
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from numba import cuda
 from numba.cuda.types import uint32
 
-from ferrum_numba.division import ceil_div
-
 # what a design's parts hand to each other: a function that is inlined where a kernel calls it
 DeviceFunction = Callable[..., Any]
-
-
-class Stripes(NamedTuple):
-    """How steps are cut: so many stripes of so many steps, the last of what is left."""
-
-    num_stripes: int
-    stripe_steps: int
-
-
-def cut(num_steps: int, most: int) -> Stripes:
-    """Return as few stripes as give every one the same number of steps; no more than `most`."""
-    stripe_steps = ceil_div(num_steps, most)
-    return Stripes(ceil_div(num_steps, stripe_steps), stripe_steps)
 
 
 @cuda.jit(device=True, forceinline=True)

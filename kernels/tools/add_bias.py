@@ -14,15 +14,10 @@ Limits: N % 8 == 0.
 
 from dataclasses import dataclass, replace
 
-from numba import cuda
-from numba.cuda.types import uint32, uint64
-
 from ferrum_numba.contract import Kernel, Launch, Op, Program, Tolerance, Work, pointers, sizes
 from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ConfigError, ProblemError
-from ferrum_numba.kernels.dtypes import DTYPES, HALVES, refuse_dtype
-from ferrum_numba.ptx.convert import PACK, UNPACK
-from ferrum_numba.ptx.memory import ld_global_nc_v4, ld_global_v4, st_global_v4
+from ferrum_numba.kernels.dtypes import DTYPES, refuse_dtype
 from ferrum_numba.reference.add_bias import add_bias
 from ferrum_numba.space import space
 
@@ -134,7 +129,10 @@ class AddBias(Kernel):
 
     def build(self, config, arch):
         """Return the program. Grid: rows, columns; Block: 8 columns a thread."""
-        return Program(_build(config), PARAMETERS, config.num_threads)
+        # not above: what is compiled already runs without numba
+        from ferrum_numba.kernels.tools.add_bias_program import build
+
+        return Program(build(config), PARAMETERS, config.num_threads)
 
     def prepare(self, problem, inputs):
         """Return both as they are."""
@@ -145,31 +143,3 @@ class AddBias(Kernel):
         blocks = ceil_div(problem.N, COLUMNS * config.num_threads)
         grid = (ceil_div(problem.M, config.rows), blocks, 1)
         return Launch(grid, {"m": problem.M, "n": problem.N})
-
-
-def _build(config):
-    num_threads, rows = config.num_threads, config.rows
-    half = HALVES[config.dtype]
-    unpack, pack = UNPACK[half], PACK[half]
-
-    @cuda.jit(device=True, forceinline=True)
-    def add(a, b):
-        left, right = unpack(a), unpack(b)
-        return pack(left[0] + right[0], left[1] + right[1])
-
-    def add_bias(x, bias, out, m, n):
-        thread = uint32(uint32(cuda.blockIdx.y) * uint32(num_threads) + uint32(cuda.threadIdx.x))
-        column = uint32(thread * COLUMNS)
-        row = uint32(uint32(cuda.blockIdx.x) * uint32(rows))
-        if column < n:
-            b = ld_global_nc_v4(bias + uint64(column) * uint64(2))
-            for _ in range(rows):
-                if row < m:
-                    offset = (uint64(row) * uint64(n) + uint64(column)) * uint64(2)
-                    # not by the read-only path: x may be out
-                    a = ld_global_v4(x + offset)
-                    words = (add(a[0], b[0]), add(a[1], b[1]), add(a[2], b[2]), add(a[3], b[3]))
-                    st_global_v4(out + offset, words)
-                row = uint32(row + 1)
-
-    return add_bias

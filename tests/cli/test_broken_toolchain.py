@@ -15,8 +15,7 @@ from ferrum_numba import cli, gpu
 from ferrum_numba.compile import Job, build, build_many, probe, toolchain
 from ferrum_numba.errors import BuildError, ToolchainError
 
-# the package's name `build` is the function
-build_module = importlib.import_module("ferrum_numba.compile.build")
+build_module = importlib.import_module("ferrum_numba.compile.compiler")
 # what NumPy 2.5 no longer has, and numba-cuda 0.30.4 asks for when it compiles the first time
 WITHOUT_ROW_STACK = "import numpy\ndel numpy.row_stack\n"
 PROBLEM = ("--problem", "M=1,N=4096,K=4096", "--limit", "2")

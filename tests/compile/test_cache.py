@@ -21,8 +21,7 @@ from ferrum_numba.compile.fingerprint import Unknown
 from ferrum_numba.contract import Kernel, Program, pointers, sizes
 from ferrum_numba.ptx.instruction import S32, U32, instruction
 
-# the package's name `build` is the function
-build_module = importlib.import_module("ferrum_numba.compile.build")
+build_module = importlib.import_module("ferrum_numba.compile.compiler")
 
 
 def kernel(source, **names):

@@ -7,7 +7,7 @@ import pytest
 from ptx_cases import Case, assert_agrees, on_gpu, on_interpreter, opcodes
 
 from ferrum_numba import ptx
-from ferrum_numba.compile.build import compile_ptx
+from ferrum_numba.compile.compiler import compile_ptx
 from ferrum_numba.compile.link import link
 from ferrum_numba.kernels.prefill.steps import StageAhead
 from ferrum_numba.ptx.instruction import Instruction

@@ -9,7 +9,7 @@ from ptx_cases_hints import CASES as HINT_CASES
 from ptx_cases_memory import CASES as MEMORY_CASES
 
 from ferrum_numba import ptx
-from ferrum_numba.compile.build import compile_ptx
+from ferrum_numba.compile.compiler import compile_ptx
 from ferrum_numba.contract import Program, pointers
 from ferrum_numba.ptx import asynchronous, memory, special, sync
 from ferrum_numba.ptx.instruction import Instruction

@@ -138,7 +138,7 @@ def test_a_layer_uses_it_only_where_it_is_asked_to(fake, monkeypatch, dense):
         return choose(decisions, problem, PACKED, gpu)
 
     gpu_of_host.install(monkeypatch)
-    monkeypatch.setattr("ferrum_numba.linear.launch_plan.kernel_for", kernel_for)
+    monkeypatch.setattr("ferrum_numba.linear.stages.kernel_for", kernel_for)
     MarlinLinear.from_gptq(layer(128, 64, 64), dense=dense).prepare(1)
     assert (KERNEL in asked) == dense
 

@@ -27,6 +27,7 @@ from ferrum_numba.compile.binary import Binary
 from ferrum_numba.compile.fingerprint import Unknown, function_fingerprint
 from ferrum_numba.compile.frontend import front_end
 from ferrum_numba.compile.toolchain import broken, toolchain
+from ferrum_numba.compile.versions import versions
 from ferrum_numba.contract import Config, Kernel, Program, pointers
 from ferrum_numba.errors import BuildError, ToolchainError
 
@@ -89,6 +90,16 @@ def program_fingerprint(kernel: Kernel, config: Config, arch: str) -> str | None
     """
     key = _key(kernel.build(config, arch), arch, entry_name(kernel.name))
     return key and cache.digest(key)
+
+
+def portable_key(kernel: Kernel, config: Config, arch: str) -> str:
+    """Return what decides a config's binary, as it is on every machine: without names of files.
+
+    Raises:
+        Unknown: its program cannot be fingerprinted
+    """
+    inputs = _inputs(kernel.build(config, arch), arch, entry_name(kernel.name))
+    return cache.key({**inputs, "toolchain": versions()})
 
 
 def build_program(program: Program, arch: str, entry: str | None = None) -> Binary:

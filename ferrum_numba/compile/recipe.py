@@ -1,0 +1,95 @@
+"""Which binary a config of a kernel has, known without a compiler: by the source it was made of.
+
+Beside the binaries lies a file for each config that was compiled:
+
+    {"kernel": ..., "config": {...}, "arch": ..., "binary": NAME, "sources": {FILE: SHA256, ...}}
+
+It holds as long as every file is what it was. Whoever compiled it knows the binary by all that
+decided it (see `fingerprint`), which takes the compiler's front end; this takes reading the files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ferrum_numba.compile import cache
+from ferrum_numba.compile.binary import Binary
+from ferrum_numba.compile.sources import changed, edited, sources_of
+from ferrum_numba.compile.versions import unchanged
+from ferrum_numba.contract import Config, Kernel, describe
+from ferrum_numba.gpu import driver_cuda
+
+# whose source is all in this package, so that following its imports finds all of it
+OURS = "ferrum_numba.kernels."
+ABSENT, DAMAGED = "it is not there", "it is damaged"
+
+
+def recipe_of(kernel: Kernel, config: Config, arch: str) -> dict[str, Any] | None:
+    """Return what a config's recipe is known by, None for a kernel whose source is elsewhere."""
+    kind = type(kernel)
+    if not kind.__module__.startswith(OURS) or vars(kernel):
+        return None
+    named = f"{kind.__module__}.{kind.__qualname__}"
+    return {"kernel": named, "config": describe(config), "arch": arch}
+
+
+def find(folder: Path, recipe: Mapping[str, Any]) -> Binary | str:
+    """Return the binary that a folder has for a recipe, or in words why it has none."""
+    try:
+        text = path(folder, recipe).read_text(encoding="utf-8")
+    except OSError:
+        return ABSENT
+    try:
+        found = json.loads(text)
+        whole = bool(found["sources"]) and {name: found[name] for name in recipe} == recipe
+        file, toolchain = changed(found["sources"]), found.get("toolchain")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        whole = False
+    if not whole:
+        return DAMAGED
+    if file is not None:
+        return f"it was made before {file} was changed"
+    if toolchain is not None and not unchanged(toolchain):
+        return "it was made by another compiler"
+    newest, needed = driver_cuda(), found.get("cuda")
+    if newest is not None and needed is not None and newest[0] < needed:
+        return f"it needs a driver of CUDA {needed}, this one is of CUDA {newest[0]}"
+    return cache.read(folder, found["binary"]) or DAMAGED
+
+
+def remember(recipe: Mapping[str, Any], name: str, toolchain: Mapping[str, str]) -> None:
+    """Note in the user's cache which of its binaries was just compiled for a recipe.
+
+    name:      of the binary, the digest of its key
+    toolchain: that compiled it
+
+    Nothing is noted of source that was edited since this process began, which is not what it
+    compiled; a folder that cannot be written to is no error.
+    """
+    sources = sources_of(recipe["kernel"].rpartition(".")[0])
+    if not edited(sources):
+        with suppress(OSError):
+            keep(cache.directory(), recipe, name, sources, toolchain=toolchain)
+
+
+def keep(
+    folder: Path, recipe: Mapping[str, Any], name: str, sources: Mapping[str, str], **needs: Any
+) -> Path:
+    """Write a recipe into a folder, at once, and return its file.
+
+    needs: `toolchain`, where what another one compiled is not wanted; `cuda`, the major version
+           that a driver must have
+    """
+    file = path(folder, recipe)
+    body = {**recipe, "binary": name, **needs, "sources": sources}
+    cache.write(file, (json.dumps(body, indent=1) + "\n").encode())
+    return file
+
+
+def path(folder: Path, recipe: Mapping[str, Any]) -> Path:
+    """Return the file of a recipe."""
+    return folder / f"{cache.digest(cache.key(dict(recipe)))}.json"
