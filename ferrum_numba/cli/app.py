@@ -16,6 +16,7 @@ from ferrum_numba.cli import (
     bench,
     check,
     doctor,
+    export,
     inspect,
     listing,
     plan,
@@ -38,6 +39,7 @@ COMMANDS = {
     "report": report,
     "inspect": inspect,
     "quantize": quantize,
+    "export": export,
 }
 MISTAKE = 2
 INTERRUPTED = 130
