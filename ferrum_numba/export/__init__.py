@@ -1,4 +1,4 @@
-"""What was tuned, for engines that are not Python: cubins, and files that say how to launch them."""
+"""What was tuned, for engines in any language: cubins, and files that say how to launch them."""
 
 from ferrum_numba.export.folder import load
 from ferrum_numba.export.layer import BIAS_MODES

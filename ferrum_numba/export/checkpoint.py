@@ -53,10 +53,11 @@ def _together(parts: list[LayerInfo]) -> LayerInfo | None:
 
 
 def _problem(layer: LayerInfo) -> W4A16Problem:
-    assert layer.K and layer.N and layer.group_size, "a layer without an error has sizes"
+    K, N, group_size = layer.K or 0, layer.N or 0, layer.group_size or 0
+    assert K * N * group_size, "a layer without an error has sizes"
     return W4A16Problem(
-        1, layer.N, layer.K,
-        group_size=layer.group_size if layer.group_size < layer.K else -1,
+        1, N, K,
+        group_size=group_size if group_size < K else -1,
         # whatever a checkpoint stores, layers hold the words of v1 or none
         zero_points="none" if layer.sym else "gptq",
         act_order=bool(layer.act_order), bias=bool(layer.bias),

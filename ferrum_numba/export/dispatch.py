@@ -29,22 +29,22 @@ def layer_rows(
     gpu, first = programs.gpu, 1
     picks = [(M, choose_stages(layer, M, decisions, gpu)) for M in sorted(set(asked))]
     for _, same in groupby(picks, lambda pick: _identity(pick[1])):
-        rows, chosen = zip(*same, strict=True)
-        choice = chosen[0].choice
-        main = programs.add(chosen[0].main, tuned=choice.measured)
-        for m_first, m_last, body in _ranges(chosen[0], first, rows[-1], programs):
+        found = list(same)
+        last, chosen = found[-1]
+        tuned = all(pick.choice.measured for _, pick in found)
+        main = programs.add(chosen.main, tuned=tuned)
+        for m_first, m_last, body in _ranges(chosen, first, last, programs):
             yield {
                 "problem": layer.key(),
                 "stored": {"K": K, "N": N},
                 "m_first": m_first,
                 "m_last": m_last,
                 "symbol": main.symbol,
-                "chosen_for_m": list(rows),
-                "rule": choice.rule,
-                "tuned": choice.measured,
+                "chosen_for": [{"m": M, "rule": pick.choice.rule} for M, pick in found],
+                "tuned": tuned,
                 **body,
             }
-        first = rows[-1] + 1
+        first = last + 1
 
 
 def repack_row(layer: Layer, programs: Programs) -> Json | None:
@@ -75,6 +75,7 @@ def launch_record(
     """Return a launch as JSON: formulas of what varies with M, and the buffer of each pointer."""
     assert launch.then is None, "no exported kernel goes on with cuBLAS"
     exported = programs.add(stage)
+    assert launch.programmatic == exported.launch.programmatic, "a program is launched in one way"
     pointers = [p.name for p in exported.parameters if p.kind == "pointer"]
     return {
         "symbol": exported.symbol,
@@ -111,7 +112,7 @@ def _ranges(
 
 def _identity(chosen: Chosen) -> tuple[Any, ...]:
     """Return what is equal where the launches of two M are chosen alike."""
-    return tuple((stage.kernel.name, stage.config) for stage in chosen.stages), chosen.choice.rule
+    return tuple((stage.kernel.name, stage.config) for stage in chosen.stages)
 
 
 def _units(stage: Stage) -> set[int]:

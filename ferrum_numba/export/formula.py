@@ -2,13 +2,13 @@
 
     formula = integer | "M" | [operator, formula, formula]      operator = "+" | "*" | "ceil_div"
 
-`["+", ["*", 2, ["ceil_div", "M", 16]], 5]` is 2 * ceil(M / 16) + 5. A range of M gets a formula only
-where it gives, for every M of the range, exactly what the kernel's own launch gives.
+`["+", ["*", 2, ["ceil_div", "M", 16]], 5]` is 2 * ceil(M / 16) + 5. A range of M gets a formula
+only where that gives, for every M of the range, exactly what the kernel's own launch gives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -45,11 +45,11 @@ class Segment(NamedTuple):
 
     m_first: int
     m_last: int
-    formulas: dict[Hashable, Formula]
+    formulas: dict[Any, Formula]
 
 
 def segments(
-    values: Callable[[int], Mapping[Hashable, int]], first: int, last: int, units: Iterable[int]
+    values: Callable[[int], Mapping[Any, int]], first: int, last: int, units: Iterable[int]
 ) -> Iterator[Segment]:
     """Yield few ranges that cover first to last, with formulas that are exact in them.
 
@@ -70,13 +70,11 @@ def segments(
     yield _segment(last + 1 - len(known), lines, known)
 
 
-def _begin(values: Mapping[Hashable, int], M: int, units: Iterable[int]) -> dict[Hashable, _Line]:
+def _begin(values: Mapping[Any, int], M: int, units: Iterable[int]) -> dict[Any, _Line]:
     return {name: _Line(M, value, dict.fromkeys(units)) for name, value in values.items()}
 
 
-def _segment(
-    first: int, lines: Mapping[Hashable, _Line], known: list[Mapping[Hashable, int]]
-) -> Segment:
+def _segment(first: int, lines: Mapping[Any, _Line], known: list[Mapping[Any, int]]) -> Segment:
     formulas = {name: line.formula() for name, line in lines.items()}
     for M, values in enumerate(known, first):
         wrong = [name for name, formula in formulas.items() if evaluate(formula, M) != values[name]]

@@ -63,4 +63,3 @@ def entry(one: Exported, binary: Binary) -> Json:
         "spill_bytes": binary.spill_bytes,
         "shapes": shapes(one.kernel, one.config),
     }
-

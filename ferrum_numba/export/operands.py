@@ -36,7 +36,7 @@ class Operand(NamedTuple):
 LAYOUTS: Mapping[str, str] = {
     "rows": "row-major, nothing between rows",
     "vector": "one after the other",
-    "marlin": "Marlin's tiles of 16 rows and 64 columns, 512 bytes each, rows of tiles one after the "
+    "marlin": "Marlin's tiles of 16 rows and 64 columns, 512 bytes each, a row of tiles after the "
     "other: what the program `repack` makes",
     "marlin_scales": "row-major; columns permuted, within 64 where there are several groups, "
     "within 32 where there is one",

@@ -92,4 +92,3 @@ def _job(one: Exported, arch: str) -> Job:
     # an entry is named after its kernel
     kernel.name = one.symbol
     return Job(kernel, one.config, arch)
-

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import product
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
@@ -94,4 +93,3 @@ def _fits(kernel: Kernel, config: Config, problem: Problem, gpu: Gpu) -> bool:
 def _workspace_bytes(stage: Stage, gpu: Gpu) -> int:
     launch = stage.kernel.launch(stage.config, stage.problem, gpu)
     return sum(launch.workspace.values())
-
