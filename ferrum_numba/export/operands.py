@@ -13,7 +13,7 @@ from ferrum_numba.contract import Config, Launch, Parameter
 
 # of a pointer: what kernels read and write at once, and what a tensor map needs
 ALIGNMENT_BYTES, MAP_ALIGNMENT_BYTES = 16, 128
-DOCS = "docs/export.md"
+DOCS = "docs/export.md#recipe"
 SIZES = {"pointer": 8, "uint32": 4, "int32": 4}
 
 
