@@ -7,9 +7,11 @@ import pytest
 from quantised import layer
 from safetensors.numpy import save_file
 
+from ferrum_numba.__main__ import main
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.export.checkpoint import checkpoint_problems
 from ferrum_numba.kernels.w4a16 import W4A16Problem
+from ferrum_numba.perf.problems import SWEEP
 
 ATTENTION = "model.layers.0.self_attn"
 
@@ -67,3 +69,20 @@ def test_no_layer_is_an_error(tmp_path):
     save_file({"norm.weight": np.zeros(8, np.float16)}, folder / "model.safetensors")
     with pytest.raises(ProblemError, match="has no quantised layer"):
         checkpoint_problems(folder, [1])
+
+
+@pytest.mark.parametrize(("words", "rows"), [(["--m", "1,16"], {1, 16}), ([], set(SWEEP))])
+def test_the_command_takes_a_checkpoint(tmp_path, monkeypatch, words, rows):
+    asked = []
+
+    def export(problems, *rest):
+        asked.extend(problems)
+        return {"entries": [], "gpu": {"name": "a GPU"}, "tuned": True}
+
+    monkeypatch.setattr("ferrum_numba.export.export", export)
+    folder = checkpoint(tmp_path / "model", [named("o_proj", 64)])
+    command = ["ferrum-numba", "export", str(folder), "--out", str(tmp_path / "out"), *words]
+    monkeypatch.setattr("sys.argv", command)
+    assert main() == 0
+    assert {(problem.N, problem.K) for problem in asked} == {(64, 256)}
+    assert {problem.M for problem in asked} == rows

@@ -14,14 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load
+from small_export import TYPES, tensors_of
 
 from ferrum_numba.export.formula import evaluate
 
 HERE = Path(__file__).parent
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 FLAGS = ("-std=gnu11", "-O1", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror")
-TYPES = {"F16": "f2", "I32": "i4", "U16": "u2"}
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler on this machine")
 
 
@@ -72,7 +71,7 @@ def write_results(folder, target):
     target.mkdir(exist_ok=True)
     for entry in entries_of(folder):
         (record,) = entry["vectors"]
-        result = load((folder / record["file"]).read_bytes())["expected"]
+        result = tensors_of((folder / record["file"]).read_bytes())["expected"]
         data = result.astype(TYPES[record["out"]]).tobytes()
         (target / f"{entry['symbol']}.bin").write_bytes(data)
         kinds, zero = "", []
