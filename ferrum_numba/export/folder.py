@@ -28,10 +28,11 @@ def new_folder(target: Path) -> Iterator[Path]:
     Raises:
         StoreError: the target holds something that is no export, or cannot be written.
     """
+    target = target.absolute()
     refuse_target(target)
     # a name of its own in the same file system
     token = secrets.token_hex(4)
-    folder = target.absolute().parent / f".{target.name}.{token}"
+    folder = target.with_name(f".{target.name}.{token}")
     old = folder.with_name(f"{folder.name}.old")
     try:
         folder.mkdir()
