@@ -9,7 +9,7 @@ STAMP := $(VENV)/installed-cu$(CUDA)
 # worksteal: a test of 15 s at the end of one queue does not keep the other worker waiting
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
 
-.PHONY: test test-times smoke report lint clean
+.PHONY: test test-times smoke report lint rust clean
 
 test: $(STAMP)
 	$(PYTEST)
@@ -36,6 +36,10 @@ lint: $(STAMP)
 	cd build/typecheck && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml \
 		--cache-dir ../../.mypy_cache -p ferrum_numba
 	rm -rf build
+
+# the example that loads an export; needs cargo and its crates
+rust:
+	cargo check --manifest-path examples/rust/Cargo.toml
 
 clean:
 	rm -rf .venv .venv-* build report *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -41,6 +41,8 @@ LAYERS = {
     "shipped": set(),
     # runs what was decided: it neither searches nor measures, and reads no results
     "linear": BASE | {"compile", "launch", "kernels", "reference", "gptq", "results", "shipped"},
+    # writes down what layers run, on a machine that need not have the GPU
+    "export": BASE | {"compile", "launch", "kernels", "gptq", "results", "linear"},
 }
 # they stand above everything; the command line alone must not know a kernel
 TOP = {"perf", "__main__", "__init__"}
@@ -53,7 +55,7 @@ OUTSIDE = {
     "cuda": {"gpu", "compile", "launch", "measure"},
     "matplotlib": {"roofline", "report"},
     "rich": {"cli"},
-    "safetensors": {"gptq"},
+    "safetensors": {"gptq", "export"},
     "filelock": {"tune"},
 }
 
@@ -132,6 +134,8 @@ def test_every_room_has_a_place():
         ("ferrum_numba.linear.choice", "from ferrum_numba.tune import tune"),
         ("ferrum_numba.linear.choice", "from ferrum_numba.measure import Policy"),
         ("ferrum_numba.linear.choice", "from ferrum_numba import perf"),
+        ("ferrum_numba.linear.choice", "from ferrum_numba.export import export"),
+        ("ferrum_numba.export.make", "from ferrum_numba.tune import tune"),
         ("ferrum_numba.linear.runtime", "import filelock"),
         ("ferrum_numba.results.decisions", "from ferrum_numba.launch import lacking"),
     ],

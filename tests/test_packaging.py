@@ -22,8 +22,9 @@ CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 PACKAGE_DIR = PROJECT["tool"]["setuptools"]["package-dir"]
 # what installs beside the modules
 DATA = (
-    "ferrum_numba/py.typed", "ferrum_numba/report/*.css", "perf/results/*/*.json",
-    "perf/decisions/*.json", "perf/measurements/*.json", "perf/programs/*/*",
+    "ferrum_numba/py.typed", "ferrum_numba/report/*.css", "ferrum_numba/export/schema/*.json",
+    "perf/results/*/*.json", "perf/decisions/*.json", "perf/measurements/*.json",
+    "perf/programs/*/*",
 )  # fmt: skip
 # a folder of packages as anyone might add it
 NEW = (

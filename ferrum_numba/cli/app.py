@@ -16,6 +16,7 @@ from ferrum_numba.cli import (
     bench,
     check,
     doctor,
+    export,
     inspect,
     listing,
     plan,
@@ -41,6 +42,7 @@ COMMANDS = {
     "report": report,
     "inspect": inspect,
     "quantize": quantize,
+    "export": export,
     "warm": warm,
 }
 # of the extra `compile`, which an installation that only runs has not
