@@ -68,7 +68,7 @@ def build(config, early):
     schedule = make_schedule(config)
     stripe_of, block_rows = schedule.stripe_of, schedule.block_rows
     warp_along_k = schedule.warp_along_k
-    finish, take_over = make_finish(config), make_take_over(config)
+    finish, take_over = make_finish(config, schedule), make_take_over(config, schedule)
 
     @cuda.jit(device=True, forceinline=True)
     def locate(packed, n, k_step, slice_id):

@@ -3,7 +3,6 @@
 from numba import cuda
 from numba.cuda.types import float32, uint32, uint64
 
-from ferrum_numba.kernels.decode.schedule import make_schedule
 from ferrum_numba.kernels.shared.columns import make_load_factors, make_write_columns, store_columns
 from ferrum_numba.kernels.shared.handoff import PIECE_BYTES, put_slot, take_slots
 from ferrum_numba.kernels.shared.tile import add_tile
@@ -36,7 +35,7 @@ def make_write(config):
     return write
 
 
-def make_finish(config):
+def make_finish(config, schedule):
     """Return what sums a slice over the warps along K, and writes it or hands it on."""
     num_threads, row_items = config.num_threads, config.row_items
     warps_n, warps_k = config.warps_n, config.warps_k
@@ -47,7 +46,6 @@ def make_finish(config):
     store_sums = store_columns(config.tile_m // 8, sums_row_bytes)
     add_sums = add_tile("shared", 4, 16)
     put = put_slot(1, PIECE_BYTES)
-    schedule = make_schedule(config)
     stripe_of, block_rows = schedule.stripe_of, schedule.block_rows
     write = make_write(config)
 
@@ -134,14 +132,13 @@ def make_finish(config):
     return finish
 
 
-def make_take_over(config):
+def make_take_over(config, schedule):
     """Return what adds the sums of the blocks before to those of the slice that this one ends."""
     num_threads, row_items = config.num_threads, config.row_items
     partial_bytes, block_offset = config.partial_bytes, config.block_offset
     slots_at_once = SLOTS_AT_ONCE
     take = take_slots(1, PIECE_BYTES, slots_at_once, partial_bytes, 0)
     add_sums = add_tile("shared", 4, 16)
-    schedule = make_schedule(config)
     stripe_of, block_rows = schedule.stripe_of, schedule.block_rows
     write = make_write(config)
 

@@ -51,7 +51,8 @@ def build(config):
     splat = splat_f32(2 * tile_m)
     multiply = multiply_stage(tile_m, half, scale_rows, zero_rows, k_tiles, config.in_flight)
     describe = smem_descriptor(128, 8 * ROW_BYTES)
-    stripe_of, finish = make_stripe_of(config), make_finish(config)
+    stripe_of = make_stripe_of(config)
+    finish = make_finish(config, stripe_of)
 
     @cuda.jit(device=True, forceinline=True)
     def tile_column_of(n, slice_id):

@@ -3,7 +3,6 @@
 from numba import cuda
 from numba.cuda.types import float32, uint32, uint64
 
-from ferrum_numba.kernels.decode_wgmma.schedule import make_stripe_of
 from ferrum_numba.kernels.shared.columns import make_load_factors, make_write_columns, store_columns
 from ferrum_numba.kernels.shared.handoff import put_slot, take_slots
 from ferrum_numba.kernels.shared.tile import add_tile
@@ -44,7 +43,7 @@ def make_write_pieces(config, rows_at_once):
     return write_pieces
 
 
-def make_finish(config):
+def make_finish(config, stripe_of):
     """Return what sums a slice, of which each warpgroup has its share, and writes it.
 
     The block that has a slice's first steps adds the sums of the blocks after it, in their order.
@@ -62,7 +61,7 @@ def make_finish(config):
     add_sums = add_tile("shared", 4 * PIECES, rows_at_once * sums_row_bytes)
     put = put_slot(PIECES, piece_bytes)
     take = take_slots(PIECES, piece_bytes, SLOTS, partial_bytes, PAUSE_NS)
-    stripe_of, write_pieces = make_stripe_of(config), make_write_pieces(config, rows_at_once)
+    write_pieces = make_write_pieces(config, rows_at_once)
 
     @cuda.jit(device=True, forceinline=True)
     def shares_of(slice_id, n, k, stripe_steps):

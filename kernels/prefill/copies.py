@@ -4,7 +4,7 @@ from numba import cuda
 from numba.cuda.types import uint32, uint64
 
 from ferrum_numba.kernels.prefill.kernel import PANEL_K
-from ferrum_numba.kernels.prefill.schedule import ROW_BYTES, make_schedule
+from ferrum_numba.kernels.prefill.schedule import ROW_BYTES
 from ferrum_numba.ptx.asynchronous import (
     cp_async_bulk,
     cp_async_bulk_tensor_2d,
@@ -57,13 +57,12 @@ def make_clear_rows(config):
     return clear_rows
 
 
-def make_copy_x(config):
+def make_copy_x(config, schedule):
     """Return what fills the ring's stages with rows of x, segment after segment."""
     tile_m, tile_k, pair = config.tile_m, config.tile_k, config.pair
     stage_bytes, bars_offset, map_offset = config.stage_bytes, config.bars_offset, config.out_offset
     box_rows = tile_m // config.unit_blocks
     panels, panel_bytes = tile_k // PANEL_K, tile_m * ROW_BYTES
-    schedule = make_schedule(config)
     num_tiles, corner = schedule.num_tiles, schedule.corner
     first_segment, next_segment = schedule.first_segment, schedule.next_segment
     advance = schedule.advance
@@ -153,7 +152,7 @@ def make_copy_x(config):
     return copy_x
 
 
-def make_copy_weights(config):
+def make_copy_weights(config, schedule):
     """Return what fills the ring's stages with half of the rows of packed weights.
 
     A thread that copies one row after the other takes its time, and the lanes of a warp take it one
@@ -163,7 +162,6 @@ def make_copy_weights(config):
     w_offset, stage_bytes, bars_offset = config.w_offset, config.stage_bytes, config.bars_offset
     w_rows, row_bytes = tile_k // 16, tile_n * 8
     own_rows = w_rows // 2
-    schedule = make_schedule(config)
     num_tiles, corner = schedule.num_tiles, schedule.corner
     own_column, first_segment = schedule.own_column, schedule.first_segment
     next_segment, advance = schedule.next_segment, schedule.advance
@@ -204,7 +202,7 @@ def make_copy_weights(config):
     return copy_weights
 
 
-def make_copy_scales(config):
+def make_copy_scales(config, schedule):
     """Return what fills the ring's stages with scales and zero points, segment after segment."""
     tile_n, tile_k = config.tile_n, config.tile_k
     group_size, has_zero_points = config.group_size, config.has_zero_points
@@ -212,7 +210,6 @@ def make_copy_scales(config):
     stage_bytes, bars_offset = config.stage_bytes, config.bars_offset
     scale_rows, s_bytes, z_bytes = config.scale_rows, tile_n * 2, tile_n // 2
     copied_bytes = scale_rows * (s_bytes + (z_bytes if has_zero_points else 0))
-    schedule = make_schedule(config)
     num_tiles, corner = schedule.num_tiles, schedule.corner
     own_column, first_segment = schedule.own_column, schedule.first_segment
     next_segment, advance = schedule.next_segment, schedule.advance

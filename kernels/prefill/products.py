@@ -111,7 +111,7 @@ def make_fragments(config):
     return load_words, load_group, fragment
 
 
-def make_scale_weights(config):
+def make_scale_weights(config, release):
     """Return (start, finish, multiply_stage) of weights that are scaled: see `make_products`.
 
     A strip's product of 16 of k is a group of products.
@@ -127,7 +127,6 @@ def make_scale_weights(config):
     step_x = descriptor_step(32)  # 16 of k
     mma = wgmma_rs(config.tile_m, HALVES[config.dtype])
     load_words, load_group, fragment = make_fragments(config)
-    release = make_release(config)
 
     @cuda.jit(device=True, forceinline=True)
     def multiply_strip(acc, word, scale, zero, strip, x_desc):
@@ -183,7 +182,7 @@ def make_scale_weights(config):
     return (*make_accumulators(config), multiply_stage)
 
 
-def make_scale_sums(config):
+def make_scale_sums(config, release):
     """Return (start, finish, multiply_stage) of sums that are scaled: see `make_products`.
 
     The sums of a warp's strips are one tuple until the last product has ended, with those that are
@@ -203,7 +202,6 @@ def make_scale_sums(config):
         strips,
     )
     dequantize_first, multiply, end_last = stages.first, stages.multiply, stages.last
-    release = make_release(config)
 
     @cuda.jit(device=True, forceinline=True)
     def start():
@@ -231,7 +229,7 @@ def make_scale_sums(config):
     return start, finish, multiply_stage
 
 
-def make_products(config):
+def make_products(config, release):
     """Return (start, finish, multiply_stage) of a warp's sums.
 
     start() -> sums of zero
@@ -244,4 +242,5 @@ def make_products(config):
     last:   where the stage before lies, and its barrier; this one's for the first
     order:  whether there was a stage before, this one's barrier and the phase of it that has ended
     """
-    return make_scale_sums(config) if config.scale_sums else make_scale_weights(config)
+    make = make_scale_sums if config.scale_sums else make_scale_weights
+    return make(config, release)

@@ -44,14 +44,15 @@ def build(config):
     num_tiles, corner = schedule.num_tiles, schedule.corner
     own_column, first_segment = schedule.own_column, schedule.first_segment
     next_segment, advance = schedule.next_segment, schedule.advance
-    copy_x, copy_weights = make_copy_x(config), make_copy_weights(config)
+    copy_x, copy_weights = make_copy_x(config, schedule), make_copy_weights(config, schedule)
     clear_rows = make_clear_rows(config)
-    copying_warps, copy_scales = 3 if per_channel else 4, make_copy_scales(config)
-    start, finish, multiply_stage = make_products(config)
+    copying_warps, copy_scales = 3 if per_channel else 4, make_copy_scales(config, schedule)
     release = make_release(config)
+    start, finish, multiply_stage = make_products(config, release)
     pair, releases = config.pair, config.unit_blocks * CONSUMER_WARPS
     sum_of_cluster, clustered = make_sum_of_cluster(config), config.cluster > 1
-    sum_of_blocks, store_result = make_sum_of_blocks(config), make_store_result(config)
+    sum_of_blocks = make_sum_of_blocks(config, schedule)
+    store_result = make_store_result(config, schedule)
 
     def prefill(
         x, packed, scales, zero_points, bias, out, partials, counters, maps,

@@ -5,7 +5,6 @@ from numba.cuda.types import float32, uint32, uint64
 
 from ferrum_numba.division import ceil_div
 from ferrum_numba.kernels.dtypes import HALVES
-from ferrum_numba.kernels.prefill.schedule import make_schedule
 from ferrum_numba.kernels.prefill.steps import store_accumulator_transposed
 from ferrum_numba.kernels.shared.tile import add_tile, store_tile
 from ferrum_numba.ptx.convert import bf16_to_f32, f16_to_f32
@@ -21,12 +20,11 @@ from ferrum_numba.ptx.special import cluster_ctarank, smem_base, thread_id
 from ferrum_numba.ptx.sync import bar_sync, cluster_arrive, cluster_wait, mapa
 
 
-def make_sum_of_blocks(config):
+def make_sum_of_blocks(config, schedule):
     """Return what adds the sums of all blocks that share a tile."""
     strips, acc_floats = config.strips, config.tile_m // 2
     slot_bytes, slot_acc_bytes = config.tile_m * config.tile_n * 4, acc_floats * 512
     pair, unit_blocks = config.pair, config.unit_blocks
-    schedule = make_schedule(config)
     unit_index = schedule.unit_index
     store_partial = store_tile("global", acc_floats, 2048)
     add_partial = add_tile("global", acc_floats, 2048)
@@ -211,7 +209,7 @@ def make_load_strips(config):
     return load_strips
 
 
-def make_store_result(config):
+def make_store_result(config, schedule):
     """Return what writes a tile; a warpgroup's columns leave together, `part_rows` rows at once."""
     tile_m, strips, out_row_bytes = config.tile_m, config.strips, config.out_row_bytes
     places, cluster = 4 // strips, config.cluster
@@ -228,7 +226,6 @@ def make_store_result(config):
         )
         for i in range(4)
     )
-    schedule = make_schedule(config)
     corner, own_column = schedule.corner, schedule.own_column
     load_strips = make_load_strips(config)
 
@@ -279,7 +276,7 @@ def make_store_result(config):
         bar_sync(uint32(1 + warpgroup), uint32(128))  # what was here before has left
         stage_strip(part, to, acc[0], columns[0])
         if strips > 1:
-            stage_strip(part, to + 32, acc[1], columns[1])
+            stage_strip(part, uint32(to + 32), acc[1], columns[1])
         bar_sync(uint32(1 + warpgroup), uint32(128))
         rows = part_rows if part + 1 < parts else tile_m - (parts - 1) * part_rows
         for i in range(rows // rows_at_once):
