@@ -10,13 +10,13 @@ test compares the two):
 * asking LLVM for the size of a type, by assembling a module, for debug information nobody wrote
 * the lifetimes of variables after every pass, and the Python signature of each function that emits
   an instruction
-* looking for garbage among all that numba itself has made
+* walking a block once for each of its variables
 """
 
 from __future__ import annotations
 
-import gc
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import CodeType, FunctionType, SimpleNamespace
@@ -24,8 +24,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from numba.core.types.functions import BaseFunction
-from numba.cuda import compiler, dispatcher, types, utils
-from numba.cuda.core import typed_passes, untyped_passes
+from numba.cuda import compiler, dispatcher, lowering, types, utils
+from numba.cuda.core import interpreter, ir, typed_passes, untyped_passes
+from numba.cuda.core.analysis import compute_use_defs, must_use_alloca
 from numba.cuda.core.compiler_machinery import PassManager
 from numba.cuda.core.postproc import PostProcessor
 from numba.cuda.core.transforms import canonicalize_cfg
@@ -52,8 +53,6 @@ PASSES = (
 LITERALS = frozenset(("literally", "literal_unroll"))
 # signatures remembered at most; a kernel has some hundred
 REMEMBERED = 1 << 14
-# new objects between two looks for garbage among them; numba makes a million a build
-YOUNG = 10_000
 
 
 class PlainCompiler(compiler.CUDACompiler):  # type: ignore[misc]
@@ -64,11 +63,21 @@ class PlainCompiler(compiler.CUDACompiler):  # type: ignore[misc]
         if not is_plain(self.state.func_id.func):
             everything: list[Any] = super().define_pipelines()
             return everything
-        passes = PassManager("plain")
+        passes = PlainPasses("plain")
         for one in PASSES:
             passes.add_pass(one, one.__name__)
         passes.finalize()
         return [passes]
+
+
+class PlainPasses(PassManager):  # type: ignore[misc]
+    """Runs passes one after the other; numba looks after each at what it did, and says so."""
+
+    def _runPass(self, index: int, step: Any, state: Any) -> None:
+        step.analysis = self._analysis
+        step.run_initialization(state)
+        step.run_pass(state)
+        step.run_finalizer(state)
 
 
 def is_plain(function: FunctionType) -> bool:
@@ -137,8 +146,10 @@ def front_end(compute_capability: tuple[Any, ...]) -> Iterator[None]:
         _replaced(target, "get_abi_sizeof", get_abi_sizeof),
         _replaced(BaseFunction, "get_call_type", get_call_type),
         _replaced(PostProcessor, "run", _canonicalize),
+        # what it mends is left by `with`, which device code cannot have
+        _replaced(interpreter, "peep_hole_delete_with_exit", lambda func_ir: func_ir),
+        _replaced(lowering.CUDALower, "_find_singly_assigned_variable", _find_singly_assigned),
         _replaced(utils, "pysignature", _python_signature),
-        _no_full_collections(),
     ):
         yield
 
@@ -183,12 +194,19 @@ def _canonicalize(self: Any, emit_dels: bool = False, extend_lifetimes: bool = F
         self.func_ir.generator_info = None
 
 
-@contextmanager
-def _no_full_collections() -> Iterator[None]:
-    """Leave what is old alone: it is numba's own, and what the build at hand still needs."""
-    before = gc.get_threshold()
-    gc.set_threshold(YOUNG, before[1], 1 << 30)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
+def _find_singly_assigned(self: Any) -> None:
+    """Find the variables that need no memory: assigned once, and used in that block only.
+
+    Stands in for `CUDALower._find_singly_assigned_variable`, which walks a block for each of them.
+    """
+    assigned = Counter(
+        statement.target.name
+        for block in self.blocks.values()
+        for statement in block.find_insts(ir.assign_types)
+    )
+    uses = compute_use_defs(self.blocks)
+    elsewhere = set().union(*uses.usemap.values(), must_use_alloca(self.blocks))
+    self._singly_assigned_vars = {
+        name for name, times in assigned.items() if times == 1 and name not in elsewhere
+    }
+    self._blk_local_varmap = {}

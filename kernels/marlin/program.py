@@ -157,10 +157,10 @@ def build(config):
         return word, load_a(stage + a_lane + ((k_block * 32) ^ a_swizzle))
 
     @cuda.jit(device=True, forceinline=True)
-    def dequantize(word, scale, zero, strip):
-        """Return the B operands of a strip of 16 columns."""
+    def dequantize(word, scale, zero):
+        """Return the B operands of a strip of 16 columns, whose zero points are the lowest."""
         # of columns 0..7 in the lower half, of 8..15 in the upper
-        pair = uint32((zero >> (4 * strip)) & 0x000F000F)
+        pair = uint32(zero & 0x000F000F)
         if has_zero_points and per_channel:
             return convert(word, pair)
         if has_zero_points:
@@ -170,10 +170,10 @@ def build(config):
     @cuda.jit(device=True, forceinline=True)
     def multiply(a, word, scale, zero, acc):
         acc0, acc1, acc2, acc3 = acc
-        acc0 = mma(a, dequantize(word[0], scale[0], zero, 0), acc0)
-        acc1 = mma(a, dequantize(word[1], scale[1], zero, 1), acc1)
-        acc2 = mma(a, dequantize(word[2], scale[2], zero, 2), acc2)
-        acc3 = mma(a, dequantize(word[3], scale[3], zero, 3), acc3)
+        acc0 = mma(a, dequantize(word[0], scale[0], zero), acc0)
+        acc1 = mma(a, dequantize(word[1], scale[1], uint32(zero >> 4)), acc1)
+        acc2 = mma(a, dequantize(word[2], scale[2], uint32(zero >> 8)), acc2)
+        acc3 = mma(a, dequantize(word[3], scale[3], uint32(zero >> 12)), acc3)
         return acc0, acc1, acc2, acc3
 
     def marlin(
