@@ -17,6 +17,7 @@ from typing import Any
 
 from cuda.bindings.nvvm import nvvmError
 from numba import cuda
+from numba.core.errors import NumbaError as CoreError
 from numba.cuda import compiler, types
 from numba.cuda.core.compiler_lock import global_compiler_lock
 from numba.cuda.core.errors import NumbaError
@@ -37,7 +38,7 @@ NUMBA_TYPES = {"pointer": types.uint64, "uint32": types.uint32, "int32": types.i
 
 # what numba's front end is seen to raise for a kernel it cannot compile; RuntimeError includes its
 # unsupported architectures and missing libraries
-FRONT_END_ERRORS = (NumbaError, nvvmError, RuntimeError, TypeError, AssertionError)
+FRONT_END_ERRORS = (NumbaError, CoreError, nvvmError, RuntimeError, TypeError, AssertionError)
 
 
 def build(kernel: Kernel, config: Config, arch: str, *, use_cache: bool = True) -> Binary:

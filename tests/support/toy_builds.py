@@ -24,7 +24,7 @@ def nonsense(a: U32) -> U32: ...
 
 @cuda.jit(device=True)
 def count_up(n):
-    # without inline="always" numba compiles it for the device at hand, of which there is none
+    # nobody asked numba to inline it
     total = uint32(0)
     while uint32(total * total) < n:
         total = uint32(total + uint32(3))
