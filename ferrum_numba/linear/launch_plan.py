@@ -2,7 +2,7 @@
 
 A plan is a list of launches: the columns of x are gathered first where an act-order weight asks for
 it, and a bias is added last where it is added to the rounded result. Buffers change from layer to
-layer and from call to call, so a plan has none; it takes addresses by name:
+layer and from call to call, so a plan has none; it takes addresses, in this order:
 
     x, out                                of the call
     packed, scales, zero_points, ...      of the weight, as its kernels name them; 0 where absent
@@ -12,21 +12,23 @@ layer and from call to call, so a plan has none; it takes addresses by name:
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from operator import itemgetter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from weakref import WeakKeyDictionary
 
 from ferrum_numba.compile import build
 from ferrum_numba.contract import Config, Kernel, Problem
+from ferrum_numba.errors import LaunchError
 from ferrum_numba.kernels.tools.add_bias import AddBias, AddBiasProblem
 from ferrum_numba.kernels.tools.gather_columns import GatherColumns, GatherProblem
 from ferrum_numba.kernels.w4a16 import W4A16Problem
-from ferrum_numba.launch import Device, Followed, Loaded, Repeated, load
+from ferrum_numba.launch import Device, Followed, Loaded, Needs, Order, Repeated, Scratch, load
 from ferrum_numba.linear.choice import kernel_for, shipped_decisions
 from ferrum_numba.results.decisions import Choice, Decision
 
 ELEMENT_BYTES = 2
+# of a call, given as numbers
+CALL = ("x", "out")
 
 
 @dataclass(frozen=True)
@@ -34,42 +36,72 @@ class LayerTask:
     """What a layer asks of a launch plan.
 
     kernels:  those that can read the layer's weight
+    operands: names of the weight's buffers, in the order in which their addresses are given
     gathered: a kernel of its own brings the columns of x into the order of an act-order weight
     two_step: a kernel of its own adds the bias, to the rounded result
     """
 
     problem: W4A16Problem
     kernels: tuple[Kernel, ...]
+    operands: tuple[str, ...]
     gathered: bool = False
     two_step: bool = False
 
 
 @dataclass(frozen=True)
 class Step:
-    """One launch of a plan, and what picks the addresses it takes, in its own order."""
+    """One launch of a plan.
 
-    launch: Repeated | Followed
-    pick: Callable[[Mapping[str, int]], tuple[int, ...]]
+    renamed: name of a buffer by the parameter that takes it, where they differ
+    config:  the kernel's default unless one is given
+    """
+
+    kernel: Kernel
+    problem: Problem
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    config: Config | None = None
 
 
-@dataclass(frozen=True)
+# compared by identity
+@dataclass(frozen=True, eq=False)
 class LaunchPlan:
-    """What runs one problem: launches in order, and the scratch they need, bytes by name."""
+    """What runs one problem: launches in order, and the scratch they need, if any."""
 
-    steps: tuple[Step, ...]
-    scratch: Mapping[str, int]
+    launches: tuple[Repeated | Followed, ...]
+    num_operands: int
+    needs: Needs | None
+    device: Device
+    scratch: Scratch
 
-    def __call__(self, stream: int, addresses: Mapping[str, int]) -> None:
-        """Launch on a stream; allocates nothing and waits for nothing."""
-        for step in self.steps:
-            step.launch(stream, step.pick(addresses))
+    def __call__(self, stream: int, x: int, out: int, operands: bytes) -> None:
+        """Launch on a stream; allocates nothing and waits for nothing once its scratch is there.
+
+        x, out:   addresses
+        operands: addresses of the weight's buffers, packed as `Order` has them
+
+        Raises:
+            CaptureError: the stream is being captured, and there is no memory for its scratch.
+            LaunchError:  the driver refused.
+        """
+        needs = self.needs
+        try:
+            if needs is not None:
+                operands += self.scratch.addresses(stream, needs)
+            for launch in self.launches:
+                launch(stream, x, out, operands)
+        except LaunchError:
+            # asked only now: the driver launches nothing in another GPU's context
+            if self.device.is_current():
+                raise
+            with self.device.activated():
+                self(stream, x, out, operands[: 8 * self.num_operands])
 
 
 class LaunchPlans:
     """The launch plans of one GPU, each made when it is first asked for."""
 
-    def __init__(self, device: Device) -> None:
-        self._device = device
+    def __init__(self, device: Device, scratch: Scratch) -> None:
+        self._device, self._scratch = device, scratch
         self._plans: dict[LayerTask, LaunchPlan] = {}
         self._by_rows: WeakKeyDictionary[object, dict[int, LaunchPlan]] = WeakKeyDictionary()
         self._loaded: dict[str, Loaded] = {}
@@ -92,49 +124,42 @@ class LaunchPlans:
         Raises:
             ProblemError: no kernel can run the problem.
         """
-        with self._lock:
+        with self._lock, self._device.activated():
             if task not in self._plans:
                 self._plans[task] = self._make(task)
             return self._plans[task]
 
-    def step(
-        self,
-        kernel: Kernel,
-        problem: Problem,
-        renamed: Mapping[str, str],
-        config: Config | None = None,
-    ) -> tuple[Step, Mapping[str, int]]:
-        """Return a kernel's launch and the scratch it needs.
-
-        renamed: name of a buffer by the parameter that takes it, where they differ
-        config:  the kernel's default unless one is given
-        """
+    def launch(self, step: Step, names: Sequence[str]) -> Repeated | Followed:
+        """Return a kernel's launch, which takes the addresses of the named buffers."""
         gpu = self._device.gpu
-        config = config or kernel.default(problem, gpu)
-        binary = build(kernel, config, gpu.arch)
+        config = step.config or step.kernel.default(step.problem, gpu)
+        binary = build(step.kernel, config, gpu.arch)
         loaded = self._loaded.get(binary.fingerprint)
         if loaded is None:
             loaded = self._loaded[binary.fingerprint] = load(binary, self._device)
-        launch = kernel.launch(config, problem, gpu)
-        pick = itemgetter(*(renamed.get(name, name) for name in loaded.pointers(launch)))
-        return Step(loaded.repeated(launch), pick), launch.workspace
+        launch = step.kernel.launch(config, step.problem, gpu)
+        return loaded.repeated(launch, Order(names, step.renamed))
 
     def _make(self, task: LayerTask) -> LaunchPlan:
-        problem, steps, scratch, renamed = task.problem, [], {}, {}
+        problem, scratch, renamed = task.problem, {}, {}
+        steps = []
         if task.gathered:
             gather = GatherProblem(problem.M, problem.K)
-            steps.append(self.step(GatherColumns(), gather, {"out": "gathered"})[0])
+            steps.append(Step(GatherColumns(), gather, {"out": "gathered"}))
             scratch["gathered"] = problem.M * problem.K * ELEMENT_BYTES
             problem, renamed = replace(problem, act_order=False), {"x": "gathered"}
         if task.two_step:
             problem = replace(problem, bias=False)
         choice = self._choose(problem, task.kernels)
-        step, workspace = self.step(choice.kernel, problem, renamed, choice.config)
-        steps.append(step)
+        steps.append(Step(choice.kernel, problem, renamed, choice.config))
+        scratch |= choice.kernel.launch(choice.config, problem, self._device.gpu).workspace
         if task.two_step:
             bias = AddBiasProblem(problem.M, problem.N, problem.dtype)
-            steps.append(self.step(AddBias(), bias, {"x": "out"})[0])
-        return LaunchPlan(tuple(steps), {**scratch, **workspace})
+            steps.append(Step(AddBias(), bias, {"x": "out"}))
+        names = (*CALL, *task.operands, *scratch)
+        launches = tuple(self.launch(step, names) for step in steps)
+        needs = Needs(scratch) if scratch else None
+        return LaunchPlan(launches, len(task.operands), needs, self._device, self._scratch)
 
     def _choose(self, problem: W4A16Problem, kernels: tuple[Kernel, ...]) -> Choice:
         if self._decisions is None:
