@@ -41,6 +41,8 @@ LAYERS = {
     "shipped": set(),
     # runs what was decided: it neither searches nor measures, and reads no results
     "linear": BASE | {"compile", "launch", "kernels", "reference", "gptq", "results", "shipped"},
+    # layers as modules of torch's, which is imported there, and by who traces a call of a layer
+    "torch": BASE | {"launch", "linear", "kernels", "gptq"},
 }
 # they stand above everything; the command line alone must not know a kernel
 TOP = {"perf", "__main__", "__init__"}
@@ -55,6 +57,8 @@ OUTSIDE = {
     "rich": {"cli"},
     "safetensors": {"gptq"},
     "filelock": {"tune"},
+    "torch": {"torch", "linear", "perf"},
+    "transformers": {"perf"},
 }
 
 
@@ -147,7 +151,7 @@ began = time.process_time()
 import ferrum_numba
 print(time.process_time() - began)
 import ferrum_numba.cli
-heavy = {"numba", "cuda", "matplotlib", "rich", "llvmlite", "safetensors", "ml_dtypes"}
+heavy = {"numba", "cuda", "matplotlib", "rich", "llvmlite", "safetensors", "ml_dtypes", "torch"}
 print(*sorted(heavy & set(sys.modules)))
 """
 
