@@ -9,7 +9,7 @@ STAMP := $(VENV)/installed-cu$(CUDA)
 # worksteal: a test of 15 s at the end of one queue does not keep the other worker waiting
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
 
-.PHONY: test test-times smoke report lint rust clean
+.PHONY: test test-times torch smoke report lint rust clean
 
 test: $(STAMP)
 	$(PYTEST)
@@ -17,6 +17,10 @@ test: $(STAMP)
 # the same, and what it costs: CPU seconds by file and by test
 test-times: $(STAMP)
 	$(PYTEST) --cpu-times
+
+# what the tests of ferrum_numba.torch need, without which they are skipped; torch as built for CPUs
+torch: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check "torch==2.13.0+cpu" transformers
 
 # whether an installation works: for another Python, make smoke VENV=.venv-3.13 PYTHON=python3.13
 smoke: $(STAMP)

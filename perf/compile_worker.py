@@ -6,11 +6,13 @@ input and answers with a line of JSON; seconds are CPU seconds of all threads of
 """
 
 import contextlib
+import importlib
 import json
 import resource
 import sys
 import time
 from dataclasses import replace
+from typing import Any
 
 # names of what is timed inside of a build: module, function, phase
 TIMED = (
@@ -23,7 +25,7 @@ ROWS = (1, 16, 64, 256, 1024)
 KINDS = ({"group_size": -1}, {"group_size": 64, "zero_points": "gptq"}, {"dtype": "bf16"})
 
 
-def programs(gpu):
+def programs(gpu: Any) -> list[tuple[Any, Any, Any]]:
     """Return (kernel, problem, config) of every default, each config once."""
     from ferrum_numba.kernels import KERNELS, TOOLS
     from ferrum_numba.kernels.w4a16 import OP, W4A16Problem
@@ -42,20 +44,20 @@ def programs(gpu):
     return found
 
 
-def time_phases():
+def time_phases() -> dict[str, float]:
     """Let the functions of TIMED count their CPU seconds, and return the counts by phase."""
     spent = {phase: 0.0 for *_, phase in TIMED}
     for module, name, phase in TIMED:
         with contextlib.suppress(ImportError, AttributeError):
-            owner = __import__(module, fromlist=["_"])
+            importlib.import_module(module)
             # a package may show a function under its module's name
             owner = sys.modules[module]
             setattr(owner, name, _counted(getattr(owner, name), spent, phase))
     return spent
 
 
-def _counted(function, spent, phase):
-    def call(*args, **kwargs):
+def _counted(function: Any, spent: dict[str, float], phase: str) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
         start = time.process_time()
         try:
             return function(*args, **kwargs)
@@ -65,7 +67,7 @@ def _counted(function, spent, phase):
     return call
 
 
-def main():
+def main() -> None:
     """Say which programs there are, then build each that is asked for."""
     from ferrum_numba.compile import build
     from ferrum_numba.gpu import find

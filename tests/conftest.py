@@ -94,7 +94,8 @@ def pytest_terminal_summary(terminalreporter):
     if terminalreporter.config.getoption("--cpu-times"):
         write_cpu_times(terminalreporter)
     skipped = terminalreporter.stats.get("skipped", [])
-    num_gpu = sum("gpu" in report.keywords for report in skipped)
+    # a module that was skipped whole has none
+    num_gpu = sum("gpu" in getattr(report, "keywords", ()) for report in skipped)
     if num_gpu:
         terminalreporter.write_line(f"{num_gpu} GPU tests were not run: {NO_GPU}")
 

@@ -43,6 +43,8 @@ LAYERS = {
     "linear": BASE | {"compile", "launch", "kernels", "reference", "gptq", "results", "shipped"},
     # writes down what layers run, on a machine that need not have the GPU
     "export": BASE | {"compile", "launch", "kernels", "gptq", "results", "linear"},
+    # layers as modules of torch's, which is imported there, and by who traces a call of a layer
+    "torch": BASE | {"launch", "linear", "kernels", "gptq"},
 }
 # they stand above everything; the command line alone must not know a kernel
 TOP = {"perf", "__main__", "__init__"}
@@ -57,6 +59,8 @@ OUTSIDE = {
     "rich": {"cli"},
     "safetensors": {"gptq", "export"},
     "filelock": {"tune"},
+    "torch": {"torch", "linear", "perf"},
+    "transformers": {"perf"},
 }
 
 
@@ -151,7 +155,7 @@ began = time.process_time()
 import ferrum_numba
 print(time.process_time() - began)
 import ferrum_numba.cli
-heavy = {"numba", "cuda", "matplotlib", "rich", "llvmlite", "safetensors", "ml_dtypes"}
+heavy = {"numba", "cuda", "matplotlib", "rich", "llvmlite", "safetensors", "ml_dtypes", "torch"}
 print(*sorted(heavy & set(sys.modules)))
 """
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from ferrum_numba.contract import Launch
 from ferrum_numba.export.formula import Formula, segments
-from ferrum_numba.export.layer import Chosen, Layer, Stage, choose_stages, repack_stage
+from ferrum_numba.export.layer import Chosen, Layer, choose_stages, launch_of_rows, repack_stage
 from ferrum_numba.export.programs import Programs
 from ferrum_numba.gpu import Gpu
+from ferrum_numba.linear.stages import Stage
 from ferrum_numba.results.decisions import Decision
 
 Json = dict[str, Any]
@@ -53,7 +54,7 @@ def repack_row(layer: Layer, programs: Programs) -> Json | None:
     if stage is None:
         return None
     problem, (K, N) = layer.problem, layer.stored()
-    launch = stage.kernel.launch(stage.config, stage.problem, programs.gpu)
+    launch = stage.launch(programs.gpu)
     return {
         "K": problem.K,
         "N": problem.N,
@@ -65,7 +66,7 @@ def repack_row(layer: Layer, programs: Programs) -> Json | None:
 
 def formulas_up_to(stage: Stage, M: int, gpu: Gpu) -> Mapping[Any, Formula]:
     """Return the formulas of a stage's launch for M rows, and for some M below it."""
-    *_, last = segments(lambda m: values_of(stage.launch(m, gpu)), 1, M, _units(stage))
+    *_, last = segments(lambda m: values_of(launch_of_rows(stage, m, gpu)), 1, M, _units(stage))
     return last.formulas
 
 
@@ -96,14 +97,14 @@ def _ranges(
     def values(M: int) -> dict[Any, int]:
         found = {("scratch", name): M * size for name, size in chosen.row_bytes.items()}
         for i, stage in enumerate(stages):
-            found |= {(i, *key): v for key, v in values_of(stage.launch(M, gpu)).items()}
+            found |= {(i, *key): v for key, v in values_of(launch_of_rows(stage, M, gpu)).items()}
         return found
 
     units = {unit for stage in stages for unit in _units(stage)}
     for m_first, m_last, formulas in segments(values, first, last, units):
         own = [{k[1:]: f for k, f in formulas.items() if k[0] == i} for i in range(len(stages))]
         launches = [
-            launch_record(stage, stage.launch(m_last, gpu), formulas_of, programs)
+            launch_record(stage, launch_of_rows(stage, m_last, gpu), formulas_of, programs)
             for stage, formulas_of in zip(stages, own, strict=True)
         ]
         scratch = {key[1]: f for key, f in formulas.items() if key[0] == "scratch"}

@@ -1,25 +1,23 @@
 """What a layer launches: the kernel that was decided on, and the helpers around it.
 
-The launches, their order and the buffers they share are those of `linear/launch_plan.py`, which
-runs them; here nothing is loaded, so no GPU is needed.
+The launches, their order and the buffers they share are those of `linear/stages.py`; here nothing
+is loaded, so no GPU is needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ferrum_numba.contract import Config, Kernel, Launch, Problem
+from ferrum_numba.contract import Launch
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.gpu import Gpu
 from ferrum_numba.kernels.shared.packed import stored_shape
-from ferrum_numba.kernels.tools.add_bias import AddBias, AddBiasProblem
-from ferrum_numba.kernels.tools.gather_columns import GatherColumns, GatherProblem
-from ferrum_numba.kernels.tools.repack import Repack, RepackProblem
 from ferrum_numba.kernels.w4a16 import W4A16Problem
-from ferrum_numba.linear.choice import READERS, kernel_for, refusal
+from ferrum_numba.linear.choice import READERS, refusal
 from ferrum_numba.linear.launch_plan import ELEMENT_BYTES
+from ferrum_numba.linear.stages import LayerTask, Stage, packing, stages
 from ferrum_numba.results.decisions import Choice, Decision
 
 BIAS_MODES = ("fused", "two_step")
@@ -77,25 +75,6 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One launch of a layer, for any number of rows.
-
-    problem: of the rows that its config was chosen for
-    renamed: name of a buffer by the parameter that takes it, where they differ
-    """
-
-    kernel: Kernel
-    config: Config
-    problem: Problem
-    renamed: Mapping[str, str] = field(default_factory=dict)
-
-    def launch(self, M: int, gpu: Gpu) -> Launch:
-        """Return its launch for M rows; `repack` has none."""
-        problem = replace(self.problem, M=M) if hasattr(self.problem, "M") else self.problem
-        return self.kernel.launch(self.config, problem, gpu)
-
-
-@dataclass(frozen=True)
 class Chosen:
     """The launches of a layer, as they were chosen for some number of rows.
 
@@ -112,35 +91,26 @@ class Chosen:
 
 def choose_stages(layer: Layer, M: int, decisions: Sequence[Decision], gpu: Gpu) -> Chosen:
     """Return what a layer launches for M rows."""
-    problem, stages, renamed = replace(layer.problem, M=M), [], {}
-    row_bytes = {}
-    if layer.gathered:
-        gather = GatherProblem(M, problem.K)
-        stages.append(_default(GatherColumns(), gather, gpu, {"out": "gathered"}))
-        row_bytes["gathered"] = ELEMENT_BYTES * problem.K
-        problem, renamed = replace(problem, act_order=False), {"x": "gathered"}
-    if layer.two_step:
-        problem = replace(problem, bias=False)
-    choice = kernel_for(problem, READERS[layer.store], decisions, gpu)
-    main = Stage(choice.kernel, choice.config, problem, renamed)
-    stages.append(main)
-    if layer.two_step:
-        bias = AddBiasProblem(M, problem.N, problem.dtype)
-        stages.append(_default(AddBias(), bias, gpu, {"x": "out"}))
-    return Chosen(tuple(stages), main, row_bytes, choice)
+    problem = replace(layer.problem, M=M)
+    task = LayerTask(problem, READERS[layer.store], (), layer.gathered, layer.two_step)
+    found = tuple(stages(task, decisions, gpu))
+    main = next(stage for stage in found if stage.choice is not None)
+    assert main.choice is not None, "it was found by it"
+    row_bytes = {"gathered": ELEMENT_BYTES * problem.K} if layer.gathered else {}
+    return Chosen(found, main, row_bytes, main.choice)
+
+
+def launch_of_rows(stage: Stage, M: int, gpu: Gpu) -> Launch:
+    """Return a stage's launch for M rows; `repack` has none."""
+    problem = replace(stage.problem, M=M) if hasattr(stage.problem, "M") else stage.problem
+    return replace(stage, problem=problem).launch(gpu)
 
 
 def repack_stage(layer: Layer, gpu: Gpu) -> Stage | None:
     """Return what makes the packed weight of a checkpoint's words, None where it stays as it is."""
     if layer.store != "marlin":
         return None
-    problem = layer.problem
-    repack = RepackProblem(1, problem.K, problem.N, problem.act_order, *layer.stored())
-    return _default(Repack(), repack, gpu, {"out": "packed"})
-
-
-def _default(kernel: Kernel, problem: Problem, gpu: Gpu, renamed: Mapping[str, str]) -> Stage:
-    return Stage(kernel, kernel.default(problem, gpu), problem, renamed)
+    return replace(packing(layer.problem, gpu), renamed={"out": "packed"})
 
 
 def _refusal(kind: str, problem: W4A16Problem) -> str | None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from ferrum_numba import __version__
 from ferrum_numba.compile import Binary
-from ferrum_numba.compile.toolchain import PACKAGES, toolchain
+from ferrum_numba.compile.toolchain import toolchain
+from ferrum_numba.compile.versions import PACKAGES
 from ferrum_numba.export.folder import SCHEMA
 from ferrum_numba.export.operands import DOCS, LAYOUTS, describe_parameter
 from ferrum_numba.export.programs import Exported

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from ferrum_numba.compile import Binary, Job, build_many
 from ferrum_numba.contract import Config, Kernel, Launch, Parameter, Problem
 from ferrum_numba.errors import BuildError
-from ferrum_numba.export.layer import Stage
 from ferrum_numba.export.symbols import symbol
 from ferrum_numba.gpu import Gpu
+from ferrum_numba.linear.stages import Stage
 
 Progress = Callable[[int, int], None]
 
@@ -53,7 +53,7 @@ class Programs:
         name = symbol(kernel, config)
         if name not in self.by_symbol:
             parameters = kernel.build(config, self.gpu.arch).parameters
-            launch = kernel.launch(config, stage.problem, self.gpu)
+            launch = stage.launch(self.gpu)
             self.by_symbol[name] = Exported(name, kernel, config, parameters, launch)
         found = self.by_symbol[name]
         found.stages.setdefault((config, stage.problem), stage)

@@ -17,11 +17,11 @@ from safetensors.numpy import save
 from ferrum_numba.contract import Config, Kernel, Problem, describe
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.export.dispatch import Json, formulas_up_to, launch_record
-from ferrum_numba.export.layer import Stage
 from ferrum_numba.export.programs import Exported, Programs
 from ferrum_numba.gpu import Gpu
 from ferrum_numba.kernels.dtypes import DTYPES
 from ferrum_numba.kernels.w4a16 import W4A16Problem
+from ferrum_numba.linear.stages import Stage
 
 # sizes to try, the smallest first: some tile is not full, and K is long enough to be shared
 ROWS = (5, 9, 17, 33, 65, 129, 193)
@@ -61,7 +61,7 @@ def _small(one: Exported, programs: Programs) -> Stage:
     kernel, gpu = one.kernel, programs.gpu
     configs = list(dict.fromkeys(config for config, _ in one.stages))
     for problem in _problems(one):
-        stages = [Stage(kernel, c, problem) for c in configs if _fits(kernel, c, problem, gpu)]
+        stages = [Stage(kernel, problem, c) for c in configs if _fits(kernel, c, problem, gpu)]
         if stages:
             return max(stages, key=lambda stage: _workspace_bytes(stage, gpu))
     raise ProblemError(f"{one.symbol}: none of the small problems suits it; export without vectors")
@@ -91,5 +91,5 @@ def _fits(kernel: Kernel, config: Config, problem: Problem, gpu: Gpu) -> bool:
 
 
 def _workspace_bytes(stage: Stage, gpu: Gpu) -> int:
-    launch = stage.kernel.launch(stage.config, stage.problem, gpu)
+    launch = stage.launch(gpu)
     return sum(launch.workspace.values())

@@ -106,6 +106,18 @@ class GptqCheckpoint:
         num_experts = self._count(prefix)
         return self._experts(prefix, projections, num_experts)
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the quantised layers, as they are stored: parts of a fused one each."""
+        return list(self._names)
+
+    def others(self) -> Iterator[tuple[str, Array]]:
+        """Yield the tensors that are no quantised layer's, with their names: views of the files."""
+        layers = set(self._names)
+        for name in self._files.entries:
+            if name.rpartition(".")[0] not in layers:
+                yield name, self._files.read(name)
+
     def layers(self) -> list[LayerInfo]:
         """Return what is known of every stored layer; only zero points and g_idx are read."""
         return [self._info(name) for name in self._names]

@@ -4,10 +4,11 @@ from ferrum_numba.launch.buffer import Buffer
 from ferrum_numba.launch.cublas import lacking
 from ferrum_numba.launch.device import Device
 from ferrum_numba.launch.graph import Graph
-from ferrum_numba.launch.interop import pointer, stream_handle
-from ferrum_numba.launch.kernel import Fixed, Followed, Loaded, Prepared, Repeated, load
+from ferrum_numba.launch.interop import exported, pointer, stream_handle
+from ferrum_numba.launch.kernel import Loaded, Prepared, load
 from ferrum_numba.launch.operands import Bound, OperandSet
-from ferrum_numba.launch.scratch import Scratch, capturing
+from ferrum_numba.launch.repeated import Fixed, Followed, Order, Repeated
+from ferrum_numba.launch.scratch import Needs, Scratch, capturing
 
 __all__ = [
     "Bound",
@@ -17,11 +18,14 @@ __all__ = [
     "Followed",
     "Graph",
     "Loaded",
+    "Needs",
     "OperandSet",
+    "Order",
     "Prepared",
     "Repeated",
     "Scratch",
     "capturing",
+    "exported",
     "lacking",
     "load",
     "pointer",

@@ -2,108 +2,30 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
-import struct
-import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 from cuda.bindings import driver
 
-from ferrum_numba.contract import Launch, Matmul, Parameter
+from ferrum_numba.contract import Launch
 from ferrum_numba.errors import LaunchError
 from ferrum_numba.launch import cublas
+from ferrum_numba.launch.arguments import Arguments, launch_config, pack, refused
 from ferrum_numba.launch.device import Device, call, failure
 from ferrum_numba.launch.interop import pointer, stream_handle
+from ferrum_numba.launch.repeated import Fixed, Followed, Order, Repeated
 
 if TYPE_CHECKING:
     from ferrum_numba.compile import Binary
 
 # a larger cluster runs where the GPU allows it, and must be asked for
 PORTABLE_CLUSTER_BLOCKS = 8
-# the smallest and largest value of a scalar parameter
-_RANGES = {"uint32": (0, 2**32 - 1), "int32": (-(2**31), 2**31 - 1)}
 _SUCCESS = driver.CUresult.CUDA_SUCCESS
-# of the stream in CUlaunchConfig: behind seven 4-byte sizes, on a multiple of 8
-_STREAM_OFFSET = 32
 _Attribute = driver.CUfunction_attribute
-_LaunchAttribute = driver.CUlaunchAttributeID
-
-
-@cache
-def _launcher() -> Callable[..., int]:
-    """Return the driver's cuLaunchKernelEx, called with addresses as they are.
-
-    What a launch costs the host is nearly all the driver's: see docs/hardware.md#host-launch.
-    """
-    function: Callable[..., int] = ctypes.CDLL("libcuda.so.1").cuLaunchKernelEx
-    return function
-
-
-def pack(
-    parameters: Sequence[Parameter], scalars: Mapping[str, int], addresses: Mapping[str, int]
-) -> npt.NDArray[np.uint64]:
-    """Return the parameters' values: [n] uint64, little endian, a scalar in the low half.
-
-    Raises:
-        LaunchError: a value is missing or does not fit its parameter.
-    """
-    slots = np.zeros(len(parameters), np.uint64)
-    for i, parameter in enumerate(parameters):
-        given = addresses if parameter.kind == "pointer" else scalars
-        if parameter.name not in given:
-            raise LaunchError(f"no value for {parameter.kind} parameter {parameter.name}")
-        value = int(given[parameter.name])
-        low, high = _RANGES.get(parameter.kind, (0, 2**64 - 1))
-        if not low <= value <= high:
-            raise LaunchError(f"{parameter.name} = {value} does not fit {parameter.kind}")
-        slots[i] = value & (2**64 - 1)
-    return slots
-
-
-def launch_config(binary: Binary, launch: Launch) -> Any:
-    """Return the CUlaunchConfig of a launch; its grid counts blocks, not clusters."""
-    config = driver.CUlaunchConfig()
-    config.gridDimX, config.gridDimY, config.gridDimZ = launch.grid
-    config.blockDimX, config.blockDimY, config.blockDimZ = binary.num_threads, 1, 1
-    config.sharedMemBytes = binary.smem_bytes
-    attributes = _attributes(binary, launch)
-    if attributes:
-        config.attrs = attributes
-        config.numAttrs = len(attributes)
-    return config
-
-
-def _attributes(binary: Binary, launch: Launch) -> list[Any]:
-    attributes = []
-    if math.prod(binary.cluster) > 1:
-        cluster = _attribute(_LaunchAttribute.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION)
-        size = cluster.value.clusterDim
-        size.x, size.y, size.z = binary.cluster
-        attributes.append(cluster)
-    if launch.programmatic:
-        early = _attribute(_LaunchAttribute.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION)
-        early.value.programmaticStreamSerializationAllowed = 1
-        attributes.append(early)
-    elif launch.co_resident:
-        # two such kernels in two streams could otherwise hold half of the GPU each, for ever;
-        # a programmatic launch starts beside its predecessor, which all-at-once does not allow
-        together = _attribute(_LaunchAttribute.CU_LAUNCH_ATTRIBUTE_COOPERATIVE)
-        together.value.cooperative = 1
-        attributes.append(together)
-    return attributes
-
-
-def _attribute(kind: Any) -> Any:
-    attribute = driver.CUlaunchAttribute()
-    attribute.id = kind
-    return attribute
 
 
 class Prepared:
@@ -111,28 +33,17 @@ class Prepared:
 
     It keeps the buffers it was prepared with alive, and writes the stream into its own launch
     config: one thread at a time.
-
-    slots: [n] uint64, the values of the parameters, read by the driver with every call
     """
 
-    __slots__ = ("_arguments", "_keep", "_launch", "_stream", "slots")
+    __slots__ = ("_keep", "_launcher", "_passed", "_stream")
 
     def __init__(self, loaded: Loaded, launch: Launch, buffers: Mapping[str, Any]) -> None:
         addresses = {name: pointer(buffer) for name, buffer in buffers.items()}
         slots = pack(loaded.binary.parameters, launch.scalars, addresses)
-        self.slots = slots
-        pointers = slots.ctypes.data + 8 * np.arange(len(slots), dtype=np.uint64)
-        config = launch_config(loaded.binary, launch)
-        config_address = int(config.getPtr())
-        self._launch = _launcher()
-        self._arguments = (
-            ctypes.c_void_p(config_address),
-            ctypes.c_void_p(int(loaded.function)),
-            ctypes.c_void_p(int(pointers.ctypes.data)),
-            None,
-        )
-        self._stream = ctypes.c_void_p.from_address(config_address + _STREAM_OFFSET)
-        self._keep = (loaded, launch, config, pointers, tuple(buffers.values()))
+        arguments = Arguments(loaded, launch, slots, range(len(slots)))
+        self._launcher, self._passed = arguments.launcher, arguments.passed
+        self._stream = arguments.stream
+        self._keep = (loaded, launch, arguments, tuple(buffers.values()))
 
     def __call__(self, stream: Any) -> None:
         """Launch on a stream: an int handle (the fast way) or any library's stream object.
@@ -141,89 +52,15 @@ class Prepared:
             LaunchError: the driver refused.
         """
         self._stream.value = stream if type(stream) is int else stream_handle(stream)
-        status = self._launch(*self._arguments)
+        status = self._launcher(*self._passed)
         if status:
             loaded, launch, *_ = self._keep
-            result = driver.CUresult(status)
-            raise failure(result, f"the launch of {loaded.describe(launch)}")
+            raise refused(status, loaded, launch)
 
-
-class Repeated:
-    """One launch on other buffers with every call, by any thread.
-
-    Call it with a stream's handle and the addresses of all pointer parameters, in their order.
-    """
-
-    __slots__ = ("_lock", "_prepared", "_slots", "_write")
-
-    def __init__(self, loaded: Loaded, launch: Launch) -> None:
-        """Prepare a launch.
-
-        Raises:
-            LaunchError: a pointer comes after another parameter.
-        """
-        names = [p.name for p in loaded.binary.parameters if p.kind == "pointer"]
-        self._prepared = Prepared(loaded, launch, dict.fromkeys(names, 0))
-        self._slots = self._prepared.slots.data
-        # one write of neighbouring slots is the cheap way
-        first = [p.name for p in loaded.binary.parameters[: len(names)]]
-        if first != names:
-            raise LaunchError(
-                f"{loaded.binary.entry}: a launch on other buffers with every call needs pointers "
-                f"before all other parameters; its first {len(names)} are {', '.join(first)}"
-            )
-        self._write = struct.Struct(f"={len(names)}Q").pack_into
-        self._lock = threading.Lock()
-
-    def __call__(self, stream: int, addresses: Sequence[int]) -> None:
-        """Launch on a stream.
-
-        Raises:
-            LaunchError: the driver refused.
-        """
-        # the driver has read the arguments when the launch returns
-        with self._lock:
-            self._write(self._slots, 0, *addresses)
-            self._prepared(stream)
-
-
-class Followed:
-    """A launch and cuBLAS's product after it, on other buffers with every call, by any thread.
-
-    Call it with a stream's handle and the addresses of `Loaded.pointers`.
-    """
-
-    __slots__ = ("_count", "_cublas", "_first", "_matmul")
-
-    def __init__(self, first: Repeated, count: int, matmul: Matmul, library: cublas.Cublas) -> None:
-        self._first, self._count = first, count
-        self._matmul, self._cublas = matmul, library
-
-    def __call__(self, stream: int, addresses: Sequence[int]) -> None:
-        """Launch both on a stream.
-
-        Raises:
-            LaunchError: the driver or cuBLAS refused.
-        """
-        self._first(stream, addresses[: self._count])
-        self._cublas(stream, self._matmul, addresses[self._count :])
-
-
-class Fixed:
-    """A launch and cuBLAS's product after it, on buffers that it keeps alive."""
-
-    __slots__ = ("_addresses", "_both", "_keep")
-
-    def __init__(
-        self, both: Repeated | Followed, names: Sequence[str], buffers: Mapping[str, Any]
-    ) -> None:
-        self._both = both
-        self._addresses = tuple(pointer(buffers[name]) for name in names)
-        self._keep = tuple(buffers.values())
-
-    def __call__(self, stream: Any) -> None:
-        """Launch both on a stream: an int handle or any library's stream object."""
-        self._both(stream_handle(stream), self._addresses)
+    @property
+    def again(self) -> Callable[[], int]:
+        """The driver's launch as it was made last, which returns its status: to be timed alone."""
+        return partial(self._launcher, *self._passed)
 
 
 @dataclass(frozen=True)
@@ -237,7 +74,8 @@ class Loaded:
     def pointers(self, launch: Launch) -> list[str]:
         """Return the names of the buffers of a launch: its pointers, then those of cuBLAS."""
         names = [p.name for p in self.binary.parameters if p.kind == "pointer"]
-        return names if launch.then is None else [*names, *launch.then.buffers]
+        others = () if launch.then is None else launch.then.buffers
+        return list(dict.fromkeys([*names, *others]))
 
     def prepare(self, launch: Launch, pointers: Mapping[str, Any]) -> Prepared | Fixed:
         """Return a launch with its arguments packed.
@@ -253,18 +91,20 @@ class Loaded:
             return Prepared(self, launch, pointers)
         return Fixed(self.repeated(launch), self.pointers(launch), pointers)
 
-    def repeated(self, launch: Launch) -> Repeated | Followed:
-        """Return a launch that is given the addresses of `pointers` with every call.
+    def repeated(self, launch: Launch, order: Order | None = None) -> Repeated | Followed:
+        """Return a launch that is given the addresses of its buffers with every call.
+
+        order: of the addresses; by default that of `pointers`
 
         Raises:
             LaunchError: it cannot run: the message has the numbers.
         """
         self._refuse(launch)
-        first = Repeated(self, launch)
+        order = order or Order(self.pointers(launch))
+        first = Repeated(self, launch, order)
         if launch.then is None:
             return first
-        count = len(self.pointers(launch)) - len(launch.then.buffers)
-        return Followed(first, count, launch.then, cublas.of_device(self.device.index))
+        return Followed(first, launch.then, order, cublas.of_device(self.device.index))
 
     def _refuse(self, launch: Launch) -> None:
         if any(size < 1 for size in launch.grid):

@@ -14,7 +14,8 @@ from ferrum_numba.contract import Config, Kernel, Launch, Problem
 from ferrum_numba.division import round_up
 from ferrum_numba.launch.buffer import POISON, Buffer
 from ferrum_numba.launch.device import Device
-from ferrum_numba.launch.kernel import Fixed, Loaded, Prepared, load
+from ferrum_numba.launch.kernel import Loaded, Prepared, load
+from ferrum_numba.launch.repeated import Fixed
 
 if TYPE_CHECKING:
     from ferrum_numba.compile import Binary

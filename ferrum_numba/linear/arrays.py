@@ -1,19 +1,24 @@
-"""Arrays of torch, CuPy and NumPy, seen alike; none of their libraries is imported here."""
+"""Arrays of torch, CuPy, JAX and NumPy, seen alike; none of their libraries is imported here.
+
+What is no torch tensor and no NumPy array is asked for `__cuda_array_interface__`, then for DLPack.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import math
 import sys
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ferrum_numba.contract import Array
 from ferrum_numba.errors import LaunchError, ProblemError
 from ferrum_numba.kernels.dtypes import DTYPES
-from ferrum_numba.launch import pointer
-from ferrum_numba.launch.interop import not_contiguous
+from ferrum_numba.launch import interop
+from ferrum_numba.launch.interop import HOST, not_contiguous
 
-HOST = -1
 # of the pieces that kernels read and write
 ALIGNMENT_BYTES = 16
 # names that libraries have for our types; NumPy spells a type that is not its own by its size
@@ -31,6 +36,7 @@ class Seen(NamedTuple):
     shape:   its sizes
     dtype:   "fp16", "bf16", or the name of another type
     device:  number of its GPU, HOST, or None where it does not say
+    keep:    what must live as long as the address is used
     """
 
     address: int
@@ -38,6 +44,7 @@ class Seen(NamedTuple):
     dtype: str
     device: int | None
     read_only: bool = False
+    keep: Any = None
 
 
 def place(device: int | None) -> str:
@@ -45,32 +52,37 @@ def place(device: int | None) -> str:
     return "the host" if device == HOST else f"cuda:{device}"
 
 
-def see(array: Any) -> Seen:
+def see(array: Any, stream: int | None = None) -> Seen:
     """Return what there is to know of an array.
+
+    stream: handle of the one that will work on it, which then waits for what the array's library
+            has still to do, where that says so; None for nobody to wait
 
     Raises:
         LaunchError: it is no array, or not contiguous.
     """
     if hasattr(array, "data_ptr"):
+        if not array.is_contiguous():
+            raise not_contiguous("tensor", array.shape, array.stride(), "elements")
         device = array.get_device()
-        if device < 0:
-            return Seen(_host_pointer(array), tuple(array.shape), _name(array.dtype), HOST)
-        return Seen(pointer(array), tuple(array.shape), _name(array.dtype), device)
+        device = device if device >= 0 else HOST
+        return Seen(array.data_ptr(), tuple(array.shape), _name(array.dtype), device)
     if isinstance(array, np.ndarray):
         if not array.flags.c_contiguous:
             raise not_contiguous("array", array.shape, array.strides, "bytes")
         read_only = not array.flags.writeable
         return Seen(array.ctypes.data, array.shape, _name(array.dtype), HOST, read_only)
-    interface = getattr(array, "__cuda_array_interface__", None)
-    if interface is None:
+    shared = interop.shared(array, stream)
+    if shared is None:
         raise LaunchError(
-            f"a layer needs a torch tensor, a CuPy or a NumPy array; got {type(array).__name__}"
+            "a layer needs a torch tensor, a CuPy, JAX or NumPy array, or another with DLPack; "
+            f"got {type(array).__name__}"
         )
-    device = getattr(getattr(array, "device", None), "id", None)
-    address, read_only = interface["data"]
-    if 0 not in interface["shape"]:
-        address = pointer(array)
-    return Seen(address, tuple(interface["shape"]), _name(interface["typestr"]), device, read_only)
+    device = shared.device
+    if device is None:
+        device = getattr(getattr(array, "device", None), "id", None)
+    name = _name(shared.dtype)
+    return Seen(shared.address, shared.shape, name, device, shared.read_only, shared.keep)
 
 
 def refuse(name: str, array: Seen, dtype: str, device: int) -> None:
@@ -93,14 +105,12 @@ def refuse(name: str, array: Seen, dtype: str, device: int) -> None:
         )
 
 
-def host_array(array: Any) -> Array:
-    """Return a NumPy array on an array's memory of the host; of torch's, a view."""
-    if isinstance(array, np.ndarray):
-        return array
-    torch = sys.modules["torch"]
-    # NumPy knows no bfloat16 of torch's, so the bits change hands
-    bits: Array = array.detach().view(torch.int16).numpy()
-    return bits.view(DTYPES[_name(array.dtype)])
+def host_array(address: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    """Return a NumPy array on memory of the host, which must outlive it."""
+    size = math.prod(shape)
+    memory = (ctypes.c_uint8 * (size * np.dtype(dtype).itemsize)).from_address(address)
+    array: Array = np.ctypeslib.as_array(memory).view(dtype)
+    return array.reshape(shape)
 
 
 def copy_to_host(array: Any) -> Array:
@@ -108,9 +118,15 @@ def copy_to_host(array: Any) -> Array:
     if isinstance(array, np.ndarray):
         return array
     if hasattr(array, "data_ptr"):
-        values = array.detach().cpu()
-        return host_array(values) if _name(values.dtype) in DTYPES else np.asarray(values.numpy())
+        values = array.detach().cpu().contiguous()
+        dtype = DTYPES.get(_name(values.dtype))
+        # NumPy knows no bfloat16 of torch's
+        return np.asarray(values.numpy()) if dtype is None else _copied(values, dtype)
     return np.asarray(array.get() if hasattr(array, "get") else array)
+
+
+def _copied(tensor: Any, dtype: npt.DTypeLike) -> Array:
+    return host_array(tensor.data_ptr(), tuple(tensor.shape), dtype).copy()
 
 
 def contiguous(array: Any) -> Any:
@@ -127,8 +143,7 @@ def contiguous(array: Any) -> Any:
 def empty_like(array: Any, shape: tuple[int, ...]) -> Any:
     """Return a new array of the library, type and device of another.
 
-    Raises:
-        LaunchError: only torch, CuPy and NumPy are known here.
+    None of a library whose arrays have their values when they are made.
     """
     if hasattr(array, "new_empty"):
         return array.new_empty(shape)
@@ -137,17 +152,30 @@ def empty_like(array: Any, shape: tuple[int, ...]) -> Any:
     if _is_cupy(array):
         with array.device:
             return type(array)(shape, dtype=array.dtype)
-    raise LaunchError(
-        f"cannot make an output of {type(array).__name__}; call forward with one of your own"
-    )
+    return None
 
 
-def current_stream(array: Any) -> int:
-    """Return the stream that an array's library works on now; the default one for others."""
+def namespace(array: Any) -> Any:
+    """Return the array API of an array's library, whose `asarray` and `from_dlpack` make others.
+
+    Raises:
+        LaunchError: it has none.
+    """
+    api = getattr(array, "__array_namespace__", None)
+    if api is None:
+        raise LaunchError(
+            f"cannot make an output of {type(array).__name__}; call forward with one of your own"
+        )
+    return api()
+
+
+def current_stream(array: Any, device: int) -> int:
+    """Return the stream of a GPU that an array's library works on now; the default for others."""
     if hasattr(array, "data_ptr"):
-        return int(sys.modules["torch"].cuda.current_stream(array.device).cuda_stream)
+        # the handle itself: torch has objects of several types for its streams
+        return int(sys.modules["torch"]._C._cuda_getCurrentRawStream(device))
     if _is_cupy(array):
-        return int(sys.modules["cupy"].cuda.get_current_stream().ptr)
+        return int(sys.modules["cupy"].cuda.get_current_stream(device).ptr)
     return 0
 
 
@@ -160,9 +188,3 @@ def _name(dtype: Any) -> str:
     if name is None:
         name = _names[dtype] = _TYPES.get(str(dtype), str(dtype))
     return name
-
-
-def _host_pointer(tensor: Any) -> int:
-    if not tensor.is_contiguous():
-        raise not_contiguous("tensor", tensor.shape, tensor.stride(), "elements")
-    return int(tensor.data_ptr())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from ferrum_numba.contract import Array
 from ferrum_numba.errors import CaptureError
 from ferrum_numba.kernels.dtypes import DTYPES
-from ferrum_numba.launch import capturing
+from ferrum_numba.launch import Order, capturing
 from ferrum_numba.linear.choice import readers
 from ferrum_numba.linear.launch_plan import LaunchPlan
 from ferrum_numba.linear.runtime import Runtime
@@ -27,6 +27,9 @@ class GpuGemm:
     expert: which one of a stack
     bias:   [N] in place of the store's own; a copy of it goes to the GPU
     dense:  kernels may run that need scratch for a whole weight
+
+    plans:    by rows of x, for all experts that share them
+    operands: addresses of the weight's buffers, as plans take them
     """
 
     def __init__(
@@ -35,16 +38,17 @@ class GpuGemm:
         assert store.runtime is not None, "the store is on a GPU"
         self._store = store
         self._runtime: Runtime = store.runtime
-        self._addresses = dict.fromkeys(store.optional, 0) | store.operands.addresses(expert)
+        addresses = store.operands.addresses(expert)
         self._kernels = readers(store.kind, dense=dense)
         # experts of a stack share theirs, unless they ask for other kernels or another problem
         own = dense or bias is not None
-        self._plans: dict[int, LaunchPlan] = {} if own else self._runtime.plans.of(store)
+        self.plans: dict[int, LaunchPlan] = {} if own else self._runtime.plans.of(store)
         self._own_bias: Slabs | None = None
         if bias is not None:
             with filling(self._runtime.device, 1) as self._own_bias:
                 self._own_bias.put("bias", 0, store.bias_operand(bias))
-            self._addresses |= self._own_bias.addresses(0)
+            addresses |= self._own_bias.addresses(0)
+        self.operands = Order.packed(addresses.get(name, 0) for name in store.names)
 
     def __call__(self, stream: int, x: int, out: int, M: int) -> None:
         """Launch out = x times the weight; allocates and waits for nothing once it is prepared.
@@ -54,35 +58,31 @@ class GpuGemm:
         Raises:
             CaptureError: the stream is being captured, and something is not prepared.
         """
-        if not self._runtime.device.is_current():
-            with self._runtime.device.activated():
-                self(stream, x, out, M)
-                return
-        plan = self._plans.get(M) or self._plan(M, stream)
-        scratch: Mapping[str, int] = {}
-        if plan.scratch:
-            scratch = self._scratch(plan, stream, M)
-        plan(stream, {**self._addresses, **scratch, "x": x, "out": out})
+        plan = self.plans.get(M) or self._plan(M, stream)
+        try:
+            plan(stream, x, out, self.operands)
+        except CaptureError as error:
+            raise self._unprepared(M, str(error)) from None
 
     def prepare(self, rows: Iterable[int], stream: int | None) -> None:
         """Build, load and reserve scratch for these numbers of rows.
 
         stream: whose scratch; None for the default stream's and that of captures to come
         """
-        with self._runtime.device.activated():
-            for M in rows:
-                if M == 0:
-                    continue
-                plan = self._plans[M] = self._runtime.plans.make(self._task(M))
-                for each in (0, None) if stream is None else (stream,):
-                    self._runtime.scratch.reserve(plan.scratch, each)
+        for M in rows:
+            if M == 0:
+                continue
+            plan = self.plans[M] = self._runtime.plans.make(self._task(M))
+            if plan.needs is None:
+                continue
+            for each in (0, None) if stream is None else (stream,):
+                self._runtime.scratch.reserve(plan.needs, each)
 
     def _task(self, M: int) -> LayerTask:
         store, problem = self._store, self._store.problem(M)
         if self._own_bias is not None:
             problem = replace(problem, bias=True)
-        two_step = store.weight.two_step
-        return LayerTask(problem, self._kernels, gathered=store.gathered, two_step=two_step)
+        return LayerTask(problem, self._kernels, store.names, store.gathered, store.weight.two_step)
 
     def _plan(self, M: int, stream: int) -> LaunchPlan:
         """Return the plan of a number of rows seen for the first time."""
@@ -92,14 +92,8 @@ class GpuGemm:
             if capturing(stream):
                 raise self._unprepared(M, "a kernel cannot be loaded while a graph is captured")
             plan = self._runtime.plans.make(task)
-        self._plans[M] = plan
+        self.plans[M] = plan
         return plan
-
-    def _scratch(self, plan: LaunchPlan, stream: int, M: int) -> Mapping[str, int]:
-        try:
-            return self._runtime.scratch.addresses(stream, plan.scratch)
-        except CaptureError as error:
-            raise self._unprepared(M, str(error)) from None
 
     def _unprepared(self, M: int, reason: str) -> CaptureError:
         return CaptureError(

@@ -1,7 +1,7 @@
 """What runs a problem on a GPU: kernels chosen, built and loaded once for all layers that have it.
 
 A plan is a list of launches, one for each of the problem's stages (see `stages`). Buffers change
-from layer to layer and from call to call, so a plan has none; it takes addresses by name:
+from layer to layer and from call to call, so a plan has none; it takes addresses, in this order:
 
     x, out                                of the call
     packed, scales, zero_points, ...      of the weight, as its kernels name them; 0 where absent
@@ -11,47 +11,62 @@ from layer to layer and from call to call, so a plan has none; it takes addresse
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from weakref import WeakKeyDictionary
 
 from ferrum_numba.compile import build
-from ferrum_numba.contract import Config, Kernel, Problem
-from ferrum_numba.launch import Device, Followed, Loaded, Repeated, load
+from ferrum_numba.errors import LaunchError
+from ferrum_numba.launch import Device, Followed, Loaded, Needs, Order, Repeated, Scratch, load
 from ferrum_numba.linear.choice import shipped_decisions
-from ferrum_numba.linear.stages import LayerTask, stages
+from ferrum_numba.linear.stages import LayerTask, Stage, stages
 from ferrum_numba.results.decisions import Decision
 
 ELEMENT_BYTES = 2
+# of a call, given as numbers
+CALL = ("x", "out")
 
 
-@dataclass(frozen=True)
-class Step:
-    """One launch of a plan, and what picks the addresses it takes, in its own order."""
-
-    launch: Repeated | Followed
-    pick: Callable[[Mapping[str, int]], tuple[int, ...]]
-
-
-@dataclass(frozen=True)
+# compared by identity
+@dataclass(frozen=True, eq=False)
 class LaunchPlan:
-    """What runs one problem: launches in order, and the scratch they need, bytes by name."""
+    """What runs one problem: launches in order, and the scratch they need, if any."""
 
-    steps: tuple[Step, ...]
-    scratch: Mapping[str, int]
+    launches: tuple[Repeated | Followed, ...]
+    num_operands: int
+    needs: Needs | None
+    device: Device
+    scratch: Scratch
 
-    def __call__(self, stream: int, addresses: Mapping[str, int]) -> None:
-        """Launch on a stream; allocates nothing and waits for nothing."""
-        for step in self.steps:
-            step.launch(stream, step.pick(addresses))
+    def __call__(self, stream: int, x: int, out: int, operands: bytes) -> None:
+        """Launch on a stream; allocates nothing and waits for nothing once its scratch is there.
+
+        x, out:   addresses
+        operands: addresses of the weight's buffers, packed as `Order` has them
+
+        Raises:
+            CaptureError: the stream is being captured, and there is no memory for its scratch.
+            LaunchError:  the driver refused.
+        """
+        needs = self.needs
+        try:
+            if needs is not None:
+                operands += self.scratch.addresses(stream, needs)
+            for launch in self.launches:
+                launch(stream, x, out, operands)
+        except LaunchError:
+            # asked only now: the driver launches nothing in another GPU's context
+            if self.device.is_current():
+                raise
+            with self.device.activated():
+                self(stream, x, out, operands[: 8 * self.num_operands])
 
 
 class LaunchPlans:
     """The launch plans of one GPU, each made when it is first asked for."""
 
-    def __init__(self, device: Device) -> None:
-        self._device = device
+    def __init__(self, device: Device, scratch: Scratch) -> None:
+        self._device, self._scratch = device, scratch
         self._plans: dict[LayerTask, LaunchPlan] = {}
         self._by_rows: WeakKeyDictionary[object, dict[int, LaunchPlan]] = WeakKeyDictionary()
         self._loaded: dict[str, Loaded] = {}
@@ -74,42 +89,31 @@ class LaunchPlans:
         Raises:
             ProblemError: no kernel can run the problem.
         """
-        with self._lock:
+        with self._lock, self._device.activated():
             if task not in self._plans:
                 self._plans[task] = self._make(task)
             return self._plans[task]
 
-    def step(
-        self,
-        kernel: Kernel,
-        problem: Problem,
-        renamed: Mapping[str, str],
-        config: Config | None = None,
-    ) -> tuple[Step, Mapping[str, int]]:
-        """Return a kernel's launch and the scratch it needs.
-
-        renamed: name of a buffer by the parameter that takes it, where they differ
-        config:  the kernel's default unless one is given
-        """
+    def launch(self, stage: Stage, names: Sequence[str]) -> Repeated | Followed:
+        """Return a stage's launch, which takes the addresses of the named buffers."""
         gpu = self._device.gpu
-        config = config or kernel.default(problem, gpu)
-        binary = build(kernel, config, gpu.arch)
+        binary = build(stage.kernel, stage.config, gpu.arch)
         loaded = self._loaded.get(binary.fingerprint)
         if loaded is None:
             loaded = self._loaded[binary.fingerprint] = load(binary, self._device)
-        launch = kernel.launch(config, problem, gpu)
-        pick = itemgetter(*(renamed.get(name, name) for name in loaded.pointers(launch)))
-        return Step(loaded.repeated(launch), pick), launch.workspace
+        return loaded.repeated(stage.launch(gpu), Order(names, stage.renamed))
 
     def _make(self, task: LayerTask) -> LaunchPlan:
+        gpu = self._device.gpu
         if self._decisions is None:
-            self._decisions = shipped_decisions(self._device.gpu)
-        steps: list[Step] = []
+            self._decisions = shipped_decisions(gpu)
+        planned = tuple(stages(task, self._decisions, gpu))
         scratch: dict[str, int] = {}
-        for stage in stages(task, self._decisions, self._device.gpu):
-            step, workspace = self.step(stage.kernel, stage.problem, stage.renamed, stage.config)
-            steps.append(step)
-            scratch |= workspace
         if task.gathered:
             scratch["gathered"] = task.problem.M * task.problem.K * ELEMENT_BYTES
-        return LaunchPlan(tuple(steps), scratch)
+        for stage in planned:
+            scratch |= stage.launch(gpu).workspace
+        names = (*CALL, *task.operands, *scratch)
+        launches = tuple(self.launch(stage, names) for stage in planned)
+        needs = Needs(scratch) if scratch else None
+        return LaunchPlan(launches, len(task.operands), needs, self._device, self._scratch)

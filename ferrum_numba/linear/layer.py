@@ -12,11 +12,14 @@ import numpy as np
 
 from ferrum_numba.contract import Array
 from ferrum_numba.errors import LaunchError, ProblemError
-from ferrum_numba.launch import Buffer, stream_handle
+from ferrum_numba.kernels.dtypes import DTYPES
+from ferrum_numba.launch import Buffer, exported, stream_handle
+from ferrum_numba.launch.interop import HOST
 from ferrum_numba.linear import arrays
-from ferrum_numba.linear.arrays import HOST, Seen
+from ferrum_numba.linear.arrays import Seen
 from ferrum_numba.linear.gemm import GpuGemm, HostGemm
 from ferrum_numba.linear.stores import Store
+from ferrum_numba.linear.tensors import MISALIGNED, Tensors
 
 ELEMENT_BYTES = 2
 
@@ -46,11 +49,11 @@ class Linear:
         weight, on = store.weight, store.runtime
         self._K, self._N, self._dtype = weight.K, weight.N, weight.dtype
         self._device = HOST if on is None else on.device.index
-        self._gemm = (
-            HostGemm(store, expert, bias)
-            if on is None
-            else GpuGemm(store, expert, bias, dense=dense)
-        )
+        self._x_bytes, self._out_bytes = self._K * ELEMENT_BYTES, self._N * ELEMENT_BYTES
+        self._tensors = Tensors(self._dtype, self._device)
+        # one of the two, where the weight is
+        self._reference = HostGemm(store, expert, bias)
+        self._gemm: Any = None if on is None else GpuGemm(store, expert, bias, dense=dense)
 
     @property
     def in_features(self) -> int:
@@ -83,15 +86,36 @@ class Linear:
             LaunchError:  arrays elsewhere, not contiguous or overlapping.
             CaptureError: the stream is being captured, and something is not prepared.
         """
-        seen_x, seen_out = self._see("x", x), self._see("out", out)
+        tensors = self._tensors
+        if type(x) is tensors.kind and type(out) is tensors.kind:
+            M = tensors.rows_of_both(x, self._K, out, self._N)
+            # what is amiss is found again, and said, below
+            if M:
+                at_x, at_out = x.data_ptr(), out.data_ptr()
+                apart = at_x >= at_out + M * self._out_bytes or at_out >= at_x + M * self._x_bytes
+                if apart and not (at_x | at_out) & MISALIGNED:
+                    if type(stream) is not int:
+                        stream = tensors.stream(stream)
+                    plan = self._gemm.plans.get(M)
+                    if plan is None:
+                        self._gemm(stream, at_x, at_out, M)
+                    else:
+                        plan(stream, at_x, at_out, self._gemm.operands)
+                    return
+        self._forward(x, out, stream)
+
+    def _forward(self, x: Any, out: Any, stream: Any) -> None:
+        """Compute as `forward` does, of whatever kind the arrays are."""
+        handle = self._handle(x, stream)
+        seen_x, seen_out = self._see("x", x, handle), self._see("out", out, handle)
         M = self._rows(seen_x, seen_out)
         if M == 0:
             return
-        if isinstance(self._gemm, HostGemm):
-            rows = arrays.host_array(x).reshape(M, self._K)
-            self._gemm(rows, arrays.host_array(out).reshape(M, self._N))
+        if self._gemm is None:
+            dtype = DTYPES[self._dtype]
+            rows = arrays.host_array(seen_x.address, (M, self._K), dtype)
+            self._reference(rows, arrays.host_array(seen_out.address, (M, self._N), dtype))
             return
-        handle = arrays.current_stream(x) if stream is None else stream_handle(stream)
         self._gemm(handle, seen_x.address, seen_out.address, M)
 
     def __call__(self, x: Any) -> Any:
@@ -103,9 +127,28 @@ class Linear:
             ProblemError: a shape or type that is not the layer's.
             LaunchError:  an array elsewhere.
         """
+        tensors = self._tensors
+        if type(x) is tensors.kind:
+            if tensors.compiling():
+                from ferrum_numba.linear import traced
+
+                return traced.call(self, x)
+            M, at_x = tensors.rows(x, self._K), x.data_ptr()
+            if M and not at_x & MISALIGNED:
+                shape = (M, self._N) if x.dim() == 2 else (*x.shape[:-1], self._N)
+                out = x.new_empty(shape)
+                self._gemm(tensors.stream(None), at_x, out.data_ptr(), M)
+                return out
+        return self._call(x)
+
+    def _call(self, x: Any) -> Any:
+        """Return what a call does, of whatever kind x is."""
+        if self._tensors.kind is None:
+            self._tensors = Tensors(self._dtype, self._device)
         x = arrays.contiguous(x)
-        seen = self._see("x", x)
-        through_the_gpu = isinstance(x, np.ndarray) and self._device != HOST
+        on_gpu = self._device != HOST
+        seen = self._see("x", x, self._handle(x, None))
+        through_the_gpu = isinstance(x, np.ndarray) and on_gpu
         if through_the_gpu:
             # as its copy will be
             seen = seen._replace(device=self._device, address=0)
@@ -115,15 +158,33 @@ class Linear:
         if through_the_gpu:
             return self._through_the_gpu(x, shape)
         out = arrays.empty_like(x, shape)
-        self.forward(x, out)
+        if out is None:
+            return self._handed_over(x, seen, shape)
+        self._forward(x, out, None)
         return out
+
+    def _handed_over(self, x: Any, seen: Seen, shape: tuple[int, ...]) -> Any:
+        """Return the result as an array that another library makes of it when it is there."""
+        runtime, M = self.store.runtime, _rows_of(seen)
+        namespace = arrays.namespace(x)
+        if runtime is None:
+            there = np.empty(shape, DTYPES[self._dtype])
+            self._forward(x, there, None)
+            return namespace.asarray(there)
+        with runtime.device.activated():
+            out = Buffer.empty(runtime.device, M * self._out_bytes)
+            if M:
+                self._gemm(arrays.current_stream(x, self._device), seen.address, out.pointer, M)
+            # such a library asks for memory, not for a stream
+            runtime.device.synchronize()
+        return namespace.from_dlpack(exported(out, shape, DTYPES[self._dtype]))
 
     def prepare(self, rows: int | Iterable[int], stream: Any = None) -> None:
         """Build and load what some numbers of rows need, and reserve its scratch, for captures.
 
         stream: that will be captured, once or often; by default the next new one that is
         """
-        if isinstance(self._gemm, GpuGemm):
+        if self._gemm is not None:
             handle = None if stream is None else stream_handle(stream)
             self._gemm.prepare(rows if isinstance(rows, Iterable) else [rows], handle)
 
@@ -132,7 +193,6 @@ class Linear:
         if M == 0:
             return np.empty(shape, x.dtype)
         assert self.store.runtime is not None
-        assert isinstance(self._gemm, GpuGemm)
         device = self.store.runtime.device
         with device.activated():
             source = Buffer.from_array(device, x)
@@ -140,9 +200,15 @@ class Linear:
             self._gemm(0, source.pointer, target.pointer, M)
             return target.read(shape, x.dtype)
 
-    def _see(self, what: str, array: Any) -> Seen:
+    def _handle(self, x: Any, stream: Any) -> int | None:
+        """Return the handle of a stream; by default that on which x's library works now."""
+        if self._device == HOST:
+            return None
+        return arrays.current_stream(x, self._device) if stream is None else stream_handle(stream)
+
+    def _see(self, what: str, array: Any, stream: int | None) -> Seen:
         try:
-            return arrays.see(array)
+            return arrays.see(array, stream)
         except LaunchError as error:
             raise LaunchError(f"{self.name}: {what}: {error}") from None
 

@@ -64,7 +64,7 @@ def _programs(
         yield pack.kernel, pack.config
     kernels = choice.readers(kind.kind)
     for M in rows:
-        task = LayerTask(weight.problem(M), kernels, packed and weight.act_order)
+        task = LayerTask(weight.problem(M), kernels, gathered=packed and weight.act_order)
         yield from ((stage.kernel, stage.config) for stage in stages(task, decisions, gpu))
 
 

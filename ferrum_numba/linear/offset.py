@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ferrum_numba.errors import LaunchError, ProblemError
+from ferrum_numba.kernels.dtypes import DTYPES
 from ferrum_numba.launch import Buffer, stream_handle
+from ferrum_numba.launch.interop import HOST
 from ferrum_numba.linear import arrays
 from ferrum_numba.linear.experts import expert_index
 from ferrum_numba.linear.gemm import GpuGemm, HostGemm
@@ -86,9 +88,18 @@ def marlin_gemm_with_offset_strided(
         return
     _refuse_overlap(weight, source, target, places)
     if weight.runtime is None:
-        HostGemm(weight, expert)(_host_rows(source), _host_rows(target))
+        dtype = DTYPES[weight.weight.dtype]
+        rows, results = (
+            arrays.host_array(at, (m, each.columns), dtype)
+            for at, each in zip(places, (source, target), strict=True)
+        )
+        HostGemm(weight, expert)(rows, results)
         return
-    handle = arrays.current_stream(x) if stream is None else stream_handle(stream)
+    handle = (
+        arrays.current_stream(x, weight.runtime.device.index)
+        if stream is None
+        else stream_handle(stream)
+    )
     GpuGemm(weight, expert)(handle, *places, m)
 
 
@@ -123,7 +134,7 @@ def _seen(store: Store, rows: Rows) -> tuple[int, int]:
         seen = arrays.see(rows.array)
     except LaunchError as error:
         raise LaunchError(f"{name}: {error}") from None
-    device = arrays.HOST if store.runtime is None else store.runtime.device.index
+    device = HOST if store.runtime is None else store.runtime.device.index
     arrays.refuse(name, seen, store.weight.dtype, device)
     if rows.what == "out" and seen.read_only:
         raise LaunchError(f"{name} is read-only")
@@ -137,9 +148,3 @@ def _refuse_overlap(store: Store, x: Rows, out: Rows, places: tuple[int, int]) -
     ]
     if places[0] < ends[1] and places[1] < ends[0]:
         raise LaunchError(f"{store.weight.name}: rows of out overlap those of x")
-
-
-def _host_rows(rows: Rows) -> Any:
-    values = arrays.host_array(rows.array).reshape(-1)
-    first = rows.first * rows.columns
-    return values[first : first + rows.num_rows * rows.columns].reshape(rows.num_rows, rows.columns)

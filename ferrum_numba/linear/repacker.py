@@ -5,12 +5,13 @@ from __future__ import annotations
 from types import TracebackType
 
 from ferrum_numba.contract import Array
-from ferrum_numba.kernels.tools.repack import Repack, RepackProblem
-from ferrum_numba.launch import Buffer
-from ferrum_numba.linear.launch_plan import Step
+from ferrum_numba.kernels.tools.repack import RepackProblem
+from ferrum_numba.launch import Buffer, Followed, Order, Repeated
 from ferrum_numba.linear.runtime import Runtime
+from ferrum_numba.linear.stages import REPACK, default
 
 WORD_ROWS = 8
+OPERANDS = ("qweight", "perm", "out")
 
 
 class Repacker:
@@ -22,7 +23,7 @@ class Repacker:
     def __init__(self, on: Runtime | None) -> None:
         self.runtime = on
         self._staging: Buffer | None = None
-        self._steps: dict[RepackProblem, Step] = {}
+        self._launches: dict[RepackProblem, Repeated | Followed] = {}
 
     def __enter__(self) -> Repacker:
         return self
@@ -55,8 +56,7 @@ class Repacker:
         self._staging.write(qweight)
         rows, columns = qweight.shape
         problem = RepackProblem(1, WORD_ROWS * rows, columns, bool(perm), *shape)
-        if problem not in self._steps:
-            self._steps[problem] = self.runtime.plans.step(Repack(), problem, {})[0]
-        step = self._steps[problem]
-        addresses = {"qweight": self._staging.pointer, "perm": perm, "out": packed}
-        step.launch(0, step.pick(addresses))
+        if problem not in self._launches:
+            stage = default(REPACK, problem, self.runtime.device.gpu)
+            self._launches[problem] = self.runtime.plans.launch(stage, OPERANDS)
+        self._launches[problem](0, self._staging.pointer, perm, Order.packed([packed]))

@@ -44,5 +44,6 @@ def runtime(device: Any) -> Runtime | None:
         if index not in _runtimes:
             # the thread's own device is its own affair, or torch's
             opened = Device.open(index, current=False)
-            _runtimes[index] = Runtime(opened, LaunchPlans(opened), Scratch(opened))
+            scratch = Scratch(opened)
+            _runtimes[index] = Runtime(opened, LaunchPlans(opened, scratch), scratch)
         return _runtimes[index]

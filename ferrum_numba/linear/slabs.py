@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,22 @@ import numpy.typing as npt
 
 from ferrum_numba.contract import Array
 from ferrum_numba.launch import Buffer, Device
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Memory of a GPU as other libraries take it, by `__cuda_array_interface__`."""
+
+    memory: Buffer
+    shape: tuple[int, ...]
+    typestr: str
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "data": (self.memory.pointer, False), "shape": self.shape, "typestr": self.typestr,
+            "version": 3,
+        }  # fmt: skip
 
 
 class Slabs:
@@ -57,6 +74,21 @@ class Slabs:
             self._memory[name][index] = array
         else:
             self._part(name, index).write(array)
+
+    def lend(self, name: str, array: Array) -> None:
+        """Take the host's memory of an operand of all slabs, [num, *shape], as it is."""
+        self._shapes[name] = array.shape[1:], array.dtype
+        self._memory[name] = array
+
+    def whole(self, name: str) -> Any:
+        """Return an operand of all slabs without a copy: an array, or what shares a GPU's memory.
+
+        What shares it has a type of the same size that every library knows.
+        """
+        if self._device is None:
+            return self._memory[name]
+        shape, dtype = self._shapes[name]
+        return Whole(self._memory[name], (self.num, *shape), f"<i{dtype.itemsize}")
 
     def get(self, name: str, index: int) -> Array:
         """Return a slab as an array: a view of the host's memory, or a copy of the GPU's."""

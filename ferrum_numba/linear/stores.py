@@ -34,14 +34,15 @@ class Store(ABC):
     """A weight, or a stack of experts of one shape and kind, in memory of a device.
 
     kind:     "marlin" or "raw"
-    optional: operands that only some weights have; their kernels never read them without
+    names:    operands that kernels read, in the order in which their addresses are given; what a
+              weight does not have is given as 0, and never read
     weight:   its shape and kind
     operands: its arrays by name, a slab an expert
     runtime:  of the GPU that they are on, None for the host
     """
 
     kind: ClassVar[str]
-    optional: ClassVar[tuple[str, ...]]
+    names: ClassVar[tuple[str, ...]]
 
     def __init__(self, weight: Weight, operands: Slabs, on: Runtime | None) -> None:
         self.weight = weight
@@ -105,6 +106,14 @@ class Store(ABC):
         """Return why no kernel on this layout can run a layer, or None."""
         return choice.refusal(cls.kind, weight.problem(1))
 
+    @staticmethod
+    @abstractmethod
+    def shapes(weight: Weight) -> dict[str, tuple[tuple[int, ...], bool]]:
+        """Return the shapes of a weight's operands by name, and which of them are int32.
+
+        The others are of the weight's type.
+        """
+
     @property
     def num_experts(self) -> int:
         """Weights in the store; 1 for a dense one."""
@@ -153,7 +162,7 @@ class MarlinStore(Store):
     """
 
     kind = "marlin"
-    optional = ("zero_points", "bias", "perm")
+    names = ("packed", "scales", "zero_points", "bias", "perm")
 
     @classmethod
     def refusal(cls, layer: GptqTensors, weight: Weight) -> str | None:
@@ -168,6 +177,23 @@ class MarlinStore(Store):
                 )
         # packed rows are in the order of their groups, and so are the columns of x that kernels get
         return super().refusal(layer, replace(weight, act_order=False))
+
+    @staticmethod
+    def shapes(weight: Weight) -> dict[str, tuple[tuple[int, ...], bool]]:
+        """Return the shapes of a weight's operands by name, and which of them are int32."""
+        K, N = stored_shape(weight.problem(1))
+        G = K // weight.group_size if weight.num_groups > 1 else 1
+        shapes: dict[str, tuple[tuple[int, ...], bool]] = {
+            "packed": ((K // marlin_layout.TILE_K, 2 * N), True),
+            "scales": ((G, N), False),
+        }
+        if not weight.symmetric:
+            shapes["zero_points"] = (G, N // 8), True
+        if weight.bias:
+            shapes["bias"] = (weight.N if weight.two_step else N,), False
+        if weight.act_order:
+            shapes["perm"] = (weight.K,), True
+        return shapes
 
     @property
     def gathered(self) -> bool:
@@ -240,7 +266,7 @@ class RawGptqStore(Store):
     """
 
     kind = "raw"
-    optional = ("g_idx", "bias")
+    names = ("qweight", "scales", "qzeros", "bias", "g_idx")
 
     @classmethod
     def _put(
@@ -256,6 +282,21 @@ class RawGptqStore(Store):
         if layer.bias is not None:
             operands["bias"] = rounded(layer.name, "bias", layer.bias, weight.dtype)
         put_all(slabs, index, operands, {"g_idx": lambda: weight.ordered_groups})
+
+    @staticmethod
+    def shapes(weight: Weight) -> dict[str, tuple[tuple[int, ...], bool]]:
+        """Return the shapes of a weight's operands by name, and which of them are int32."""
+        K, N, G = weight.K, weight.N, weight.num_groups
+        shapes: dict[str, tuple[tuple[int, ...], bool]] = {
+            "qweight": ((K // 8, N), True),
+            "scales": ((G, N), False),
+            "qzeros": ((G, N // 8), True),
+        }
+        if weight.bias:
+            shapes["bias"] = (N,), False
+        if weight.act_order:
+            shapes["g_idx"] = (K,), True
+        return shapes
 
     def bias_operand(self, bias: Array) -> Array:
         """Return a bias as it is."""

@@ -1,18 +1,22 @@
 """Rows of a dispatch: exact for every M, without gaps, and what layers launch."""
 
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.export.dispatch import layer_rows, repack_row, values_of
 from ferrum_numba.export.formula import evaluate
-from ferrum_numba.export.layer import Layer, choose_stages
+from ferrum_numba.export.layer import Layer, choose_stages, launch_of_rows
 from ferrum_numba.export.programs import Programs
 from ferrum_numba.gpu import KNOWN
 from ferrum_numba.kernels.w4a16 import W4A16Problem
+from ferrum_numba.launch import Needs
 from ferrum_numba.linear.choice import READERS, shipped_decisions
-from ferrum_numba.linear.launch_plan import LaunchPlans, LayerTask
+from ferrum_numba.linear.launch_plan import LaunchPlans
+from ferrum_numba.linear.stages import LayerTask
 from ferrum_numba.perf.problems import PROBLEM_SETS
 
 GPU = KNOWN["h200"]
@@ -48,7 +52,7 @@ def test_rows_say_what_the_kernels_launch(layer):
             chosen = asked[min(m for m in ASKED if m >= M)]
             assert len(chosen.stages) == len(row["launches"])
             for stage, got in zip(chosen.stages, row["launches"], strict=True):
-                want = values_of(stage.launch(M, GPU))
+                want = values_of(launch_of_rows(stage, M, GPU))
                 found = {("grid", axis): f for axis, f in zip("xyz", got["grid"], strict=True)}
                 for part in ("scalars", "workspace"):
                     found |= {(part, name): f for name, f in got[part].items()}
@@ -63,21 +67,20 @@ def test_a_layer_launches_the_same(layer, M, monkeypatch):
     """What `MarlinLinear` runs, kernel by kernel, config by config, buffer by buffer."""
     launched = []
 
-    def step(self, kernel, problem, renamed, config=None):
-        config = config or kernel.default(problem, GPU)
-        launched.append((kernel.name, config, problem, dict(renamed)))
-        return None, {}
+    def launch(self, stage, names):
+        launched.append((stage.kernel.name, stage.config, stage.problem, dict(stage.renamed)))
 
-    monkeypatch.setattr(LaunchPlans, "step", step)
-    monkeypatch.setattr("ferrum_numba.linear.launch_plan.LaunchPlan", lambda *parts: parts)
-    plans = LaunchPlans(type("Device", (), {"gpu": GPU}))
+    monkeypatch.setattr(LaunchPlans, "launch", launch)
+    device = SimpleNamespace(gpu=GPU, activated=nullcontext)
     problem = replace(layer.problem, M=M)
-    task = LayerTask(problem, READERS[layer.store], layer.gathered, layer.two_step)
-    _, scratch = plans.make(task)
+    task = LayerTask(problem, READERS[layer.store], (), layer.gathered, layer.two_step)
+    plan = LaunchPlans(device, None).make(task)
     chosen = choose_stages(layer, M, DECISIONS, GPU)
     stages = [(s.kernel.name, s.config, s.problem, dict(s.renamed)) for s in chosen.stages]
     assert stages == launched
-    assert {name: M * size for name, size in chosen.row_bytes.items()} == scratch
+    scratch = {name: M * size for name, size in chosen.row_bytes.items()}
+    scratch |= chosen.main.launch(GPU).workspace
+    assert plan.needs == (Needs(scratch) if scratch else None)
 
 
 def test_an_m_between_runs_what_the_next_larger_one_chose():

@@ -12,12 +12,13 @@ from ferrum_numba.compile.link import section_bytes
 from ferrum_numba.errors import BuildError, DeviceError, StoreError
 from ferrum_numba.export import Options, export, load, make
 from ferrum_numba.export.folder import new_folder
-from ferrum_numba.export.layer import Layer, Stage
+from ferrum_numba.export.layer import Layer
 from ferrum_numba.export.operands import LAYOUTS
 from ferrum_numba.export.programs import Programs
 from ferrum_numba.gpu import KNOWN
 from ferrum_numba.kernels.tools.add_bias import AddBias, AddBiasProblem
 from ferrum_numba.kernels.w4a16 import W4A16Problem
+from ferrum_numba.linear.stages import Stage, default
 
 GPU = KNOWN["h200"]
 SMALL = W4A16Problem(2, 72, 120, 24, "gptq")
@@ -43,7 +44,7 @@ def helpers_only(monkeypatch):
 
     def dispatch(problems, decisions, programs, options):
         problem = AddBiasProblem(4, 64)
-        programs.add(Stage(AddBias(), AddBias().default(problem, programs.gpu), problem))
+        programs.add(default(AddBias(), problem, programs.gpu))
         return {"rows": [], "repack": []}
 
     monkeypatch.setattr(make, "_dispatch", dispatch)
@@ -233,7 +234,7 @@ def test_ptx_of_one_architecture_says_so(helpers_only, monkeypatch, tmp_path):
 
 def test_what_does_not_compile_for_later_gpus_is_left_out(monkeypatch):
     programs = Programs(GPU)
-    programs.add(Stage(AddBias(), AddBias().configs(GPU)[0], AddBiasProblem(4, 64)))
+    programs.add(Stage(AddBias(), AddBiasProblem(4, 64), AddBias().configs(GPU)[0]))
     asked = []
 
     def build_many(jobs):

@@ -22,7 +22,7 @@ def fits(kernel, config, N, K):
     return kernel.refuses(problem) is None and kernel.misfit(config, problem, GPU) is None
 
 
-@pytest.mark.parametrize(("kernel", "config"), CASES, ids=lambda case: str(case)[-60:])
+@pytest.mark.parametrize(("kernel", "config"), CASES, ids=lambda case: getattr(case, "name", ""))
 def test_the_least_shape_fits_and_no_smaller_one(kernel, config):
     limits = shapes(kernel, config)
     n, k = limits["N"], limits["K"]
@@ -35,7 +35,7 @@ def test_the_least_shape_fits_and_no_smaller_one(kernel, config):
         assert not fits(kernel, config, n["least"], k["least"] - 64)
 
 
-@pytest.mark.parametrize(("kernel", "config"), CASES, ids=lambda case: str(case)[-60:])
+@pytest.mark.parametrize(("kernel", "config"), CASES, ids=lambda case: getattr(case, "name", ""))
 def test_a_multiple_fits_and_half_a_one_does_not(kernel, config):
     limits = shapes(kernel, config)
     n, k = limits["N"], limits["K"]

@@ -14,8 +14,18 @@ from cuda.bindings import driver
 from ferrum_numba.contract import Kernel, Launch, Op, Parameter, Tolerance, Work, pointers, sizes
 from ferrum_numba.errors import ContextError, DeviceError, LaunchError
 from ferrum_numba.gpu import KNOWN
-from ferrum_numba.launch import Buffer, Device, Graph, OperandSet, load, pointer, stream_handle
-from ferrum_numba.launch.kernel import Loaded, Prepared, launch_config, pack
+from ferrum_numba.launch import (
+    Buffer,
+    Device,
+    Graph,
+    OperandSet,
+    Order,
+    load,
+    pointer,
+    stream_handle,
+)
+from ferrum_numba.launch.arguments import launch_config, pack
+from ferrum_numba.launch.kernel import Loaded, Prepared
 from ferrum_numba.launch.operands import copies_to_exceed, repeat
 
 HANDLE = 0x7F12_3456_7890
@@ -165,7 +175,7 @@ def test_the_driver_reads_the_packed_values_and_the_stream(monkeypatch):
         seen.append(host_driver.decode(PARAMETERS, addresses.value))
         return 0
 
-    monkeypatch.setattr("ferrum_numba.launch.kernel._launcher", lambda: launch)
+    monkeypatch.setattr("ferrum_numba.launch.direct.launcher", lambda: launch)
     loaded = Loaded(host_driver.binary("kernel", PARAMETERS), None, 11)
     prepared = Prepared(loaded, Launch((1, 1, 1), SCALARS), ADDRESSES)
     prepared(5)
@@ -182,8 +192,8 @@ def test_a_repeated_launch_takes_other_buffers_with_every_call(host):
     host.kernels = {"note": (parameters, lambda **values: seen.append(values))}
     loaded = load(host_driver.binary("note", parameters), host.device())
     repeated = loaded.repeated(Launch((1, 1, 1), {"n": 7}))
-    repeated(0, (HANDLE, 16))
-    repeated(5, [32, 2**64 - 8])
+    repeated(0, HANDLE, 16, b"")
+    repeated(5, 32, 2**64 - 8, b"")
     assert seen == [
         {"x": HANDLE, "out": 16, "n": 7}, {"x": 32, "out": 2**64 - 8, "n": 7},
     ]  # fmt: skip
@@ -191,22 +201,30 @@ def test_a_repeated_launch_takes_other_buffers_with_every_call(host):
         loaded.repeated(Launch((0, 1, 1), {"n": 7}))
 
 
-def test_a_repeated_launch_needs_its_pointers_first(host):
+def test_a_repeated_launch_takes_addresses_in_the_caller_s_order_and_names(host):
+    seen = []
+    host.kernels = {"kernel": (PARAMETERS, lambda **values: seen.append(values))}
     loaded = load(host_driver.binary("kernel", PARAMETERS), host.device())
-    message = "kernel: .* needs pointers before all other parameters; its first 2 are a, n"
-    with pytest.raises(LaunchError, match=message):
-        loaded.repeated(Launch((1, 1, 1), SCALARS))
+    launch = Launch((1, 1, 1), SCALARS)
+    order = Order(("b", "unused", "other"), {"a": "other"})
+    loaded.repeated(launch, order)(0, 16, 99, Order.packed([HANDLE]))
+    assert seen.pop() == SCALARS | {"a": HANDLE, "b": 16}
+    order = Order(("b", "unused"), {"a": "b"})
+    loaded.repeated(launch, order)(0, 16, 99, b"")
+    assert seen.pop() == SCALARS | {"a": 16, "b": 16}
+    with pytest.raises(LaunchError, match="no value for pointer parameter a"):
+        loaded.repeated(launch, Order(("b", "unused")))
 
 
 def test_threads_share_a_repeated_launch(host):
-    """Its arguments are one block of memory: what one thread wrote is what its launch reads."""
+    """What one thread wrote is what its own launch reads."""
     seen, parameters = [], host_driver.parameters(["x", "out"])
     host.kernels = {"note": (parameters, lambda x, out: seen.append((x, out)))}
     repeated = load(host_driver.binary("note", parameters), host.device()).repeated(
         Launch((1, 1, 1), {})
     )
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda i: repeated(0, (i, i)), range(2000)))
+        list(pool.map(lambda i: repeated(0, i, i, b""), range(2000)))
     assert sorted(seen) == [(i, i) for i in range(2000)]
 
 
@@ -299,7 +317,7 @@ def test_a_failed_load_names_the_binary_and_the_gpu(host):
 
 def test_a_refused_launch_names_the_error_and_the_numbers(host, monkeypatch):
     refused = driver.CUresult.CUDA_ERROR_INVALID_VALUE.value
-    monkeypatch.setattr("ferrum_numba.launch.kernel._launcher", lambda: lambda *args: refused)
+    monkeypatch.setattr("ferrum_numba.launch.direct.launcher", lambda: lambda *args: refused)
     loaded = load(host_driver.binary("kernel", ()), host.device())
     prepared = loaded.prepare(Launch((3, 1, 1), {}), {})
     numbers = r"kernel \(grid \(3, 1, 1\), 128 threads, 32 registers, 0 bytes of shared memory\)"

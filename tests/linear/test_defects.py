@@ -18,7 +18,7 @@ from ferrum_numba.gpu import KNOWN
 from ferrum_numba.kernels import KERNELS, PACKED
 from ferrum_numba.kernels.marlin.kernel import Marlin
 from ferrum_numba.kernels.w4a16 import W4A16Problem
-from ferrum_numba.launch import Scratch
+from ferrum_numba.launch import Needs, Scratch
 from ferrum_numba.linear.experts import ExpertStack
 from ferrum_numba.linear.offset import marlin_gemm_with_offset_strided
 from ferrum_numba.reference import gptq, marlin_layout
@@ -90,9 +90,10 @@ def test_defect_10_a_tile_of_later_rows_starts_at_the_weight_s_first_row(kernel)
 def test_defect_13_streams_share_no_scratch_and_no_launch_needs_the_whole_gpu(gpu):
     """There each stream's blocks spin until all of their grid is resident."""
     scratch = Scratch(gpu.device)
-    needs = {"partials": 64, "counters": 16}
-    first, second = dict(scratch.addresses(5, needs)), dict(scratch.addresses(6, needs))
-    assert not set(first.values()) & set(second.values())
+    needs = Needs({"partials": 64, "counters": 16})
+    first, second = (scratch.addresses(stream, needs) for stream in (5, 6))
+    first, second = (set(np.frombuffer(addresses, "<u8")) for addresses in (first, second))
+    assert not first & second
     for kernel in KERNELS:
         problem = W4A16Problem(16, 4096, 4096)
         assert not kernel.launch(kernel.default(problem, H200), problem, H200).co_resident

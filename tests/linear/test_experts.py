@@ -422,7 +422,7 @@ def test_wrong_arrays_of_functions(gpu):
         ((rows(4, K), out), f"{name}: x must be on cuda:0 like the weight; it is on the host"),
         ((x, gpu.empty((4, N), np.float32)), f"{name}: out must be fp16; got <f4"),
         ((x, wide), f"{name}: rows of out overlap those of x"),
-        (("x", out), f"{name}: x: a layer needs a torch tensor, a CuPy or a NumPy array; got str"),
+        (("x", out), f"{name}: x: a layer needs a torch tensor, a CuPy, JAX or NumPy array, or "),
     ):
         with pytest.raises((ProblemError, LaunchError), match=re.escape(message)):
             marlin_gemm_with_offset(0, arguments[0], stack.store, arguments[1], 4, 0, N)
@@ -432,7 +432,7 @@ def test_wrong_arrays_of_functions(gpu):
 
 def test_addresses_are_of_no_use_on_the_host():
     stack = ExpertStack.from_gptq(PLAIN, device="cpu")
-    with pytest.raises(LaunchError, match="x: a layer needs a torch tensor, a CuPy or a NumPy"):
+    with pytest.raises(LaunchError, match="x: a layer needs a torch tensor, a CuPy, JAX or"):
         marlin_gemm_with_offset(0, 4096, stack.store, np.zeros((1, N), np.float16), 1, 0, N)
 
 

@@ -18,12 +18,13 @@ from quantised import layer, reference, rows, some_columns, words
 
 from ferrum_numba.gptq.tensors import GptqTensors
 from ferrum_numba.kernels.dtypes import DTYPES
-from ferrum_numba.kernels.tools.repack import Repack, RepackProblem
-from ferrum_numba.launch import Buffer, Graph
+from ferrum_numba.kernels.tools.repack import RepackProblem
+from ferrum_numba.launch import Buffer, Graph, Order
 from ferrum_numba.linear.dense import MarlinLinear
 from ferrum_numba.linear.experts import ExpertStack
 from ferrum_numba.linear.offset import marlin_gemm_with_offset, marlin_gemm_with_offset_strided
 from ferrum_numba.linear.runtime import runtime
+from ferrum_numba.linear.stages import REPACK, default
 from ferrum_numba.linear.stores import MarlinStore
 from ferrum_numba.measure import host_time_us
 
@@ -387,17 +388,14 @@ def test_a_stack_of_128_experts_is_packed_within_a_second(device, capsys):
     for act_order in (False, True):
         for K, N in QWEN.values():
             problem = RepackProblem(NUM_EXPERTS, K, N, act_order)
-            step, _ = plans.step(Repack(), problem, {})
+            launch = plans.launch(default(REPACK, problem, device.gpu), ("qweight", "perm", "out"))
             size_bytes = NUM_EXPERTS * K * N // 2
             source, target = (Buffer.empty(device, size_bytes) for _ in range(2))
             source.fill(0x5A)
             perm = np.tile(np.arange(K, dtype=np.int32)[::-1], (NUM_EXPERTS, 1))
             order = Buffer.from_array(device, perm)
-            addresses = {
-                "qweight": source.pointer, "perm": order.pointer, "out": target.pointer,
-            }  # fmt: skip
             began = time.perf_counter()
-            step.launch(0, step.pick(addresses))
+            launch(0, source.pointer, order.pointer, Order.packed([target.pointer]))
             device.synchronize()
             seconds += time.perf_counter() - began
     began = time.perf_counter()

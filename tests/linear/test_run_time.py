@@ -30,7 +30,7 @@ print(json.dumps({"modules": sorted(sys.modules), "opened": sorted(opened)}))
 """
 UNWANTED = {
     "ferrum_numba.tune", "ferrum_numba.measure", "ferrum_numba.perf", "ferrum_numba.report",
-    "ferrum_numba.cli", "filelock", "optuna", "matplotlib", "rich",
+    "ferrum_numba.cli", "filelock", "optuna", "matplotlib", "rich", "torch",
 }  # fmt: skip
 
 

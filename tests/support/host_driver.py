@@ -17,7 +17,7 @@ from ferrum_numba.launch import Device
 
 SUCCESS = driver.CUresult.CUDA_SUCCESS
 FORMATS = {"pointer": "<Q", "uint32": "<I", "int32": "<i"}
-MODULES = ("device", "buffer", "kernel", "graph", "scratch")
+MODULES = ("device", "buffer", "interop", "kernel", "graph", "scratch")
 
 
 def view(address, count, dtype):
@@ -69,8 +69,12 @@ class HostDriver:
         self.now_us = 0.0
         self.events = {}
         self.graphs = {}
+        # (stream whose event, stream that waits for it)
+        self.waits = []
         self.capturing = {}
         self.capture_ids = {}
+        # of the calling thread
+        self.capture_mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL
         self.functions = {}
         self.next_handle = 1000
         self.active_blocks = 2
@@ -146,6 +150,9 @@ class HostDriver:
 
     def cuMemAlloc(self, size_bytes):
         assert size_bytes > 0
+        relaxed = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+        if self.capturing and self.capture_mode != relaxed:
+            return driver.CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, None
         self.allocated.append(size_bytes)
         memory = np.full(size_bytes + 256, 0x5A, np.uint8)
         address = -(-memory.ctypes.data // 256) * 256
@@ -155,6 +162,14 @@ class HostDriver:
     def cuMemFree(self, address):
         del self.memory[address]
         return (SUCCESS,)
+
+    def cuMemsetD8Async(self, address, byte, count, stream):
+        assert stream not in self.capturing
+        return self.cuMemsetD8(address, byte, count)
+
+    def cuThreadExchangeStreamCaptureMode(self, mode):
+        self.capture_mode, before = mode, self.capture_mode
+        return SUCCESS, before
 
     def cuMemsetD8(self, address, byte, count):
         assert count > 0
@@ -198,6 +213,9 @@ class HostDriver:
 
     def launch(self, config, function, pointers, extra):
         assert extra is None
+        if self.contexts[-1] is not None:
+            # of another GPU
+            return driver.CUresult.CUDA_ERROR_INVALID_HANDLE.value
         parameters, run = self.kernels[self.functions[function.value]]
         stream, values = stream_of(config), decode(parameters, pointers.value)
         grid = grid_of(config)
@@ -240,13 +258,20 @@ class HostDriver:
         return (SUCCESS,)
 
     def cuEventCreate(self, flags):
-        assert flags == 0
+        # with a time, or for others to wait for
+        assert flags in (0, 2)
         handle = self._handle()
         self.events[handle] = None
         return SUCCESS, handle
 
     def cuEventRecord(self, event, stream):
         self.events[event] = self.now_us
+        self.recorded = stream
+        return (SUCCESS,)
+
+    def cuStreamWaitEvent(self, stream, event, flags):
+        assert (event in self.events, flags) == (True, 0)
+        self.waits.append((self.recorded, stream))
         return (SUCCESS,)
 
     def cuEventSynchronize(self, event):
@@ -294,5 +319,22 @@ def install(monkeypatch, **options):
     for module in MODULES:
         monkeypatch.setattr(f"ferrum_numba.launch.{module}.driver", host)
     # called past cuda.bindings, for speed
-    monkeypatch.setattr("ferrum_numba.launch.kernel._launcher", lambda: host.launch)
+    monkeypatch.setattr("ferrum_numba.launch.direct.functions", lambda: Library(host))
+    monkeypatch.setattr("ferrum_numba.launch.direct.launcher", lambda: host.launch)
     return host
+
+
+class Library:
+    """The driver's library as ctypes calls it: answers are written to where they are wanted."""
+
+    def __init__(self, host):
+        self._host = host
+
+    def __getattr__(self, name):
+        def call(argument, answer):
+            status, found = getattr(self._host, name)(argument.value or 0)
+            if status == SUCCESS:
+                answer._obj.value = int(found)
+            return int(status)
+
+        return call

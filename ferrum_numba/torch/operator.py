@@ -1,0 +1,127 @@
+"""The operators: x times a weight, and sorted rows times the experts of a stack.
+
+They take the tensors of a store and its `Layout` as a string, and nothing that belongs to a
+process: a graph with them can be saved, exported and captured. What else a call needs is looked up
+by that string. On the host they run the reference. No gradient passes through them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ferrum_numba.errors import ProblemError
+from ferrum_numba.linear.tensors import MISALIGNED
+from ferrum_numba.torch import on_gpu, on_host
+from ferrum_numba.torch.layout import Layout, parsed
+
+# the tensors of a store, in the order of `Store.names`
+OPERANDS = "Tensor weight, Tensor scales, Tensor? zero_points, Tensor? bias, Tensor? order"
+LINEAR = f"linear(Tensor x, {OPERANDS}, str layout) -> Tensor"
+EXPERTS = f"experts(Tensor x, Tensor counts, {OPERANDS}, str layout) -> Tensor"
+
+# not custom_op, whose call costs twice as much
+_library = torch.library.Library("ferrum_numba", "DEF")
+for _schema in (LINEAR, EXPERTS):
+    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+# a torch without CUDA has none
+_current_stream: Any = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+
+
+def linear_on_gpu(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    scales: torch.Tensor,
+    zero_points: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    order: torch.Tensor | None,
+    layout: str,
+    expert: int = 0,
+) -> torch.Tensor:
+    """Return x [..., K] times a weight [K, N], one of a stack."""
+    device = x.get_device()
+    found = on_gpu.known.get((layout, x.dtype, device)) or on_gpu.weights(layout, x.dtype, device)
+    at = x.data_ptr()
+    if not x.is_contiguous() or at & MISALIGNED:
+        x = x.clone(memory_format=torch.contiguous_format)
+        at = x.data_ptr()
+    shape = x.shape
+    if not shape or shape[-1] != found.K:
+        raise wrong_columns(shape, found.K)
+    operands = found.operands(weight, scales, zero_points, bias, order, expert)
+    if len(shape) == 2:
+        M = shape[0]
+        out = x.new_empty((M, found.N))
+    else:
+        M = x.numel() // found.K
+        out = x.new_empty((*shape[:-1], found.N))
+    if M:
+        stream = _current_stream(device)
+        plan = found.plans.get(M) or found.plan(M, stream)
+        plan(stream, at, out.data_ptr(), operands)
+    return out
+
+
+def experts_on_gpu(
+    x: torch.Tensor,
+    counts: torch.Tensor,
+    weight: torch.Tensor,
+    scales: torch.Tensor,
+    zero_points: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    order: torch.Tensor | None,
+    layout: str,
+) -> torch.Tensor:
+    """Return rows of x [S, K], sorted by expert, times their experts: [S, N].
+
+    counts: [E] rows of each expert. Those of a GPU are waited for, except while a graph is
+            captured: then every expert multiplies all rows, and each row keeps its own expert's
+    """
+    operands = weight, scales, zero_points, bias, order
+    of = parsed(layout)
+    if x.dim() != 2 or x.shape[1] != of.K:
+        raise wrong_columns(x.shape, of.K)
+    if counts.is_cuda and torch.cuda.is_current_stream_capturing():
+        all_rows = [linear_on_gpu(x, *operands, layout, e) for e in range(of.num_experts)]
+        expert_of_row = torch.searchsorted(
+            counts.cumsum(0), torch.arange(len(x), device=x.device), right=True
+        )
+        return torch.stack(all_rows)[expert_of_row, torch.arange(len(x), device=x.device)]
+    out = x.new_empty((len(x), of.N))
+    for expert, rows in on_host.segments(counts, len(x)):
+        out[rows] = linear_on_gpu(x[rows], *operands, layout, expert)
+    return out
+
+
+def linear_fake(x: torch.Tensor, *operands: Any) -> torch.Tensor:
+    """Return what the result looks like."""
+    layout = _layout_in(operands)
+    if x.dim() == 0 or x.shape[-1] != layout.K:
+        raise wrong_columns(x.shape, layout.K)
+    return x.new_empty((*x.shape[:-1], layout.N))
+
+
+def experts_fake(x: torch.Tensor, counts: torch.Tensor, *operands: Any) -> torch.Tensor:
+    """Return what the result looks like."""
+    return linear_fake(x, *operands)
+
+
+def wrong_columns(shape: Any, K: int) -> ProblemError:
+    """Return the error of an x of another shape."""
+    return ProblemError(f"x must be [..., {K}]; got {list(shape)}")
+
+
+def _layout_in(operands: tuple[Any, ...]) -> Layout:
+    return parsed(next(each for each in operands if isinstance(each, str)))
+
+
+_library.impl("linear", linear_on_gpu, "CUDA")
+_library.impl("linear", on_host.linear, "CPU")
+_library.impl("experts", experts_on_gpu, "CUDA")
+_library.impl("experts", on_host.experts, "CPU")
+torch.library.register_fake("ferrum_numba::linear", linear_fake, lib=_library)
+torch.library.register_fake("ferrum_numba::experts", experts_fake, lib=_library)
+
+linear = torch.ops.ferrum_numba.linear.default
+experts = torch.ops.ferrum_numba.experts.default
