@@ -45,7 +45,8 @@ def install(monkeypatch):
     host = ShippedDriver()
     for module in host_driver.MODULES:
         monkeypatch.setattr(f"ferrum_numba.launch.{module}.driver", host)
-    monkeypatch.setattr("ferrum_numba.launch.kernel._launcher", lambda: host.launch)
+    monkeypatch.setattr("ferrum_numba.launch.direct.functions", lambda: host_driver.Library(host))
+    monkeypatch.setattr("ferrum_numba.launch.direct.launcher", lambda: host.launch)
     monkeypatch.setattr(runtime, "_runtimes", {})
     monkeypatch.setattr(runtime.Device, "open", lambda index, current: Device(index, GPU, None))
     return host
