@@ -1,6 +1,6 @@
 """How long programs take to compile: CPU seconds by phase, for every design; needs no GPU.
 
-    python -m ferrum_numba.perf.compile_time [KERNEL ...] [--gpu h200] [--against FOLDER]
+    python -m ferrum_numba.perf.compile_time [KERNEL ...] [--against FOLDER]
 
 builds the programs that kernels run by default, without a cache, one at a time in one process, and
 prints the median of each kernel. `--against` names a folder that holds another version, as
@@ -18,6 +18,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -98,11 +99,19 @@ def worker(gpu: str, folder: Path | None = None) -> Iterator[Worker]:
             process.kill()
 
 
-def compare(this: Worker, other: Worker | None, names: Sequence[str]) -> Iterator[Built]:
-    """Build every program, in turn with the other version's of the same kernel and problem."""
+def compare(
+    this: Worker, other: Worker | None, names: Sequence[str], each: int | None = None
+) -> Iterator[Built]:
+    """Build programs, in turn with the other version's of the same kernel and problem.
+
+    names: of the kernels wanted, all if empty
+    each:  so many programs of a kernel at most
+    """
+    built = Counter[str]()
     for number, program in enumerate(this.programs):
-        if names and program[0] not in names:
+        if (names and program[0] not in names) or built[program[0]] == each:
             continue
+        built[program[0]] += 1
         yield this.build("this", number)
         if other and program in other.programs:
             yield other.build("other", other.programs.index(program))
@@ -178,6 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("kernels", nargs="*", metavar="KERNEL", help="only these; all by default")
     parser.add_argument("--gpu", default="h200", help="what to compile for")
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="holds another version")
+    parser.add_argument("--each", type=int, metavar="N", help="so many programs of a kernel")
     parser.add_argument("--out", type=Path, metavar="FILE", help="keep the times")
     args = parser.parse_args(arguments)
     if args.against and not (args.against / "ferrum_numba").is_dir():
@@ -188,9 +198,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.against:
             with worker(args.gpu, args.against) as other:
                 starts.append(f"other: {other.import_s:.2f} s, {other.first_s:.2f} s")
-                built += _shown(compare(this, other, args.kernels))
+                built += _shown(compare(this, other, args.kernels, args.each))
         else:
-            built += _shown(compare(this, None, args.kernels))
+            built += _shown(compare(this, None, args.kernels, args.each))
     print("\n".join((*starts, *table(built))))
     for version in ("this", "other"):
         peaks = [one.peak_mb for one in built if one.version == version]
