@@ -7,14 +7,12 @@ can be run here and not saved: for that, a layer must be a module, as `ferrum_nu
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakValueDictionary
 
 import torch
 
 from ferrum_numba.errors import LaunchError
-from ferrum_numba.linear.layer import Linear
+from ferrum_numba.linear.layer import Linear, numbered
 
-_layers: WeakValueDictionary[int, Linear] = WeakValueDictionary()
 _library = torch.library.Library("ferrum_numba_layer", "DEF")
 _library.define(
     "call(Tensor x, int layer, int columns) -> Tensor", tags=torch.Tag.pt2_compliant_tag
@@ -23,22 +21,11 @@ _library.define(
 
 def call(layer: Linear, x: Any) -> Any:
     """Return x times a layer's weight."""
-    return torch.ops.ferrum_numba_layer.call(x, _number_of(layer), layer.out_features)
-
-
-def _numbered(layer: Linear) -> int:
-    """Return the number of a layer, the same for as long as it lives."""
-    number = id(layer)
-    _layers[number] = layer
-    return number
-
-
-# torch asks when it traces a call, and keeps the answer
-_number_of = torch.compiler.assume_constant_result(_numbered)
+    return torch.ops.ferrum_numba_layer.call(x, layer.number, layer.out_features)
 
 
 def _call(x: Any, layer: int, columns: int) -> Any:
-    found = _layers.get(layer)
+    found = numbered.get(layer)
     if found is None:
         raise LaunchError("the layer that was compiled is gone; keep it as long as its function")
     return found(x)

@@ -147,9 +147,8 @@ def test_a_layer_that_is_no_module_compiled_whole(backend):
 
 def test_a_layer_that_is_gone_is_not_called():
     linear = ferrum_numba.MarlinLinear.from_gptq(TENSORS, device="cpu")
-    call = torch.ops.ferrum_numba_layer.call
-    number = traced._numbered(linear)
-    assert torch.equal(call(x_of(), number, 64), linear(x_of()))
+    assert torch.equal(traced.call(linear, x_of()), linear(x_of()))
+    call, number = torch.ops.ferrum_numba_layer.call, linear.number
     del linear
     with pytest.raises(LaunchError, match="the layer that was compiled is gone; keep it as long"):
         call(x_of(), number, 64)
