@@ -190,7 +190,7 @@ def _python_signature(function: Any) -> inspect.Signature:
 
 def _canonicalize(self: Any, emit_dels: bool = False, extend_lifetimes: bool = False) -> None:
     """Stand in for `PostProcessor.run`, without the lifetimes that no pass of PASSES reads."""
-    if emit_dels or self.func_ir.is_generator:
+    if emit_dels or self.func_ir.is_generator or not is_plain(self.func_ir.func_id.func):
         _post_process(self, emit_dels, extend_lifetimes)
     else:
         self.func_ir.blocks = canonicalize_cfg(self.func_ir.blocks)

@@ -122,6 +122,16 @@ def test_functions_within_functions_go_through_all_of_numbas_passes():
     assert "st.global.u32" in ptx
 
 
+def test_what_is_not_plain():
+    def loops_over_literals(values):
+        for value in cuda.literal_unroll(values):
+            st_global_u32(value)
+
+    assert not frontend.is_plain(loops_over_literals)
+    assert not frontend.is_plain(numba_compiler.compile_cuda)
+    assert frontend.is_plain(ptx_of)
+
+
 def test_a_function_may_be_inlined_by_numba():
     @cuda.jit(device=True, inline="always")
     def doubled(value):
