@@ -17,8 +17,8 @@ LTO_OPTIONS = [*OPTIONS, "-lto"]
 # what the system keeps of a block's shared memory since sm_90; the linker counts it as the kernel's
 RESERVED_SMEM_BYTES = 1024
 
-# how often a link is done that leaves no log
-LINKS = 4
+# how often a link is done that leaves no log: beside many others, four in a row were seen to
+LINKS = 16
 
 
 @dataclass(frozen=True)
