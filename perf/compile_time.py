@@ -32,6 +32,7 @@ from ferrum_numba.results.provenance import source_state, versions
 
 WORKER = Path(__file__).with_name("compile_worker.py")
 SCHEMA = 1
+COMMAND = "python -m ferrum_numba.perf.compile_time"
 PHASES = ("nvvm", "link", "sass")
 
 
@@ -158,7 +159,8 @@ def save(path: Path, command: Sequence[str], gpu: str, built: Sequence[Built]) -
             "versions": versions(),
             "commit": commit,
             "dirty": dirty,
-            "command": " ".join(("python -m ferrum_numba.perf.compile_time", *command)),
+            # by what they are called, wherever they lie
+            "command": " ".join((COMMAND, *(Path(word).name for word in command))),
             "compiled_for": gpu,
         },
     }
@@ -183,7 +185,7 @@ def _cpu() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line of the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m ferrum_numba.perf.compile_time")
+    parser = argparse.ArgumentParser(prog=COMMAND)
     parser.add_argument("kernels", nargs="*", metavar="KERNEL", help="only these; all by default")
     parser.add_argument("--gpu", default="h200", help="what to compile for")
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="holds another version")
