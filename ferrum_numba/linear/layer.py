@@ -6,9 +6,7 @@ A layer is for inference: torch's gradients do not pass through it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import count
 from typing import Any
-from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -20,11 +18,11 @@ from ferrum_numba.launch.interop import HOST
 from ferrum_numba.linear import arrays
 from ferrum_numba.linear.arrays import Seen
 from ferrum_numba.linear.gemm import GpuGemm, HostGemm
+from ferrum_numba.linear.numbered import number
 from ferrum_numba.linear.stores import Store
 from ferrum_numba.linear.tensors import MISALIGNED, Tensors
 
 ELEMENT_BYTES = 2
-_numbers = count(1)
 
 
 class Linear:
@@ -47,9 +45,7 @@ class Linear:
         dense: bool = False,
     ) -> None:
         self.name = name
-        # of this process: by it a traced call finds the layer
-        self.number = next(_numbers)
-        numbered[self.number] = self
+        self.number = number(self)
         self.store = store
         self._expert, self._bias = expert, bias
         weight, on = store.weight, store.runtime
@@ -250,7 +246,3 @@ def _rows_of(array: Seen) -> int:
     for size in array.shape[:-1]:
         rows *= size
     return rows
-
-
-# the layers there are, by number
-numbered: WeakValueDictionary[int, Linear] = WeakValueDictionary()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ferrum_numba.errors import LaunchError
-from ferrum_numba.linear.layer import Linear, numbered
+from ferrum_numba.linear.numbered import layers
 
 _library = torch.library.Library("ferrum_numba_layer", "DEF")
 _library.define(
@@ -19,13 +19,13 @@ _library.define(
 )
 
 
-def call(layer: Linear, x: Any) -> Any:
+def call(layer: Any, x: Any) -> Any:
     """Return x times a layer's weight."""
     return torch.ops.ferrum_numba_layer.call(x, layer.number, layer.out_features)
 
 
 def _call(x: Any, layer: int, columns: int) -> Any:
-    found = numbered.get(layer)
+    found = layers.get(layer)
     if found is None:
         raise LaunchError("the layer that was compiled is gone; keep it as long as its function")
     return found(x)
