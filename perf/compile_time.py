@@ -27,6 +27,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ferrum_numba.errors import FerrumError
+from ferrum_numba.gpu import find
+from ferrum_numba.kernels import KERNELS, TOOLS
 from ferrum_numba.results.file import write_json
 from ferrum_numba.results.provenance import source_state, versions
 
@@ -194,6 +197,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.against and not (args.against / "ferrum_numba").is_dir():
         parser.error(f"{args.against} holds no ferrum_numba")
+    if args.each is not None and args.each < 1:
+        parser.error(f"--each must be at least 1; got {args.each}")
+    unknown = [name for name in args.kernels if name not in {k.name for k in (*KERNELS, *TOOLS)}]
+    if unknown:
+        parser.error(f"no kernel is called {unknown[0]}")
+    try:
+        find(args.gpu)
+    except FerrumError as error:
+        parser.error(str(error))
     built = []
     with worker(args.gpu) as this:
         starts = [f"this: {this.import_s:.2f} s to import, {this.first_s:.2f} s the first build"]

@@ -254,7 +254,9 @@ def test_occupancy(binary, registers, threads, smem, gpu, want):
     assert blocks_per_sm(program, KNOWN[gpu]) == want
 
 
-@pytest.mark.parametrize(("logs", "want"), [(["", "Used 42 registers"], 2), ([""] * (link.LINKS + 1), link.LINKS)])
+@pytest.mark.parametrize(
+    ("logs", "want"), [(["", "Used 42 registers"], 2), ([""] * (link.LINKS + 1), link.LINKS)]
+)
 def test_a_link_without_a_log_is_done_again(monkeypatch, logs, want):
     asked = []
 
