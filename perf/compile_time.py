@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         find(args.gpu)
     except FerrumError as error:
         parser.error(str(error))
-    built = []
+    built: list[Built] = []
     with worker(args.gpu) as this:
         starts = [f"this: {this.import_s:.2f} s to import, {this.first_s:.2f} s the first build"]
         if args.against:

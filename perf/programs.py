@@ -53,7 +53,9 @@ def _decided(gpu: Gpu) -> Iterator[tuple[Kernel, Config]]:
         problem = kernel.op.problem(**decision.problem)
         around = [packing(problem, gpu), packing(replace(problem, act_order=True), gpu)]
         for bias in (False, True):
-            task = LayerTask(replace(problem, bias=bias), readers("marlin"), True, bias)
+            task = LayerTask(
+                replace(problem, bias=bias), readers("marlin"), gathered=True, two_step=bias
+            )
             around += stages(task, decisions, gpu)
         yield from ((stage.kernel, stage.config) for stage in around)
 
