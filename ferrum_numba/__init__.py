@@ -1,7 +1,11 @@
 """Write, prove, tune and ship int4 GEMM kernels in Python."""
 
+import time
 from importlib import import_module
 from typing import Any
+
+# before any other file of the package was read: what was edited since is not what runs
+BEGAN = time.time()
 
 # the one place: pyproject.toml reads it here
 __version__ = "0.2.0"

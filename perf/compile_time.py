@@ -223,7 +223,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if found := ratios(built):
         print(f"this / other: median {median(found):.3f}, {min(found):.3f} to {max(found):.3f}")
     if args.out:
-        save(args.out, arguments if arguments is not None else sys.argv[1:], args.gpu, built)
+        try:
+            save(args.out, arguments if arguments is not None else sys.argv[1:], args.gpu, built)
+        except FerrumError as error:
+            parser.error(str(error))
     return 0
 
 

@@ -12,6 +12,9 @@ ARCHS = (
     "sm_103a", "sm_120", "sm_120a", "sm_121", "sm_121a",
 )  # fmt: skip
 
+# rows of x that a problem may have
+MOST_ROWS = 65536
+
 
 def add_kernels(parser: argparse.ArgumentParser) -> None:
     """Add the kernels to work on."""
@@ -122,5 +125,7 @@ def _rows(text: str) -> list[int]:
         high = _positive(last) if dash else low
         if high < low:
             raise argparse.ArgumentTypeError(f"{part.strip()} ends before it begins")
+        if high > MOST_ROWS:
+            raise argparse.ArgumentTypeError(f"must be at most {MOST_ROWS}; got {high}")
         found |= dict.fromkeys(range(low, high + 1))
     return list(found)

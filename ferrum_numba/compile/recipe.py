@@ -40,7 +40,7 @@ def recipe_of(kernel: Kernel, config: Config, arch: str) -> dict[str, Any] | Non
 def find(folder: Path, recipe: Mapping[str, Any]) -> Binary | str:
     """Return the binary that a folder has for a recipe, or in words why it has none."""
     try:
-        text = path(folder, recipe).read_text(encoding="utf-8")
+        text = path(folder, recipe).read_bytes()
     except OSError:
         return ABSENT
     try:

@@ -16,6 +16,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+import ferrum_numba
+
 PACKAGE = "ferrum_numba"
 # what makes a program's binary, besides its own source
 COMPILER = "compile/compiler.py"
@@ -27,7 +29,6 @@ NEUTRAL = frozenset(
         ("binary", "cache", "fingerprint", "lookup", "recipe", "sass", "toolchain", "versions")
     ))
 )  # fmt: skip
-_BEGAN = time.time()
 
 
 def sources_of(module: str) -> dict[str, str]:
@@ -76,8 +77,9 @@ def _digest(name: str) -> str | None:
 
 
 def _edited(facts: os.stat_result) -> bool:
-    # a time to come is a clock that goes wrong, and says nothing
-    return _BEGAN < facts.st_mtime <= time.time()
+    # not the time that a copy may keep, but that of the change itself; a time to come is a clock
+    # that goes wrong, and says nothing
+    return ferrum_numba.BEGAN < facts.st_ctime <= time.time()
 
 
 def _imports(text: bytes) -> Iterator[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,7 @@ from ferrum_numba.results.file import load_json
 # of both files, which change together
 SCHEMA = 1
 MANIFEST, DISPATCH = "manifest.json", "dispatch.json"
-# all that an export may hold; whatever has more is somebody's own
-FOLDERS = ("cubin", "ptx", "vectors")
-CONTENTS = frozenset({MANIFEST, DISPATCH, *FOLDERS})
+MADE_BY = "ferrum-numba"
 
 
 @contextmanager
@@ -28,7 +27,8 @@ def new_folder(target: Path) -> Iterator[Path]:
     Raises:
         StoreError: the target holds something that is no export, or cannot be written.
     """
-    target = target.absolute()
+    # a link stays, and where it leads is written
+    target = target.resolve()
     refuse_target(target)
     # a name of its own in the same file system
     token = secrets.token_hex(4)
@@ -40,9 +40,13 @@ def new_folder(target: Path) -> Iterator[Path]:
         if target.exists():
             target.rename(old)
         folder.rename(target)
-    except OSError as error:
-        if old.exists() and not target.exists():
-            old.rename(target)
+    except BaseException as error:
+        # Ctrl-C too, between the two
+        with suppress(OSError):
+            if old.exists() and not target.exists():
+                old.rename(target)
+        if not isinstance(error, OSError):
+            raise
         raise StoreError(f"{target} cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -51,15 +55,37 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 def refuse_target(target: Path) -> None:
     """Raise StoreError unless an export can take a folder's place: new, empty or an export."""
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise StoreError(f"{target} is a file; an export is a folder")
-    found = {path.name for path in target.iterdir()}
-    others = sorted(found - CONTENTS)
-    if found and (others or MANIFEST not in found):
-        holds = f"it holds {others[0]}" if others else f"it has no {MANIFEST}"
-        raise StoreError(f"{target} is there already and is no earlier export: {holds}")
+    try:
+        if not target.exists():
+            return
+        if not target.is_dir():
+            raise StoreError(f"{target} is a file; an export is a folder")
+        found = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
+        own = _files_of(target / MANIFEST)
+    except OSError as error:
+        raise StoreError(f"{target} cannot be read: {error.strerror or error}") from error
+    others = sorted(found - own)
+    if others:
+        raise StoreError(
+            f"{target} is there already and is no earlier export: it holds {others[0]}"
+        )
+
+
+def _files_of(path: Path) -> set[str]:
+    """Return the files of the export whose manifest this is, none if it is no export's."""
+    try:
+        manifest = json.loads(path.read_bytes())
+        if not manifest["made_by"].startswith(MADE_BY):
+            return set()
+        records = [record for entry in manifest["entries"] for record in _records(entry)]
+        return {MANIFEST, DISPATCH, *(record["file"] for record in records)}
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+        return set()
+
+
+def _records(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return what an entry says of its files."""
+    return [entry, *([entry["ptx"]] if "ptx" in entry else []), *entry.get("vectors", ())]
 
 
 def put(folder: Path, name: str, data: bytes) -> dict[str, Any]:
@@ -79,10 +105,12 @@ def load(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     folder = Path(folder)
     manifest = load_json(folder / MANIFEST, SCHEMA)
     dispatch = load_json(folder / DISPATCH, SCHEMA)
-    for entry in manifest["entries"]:
-        optional = [entry["ptx"]] if "ptx" in entry else []
-        for record in [entry, *optional, *entry.get("vectors", ())]:
-            _refuse_damaged(folder / record["file"], record)
+    try:
+        for entry in manifest["entries"]:
+            for record in _records(entry):
+                _refuse_damaged(folder / record["file"], record)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{folder / MANIFEST} is damaged: {error}") from error
     return manifest, dispatch
 
 

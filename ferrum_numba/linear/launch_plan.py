@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from ferrum_numba.compile import build
@@ -37,6 +39,8 @@ class LaunchPlan:
     needs: Needs | None
     device: Device
     scratch: Scratch
+    # of launches that pass each other something in scratch: two threads' must not mix on a stream
+    lock: AbstractContextManager[Any] | None = None
 
     def __call__(self, stream: int, x: int, out: int, operands: bytes) -> None:
         """Launch on a stream; allocates nothing and waits for nothing once its scratch is there.
@@ -52,8 +56,13 @@ class LaunchPlan:
         try:
             if needs is not None:
                 operands += self.scratch.addresses(stream, needs)
-            for launch in self.launches:
-                launch(stream, x, out, operands)
+            if self.lock is None:
+                for launch in self.launches:
+                    launch(stream, x, out, operands)
+            else:
+                with self.lock:
+                    for launch in self.launches:
+                        launch(stream, x, out, operands)
         except LaunchError:
             # asked only now: the driver launches nothing in another GPU's context
             if self.device.is_current():
@@ -72,6 +81,7 @@ class LaunchPlans:
         self._loaded: dict[str, Loaded] = {}
         # read with the first plan: whoever only runs the reference needs none
         self._decisions: list[Decision] | None = None
+        self._in_order = threading.RLock()
         # a program is compiled once, however many threads ask for it
         self._lock = threading.Lock()
 
@@ -116,4 +126,8 @@ class LaunchPlans:
         names = (*CALL, *task.operands, *scratch)
         launches = tuple(self.launch(stage, names) for stage in planned)
         needs = Needs(scratch) if scratch else None
-        return LaunchPlan(launches, len(task.operands), needs, self._device, self._scratch)
+        several = len(launches) > 1 or isinstance(launches[0], Followed)
+        return LaunchPlan(
+            launches, len(task.operands), needs, self._device, self._scratch,
+            self._in_order if several and needs is not None else None,
+        )  # fmt: skip

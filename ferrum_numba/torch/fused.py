@@ -21,8 +21,9 @@ class Fused(nn.Module):
     def __init__(self, linear: MarlinLinear, sizes: Sequence[int]) -> None:
         super().__init__()
         self.linear, self.sizes = linear, list(sizes)
-        # the x that was multiplied last, its results, and which of them nobody took so far
-        self._last: tuple[torch.Tensor, Any, frozenset[int]] | None = None
+        # the x that was multiplied last and what it was then, its results, and which of them
+        # nobody took so far
+        self._last: tuple[torch.Tensor, Any, Any, frozenset[int]] | None = None
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return x [..., K] times each projection: views [..., N] of one result."""
@@ -30,14 +31,27 @@ class Fused(nn.Module):
 
     def part(self, x: torch.Tensor, index: int) -> torch.Tensor:
         """Return x times a projection; the others' results wait for who asks with the same x."""
-        last = self._last
-        if last is None or last[0] is not x or index not in last[2]:
-            last = x, self(x), frozenset(range(len(self.sizes)))
-        _, results, left = last
+        last, now = self._last, self._state(x)
+        if last is None or last[0] is not x or last[1] != now or index not in last[3]:
+            last = x, now, self(x), frozenset(range(len(self.sizes)))
+        _, _, results, left = last
         left -= {index}
         # nothing is kept when all were taken
-        self._last = (x, results, left) if left else None
+        self._last = (x, now, results, left) if left else None
         return results[index]
+
+    def _state(self, x: torch.Tensor) -> Any:
+        """Return what changes when x or the weight is written to, or a capture begins or ends."""
+        if torch.compiler.is_compiling():
+            # a trace has no versions, and makes a graph of one call of the model
+            return None
+        capturing = x.is_cuda and torch.cuda.is_current_stream_capturing()
+        return capturing, _version(x), _version(self.linear.operands()[0])
+
+
+def _version(tensor: torch.Tensor | None) -> int | None:
+    # torch counts no changes of a tensor that was made for inference
+    return None if tensor is None or tensor.is_inference() else tensor._version
 
 
 class Part(nn.Module):

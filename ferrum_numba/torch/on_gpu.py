@@ -53,8 +53,8 @@ class Weights:
         self._buffers = [buffers.get(name) for name in self._kind.names]
         self._bytes = [0 if b is None else math.prod(b[0]) * b[1].itemsize for b in self._buffers]
         self._pack = struct.Struct(f"={len(self._kind.names)}Q").pack
-        # addresses of weights whose tensors were looked at
-        self._checked: set[int] = set()
+        # addresses of tensors that were looked at together
+        self._checked: set[tuple[int, ...]] = set()
 
     def operands(
         self,
@@ -71,18 +71,17 @@ class Weights:
             ProblemError: tensors that are not this layout's.
             LaunchError:  they are elsewhere, or not contiguous.
         """
-        at = weight.data_ptr()
-        # a type changes where it is, and the address of the weight stays
-        if at not in self._checked or scales.dtype is not self._dtype:
-            self._check(weight, scales, zero_points, bias, order)
-            self._checked.add(at)
         first = (
-            at,
+            weight.data_ptr(),
             scales.data_ptr(),
             0 if zero_points is None else zero_points.data_ptr(),
             0 if bias is None else bias.data_ptr(),
             0 if order is None else order.data_ptr(),
         )
+        # a type may change where it is
+        if first not in self._checked or scales.dtype is not self._dtype:
+            self._check(weight, scales, zero_points, bias, order)
+            self._checked.add(first)
         if not expert:
             return self._pack(*first)
         return self._pack(*(a + expert * n for a, n in zip(first, self._bytes, strict=True)))

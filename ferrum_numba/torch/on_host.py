@@ -37,17 +37,26 @@ def experts(x: torch.Tensor, counts: torch.Tensor, *arguments: Any) -> torch.Ten
     """Return rows of x [S, K], sorted by expert, times their experts; counts: [E] rows of each."""
     layout = parsed(arguments[-1])
     out = x.new_empty((len(x), layout.N))
-    for expert, rows in segments(counts, len(x)):
+    for expert, rows in segments(counts, len(x), layout.num_experts):
         out[rows] = linear(x[rows], *arguments, expert=expert)
     return out
 
 
-def segments(counts: torch.Tensor, num_rows: int) -> Iterator[tuple[int, slice]]:
+def check_counts(counts: torch.Tensor, num_experts: int) -> None:
+    """Raise ProblemError unless there is a count for each expert."""
+    if tuple(counts.shape) != (num_experts,):
+        raise ProblemError(
+            f"counts must be [{num_experts}], one of each expert; got {list(counts.shape)}"
+        )
+
+
+def segments(counts: torch.Tensor, num_rows: int, num_experts: int) -> Iterator[tuple[int, slice]]:
     """Yield experts that have rows, and which.
 
     Raises:
         ProblemError: the counts are not those of the rows.
     """
+    check_counts(counts, num_experts)
     numbers = counts.tolist()
     if sum(numbers) != num_rows or min(numbers, default=0) < 0:
         raise ProblemError(

@@ -82,6 +82,7 @@ def experts_on_gpu(
     of = parsed(layout)
     if x.dim() != 2 or x.shape[1] != of.K:
         raise wrong_columns(x.shape, of.K)
+    on_host.check_counts(counts, of.num_experts)
     if counts.is_cuda and torch.cuda.is_current_stream_capturing():
         all_rows = [linear_on_gpu(x, *operands, layout, e) for e in range(of.num_experts)]
         expert_of_row = torch.searchsorted(
@@ -89,7 +90,7 @@ def experts_on_gpu(
         )
         return torch.stack(all_rows)[expert_of_row, torch.arange(len(x), device=x.device)]
     out = x.new_empty((len(x), of.N))
-    for expert, rows in on_host.segments(counts, len(x)):
+    for expert, rows in on_host.segments(counts, len(x), of.num_experts):
         out[rows] = linear_on_gpu(x[rows], *operands, layout, expert)
     return out
 
@@ -104,6 +105,7 @@ def linear_fake(x: torch.Tensor, *operands: Any) -> torch.Tensor:
 
 def experts_fake(x: torch.Tensor, counts: torch.Tensor, *operands: Any) -> torch.Tensor:
     """Return what the result looks like."""
+    on_host.check_counts(counts, _layout_in(operands).num_experts)
     return linear_fake(x, *operands)
 
 

@@ -138,7 +138,6 @@ def test_one_that_does_not_compile_does_not_end_the_others(run, model, compiled,
     ("argv", "words"),
     [
         (["nowhere"], "nowhere is not there"),
-        (["MODEL", "--m", "70000"], "M must be at most 65536; got M = 70000"),
         (["MODEL", "--gpu", "h300"], "no GPU is known as 'h300'"),
     ],
 )
@@ -150,6 +149,14 @@ def test_a_mistake_is_one_sentence_and_status_2(run, model, argv, words):
     assert (status, out) == (2, "")
     assert words in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("rows", "got"), [("70000", "70000"), ("1-99999999999", "99999999999")])
+def test_more_rows_than_any_kernel_takes_are_a_mistake(run, capsys, rows, got):
+    with pytest.raises(SystemExit) as ended:
+        run("warm", "anywhere", "--m", rows)
+    assert ended.value.code == 2
+    assert f"must be at most 65536; got {got}" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_is_not_quantised_is_a_mistake(run, tmp_path):

@@ -1,10 +1,13 @@
 """The files behind a program: all that decide it, by their text, without importing them."""
 
 import os
+import subprocess
+import sys
 import time
 
 import pytest
 
+import ferrum_numba
 from ferrum_numba.compile import fingerprint, sources
 from ferrum_numba.compile.sources import changed, edited, sources_of
 from ferrum_numba.kernels import KERNELS, TOOLS
@@ -13,6 +16,7 @@ from ferrum_numba.kernels.w4a16 import W4A16Problem
 
 HOUSE = (*KERNELS, *TOOLS, *CEILINGS)
 LONG_AGO = time.time() - 1e6
+STEP_S = 0.02
 
 
 def module_of(kernel):
@@ -60,8 +64,10 @@ def house(tmp_path, monkeypatch):
     for name in found:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(sources._file(name).read_bytes())
-        os.utime(tmp_path / name, (LONG_AGO, LONG_AGO))
     monkeypatch.setattr(sources, "_file", lambda name: tmp_path / name)
+    # a process that began when they were there; file systems count in steps of some milliseconds
+    monkeypatch.setattr(ferrum_numba, "BEGAN", time.time() + STEP_S)
+    time.sleep(3 * STEP_S)
     sources._digest.cache_clear()
     yield tmp_path, found
     sources._digest.cache_clear()
@@ -101,10 +107,27 @@ def test_what_was_edited_since_the_process_began_is_not_what_runs(house):
     assert edited(found)
 
 
-def test_a_clock_that_goes_wrong_is_no_edit(house):
+def test_an_edit_that_keeps_the_time_of_another_file_is_one(house):
     folder, found = house
-    tomorrow = time.time() + 86400
-    os.utime(folder / FILES[0], (tomorrow, tomorrow))
+    # as rsync -a and cp -p leave it
+    path = folder / FILES[0]
+    path.write_bytes(path.read_bytes())
+    os.utime(path, (LONG_AGO, LONG_AGO))
+    assert changed(found) == FILES[0]
+    assert edited(found)
+
+
+def test_the_process_began_before_any_other_file_of_the_package_was_read():
+    words = "import sys, ferrum_numba as f; print([m for m in sys.modules if m.startswith('ferrum')], f.BEGAN)"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("['ferrum_numba'] ")
+
+
+def test_a_clock_that_goes_wrong_is_no_edit(house, monkeypatch):
+    folder, found = house
+    os.utime(folder / FILES[0])
+    monkeypatch.setattr(ferrum_numba, "BEGAN", LONG_AGO)
+    monkeypatch.setattr(sources.time, "time", lambda: LONG_AGO + 1.0)
     assert changed(found) is None
 
 

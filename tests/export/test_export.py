@@ -3,6 +3,7 @@
 import json
 import shutil
 from importlib.resources import files
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -197,8 +198,8 @@ def test_an_earlier_export_is_replaced(helpers_only, tmp_path):
     ("contents", "words"),
     [
         (["notes.txt"], "is no earlier export: it holds notes.txt"),
-        (["manifest.json", "mine"], "it holds mine"),
-        (["vectors"], "it has no manifest.json"),
+        (["manifest.json", "mine"], "it holds manifest.json"),
+        (["vectors"], "it holds vectors"),
     ],
 )
 def test_a_folder_of_somebodys_own_is_refused(tmp_path, contents, words):
@@ -207,6 +208,58 @@ def test_a_folder_of_somebodys_own_is_refused(tmp_path, contents, words):
     with pytest.raises(StoreError, match=words), new_folder(tmp_path):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(contents)
+
+
+@pytest.mark.parametrize("text", ['{"name": "mine"}', '{"made_by": "me", "entries": []}', "[1]"])
+def test_a_manifest_of_somebody_else_is_no_export(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(StoreError, match=r"it holds manifest\.json"), new_folder(tmp_path):
+        pass
+    assert (tmp_path / "manifest.json").read_text() == text
+
+
+def test_what_somebody_put_into_an_export_is_not_taken_away(tmp_path):
+    out = tmp_path / "out"
+    export([SMALL], GPU, out)
+    (out / "cubin" / "notes.txt").write_text("mine")
+    with pytest.raises(StoreError, match=r"it holds cubin/notes\.txt"):
+        export([SMALL], GPU, out)
+    assert (out / "cubin" / "notes.txt").read_text() == "mine"
+
+
+def test_ctrl_c_in_the_last_moment_leaves_the_earlier_export(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    export([SMALL], GPU, out)
+    rename = Path.rename
+
+    def interrupted(self, target):
+        rename(self, target)
+        if self == out:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), new_folder(out):
+        pass
+    monkeypatch.undo()
+    load(out)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with new_folder(tmp_path / "link") as folder:
+        (folder / "made").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "made").exists()
+
+
+@pytest.mark.parametrize("text", ['{"schema": 1}', '{"schema": 1, "entries": [{}]}'])
+def test_a_manifest_that_lacks_something_is_damaged(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    (tmp_path / "dispatch.json").write_text('{"schema": 1}')
+    with pytest.raises(StoreError, match=r"manifest\.json is damaged"):
+        load(tmp_path)
 
 
 def test_a_file_is_no_folder(tmp_path):

@@ -49,7 +49,10 @@ def call(function, *arguments, doing=None):
 
 def read(folder, record):
     """Return the bytes of a file that is what the manifest says."""
-    data = (folder / record["file"]).read_bytes()
+    try:
+        data = (folder / record["file"]).read_bytes()
+    except OSError as error:
+        refuse(f"{record['file']} cannot be read: {error.strerror}")
     if hashlib.sha256(data).hexdigest() != record["sha256"]:
         refuse(f"{record['file']} is damaged: its sha256 is not the manifest's")
     return data
@@ -219,9 +222,15 @@ def run(folder, entry, record, function, stream, byte):
 def main(folder, *options):
     """Run all entries; return the exit status."""
     folder, byte = Path(folder), 0xFF if "--no-reset" in options else 0
-    manifest = json.loads((folder / "manifest.json").read_text())
-    if manifest["schema"] != SCHEMA:
-        refuse(f"this reads schema {SCHEMA}; the manifest has schema {manifest['schema']}")
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        schema, entries = manifest["schema"], manifest["entries"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        refuse(f"{folder} has no manifest that can be read: {error}")
+    if schema != SCHEMA:
+        refuse(f"this reads schema {SCHEMA}; the manifest has schema {schema}")
+    if not entries:
+        refuse("the manifest has no entries")
     call(driver.cuInit, 0)
     device = call(driver.cuDeviceGet, 0)
     name = call(driver.cuDeviceGetName, 256, device).split(b"\0")[0].decode()
