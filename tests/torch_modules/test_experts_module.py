@@ -91,6 +91,16 @@ def test_a_block_exported():
     assert torch.equal(program.module()(*other), module(*other))
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("more", [-1, 1])
+def test_counts_of_more_or_fewer_experts(more, device):
+    stack = ExpertStack.from_gptq(UP, device="cpu").to(device)
+    counts = torch.zeros(len(UP) + more, dtype=torch.int64, device=device)
+    words = rf"counts must be \[{len(UP)}\], one of each expert; got \[{len(UP) + more}\]"
+    with pytest.raises(ProblemError, match=words):
+        stack(torch.zeros(0, H, dtype=torch.float16, device=device), counts)
+
+
 @pytest.mark.parametrize(
     ("counts", "got"), [([1, 0, 3, 1], 5), ([1, 0, 3, 3], 7), ([6, 1, -1, 0], 6)]
 )

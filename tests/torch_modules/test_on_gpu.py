@@ -54,6 +54,15 @@ def test_the_operator_runs_kernels(gpu, tensors, store, M):
         assert_close(y.numpy().reshape(M, 64), reference(TENSORS, x))
 
 
+def test_operands_are_looked_at_again_when_one_is_another(gpu, tensors):
+    weight, scales, *others = on(tensors, MarlinLinear.from_gptq(TENSORS, device="cpu"))
+    x = tensors.of(rows(2, 128))
+    operator.linear_on_gpu(x, weight, scales, *others)
+    few = tensors.of(np.ones(7, np.float16))
+    with pytest.raises(ProblemError, match="scales must be 128 elements"):
+        operator.linear_on_gpu(x, weight, few, *others)
+
+
 def test_the_operator_of_known_rows_asks_the_driver_about_its_stream_only(gpu, tensors):
     operands = on(tensors, MarlinLinear.from_gptq(TENSORS, device="cpu"))
     x = tensors.of(rows(2, 128))

@@ -8,6 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import quantised  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -16,6 +17,7 @@ from ferrum_numba.gptq.checkpoint import GptqCheckpoint  # noqa: E402
 from ferrum_numba.gptq.quantize import Recipe, quantize_checkpoint  # noqa: E402
 from ferrum_numba.perf import models  # noqa: E402
 from ferrum_numba.torch import MarlinLinear, replace_linears  # noqa: E402
+from ferrum_numba.torch.fused import Fused  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -109,6 +111,24 @@ def test_one_product_for_projections_of_one_x(model, checkpoint):
         part(x)
     # q was asked for once more than k and v: what is left is thrown away by the next x
     assert attention.v_proj(other).shape == (3, 32)
+
+
+def test_an_x_or_a_weight_that_was_written_to_is_multiplied_again():
+    linear = MarlinLinear.from_gptq(quantised.layer(128, 96, 64), device="cpu")
+    fused = Fused(linear, [64, 32])
+    x = torch.from_numpy(quantised.rows(2, 128))
+    before = fused.part(x, 0)
+    assert torch.equal(fused.part(x, 1), linear(x)[:, 64:])
+    fused.part(x, 0)
+    x.mul_(2)
+    assert torch.equal(fused.part(x, 1), linear(x)[:, 64:])
+    fused.part(x, 0)
+    linear.operands()[0].bitwise_not_()
+    assert torch.equal(fused.part(x, 1), linear(x)[:, 64:])
+    assert not torch.equal(fused.part(x, 0), before)
+    with torch.inference_mode():
+        y = torch.from_numpy(quantised.rows(2, 128))
+        assert torch.equal(fused.part(y, 0), linear(y)[:, :64])
 
 
 def test_nothing_is_kept_when_all_took_theirs(model, checkpoint):
