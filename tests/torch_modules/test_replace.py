@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import quantised  # noqa: E402
+from quantised import layer, rows  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -114,9 +114,9 @@ def test_one_product_for_projections_of_one_x(model, checkpoint):
 
 
 def test_an_x_or_a_weight_that_was_written_to_is_multiplied_again():
-    linear = MarlinLinear.from_gptq(quantised.layer(128, 96, 64), device="cpu")
+    linear = MarlinLinear.from_gptq(layer(128, 96, 64), device="cpu")
     fused = Fused(linear, [64, 32])
-    x = torch.from_numpy(quantised.rows(2, 128))
+    x = torch.from_numpy(rows(2, 128))
     before = fused.part(x, 0)
     assert torch.equal(fused.part(x, 1), linear(x)[:, 64:])
     fused.part(x, 0)
@@ -127,7 +127,7 @@ def test_an_x_or_a_weight_that_was_written_to_is_multiplied_again():
     assert torch.equal(fused.part(x, 1), linear(x)[:, 64:])
     assert not torch.equal(fused.part(x, 0), before)
     with torch.inference_mode():
-        y = torch.from_numpy(quantised.rows(2, 128))
+        y = torch.from_numpy(rows(2, 128))
         assert torch.equal(fused.part(y, 0), linear(y)[:, :64])
 
 
