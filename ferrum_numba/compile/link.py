@@ -17,8 +17,8 @@ LTO_OPTIONS = [*OPTIONS, "-lto"]
 # what the system keeps of a block's shared memory since sm_90; the linker counts it as the kernel's
 RESERVED_SMEM_BYTES = 1024
 
-# how often a link is done that leaves no log: beside many others, four in a row were seen to
-LINKS = 16
+# what a cubin's .nv.info tells of a function: 4-byte words behind 4 bytes of form, kind and size
+_SIZED, _REGISTERS, _FRAME = 4, 0x2F, 0x11
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def link(ptx: str, entry: str, arch: str) -> Linked:
     Raises:
         BuildError: nvJitLink refuses the PTX; its words are in the message
     """
-    cubin, log = _run(nvjitlink.InputType.PTX, ptx.encode(), entry, arch)
+    cubin, log = _link(nvjitlink.InputType.PTX, ptx.encode(), entry, arch)
     return _linked(cubin, log, entry, entry, arch)
 
 
@@ -48,7 +48,7 @@ def link_ltoir(ltoir: bytes, entry: str, arch: str) -> Linked:
     Raises:
         BuildError: nvJitLink refuses the LTO-IR; its words are in the message
     """
-    cubin, log = _run(nvjitlink.InputType.LTOIR, ltoir, entry, arch)
+    cubin, log = _link(nvjitlink.InputType.LTOIR, ltoir, entry, arch)
     found = re.search(rb"\.text\.(\w+)\0", cubin)
     assert found is not None, "a kernel's cubin has a section of its code"
     # LTO-IR is no text that could be renamed before; names end at their first zero
@@ -57,7 +57,12 @@ def link_ltoir(ltoir: bytes, entry: str, arch: str) -> Linked:
 
 
 def _linked(cubin: bytes, log: str, entry: str, logged_as: str, arch: str) -> Linked:
-    registers, spill_bytes, stack_bytes = read_log(log, logged_as, arch)
+    # nvJitLink 13.0 was seen to leave none, then and ever after in that process, of sixteen at once
+    if log:
+        registers, spill_bytes, stack_bytes = read_log(log, logged_as, arch)
+    else:
+        registers, stack_bytes = read_info(cubin)
+        spill_bytes = stack_bytes
     smem_bytes = _static_smem_bytes(cubin, entry, arch)
     return Linked(cubin, registers, spill_bytes, stack_bytes, smem_bytes)
 
@@ -81,21 +86,8 @@ def read_log(log: str, entry: str, arch: str) -> tuple[int, int, int]:
     return int(registers[1]), sum(int(s) + int(l) for s, l in spills), int(long[1])
 
 
-def _run(kind: nvjitlink.InputType, source: bytes, entry: str, arch: str) -> tuple[bytes, str]:
-    """Return nvJitLink's cubin and log.
-
-    A link may end well and leave no log: seen with nvJitLink 13.0 and sixteen processes at once,
-    also twice in a row. It is done again, a few times.
-    """
-    for _ in range(LINKS):
-        cubin, log = _link(kind, source, entry, arch)
-        if log:
-            break
-    return cubin, log
-
-
 def _link(kind: nvjitlink.InputType, source: bytes, entry: str, arch: str) -> tuple[bytes, str]:
-    """Return the cubin and the log of one link."""
+    """Return nvJitLink's cubin and log; a link that ends well may leave none."""
     options = LTO_OPTIONS if kind == nvjitlink.InputType.LTOIR else OPTIONS
     handle = nvjitlink.create(1 + len(options), [f"-arch={arch}", *options])
     try:
@@ -125,8 +117,31 @@ def _static_smem_bytes(cubin: bytes, entry: str, arch: str) -> int:
     return max(0, size - RESERVED_SMEM_BYTES) if hopper_or_later else size
 
 
+def read_info(cubin: bytes) -> tuple[int, int]:
+    """Return the registers and the local memory that a cubin's functions need at most.
+
+    Local memory is spills, as in the linker's short log.
+    """
+    offset, size = _section(cubin, ".nv.info")
+    end, found = offset + size, {_REGISTERS: 0, _FRAME: 0}
+    while offset < end:
+        form, kind, length = struct.unpack_from("<BBH", cubin, offset)
+        offset += 4
+        if form == _SIZED:
+            if kind in found:
+                _, value = struct.unpack_from("<II", cubin, offset)
+                found[kind] = max(found[kind], value)
+            offset += length
+    return found[_REGISTERS], found[_FRAME]
+
+
 def section_bytes(elf: bytes, name: str) -> int:
     """Return the size of a section of a 64-bit ELF file, 0 if it has none of that name."""
+    return _section(elf, name)[1]
+
+
+def _section(elf: bytes, name: str) -> tuple[int, int]:
+    """Return where a section begins and its size, (0, 0) if there is none of that name."""
     (table,) = struct.unpack_from("<Q", elf, 0x28)
     entry_size, count, names = struct.unpack_from("<HHH", elf, 0x3A)
 
@@ -134,7 +149,7 @@ def section_bytes(elf: bytes, name: str) -> int:
     sections = [struct.unpack_from("<IIQQQQ", elf, table + i * entry_size) for i in range(count)]
     strings = sections[names][4]
     wanted = name.encode() + b"\0"
-    for name_offset, *_, size in sections:
+    for name_offset, _, _, _, offset, size in sections:
         if elf.startswith(wanted, strings + name_offset):
-            return int(size)
-    return 0
+            return offset, size
+    return 0, 0

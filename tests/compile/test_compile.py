@@ -254,20 +254,18 @@ def test_occupancy(binary, registers, threads, smem, gpu, want):
     assert blocks_per_sm(program, KNOWN[gpu]) == want
 
 
-@pytest.mark.parametrize(
-    ("logs", "want"), [(["", "Used 42 registers"], 2), ([""] * (link.LINKS + 1), link.LINKS)]
-)
-def test_a_link_without_a_log_is_done_again(monkeypatch, logs, want):
-    asked = []
-
-    def one(*arguments):
-        asked.append(arguments)
-        return b"cubin", logs[len(asked) - 1]
-
-    monkeypatch.setattr(link, "_link", one)
-    with pytest.raises(BuildError, match="tells no registers: ''" if not logs[1] else "42"):
-        link.link("ptx", "add", "sm_90a")
-    assert len(asked) == want
+@pytest.mark.parametrize("lto", [False, True])
+@pytest.mark.parametrize("function", [clustered, crowded])
+def test_a_link_without_a_log_is_read_from_the_cubin(monkeypatch, function, lto):
+    program = Program(
+        function, (*pointers("out"), *sizes("n")), num_threads=1024, min_blocks_per_sm=2, lto=lto
+    )
+    told, one = build_program(program, "sm_90a"), link._link
+    monkeypatch.setattr(link, "_link", lambda *arguments: (one(*arguments)[0], ""))
+    read = build_program(program, "sm_90a")
+    assert read.registers == told.registers > 0
+    assert read.stack_bytes == told.stack_bytes
+    assert (read.spill_bytes > 0) == (told.spill_bytes > 0) == (function is crowded)
 
 
 def test_both_wordings_of_the_linker_s_log_are_read():
