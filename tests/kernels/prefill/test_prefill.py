@@ -308,7 +308,7 @@ def test_products_overlap_in_the_whole_space(config, monkeypatch):
 
 def assert_overlaps(config, monkeypatch):
     """No spills, no product taken apart, and the linker does not say that it serialised them."""
-    logs, run = [], link._run
+    logs, run = [], link._link
 
     def logged(*args):
         cubin, log = run(*args)
