@@ -315,7 +315,7 @@ def assert_overlaps(config, monkeypatch):
         logs.append(log)
         return cubin, log
 
-    monkeypatch.setattr(link, "_run", logged)
+    monkeypatch.setattr(link, "_link", logged)
     binary = build(PREFILL, config, "sm_90a", use_cache=False)
     assert "serialized" not in logs[-1]
     assert binary.spill_bytes == 0
