@@ -23,7 +23,7 @@ def linear(x: torch.Tensor, *arguments: Any, expert: int = 0) -> torch.Tensor:
     *operands, text = arguments
     layout = parsed(text)
     if not x.shape or x.shape[-1] != layout.K:
-        raise ProblemError(f"x must be [..., {layout.K}]; got {list(x.shape)}")
+        raise wrong_columns(x.shape, layout.K)
     store = _store(layout, x.dtype, operands)
     x = x.contiguous()
     out = x.new_empty((*x.shape[:-1], layout.N))
@@ -40,6 +40,11 @@ def experts(x: torch.Tensor, counts: torch.Tensor, *arguments: Any) -> torch.Ten
     for expert, rows in segments(counts, len(x), layout.num_experts):
         out[rows] = linear(x[rows], *arguments, expert=expert)
     return out
+
+
+def wrong_columns(shape: Any, K: int) -> ProblemError:
+    """Return the error of an x of another shape."""
+    return ProblemError(f"x must be [..., {K}]; got {list(shape)}")
 
 
 def check_counts(counts: torch.Tensor, num_experts: int) -> None:

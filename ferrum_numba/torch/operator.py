@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from ferrum_numba.errors import ProblemError
 from ferrum_numba.linear.tensors import MISALIGNED
 from ferrum_numba.torch import on_gpu, on_host
 from ferrum_numba.torch.layout import Layout, parsed
@@ -48,7 +47,7 @@ def linear_on_gpu(
         at = x.data_ptr()
     shape = x.shape
     if not shape or shape[-1] != found.K:
-        raise wrong_columns(shape, found.K)
+        raise on_host.wrong_columns(shape, found.K)
     operands = found.operands(weight, scales, zero_points, bias, order, expert)
     if len(shape) == 2:
         M = shape[0]
@@ -81,9 +80,9 @@ def experts_on_gpu(
     operands = weight, scales, zero_points, bias, order
     of = parsed(layout)
     if x.dim() != 2 or x.shape[1] != of.K:
-        raise wrong_columns(x.shape, of.K)
-    on_host.check_counts(counts, of.num_experts)
+        raise on_host.wrong_columns(x.shape, of.K)
     if counts.is_cuda and torch.cuda.is_current_stream_capturing():
+        on_host.check_counts(counts, of.num_experts)
         all_rows = [linear_on_gpu(x, *operands, layout, e) for e in range(of.num_experts)]
         expert_of_row = torch.searchsorted(
             counts.cumsum(0), torch.arange(len(x), device=x.device), right=True
@@ -99,7 +98,7 @@ def linear_fake(x: torch.Tensor, *operands: Any) -> torch.Tensor:
     """Return what the result looks like."""
     layout = _layout_in(operands)
     if x.dim() == 0 or x.shape[-1] != layout.K:
-        raise wrong_columns(x.shape, layout.K)
+        raise on_host.wrong_columns(x.shape, layout.K)
     return x.new_empty((*x.shape[:-1], layout.N))
 
 
@@ -107,11 +106,6 @@ def experts_fake(x: torch.Tensor, counts: torch.Tensor, *operands: Any) -> torch
     """Return what the result looks like."""
     on_host.check_counts(counts, _layout_in(operands).num_experts)
     return linear_fake(x, *operands)
-
-
-def wrong_columns(shape: Any, K: int) -> ProblemError:
-    """Return the error of an x of another shape."""
-    return ProblemError(f"x must be [..., {K}]; got {list(shape)}")
 
 
 def _layout_in(operands: tuple[Any, ...]) -> Layout:
