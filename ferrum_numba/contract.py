@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -65,9 +65,17 @@ class Tolerance:
     reason: str
 
     def compare(self, got: Array, want: Array) -> Comparison:
-        """Compare a result with its reference in float64; NaN or Inf never passes."""
+        """Compare a result with its reference in float64; NaN or Inf never passes.
+
+        Where the reference is NaN nobody writes: the result must be the NaN that was there. Of a
+        structure every field is compared, integers exactly.
+        """
         if got.shape != want.shape:
             raise MismatchError(f"the result has shape {got.shape}, the reference {want.shape}")
+        if got.dtype.names is not None:
+            return self._compare_fields(got, want)
+        if np.isnan(want).any():
+            return self._compare_written(got, want)
         if np.array_equal(got, want) and np.isfinite(got).all():
             return Comparison(0.0, 0.0, 0.0, (), True, "")
         g, w = got.astype(np.float64), want.astype(np.float64)
@@ -97,6 +105,28 @@ class Tolerance:
         )
         return Comparison(rel, mean, peak, worst, ok, message)
 
+    def _compare_written(self, got: Array, want: Array) -> Comparison:
+        """Compare what is written, and that the rest was left alone."""
+        unwritten = np.isnan(want)
+        touched = unwritten & ~np.isnan(got)
+        if touched.any():
+            worst = tuple(int(i) for i in np.argwhere(touched)[0])
+            message = (
+                f"{int(touched.sum())} elements are written that nobody owns; the first is {worst}"
+            )
+            return Comparison(np.inf, np.inf, np.inf, worst, False, message)
+        return self.compare(np.where(unwritten, 0, got), np.where(unwritten, 0, want))
+
+    def _compare_fields(self, got: Array, want: Array) -> Comparison:
+        """Return the comparison of the worst field, by whose name its message begins."""
+        exact = Tolerance(0.0, 0.0, "integers")
+        found = []
+        for name in got.dtype.names or ():
+            bounds = exact if np.issubdtype(got[name].dtype, np.integer) else self
+            one = bounds.compare(got[name], want[name])
+            found.append(replace(one, message=one.message and f"{name}: {one.message}"))
+        return max(found, key=lambda one: (not one.ok, one.max_error))
+
 
 @dataclass(frozen=True)
 class Op:
@@ -106,12 +136,14 @@ class Op:
     problem:     the frozen dataclass of its sizes
     make_inputs: (problem, rng) -> arrays in the Op's own layout, by name
     reference:   (problem, inputs) -> the exact result, float32 or wider
-    output:      problem -> (shape, dtype) of what a kernel writes to its parameter `out`
+    output:      problem -> (shape, dtype) of what a kernel writes to its parameter `out`; several
+                 results are the fields of one structure, in one buffer
     work:        problem -> Work
     tolerance:   problem -> Tolerance
     tests:       small problems on the edges of every tile; all kernels run them
     activations: names of inputs that change with every call; the others are weights, which the
                  cold regime rotates
+    weight_bytes_read: problem -> bytes of the weights that a call reads; None for all of them
     """
 
     name: str
@@ -124,6 +156,7 @@ class Op:
     tolerance: Callable[[Problem], Tolerance]
     tests: tuple[Problem, ...]
     activations: frozenset[str]
+    weight_bytes_read: Callable[[Problem], int] | None = None
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,14 @@ class Buffer:
         # the copy returns when the array is staged, before it has arrived
         self.device.synchronize()
 
+    def copy_from(self, other: Buffer) -> None:
+        """Copy another buffer of this device to the start of this one."""
+        if other.size_bytes > self.size_bytes:
+            raise LaunchError(f"{other.size_bytes} bytes do not fit a buffer of {self.size_bytes}")
+        self.device.synchronize()
+        call(driver.cuMemcpyDtoD, self.pointer, other.pointer, other.size_bytes)
+        self.device.synchronize()
+
     def read(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
         """Return a copy of the start of the buffer as an array."""
         array = np.empty(shape, dtype)

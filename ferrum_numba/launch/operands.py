@@ -32,12 +32,10 @@ def copies_to_exceed(total_bytes: int, copy_bytes: int) -> int:
     return max(2, total_bytes // copy_bytes + 1)
 
 
-def repeat(array: Array, copies: int) -> npt.NDArray[np.uint8]:
-    """Return [copies, stride] bytes: an array again and again, each aligned, poison between."""
-    stride_bytes = round_up(array.nbytes, ALIGNMENT_BYTES)
-    rows = np.full((copies, stride_bytes), POISON, np.uint8)
-    rows[:, : array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return rows
+def padded(array: Array) -> npt.NDArray[np.uint8]:
+    """Return an array's bytes, and poison to the next aligned address."""
+    padding = np.full(-array.nbytes % ALIGNMENT_BYTES, POISON, np.uint8)
+    return np.concatenate([np.ascontiguousarray(array).reshape(-1).view(np.uint8), padding])
 
 
 class OperandSet:
@@ -67,6 +65,8 @@ class OperandSet:
         arrays = kernel.prepare(problem, self.inputs)
         self.activations = kernel.op.activations.intersection(arrays)
         weight_bytes = sum(a.nbytes for n, a in arrays.items() if n not in self.activations)
+        if kernel.op.weight_bytes_read is not None:
+            weight_bytes = min(weight_bytes, kernel.op.weight_bytes_read(problem))
         self.copies = copies_to_exceed(rotate_bytes, weight_bytes)
         self._sizes = {name: array.nbytes for name, array in arrays.items()}
         self._buffers = {name: self._upload(name, array) for name, array in arrays.items()}
@@ -116,7 +116,13 @@ class OperandSet:
 
     def _upload(self, name: str, array: Array) -> Buffer:
         copies = 1 if name in self.activations else self.copies
-        return Buffer.from_array(self.device, repeat(array, copies), self.guard_bytes)
+        first = padded(array)
+        whole = Buffer.empty(self.device, copies * first.nbytes, self.guard_bytes)
+        whole.write(first)
+        # by the GPU: of a stack of experts there are many copies, and few of its bytes are read
+        for i in range(1, copies):
+            whole.part(i * first.nbytes, first.nbytes).copy_from(whole.part(0, first.nbytes))
+        return whole
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,17 @@ def refuse_kind(group_size: int, dtype: str) -> None:
     refuse_dtype(dtype)
 
 
+def refuse_groups(kernel: str, problem: W4A16Problem) -> str | None:
+    """Return why a kernel on this layout cannot run a weight of such groups, or None."""
+    if problem.num_groups == 1 or problem.group_size in GROUP_SIZES:
+        return None
+    nearest = min(GROUP_SIZES[:-1], key=lambda size: abs(size - problem.group_size))
+    return (
+        f"{kernel} needs group_size in {GROUP_SIZES}; got {problem.group_size}, "
+        f"the nearest is {nearest}"
+    )
+
+
 def group_size_of(problem: W4A16Problem) -> int:
     """Return the group size, with one group for the whole of K as -1."""
     return -1 if problem.num_groups == 1 else problem.group_size
@@ -112,13 +123,7 @@ class PackedKernel(Kernel):
                 f"{self.name} needs the columns of x in the order of the packed rows, as "
                 "MarlinLinear gathers them; got act_order = True"
             )
-        if problem.num_groups == 1 or problem.group_size in GROUP_SIZES:
-            return None
-        nearest = min(GROUP_SIZES[:-1], key=lambda size: abs(size - problem.group_size))
-        return (
-            f"{self.name} needs group_size in {GROUP_SIZES}; got {problem.group_size}, "
-            f"the nearest is {nearest}"
-        )
+        return refuse_groups(self.name, problem)
 
     def specialise(self, config: Any, problem: W4A16Problem) -> Any:
         """Return the config for the problem's groups, type and zero points."""

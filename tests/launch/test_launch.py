@@ -26,7 +26,7 @@ from ferrum_numba.launch import (
 )
 from ferrum_numba.launch.arguments import launch_config, pack
 from ferrum_numba.launch.kernel import Loaded, Prepared
-from ferrum_numba.launch.operands import copies_to_exceed, repeat
+from ferrum_numba.launch.operands import copies_to_exceed, padded
 
 HANDLE = 0x7F12_3456_7890
 
@@ -443,13 +443,12 @@ def test_copies_exceed_the_total(total_bytes, copy_bytes, copies):
         assert copies * copy_bytes > total_bytes
 
 
-def test_repeat_aligns_every_copy():
+def test_what_is_copied_ends_at_an_aligned_address():
     array = np.arange(150, dtype=np.uint16)[::-1]
-    rows = repeat(array, 3)
-    assert rows.shape == (3, 512)
-    for row in rows:
-        np.testing.assert_array_equal(row[:300].view(np.uint16), array)
-        assert (row[300:] == 0xFF).all()
+    row = padded(array)
+    assert row.shape == (512,)
+    np.testing.assert_array_equal(row[:300].view(np.uint16), array)
+    assert (row[300:] == 0xFF).all()
 
 
 class Add(Kernel):
