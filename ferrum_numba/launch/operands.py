@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ferrum_numba.contract import Config, Kernel, Launch, Problem
-from ferrum_numba.division import round_up
 from ferrum_numba.launch.buffer import POISON, Buffer
 from ferrum_numba.launch.device import Device
 from ferrum_numba.launch.kernel import Loaded, Prepared, load

@@ -184,6 +184,10 @@ class HostDriver:
         ctypes.memmove(to, source, count)
         return (SUCCESS,)
 
+    def cuMemcpyDtoD(self, to, source, count):
+        ctypes.memmove(to, source, count)
+        return (SUCCESS,)
+
     def cuLibraryLoadData(self, code, *options):
         assert options == ([], [], 0, [], [], 0)
         return SUCCESS, code.decode()
