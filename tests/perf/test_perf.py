@@ -6,6 +6,7 @@ import pytest
 
 from ferrum_numba import gpu, results
 from ferrum_numba.errors import StoreError
+from ferrum_numba.kernels.grouped import expert_bytes
 from ferrum_numba.kernels.prefill.kernel import Config, Prefill
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.perf import add_run, against_cublas, peers, problems
@@ -29,7 +30,8 @@ def us_of(rows, kind, **sizes):
 def test_problem_sets_have_every_projection_and_m():
     assert {name: len(found) for name, found in PROBLEM_SETS.items()} == {
         "llama3-8b": 48, "llama3-70b": 48, "qwen2.5-32b": 48, "gemma3-27b": 48, "h200-peers": 72,
-        "curve": 58,
+        "curve": 58, "qwen3-moe": 14, "mixtral": 14, "deepseek-v3-moe": 14, "qwen3-moe-skewed": 14,
+        "mixtral-skewed": 14, "deepseek-v3-moe-skewed": 14,
     }  # fmt: skip
     assert all(len(set(found)) == len(found) for found in PROBLEM_SETS.values())
 
@@ -50,6 +52,21 @@ def test_shapes_have_the_published_size(model, projection, size_mb):
     shape = problems.MODELS[model][projection]
     size_bytes = shape.K * shape.N // 2 + 2 * (shape.K // 128) * shape.N
     assert size_bytes / 1e6 == pytest.approx(size_mb, rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "projection", "size_mb"),
+    [
+        ("qwen3-moe", "gate_up", 1.62), ("qwen3-moe", "down", 0.81), ("mixtral", "gate_up", 60.56),
+        ("mixtral", "down", 30.28), ("deepseek-v3-moe", "gate_up", 15.14),
+        ("deepseek-v3-moe", "down", 7.57),
+    ],
+)  # fmt: skip
+def test_experts_have_the_published_size(model, projection, size_mb):
+    shape = problems.MOE_MODELS[model][projection]
+    for problem in problems.routed([shape], (1, 4), "skewed"):
+        assert expert_bytes(problem) / 1e6 == pytest.approx(size_mb, rel=5e-3)
+        assert (problem.routing, problem.per_pair) == ("skewed", projection == "down")
 
 
 def test_only_qwen_has_a_bias_and_only_on_qkv():
