@@ -16,7 +16,7 @@ from ferrum_numba.perf.readme_table import RESULTS
 from ferrum_numba.results import Row
 
 DENSE = [row for row in PEERS[0]["rows"] if row["op"] == "w4a16_gemm"]
-MOE = [row for row in PEERS[0]["rows"] if row["op"] == "w4a16_moe"]
+MOE = [row for row in PEERS[0]["rows"] if row["op"] == "grouped_gemm"]
 
 
 def us_of(rows, kind, **sizes):
@@ -193,6 +193,19 @@ def test_a_run_whose_fastest_row_goes_leaves_none_of_other_kernels():
     old = run_of("old", measured(80.0, run="old"), slower, baseline)
     got = add_run.add(old, run_of("new", measured(100.0)))
     assert [row.us for row in got.rows] == [200.0, 100.0]
+
+
+def test_a_peer_s_row_stays_until_the_peer_is_measured_again():
+    def peer(us, run, config):
+        row = measured(us, run=run, layout=config)
+        return replace(row, kernel="humming", more={"peer": "humming", "kind": "4-bit"})
+
+    # its time neither drives out a row of ours nor goes with one
+    old = run_of("old", measured(120.0, run="old"), peer(50.0, "old", "a"))
+    got = add_run.add(old, run_of("new", measured(100.0)))
+    assert [row.us for row in got.rows] == [50.0, 100.0]
+    got = add_run.add(got, run_of("newer", peer(60.0, "newer", "b")))
+    assert [row.us for row in got.rows] == [100.0, 60.0]
 
 
 def test_runs_are_added_to_a_result_file(tmp_path, capsys):
