@@ -27,7 +27,7 @@ from ferrum_numba.compile import Binary, Job, build_many
 from ferrum_numba.contract import Config, Kernel, describe
 from ferrum_numba.errors import ConfigError, ContextError, FerrumError, LaunchError, ProblemError
 from ferrum_numba.gpu import Gpu
-from ferrum_numba.kernels import KERNELS
+from ferrum_numba.kernels import KERNELS, TOOLS
 from ferrum_numba.kernels.grouped import OP, ROUTINGS, GroupedProblem
 from ferrum_numba.launch import Device
 from ferrum_numba.measure import Policy, Samples, measure
@@ -233,7 +233,11 @@ def _ours(
 ) -> dict[GroupedProblem, list[Chosen]]:
     if "ours" not in args.only:
         return {}
-    kernels = select_kernels([kernel for kernel in KERNELS if kernel.op is OP], args.kernel)
+    grouped = [kernel for kernel in (*KERNELS, *TOOLS) if kernel.op is OP]
+    if not grouped:
+        rest = ",".join(word for word in args.only if word != "ours") or "humming,cublas"
+        raise ConfigError(f"no kernel computes {OP.name} yet: leave ours out with --only {rest}")
+    kernels = select_kernels(grouped, args.kernel)
     path = args.results or shipped.results_folder() / gpu.key / f"{OP.name}.json"
     rows = results.load(path).rows if args.results or path.exists() else []
     chosen = chosen_for(problems, gpu, kernels, results.decide(rows), args.config)

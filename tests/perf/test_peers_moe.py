@@ -1,20 +1,22 @@
 """perf/peers_moe.py: what it reads, asks its rivals for and writes, without a GPU."""
 
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import numpy as np
 import pytest
 
 from ferrum_numba import results
-from ferrum_numba.errors import DeviceError, MismatchError, ProblemError
+from ferrum_numba.errors import ConfigError, DeviceError, MismatchError, ProblemError
 from ferrum_numba.gpu import KNOWN
 from ferrum_numba.kernels.grouped import OP, GroupedProblem
+from ferrum_numba.kernels.grouped_decode.kernel import GroupedDecode
 from ferrum_numba.measure import Samples
 from ferrum_numba.perf import peers_moe, routed_humming, routed_rivals, routed_rows
 from ferrum_numba.perf.problems import ExpertShape
 from ferrum_numba.perf.routed_rivals import Layer, Rival, Stack
+from ferrum_numba.results import Decision
 
 PROBLEM = GroupedProblem(5, 4, 2, 64, 256)
 PICKED = {
@@ -84,6 +86,29 @@ def test_only_symmetric_fp16_is_compared_with_humming(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", type(sys)("torch"))
     with pytest.raises(DeviceError, match=r"in fp16 on symmetric weights; got .*dtype='bf16'"):
         routed_humming.HummingStack(replace(PROBLEM, dtype="bf16"), None)
+
+
+def test_without_a_kernel_of_ours_it_says_so(monkeypatch):
+    monkeypatch.setattr(peers_moe, "KERNELS", ())
+    monkeypatch.setattr(peers_moe, "TOOLS", ())
+    args = peers_moe._parser().parse_args(["--only", "ours,cublas"])
+    with pytest.raises(ConfigError, match=r"no kernel computes grouped_gemm .* --only cublas$"):
+        peers_moe._ours(args, KNOWN["h200"], [PROBLEM])
+
+
+def test_each_kernel_runs_what_was_decided_for_it():
+    kernel, gpu = GroupedDecode(), KNOWN["h200"]
+    problems = [PROBLEM, replace(PROBLEM, tokens=64)]
+    usual = peers_moe.chosen_for(problems, gpu, [kernel], [], None)
+    assert usual == {p: [(kernel, kernel.default(p, gpu))] for p in problems}
+    other = next(c for _, c in usual[problems[1]])
+    stored = Decision(OP.name, asdict(PROBLEM), kernel.name, asdict(other), 1.0, "final")
+    decided = peers_moe.chosen_for(problems[:1], gpu, [kernel], [stored], None)
+    assert decided[PROBLEM] == [(kernel, other)]
+    with pytest.raises(ConfigError, match="has no field tile_q; did you mean tile_m"):
+        peers_moe.chosen_for(problems, gpu, [kernel], [], "tile_q=1")
+    refused = replace(PROBLEM, act_order=True)
+    assert peers_moe.chosen_for([refused], gpu, [kernel], [], None) == {refused: []}
 
 
 def test_the_pick_comes_first_and_nothing_twice():
