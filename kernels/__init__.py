@@ -3,6 +3,8 @@
 from ferrum_numba.kernels.decode.kernel import Decode
 from ferrum_numba.kernels.decode_wgmma.kernel import DecodeWgmma
 from ferrum_numba.kernels.gptq.kernel import W4A16Gptq
+from ferrum_numba.kernels.grouped_decode.apart import ExpertBuckets, ExpertLoop
+from ferrum_numba.kernels.grouped_decode.kernel import GroupedDecode
 from ferrum_numba.kernels.marlin.kernel import Marlin
 from ferrum_numba.kernels.prefill.kernel import Prefill
 from ferrum_numba.kernels.tools.add_bias import AddBias
@@ -16,5 +18,8 @@ RAW = (W4A16Gptq(),)
 PACKED = (Marlin(), Decode(), DecodeWgmma(), Prefill())
 # on the packed layout too, but with scratch for a whole weight: not for a layer that nobody asked
 DENSE = (DequantCublas(),)
-KERNELS = RAW + PACKED + DENSE
+# on stacks of experts in the packed layout; APART to be held against them, not to be chosen
+GROUPED = (GroupedDecode(),)
+APART = (ExpertBuckets(), ExpertLoop())
+KERNELS = RAW + PACKED + DENSE + GROUPED + APART
 TOOLS = (Repack(), GatherColumns(), AddBias(), Dequantize())
