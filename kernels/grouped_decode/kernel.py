@@ -39,14 +39,14 @@ from ferrum_numba.kernels.grouped import OPERANDS, SIZES, GroupedKernel
 from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.work_list import max_blocks
 
-# more weights than this an SM streams while blocks wait for each other's sums
-HANDOFF_BYTES = decode.HANDOFF_BYTES
 
 
 @dataclass(frozen=True)
 class Config(decode.Config):
     """One way to tile; tile_m is the block of the list that is read."""
 
+    whole: bool = False  # stripes of whole slices: no block waits for another's sums
+    buckets: bool = False  # stripes of each block of the list by themselves, for as many as can be
     direct: bool = False  # no list: every pair is a block of one row
     gated: bool = False  # the problem's: silu(gate) * up is written
 
@@ -58,14 +58,19 @@ class Config(decode.Config):
             raise ConfigError(f"blocks of one row take tile_m = 8; got tile_m = {self.tile_m}")
 
     @property
-    def rows_offset(self) -> int:
-        """Where each warp keeps the rows of x that it multiplies, in shared memory."""
+    def own_offset(self) -> int:
+        """Where each warp keeps the stripe, and the rows of x that it multiplies."""
         return self.bar_offset + 16
+
+    @property
+    def own_bytes(self) -> int:
+        """Bytes of what a warp keeps."""
+        return 8 + self.tile_m * 4
 
     @property
     def smem_bytes(self) -> int:
         """Dynamic shared memory a block."""
-        return self.rows_offset + self.num_warps * self.tile_m * 4
+        return self.own_offset + self.num_warps * self.own_bytes
 
     @property
     def list_name(self) -> str:
@@ -76,26 +81,35 @@ class Config(decode.Config):
 # ((warps_n, warps_k), step_k, blocks_per_sm) by rows of a block
 _SHAPES = {
     8: (
-        ((1, 8), 128, 2), ((2, 4), 128, 2), ((1, 16), 128, 1), ((1, 4), 128, 4), ((1, 8), 64, 2),
-        ((2, 4), 64, 2), ((2, 8), 128, 1), ((4, 4), 128, 1), ((2, 2), 128, 4), ((1, 4), 64, 1),
-        ((1, 2), 64, 1),
+        ((2, 2), 128, 4), ((2, 4), 128, 2), ((1, 4), 128, 4), ((4, 4), 128, 1), ((4, 2), 128, 2),
+        ((4, 1), 128, 4), ((2, 1), 128, 8), ((8, 1), 128, 2), ((1, 2), 128, 8), ((8, 2), 128, 1),
+        ((1, 1), 128, 16), ((1, 3), 128, 5), ((2, 3), 128, 2), ((1, 8), 128, 2), ((1, 8), 64, 2),
+        ((2, 4), 64, 2), ((2, 2), 64, 4), ((4, 2), 64, 2), ((1, 4), 64, 1), ((1, 2), 64, 1),
     ),
     16: (
-        ((1, 6), 64, 2), ((2, 3), 128, 2), ((1, 6), 128, 2), ((1, 4), 64, 3), ((1, 12), 128, 1),
-        ((2, 6), 128, 1), ((1, 8), 64, 2), ((1, 4), 64, 1), ((1, 2), 64, 1),
+        ((2, 3), 128, 2), ((2, 2), 128, 3), ((4, 1), 128, 3), ((2, 1), 128, 6), ((4, 3), 128, 1),
+        ((1, 6), 64, 2), ((1, 6), 128, 2), ((1, 4), 64, 3), ((1, 4), 64, 1), ((1, 2), 64, 1),
     ),
     32: (
         ((1, 4), 128, 2), ((1, 8), 128, 1), ((2, 4), 128, 1), ((1, 8), 64, 1), ((1, 4), 64, 1),
         ((1, 2), 64, 1),
     ),
 }  # fmt: skip
+# (whole, buckets, direct)
+_GRIDS = (
+    (False, False, False), (False, True, True), (True, True, True), (True, False, False),
+    (False, False, True), (True, False, True), (False, True, False),
+)  # fmt: skip
 _CONFIGS = tuple(
-    Config(tile_m, *warps, step_k, blocks_per_sm, 1, early, direct=direct)
+    Config(
+        tile_m, *warps, step_k, blocks_per_sm, 1, early,
+        whole=whole, buckets=buckets, direct=direct,
+    )
     for early in (True, False)
     for tile_m, rows in _SHAPES.items()
     for warps, step_k, blocks_per_sm in rows
-    for direct in ((False, True) if tile_m == 8 else (False,))
-)
+    for whole, buckets, direct in (_GRIDS if tile_m == 8 else _GRIDS[:1])
+)  # fmt: skip
 # tokens up to which sorting them costs more than the weights that it saves
 DIRECT_TOKENS = 1
 
@@ -145,7 +159,7 @@ class GroupedDecode(GroupedKernel):
             build(config, early),
             (
                 *pointers(*OPERANDS, config.list_name, "slots"),
-                *sizes(*SIZES, "first_block", "most_blocks"),
+                *sizes(*SIZES, "stripe_units", "longer_stripes"),
             ),
             config.num_threads,
             config.blocks_per_sm,
@@ -158,14 +172,19 @@ class GroupedDecode(GroupedKernel):
         blocks = problem.num_pairs
         if not config.direct:
             blocks = max_blocks(problem.num_pairs, problem.num_experts, config.tile_m)
-        steps = blocks * (N // config.tile_n) * (K // config.step_k)
-        grid = min(gpu.num_sms * config.blocks_per_sm, ceil_div(steps, config.warps_k))
+        rows = blocks if config.buckets else 1
+        units = N // config.tile_n * (1 if config.whole else K // config.step_k)
+        most = units * blocks // rows
+        if not config.whole:
+            most = ceil_div(most, config.warps_k)
+        stripes = min(max(1, gpu.num_sms * config.blocks_per_sm // rows), most)
+        scalars = self.scalars(
+            problem, config.tile_m, stripe_units=units // stripes, longer_stripes=units % stripes
+        )
         return Launch(
-            (grid, 1, 1),
-            self.scalars(problem, config.tile_m, first_block=0, most_blocks=blocks),
+            (stripes, rows, 1),
+            scalars,
             # zero where nothing has arrived, and left so
-            {"slots": grid * config.partial_bytes},
+            {"slots": stripes * rows * config.partial_bytes},
             programmatic=config.early,
         )
-
-

@@ -28,7 +28,7 @@ from ferrum_numba.ptx.sync import (
 
 def build(config, early):
     """Return the kernel of a config: a function of its parameters, in their order."""
-    tile_m, tile_n, step_k = config.tile_m, config.tile_n, config.step_k
+    tile_m, step_k = config.tile_m, config.step_k
     warps_n, warps_k = config.warps_n, config.warps_k
     half_tiles, n_tiles = config.half_tiles, config.tile_m // 8
     half_groups, zero_rows = config.half_groups, config.zero_rows
@@ -36,7 +36,6 @@ def build(config, early):
     group_size = config.group_size if has_groups else 1
     two_scales = config.two_scales
     x_slot_bytes, x_row_bytes = config.x_slot_bytes, config.x_row_bytes
-    rows_offset = config.rows_offset
     k_tiles, half_k = 2 * half_tiles, step_k // 2
 
     # a step's activations are copied in pieces of 16 bytes, some rows at once
@@ -56,8 +55,9 @@ def build(config, early):
     scale = scale_sums(n_tiles, half)
     one_zero_row = zero_rows == 1
     schedule = make_schedule(config)
-    stripe_of, place_of = schedule.stripe_of, schedule.place_of
-    expert_of, pair_of = schedule.expert_of, schedule.pair_of
+    find_stripe, kept_stripe = schedule.find_stripe, schedule.kept_stripe
+    steps_of_slice, place_of = schedule.steps_of_slice, schedule.place_of
+    expert_of, pair_of, own_place = schedule.expert_of, schedule.pair_of, schedule.own_place
     warp_along_k = schedule.warp_along_k
     finish, take_over = make_finish(config, schedule), make_take_over(config, schedule)
 
@@ -120,26 +120,21 @@ def build(config, early):
     @cuda.jit(device=True, forceinline=True)
     def aim(work, n, slice_id):
         """Return a slice's expert, and its number among the slices of it."""
-        block, slice_of = place_of(work, n, slice_id)
+        block, slice_of = place_of(n, slice_id)
         return expert_of(work, block), slice_of
-
-    @cuda.jit(device=True, forceinline=True)
-    def own_rows():
-        """Return where this warp keeps the rows of x of the slice that it loads."""
-        return uint32(smem_base() + rows_offset + uint32(thread_id() >> 5) * (tile_m * 4))
 
     @cuda.jit(device=True, forceinline=True)
     def keep_rows(work, x_divisor, n, slice_id):
         """Keep the rows of x that a slice multiplies."""
         lane_id = uint32(thread_id() & 31)
-        block, _ = place_of(work, n, slice_id)
+        block, _ = place_of(n, slice_id)
         bar_warp_sync()
         if lane_id < uint32(tile_m):
             pair = pair_of(work, block, lane_id)
             row = uint32(NO_ROW)
             if pair < work[2]:
                 row = uint32(pair // x_divisor)
-            st_shared_u32(uint32(own_rows() + lane_id * 4), row)
+            st_shared_u32(uint32(own_place() + (8 + lane_id * 4)), row)
         bar_warp_sync()
 
     @cuda.jit(device=True, forceinline=True)
@@ -151,7 +146,7 @@ def build(config, early):
         to = uint32(x_slot + first * x_row_bytes + piece * 16)
         column = uint32(k_step * step_k + piece * 8)
         inside = column < x_columns
-        places = uint32(own_rows() + first * 4)
+        places = uint32(own_place() + (8 + first * 4))
         for i in range(x_copies):
             row = ld_shared_u32(uint32(places + i * (rows_at_once * 4)))
             size = uint32(16) if inside and row != uint32(NO_ROW) else uint32(0)
@@ -163,14 +158,15 @@ def build(config, early):
     def grouped_decode(
         x, packed, scales, zero_points, bias, out, topk_weights, list_of_blocks, slots,
         n, k, x_columns, out_columns, x_divisor, num_experts, num_pairs, max_blocks, has_bias,
-        has_weights, list_is_new, first_block, most_blocks,
+        has_weights, list_is_new, stripe_units, longer_stripes,
     ):  # fmt: skip
         # index: which stripe, which slice, whose weight
         if early:
             if list_is_new > 0:
                 griddepcontrol_wait()
-        work = (list_of_blocks, num_experts, num_pairs, max_blocks, first_block, most_blocks)
-        first, end, k_steps = stripe_of(work, n, k)
+        work = (list_of_blocks, num_experts, num_pairs, max_blocks, stripe_units, longer_stripes)
+        first, end = find_stripe(work, n, k)
+        k_steps = steps_of_slice(k)
         if first >= end:
             if early:
                 griddepcontrol_wait()
@@ -255,7 +251,7 @@ def build(config, early):
                 next_step = uint32(next_step + warps_k)
                 tile = tile + tile_stride * uint64(warps_k * k_tiles)
                 if more and next_step >= next_stop:
-                    _, end, k_steps = stripe_of(work, n, k)
+                    (_, end), k_steps = kept_stripe(), steps_of_slice(k)
                     next_slice, next_step, next_stop = settle(
                         next_slice, next_step, next_stop, warp_along_k(), end, k_steps
                     )
@@ -272,7 +268,7 @@ def build(config, early):
                 acc, slice_id, k_stop, (scales, bias, out, topk_weights, slots), work,
                 (n, k, out_columns, has_bias, has_weights),
             )  # fmt: skip
-            _, end, k_steps = stripe_of(work, n, k)
+            (_, end), k_steps = kept_stripe(), steps_of_slice(k)
             slice_id, k_stop = next_segment(slice_id, k_stop, end, k_steps)
             step = warp_along_k()
         take_over(

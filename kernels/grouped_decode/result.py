@@ -113,7 +113,8 @@ def make_finish(config, schedule):
     block_offset = config.block_offset
     store_sums = store_columns(config.tile_m // 8, sums_row_bytes)
     put = put_slot(1, PIECE_BYTES)
-    stripe_of, place_of = schedule.stripe_of, schedule.place_of
+    kept_stripe, steps_of_slice = schedule.kept_stripe, schedule.steps_of_slice
+    place_of = schedule.place_of
     expert_of, rows_of = schedule.expert_of, schedule.rows_of
     write, of_warps, item_at = make_write(config, schedule), make_sums(config), item_of(config)
 
@@ -141,7 +142,7 @@ def make_finish(config, schedule):
         lane_id = uint32(tid & 31)
         warp_n = uint32(uint32(tid >> 5) % uint32(warps_n))
         warp_k = uint32(uint32(tid >> 5) // uint32(warps_n))
-        first, _, k_steps = stripe_of(work, sizes[0], sizes[1])
+        (first, _), k_steps = kept_stripe(), steps_of_slice(sizes[1])
         begin = uint32(slice_id * k_steps)
         if begin > first:
             # the sums of the slice before have been read
@@ -155,7 +156,7 @@ def make_finish(config, schedule):
             acc,
         )
         cuda.syncthreads()
-        block, slice_of = place_of(work, sizes[0], slice_id)
+        block, slice_of = place_of(sizes[0], slice_id)
         rows = rows_of(work, block)
         if k_stop == k_steps and begin >= first:
             place = (block, slice_of, expert_of(work, block))
@@ -186,7 +187,8 @@ def make_take_over(config, schedule):
     slots_at_once = SLOTS_AT_ONCE
     take = take_slots(1, PIECE_BYTES, slots_at_once, partial_bytes, 0)
     add_sums = add_tile("shared", 4, 16)
-    stripe_of, stripe_steps_of = schedule.stripe_of, schedule.stripe_steps
+    kept_stripe, steps_of_slice = schedule.kept_stripe, schedule.steps_of_slice
+    first_stripe_of = schedule.first_stripe
     place_of, expert_of, rows_of = schedule.place_of, schedule.expert_of, schedule.rows_of
     write, item_at = make_write(config, schedule), item_of(config)
 
@@ -205,14 +207,14 @@ def make_take_over(config, schedule):
     @cuda.jit(device=True, forceinline=True)
     def take_over(buffers, work, sizes):
         """Add what the stripes before this one have of the slice that this one ends; write it."""
-        first, end, k_steps = stripe_of(work, sizes[0], sizes[1])
+        (first, end), k_steps = kept_stripe(), steps_of_slice(sizes[1])
         slice_id = uint32(first // k_steps)
         begin = uint32(slice_id * k_steps)
         if first > begin and uint32(begin + k_steps) <= end:
             smem = smem_base()
-            block, slice_of = place_of(work, sizes[0], slice_id)
+            block, slice_of = place_of(sizes[0], slice_id)
             place = (block, slice_of, expert_of(work, block))
-            first_stripe = uint32(begin // stripe_steps_of(work, sizes[0], sizes[1]))
+            first_stripe = first_stripe_of(work, sizes[0], sizes[1], begin)
             count = uint32(block_id() - first_stripe)
             slot = uint32(block_id_y() * uint32(cuda.gridDim.x) + first_stripe)
             partial = buffers[4] + uint64(slot) * uint64(partial_bytes)
