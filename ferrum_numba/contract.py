@@ -7,7 +7,7 @@ knows its Op. A reference knows NumPy.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -239,6 +239,7 @@ class Launch:
     co_resident:  the blocks wait for each other, so all of them must fit on the GPU at once
     programmatic: may start before its predecessor ends (programmatic dependent launch)
     then:         what cuBLAS computes when the program has ended
+    repeats:      scalars by which further launches of the program differ, one after the other
     """
 
     grid: tuple[int, int, int]
@@ -247,6 +248,14 @@ class Launch:
     co_resident: bool = False
     programmatic: bool = False
     then: Matmul | None = None
+    repeats: tuple[Mapping[str, int], ...] = ()
+
+    def one_by_one(self) -> Iterator[Launch]:
+        """Yield this launch, and each of those that repeat it, without repeats."""
+        first = replace(self, repeats=())
+        yield first
+        for scalars in self.repeats:
+            yield replace(first, scalars={**self.scalars, **scalars})
 
 
 class Kernel(ABC):

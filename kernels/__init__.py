@@ -6,6 +6,8 @@ MOE stands around the grouped GEMMs of a layer of experts.
 from ferrum_numba.kernels.decode.kernel import Decode
 from ferrum_numba.kernels.decode_wgmma.kernel import DecodeWgmma
 from ferrum_numba.kernels.gptq.kernel import W4A16Gptq
+from ferrum_numba.kernels.grouped_decode.apart import ExpertBuckets, ExpertLoop
+from ferrum_numba.kernels.grouped_decode.kernel import GroupedDecode
 from ferrum_numba.kernels.marlin.kernel import Marlin
 from ferrum_numba.kernels.moe.align_tokens import AlignTokens
 from ferrum_numba.kernels.moe.combine import Combine
@@ -23,7 +25,10 @@ RAW = (W4A16Gptq(),)
 PACKED = (Marlin(), Decode(), DecodeWgmma(), Prefill())
 # on the packed layout too, but with scratch for a whole weight: not for a layer that nobody asked
 DENSE = (DequantCublas(),)
-KERNELS = RAW + PACKED + DENSE
+# on stacks of experts in the packed layout; APART to be held against them, not to be chosen
+GROUPED = (GroupedDecode(),)
+APART = (ExpertBuckets(), ExpertLoop())
+KERNELS = RAW + PACKED + DENSE + GROUPED + APART
 TOOLS = (Repack(), GatherColumns(), AddBias(), Dequantize())
 # in the order in which a layer launches them
 MOE = (RouteTopk(), AlignTokens(), SiluMul(), Combine())

@@ -7,7 +7,7 @@ Boards of one model differ by some per cent, so times of two of them do not say 
 is the faster. What a kernel takes for a problem is therefore recorded of the newest run that
 measured it, as a whole; of earlier runs stays what it did not try and what none of its times for
 that problem comes near. Where the fastest row of an earlier run goes, its rows of other kernels go
-too: they would look like what that run found.
+too: they would look like what that run found. A peer's row stays until that peer is measured again.
 
 What is decided by the recorded results is then written anew; see `perf.decisions`.
 """
@@ -49,8 +49,8 @@ class _Run(NamedTuple):
         """Return whether it measured a row again, or what it did not try is no faster."""
         problem, kernel, config = _about(row)
         configs = self.configs.get((problem, kernel))
-        if configs is None:
-            return False
+        if configs is None or row.peer:
+            return configs is not None
         ahead = row.status == MEASURED and problem in self.fastest_us
         ahead = ahead and row.us < (1 - AHEAD) * self.fastest_us[problem]
         return not ahead or config in configs
@@ -61,6 +61,8 @@ def add(old: ResultFile, new: ResultFile) -> ResultFile:
     run, leaders = _run(new.rows), _leaders(old.rows)
 
     def stays(row: Row) -> bool:
+        if row.peer:
+            return not run.outdoes(row)
         problem, kernel, _ = _about(row)
         leader = leaders.get((row.run, problem), row)
         again = (problem, kernel) in run.configs
@@ -77,7 +79,7 @@ def _run(rows: Iterable[Row]) -> _Run:
     for row in rows:
         problem, kernel, config = _about(row)
         run.configs.setdefault((problem, kernel), set()).add(config)
-        if row.status == MEASURED:
+        if row.status == MEASURED and not row.peer:
             run.fastest_us[problem] = min(row.us, run.fastest_us.get(problem, row.us))
     return run
 
@@ -85,7 +87,8 @@ def _run(rows: Iterable[Row]) -> _Run:
 def _leaders(rows: Iterable[Row]) -> dict[tuple[str, str], Row]:
     """Return the row that led every run on every problem."""
     leaders: dict[tuple[str, str], Row] = {}
-    for row in sorted((row for row in rows if row.status == MEASURED), key=results.rank):
+    timed = [row for row in rows if row.status == MEASURED and not row.peer]
+    for row in sorted(timed, key=results.rank):
         leaders.setdefault((row.run, _about(row)[0]), row)
     return leaders
 

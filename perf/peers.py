@@ -149,7 +149,7 @@ def read_floor_us(K: int, N: int) -> float | None:
     return _DENSE[K, N][0] if (K, N) in _DENSE else None
 
 
-def _row(op: str, problem: dict[str, int], peer: str, kind: str, us: float) -> dict[str, Any]:
+def _row(op: str, problem: dict[str, Any], peer: str, kind: str, us: float) -> dict[str, Any]:
     return {"op": op, "problem": problem, "peer": peer, "kind": kind, "us": us}
 
 
@@ -166,12 +166,12 @@ def _moe() -> Iterator[dict[str, Any]]:
         K, N, num_experts, top_k = _LAYERS[layer]
         problem = {
             "tokens": tokens, "N": N, "K": K, "num_experts": num_experts, "top_k": top_k,
-            "group_size": GROUP_SIZE,
+            "group_size": GROUP_SIZE, "routing": "uniform",
         }  # fmt: skip
-        yield _row("w4a16_moe", problem, peer, "4-bit", us)
-        yield _row("w4a16_moe", problem, "fused Marlin", "4-bit", fused_us)
-        yield _row("w4a16_moe", problem, "Marlin an expert", "4-bit", loop_us)
-        yield _row("w4a16_moe", problem, "cuBLAS an expert", "fp16", cublas_us)
+        yield _row("grouped_gemm", problem, peer, "4-bit", us)
+        yield _row("grouped_gemm", problem, "fused Marlin", "4-bit", fused_us)
+        yield _row("grouped_gemm", problem, "Marlin an expert", "4-bit", loop_us)
+        yield _row("grouped_gemm", problem, "cuBLAS an expert", "fp16", cublas_us)
 
 
 PEERS: tuple[dict[str, Any], ...] = (

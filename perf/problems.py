@@ -1,7 +1,7 @@
 """The problems to tune and report: linear layers of real models, with the M of decode and prefill.
 
 Fused as engines run them: q, k and v are one GEMM, gate and up another. Sizes are a whole layer's,
-on one GPU.
+on one GPU; so are those of layers of experts, whose down projection has a row a pair.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ferrum_numba.contract import Problem
+from ferrum_numba.kernels.grouped import GroupedProblem
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 
 GROUP_SIZE = 128
 DECODE = (1, 2, 4, 8, 16, 32)
 PREFILL = (64, 128, 256, 512, 1024, 2048)
 SWEEP = (*DECODE, *PREFILL)
+# of a batch before it is routed
+TOKENS = (1, 4, 16, 64, 256, 1024, 4096)
 # the M of the published peers
 PEER_ROWS = (1, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
@@ -27,6 +30,17 @@ class Shape:
     K: int
     N: int
     bias: bool = False
+
+
+@dataclass(frozen=True)
+class ExpertShape:
+    """The weights of one layer of experts, top_k of them a token."""
+
+    num_experts: int
+    top_k: int
+    K: int
+    N: int
+    per_pair: bool = False
 
 
 # model -> projection -> weight
@@ -48,6 +62,21 @@ MODELS: dict[str, dict[str, Shape]] = {
         "down": Shape(21504, 5376),
     },
 }  # fmt: skip
+# model -> projection -> the experts' weights
+MOE_MODELS: dict[str, dict[str, ExpertShape]] = {
+    "qwen3-moe": {
+        "gate_up": ExpertShape(128, 8, 2048, 1536),
+        "down": ExpertShape(128, 8, 768, 2048, per_pair=True),
+    },
+    "mixtral": {
+        "gate_up": ExpertShape(8, 2, 4096, 28672),
+        "down": ExpertShape(8, 2, 14336, 4096, per_pair=True),
+    },
+    "deepseek-v3-moe": {
+        "gate_up": ExpertShape(256, 8, 7168, 4096),
+        "down": ExpertShape(256, 8, 2048, 7168, per_pair=True),
+    },
+}
 # a curve from one token to a long prompt: the sizes that tiles divide, and one row more
 CURVE = (
     1, 2, 4, 8, 9, 12, 16, 17, 24, 32, 33, 48, 64, 65, 96, 128, 129, 192, 256, 257, 384, 512, 768,
@@ -71,9 +100,28 @@ def cross(
     )
 
 
+def routed(
+    shapes: Iterable[ExpertShape], tokens: Sequence[int] = TOKENS, routing: str = "uniform"
+) -> tuple[GroupedProblem, ...]:
+    """Return every stack with every number of tokens; the stacks outside, as they are dear."""
+    return tuple(
+        GroupedProblem(
+            count, shape.num_experts, shape.top_k, shape.N, shape.K, GROUP_SIZE, routing,
+            per_pair=shape.per_pair,
+        )
+        for shape in shapes
+        for count in tokens
+    )  # fmt: skip
+
+
 # the first is the default of the command line
 PROBLEM_SETS: Mapping[str, tuple[Problem, ...]] = {
     **{model: cross(shapes.values(), SWEEP) for model, shapes in MODELS.items()},
     "h200-peers": cross(PEER_SHAPES, PEER_ROWS),
     "curve": cross(CURVE_SHAPES, CURVE),
+    **{model: routed(shapes.values()) for model, shapes in MOE_MODELS.items()},
+    **{
+        f"{model}-skewed": routed(shapes.values(), routing="skewed")
+        for model, shapes in MOE_MODELS.items()
+    },
 }

@@ -102,11 +102,14 @@ def find_problems(
 
 
 def with_rows(problems: Sequence[Problem], rows: Sequence[int]) -> list[Problem]:
-    """Return every problem once for each M in `rows`, without repetitions."""
+    """Return every problem once for each M, or tokens, in `rows`, without repetitions."""
+    found = []
     for problem in problems:
-        if "M" not in _names(type(problem)):
-            raise ProblemError(f"--m has no meaning for {problem}: it has no field M")
-    return list(dict.fromkeys(replace(problem, M=m) for problem in problems for m in rows))
+        named = [name for name in ("M", "tokens") if name in _names(type(problem))]
+        if not named:
+            raise ProblemError(f"--m has no meaning for {problem}: it has no field M or tokens")
+        found += [replace(problem, **{named[0]: m}) for m in rows]
+    return list(dict.fromkeys(found))
 
 
 def changed(config: Any, text: str) -> Any:

@@ -42,6 +42,10 @@ def run(
     Raises:
         InterpreterError: the kernel broke a rule of the machine; names file, line and thread.
     """
+    for one in launch.one_by_one() if launch.repeats else ():
+        run(program, one, buffers, unwritten=unwritten if one.scalars == launch.scalars else ())
+    if launch.repeats:
+        return
     machine = Machine(GlobalMemory(buffers, unwritten))
     function = rebind(program.function, FakeCuda(launch.grid, program.num_threads))
     arguments = tuple(_arguments(program, launch, machine.memory))

@@ -7,7 +7,7 @@ from ferrum_numba.launch.graph import Graph
 from ferrum_numba.launch.interop import exported, pointer, stream_handle
 from ferrum_numba.launch.kernel import Loaded, Prepared, load
 from ferrum_numba.launch.operands import Bound, OperandSet
-from ferrum_numba.launch.repeated import Fixed, Followed, Order, Repeated
+from ferrum_numba.launch.repeated import Fixed, Followed, InTurn, Order, Repeated
 from ferrum_numba.launch.scratch import Needs, Scratch, capturing
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Fixed",
     "Followed",
     "Graph",
+    "InTurn",
     "Loaded",
     "Needs",
     "OperandSet",

@@ -17,7 +17,7 @@ from ferrum_numba.launch import cublas
 from ferrum_numba.launch.arguments import Arguments, launch_config, pack, refused
 from ferrum_numba.launch.device import Device, call, failure
 from ferrum_numba.launch.interop import pointer, stream_handle
-from ferrum_numba.launch.repeated import Fixed, Followed, Order, Repeated
+from ferrum_numba.launch.repeated import Fixed, Followed, InTurn, Order, Repeated
 
 if TYPE_CHECKING:
     from ferrum_numba.compile import Binary
@@ -77,7 +77,7 @@ class Loaded:
         others = () if launch.then is None else launch.then.buffers
         return list(dict.fromkeys([*names, *others]))
 
-    def prepare(self, launch: Launch, pointers: Mapping[str, Any]) -> Prepared | Fixed:
+    def prepare(self, launch: Launch, pointers: Mapping[str, Any]) -> Prepared | Fixed | InTurn:
         """Return a launch with its arguments packed.
 
         Args:
@@ -86,12 +86,14 @@ class Loaded:
         Raises:
             LaunchError: it cannot run: the message has the numbers.
         """
+        if launch.repeats:
+            return InTurn(self.prepare(one, pointers) for one in launch.one_by_one())
         if launch.then is None:
             self._refuse(launch)
             return Prepared(self, launch, pointers)
         return Fixed(self.repeated(launch), self.pointers(launch), pointers)
 
-    def repeated(self, launch: Launch, order: Order | None = None) -> Repeated | Followed:
+    def repeated(self, launch: Launch, order: Order | None = None) -> Repeated | Followed | InTurn:
         """Return a launch that is given the addresses of its buffers with every call.
 
         order: of the addresses; by default that of `pointers`
@@ -99,6 +101,8 @@ class Loaded:
         Raises:
             LaunchError: it cannot run: the message has the numbers.
         """
+        if launch.repeats:
+            return InTurn(self.repeated(one, order) for one in launch.one_by_one())
         self._refuse(launch)
         order = order or Order(self.pointers(launch))
         first = Repeated(self, launch, order)

@@ -14,7 +14,7 @@ from ferrum_numba.contract import Config, Kernel, Launch, Problem
 from ferrum_numba.launch.buffer import POISON, Buffer
 from ferrum_numba.launch.device import Device
 from ferrum_numba.launch.kernel import Loaded, Prepared, load
-from ferrum_numba.launch.repeated import Fixed
+from ferrum_numba.launch.repeated import Fixed, InTurn
 
 if TYPE_CHECKING:
     from ferrum_numba.compile import Binary
@@ -133,12 +133,12 @@ class Bound:
     launch: Launch
     workspace: dict[str, Buffer]
 
-    def prepared(self, copy_index: int = 0) -> Prepared | Fixed:
+    def prepared(self, copy_index: int = 0) -> Prepared | Fixed | InTurn:
         """Return the launch on one copy of the weights."""
         buffers = {**self.operands.buffers(copy_index), **self.workspace}
         return self.loaded.prepare(self.launch, buffers)
 
-    def calls(self) -> list[Prepared | Fixed]:
+    def calls(self) -> list[Prepared | Fixed | InTurn]:
         """Return one launch for every copy of the weights: a rotation."""
         return [self.prepared(i) for i in range(self.operands.copies)]
 

@@ -127,6 +127,20 @@ class Followed:
         self._cublas(stream, self._matmul, self._pick((first, second, *self._others(others))))
 
 
+class InTurn:
+    """Launches of one program, one after the other; call it as one of them."""
+
+    __slots__ = ("_launches",)
+
+    def __init__(self, launches: Iterable[Callable[..., None]]) -> None:
+        self._launches = tuple(launches)
+
+    def __call__(self, *of_call: Any) -> None:
+        """Launch all of them."""
+        for launch in self._launches:
+            launch(*of_call)
+
+
 class Fixed:
     """A launch and cuBLAS's product after it, on buffers that it keeps alive."""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ferrum_numba import shipped
-from ferrum_numba.contract import Kernel
+from ferrum_numba.contract import Kernel, Problem, describe
 from ferrum_numba.gpu import Gpu
 from ferrum_numba.kernels import DENSE, PACKED, RAW
 from ferrum_numba.kernels.w4a16 import W4A16Problem
@@ -19,6 +19,9 @@ READERS: dict[str, tuple[Kernel, ...]] = {"marlin": PACKED, "raw": RAW}
 DENSE_READERS: dict[str, tuple[Kernel, ...]] = {"marlin": DENSE}
 # of the models that are tuned for
 USUAL_GROUP_SIZE = 128
+USUAL = {
+    "zero_points": "none", "act_order": False, "bias": False, "dtype": "fp16", "gated": False,
+}  # fmt: skip
 
 
 def readers(kind: str, *, dense: bool = False) -> tuple[Kernel, ...]:
@@ -47,12 +50,12 @@ def shipped_decisions(gpu: Gpu) -> list[Decision]:
 
 
 def kernel_for(
-    problem: W4A16Problem, kernels: Sequence[Kernel], decisions: Sequence[Decision], gpu: Gpu
+    problem: Problem, kernels: Sequence[Kernel], decisions: Sequence[Decision], gpu: Gpu
 ) -> Choice:
-    """Return what to run a problem with.
+    """Return what to run a GEMM with: of one weight, or of a layer of experts.
 
-    Where nothing was measured of its kind, what won its sizes without zero points, act-order and
-    bias in fp16, of the same group size or the usual one, serves it too, where it fits.
+    Where nothing was measured of its kind, what won its sizes without zero points, act-order, bias
+    and gate in fp16, of the same group size or the usual one, serves it too, where it fits.
 
     Raises:
         ProblemError: no kernel can run it; says why each cannot.
@@ -61,8 +64,7 @@ def kernel_for(
     choice = choose(decisions, problem, kernels, gpu)
     if choice.measured:
         return choice
-    for group_size in dict.fromkeys((problem.group_size, min(USUAL_GROUP_SIZE, problem.K))):
-        plain = W4A16Problem(problem.M, problem.N, problem.K, group_size)
+    for plain in _plain(problem):
         similar = choose(decisions, plain, kernels, gpu)
         if not similar.measured or similar.kernel.refuses(problem) is not None:
             continue
@@ -70,3 +72,10 @@ def kernel_for(
         if similar.kernel.misfit(config, problem, gpu) is None:
             return replace(similar, config=config)
     return choice
+
+
+def _plain(problem: Problem) -> Iterator[Problem]:
+    """Yield problems of these sizes as they are usual, that of the same group size first."""
+    usual = {name: USUAL[name] for name in describe(problem) if name in USUAL}
+    for group_size in dict.fromkeys((problem.group_size, min(USUAL_GROUP_SIZE, problem.K))):
+        yield replace(problem, **usual, group_size=group_size)

@@ -19,7 +19,17 @@ from weakref import WeakKeyDictionary
 
 from ferrum_numba.compile import build
 from ferrum_numba.errors import LaunchError
-from ferrum_numba.launch import Device, Followed, Loaded, Needs, Order, Repeated, Scratch, load
+from ferrum_numba.launch import (
+    Device,
+    Followed,
+    InTurn,
+    Loaded,
+    Needs,
+    Order,
+    Repeated,
+    Scratch,
+    load,
+)
 from ferrum_numba.linear.choice import shipped_decisions
 from ferrum_numba.linear.stages import LayerTask, Stage, stages
 from ferrum_numba.results.decisions import Decision
@@ -34,7 +44,7 @@ CALL = ("x", "out")
 class LaunchPlan:
     """What runs one problem: launches in order, and the scratch they need, if any."""
 
-    launches: tuple[Repeated | Followed, ...]
+    launches: tuple[Repeated | Followed | InTurn, ...]
     num_operands: int
     needs: Needs | None
     device: Device
@@ -104,7 +114,7 @@ class LaunchPlans:
                 self._plans[task] = self._make(task)
             return self._plans[task]
 
-    def launch(self, stage: Stage, names: Sequence[str]) -> Repeated | Followed:
+    def launch(self, stage: Stage, names: Sequence[str]) -> Repeated | Followed | InTurn:
         """Return a stage's launch, which takes the addresses of the named buffers."""
         gpu = self._device.gpu
         binary = build(stage.kernel, stage.config, gpu.arch)
@@ -126,7 +136,7 @@ class LaunchPlans:
         names = (*CALL, *task.operands, *scratch)
         launches = tuple(self.launch(stage, names) for stage in planned)
         needs = Needs(scratch) if scratch else None
-        several = len(launches) > 1 or isinstance(launches[0], Followed)
+        several = len(launches) > 1 or not isinstance(launches[0], Repeated)
         return LaunchPlan(
             launches, len(task.operands), needs, self._device, self._scratch,
             self._in_order if several and needs is not None else None,

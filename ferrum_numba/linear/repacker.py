@@ -6,7 +6,7 @@ from types import TracebackType
 
 from ferrum_numba.contract import Array
 from ferrum_numba.kernels.tools.repack import RepackProblem
-from ferrum_numba.launch import Buffer, Followed, Order, Repeated
+from ferrum_numba.launch import Buffer, Followed, InTurn, Order, Repeated
 from ferrum_numba.linear.runtime import Runtime
 from ferrum_numba.linear.stages import REPACK, default
 
@@ -23,7 +23,7 @@ class Repacker:
     def __init__(self, on: Runtime | None) -> None:
         self.runtime = on
         self._staging: Buffer | None = None
-        self._launches: dict[RepackProblem, Repeated | Followed] = {}
+        self._launches: dict[RepackProblem, Repeated | Followed | InTurn] = {}
 
     def __enter__(self) -> Repacker:
         return self

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 from ferrum_numba.report.blocks import Emphasis, Table, significant
 from ferrum_numba.report.data import Board
-from ferrum_numba.results import Row, num_tiles
-from ferrum_numba.roofline.model import natural, size_of, titled
+from ferrum_numba.results import Row, num_tiles, size_of
+from ferrum_numba.roofline.model import natural, titled
 
 # of a shape, for its sizes to be a curve
 LEAST_SIZES = 12
@@ -35,7 +35,7 @@ def explained(before: Row, after: Row) -> float:
     The step is that of the number of tiles, of the kernel before or of the one after.
     """
     configs = (before.config, after.config)
-    return max(num_tiles(one, _size(after)) / num_tiles(one, _size(before)) for one in configs)
+    return max(num_tiles(one, after.problem) / num_tiles(one, before.problem) for one in configs)
 
 
 def _table(board: Board, shape: str, rows: Sequence[Row]) -> Table:

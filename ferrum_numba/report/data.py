@@ -18,9 +18,11 @@ from ferrum_numba.results import (
     Winner,
     best,
     rank,
+    size_name,
+    size_of,
     winners,
 )
-from ferrum_numba.results.row import problem_key
+from ferrum_numba.results.row import MEASURED, problem_key
 from ferrum_numba.roofline.model import (
     Ceiling,
     Peer,
@@ -31,8 +33,6 @@ from ferrum_numba.roofline.model import (
     number,
     point,
     shape_of,
-    size_name,
-    size_of,
     varying,
 )
 
@@ -69,7 +69,7 @@ class Sources:
 class Board:
     """All results of one Op in one regime on one GPU.
 
-    rows:      as stored, the losers among them
+    rows:      as stored, the losers among them; none of a peer's
     ceilings:  of this GPU, measured and datasheet
     bound:     which ceilings the rows' `bound_us` comes from, in words
     peers:     of the same GPU, regime and problems
@@ -148,7 +148,7 @@ class Board:
 
 
 def boards(sources: Sources) -> list[Board]:
-    """Return the results by GPU, Op and regime, never mixed.
+    """Return the results by GPU, Op and regime, never mixed; peers' rows beside this house's.
 
     The GPU of the newest results comes first, and the cold regime.
     """
@@ -161,7 +161,8 @@ def boards(sources: Sources) -> list[Board]:
             known = environments.setdefault(machine, environment)
             environments[machine] = max(known, environment, key=lambda found: str(found["date"]))
             groups.setdefault((*machine, row.op, row.regime), []).append(row)
-    order = sorted(groups, key=lambda k: (k[0], k[1], _rank(k[3]), -len(groups[k]), k[2]))
+    ours = [key for key, rows in groups.items() if any(not row.peer for row in rows)]
+    order = sorted(ours, key=lambda k: (k[0], k[1], _rank(k[3]), -len(groups[k]), k[2]))
     order.sort(key=lambda k: str(environments[k[:2]]["date"]), reverse=True)
     return [_board(key, groups[key], environments[key[:2]], sources) for key in order]
 
@@ -203,17 +204,18 @@ def _board(
     names = {gpu.casefold(), str(facts.get("key", "")).casefold()}
     tables = [t for t in sources.peers if str(t.get("gpu", "")).casefold() in names]
     tables = [t for t in tables if t.get("regime") == regime]
-    problems = {problem_key(row.problem): row.problem for row in rows}.values()
-    return Board(
-        gpu,
-        uuid,
-        op,
-        regime,
-        tuple(rows),
-        ceilings,
-        _bound_words(facts),
-        tuple(_peers(op, problems, tables)),
-    )
+    own = tuple(row for row in rows if not row.peer)
+    problems = {problem_key(row.problem): row.problem for row in own}.values()
+    tables += [_peer_table(row) for row in rows if row.peer and row.status == MEASURED and row.ok]
+    peers = tuple(_peers(op, problems, tables))
+    return Board(gpu, uuid, op, regime, own, ceilings, _bound_words(facts), peers)
+
+
+def _peer_table(row: Row) -> Facts:
+    """Return a peer's row as a table of others' times has it."""
+    named = {"op": row.op, "problem": row.problem, "peer": row.peer, "kind": row.more["kind"]}
+    source = "measured in turn with ours"
+    return {"date": row.run[:10], "source": source, "rows": [{**named, "us": row.us}]}
 
 
 def ceilings_of(facts: Facts) -> list[Ceiling]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ferrum_numba.report.blocks import Emphasis, Table, pairs, significant
 from ferrum_numba.report.data import Board, Machine, peer_of
-from ferrum_numba.results import Row
+from ferrum_numba.results import Row, size_of
 from ferrum_numba.results.row import MEASURED, problem_key
 from ferrum_numba.roofline.model import (
     Ceiling,
@@ -17,7 +17,6 @@ from ferrum_numba.roofline.model import (
     natural,
     ridge,
     roof,
-    size_of,
     titled,
 )
 

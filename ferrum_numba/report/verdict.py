@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 
 from ferrum_numba.report.blocks import significant, span
 from ferrum_numba.report.data import Board, Sources, peer_of
-from ferrum_numba.results import Row
-from ferrum_numba.roofline.model import LATENCY_BOUND_US, Ceiling, limit_of, size_of
+from ferrum_numba.results import Row, size_of
+from ferrum_numba.roofline.model import LATENCY_BOUND_US, Ceiling, limit_of
 
 # fractions of the bound from which a kernel counts as being at the roof, and as near it
 AT_ROOF, NEAR_ROOF = 0.9, 0.75

@@ -3,7 +3,7 @@
 from ferrum_numba.results.decisions import Choice, Decision, choose, decide, stored_config
 from ferrum_numba.results.file import ResultFile, load, merge, merge_rows, save
 from ferrum_numba.results.provenance import driver_version, environment, versions
-from ferrum_numba.results.row import Row, num_tiles, same
+from ferrum_numba.results.row import Row, num_tiles, same, size_name, size_of
 from ferrum_numba.results.statistics import Verdict, compare, median_interval
 from ferrum_numba.results.unmeasured import CheckRow, Planned
 from ferrum_numba.results.validate import ENVIRONMENT, validate
@@ -34,6 +34,8 @@ __all__ = [
     "rank",
     "same",
     "save",
+    "size_name",
+    "size_of",
     "stored_config",
     "validate",
     "versions",

@@ -17,16 +17,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ferrum_numba.contract import Config, Kernel, Problem, describe
 from ferrum_numba.errors import ProblemError, StoreError
 from ferrum_numba.results.file import load_json, write_json
-from ferrum_numba.results.row import Row, num_tiles, problem_key, same
+from ferrum_numba.results.row import Row, num_tiles, problem_key, same, size_name
 from ferrum_numba.results.winners import best, first_of_each
 
 if TYPE_CHECKING:
     from ferrum_numba.gpu import Gpu
 
 SCHEMA = 1
-# sizes of problems, and what an e-fold of each counts: M decides between designs, N and K between
-# tiles
-SIZES = {"M": 2.0, "N": 1.0, "K": 1.0}
+# sizes of problems, and what an e-fold of each counts: rows decide between designs, the others
+# between tiles
+SIZES = {"M": 2.0, "tokens": 2.0, "num_experts": 1.0, "top_k": 1.0, "N": 1.0, "K": 1.0}
+# what no program is made for: of two decisions, the one that is alike in these is nearer
+PREFERRED = ("routing", "per_pair", "weighted")
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,13 @@ def choose(
 ) -> Choice:
     """Return the kernel and config to run a problem with, of kernels that this machine can launch.
 
-    The kernel that won this very problem, else one of its kind, which differs in sizes alone, with
-    the config that won there: of the nearest shape, at the M whose winner would take the least,
-    by the number of its tiles. A stored config that the kernel no longer has, or that does not fit,
-    is passed over for that of its next nearest win whose tiles hold as many rows, or its default; a
-    field that came later than the row is at its default. What won on a weight of another shape is
-    passed over too where the kernel's default knows better. Where nothing was measured, the default
-    of the first kernel that can run it.
+    The kernel that won this very problem, else one of its kind, which differs in sizes alone, or in
+    what no program is made for, with the config that won there: of the nearest shape, at the M, or
+    the tokens, whose winner would take the least, by the number of its tiles. A stored config that
+    the kernel no longer has, or that does not fit, is passed over for that of its next nearest win
+    whose tiles hold as many rows, or its default; a field that came later than the row is at its
+    default. What won on a weight of another shape is passed over too where the kernel's default
+    knows better. Where nothing was measured, the default of the first kernel that can run it.
 
     Raises:
         ProblemError: no kernel can run it; says why each cannot.
@@ -152,15 +154,15 @@ def _choice(kernel: Kernel, near: Sequence[_Near], problem: Problem, gpu: Gpu) -
 
     Of wins further on, those with no fewer tiles than here: the default knows more than the others.
     """
-    m = describe(problem).get("M", 0)
+    usual, wanted = _defaults(type(problem)), describe(problem)
     for i, (found, rule, same_shape) in enumerate(near):
         if found.kernel != kernel.name or (kernel.models_shapes and not same_shape):
             continue
         config = stored_config(kernel, found.config)
         if config is None or kernel.misfit(config, problem, gpu) is not None:
             continue
-        there = found.problem.get("M", 0)
-        if i == 0 or num_tiles(found.config, m) <= num_tiles(found.config, there):
+        there = {**usual, **found.problem}
+        if i == 0 or num_tiles(found.config, wanted) <= num_tiles(found.config, there):
             return Choice(kernel, config, rule)
     return Choice(kernel, kernel.default(problem, gpu), f"{near[0].rule}, in its default config")
 
@@ -169,16 +171,19 @@ def _nearest(decisions: Iterable[Decision], problem: Problem) -> Iterator[_Near]
     """Yield decisions on what differs from a problem in sizes alone, nearest first.
 
     The shapes by their distance and that of the nearest M; of a shape the one of this very M, then
-    by what its config would take for it.
+    those alike in what is preferred, then by what its config would take for it.
     """
     wanted, usual = describe(problem), _defaults(type(problem))
-    sizes = [name for name in SIZES if name in wanted]
+    sizes, preferred = ([n for n in names if n in wanted] for names in (SIZES, PREFERRED))
+    swept = size_name(wanted)
     shapes: dict[tuple[Any, ...], list[tuple[Decision, dict[str, Any]]]] = {}
     for decision in decisions:
         there = {**usual, **decision.problem}
-        if there.keys() == wanted.keys() and same({**wanted, **_of(there, sizes)}, there):
-            shape = tuple(there[name] for name in sizes if name != "M")
-            shapes.setdefault(shape, []).append((decision, _of(there, sizes)))
+        if there.keys() == wanted.keys() and same(
+            {**wanted, **_of(there, [*sizes, *preferred])}, there
+        ):
+            shape = tuple(there[name] for name in sizes if name != swept)
+            shapes.setdefault(shape, []).append((decision, there))
 
     def distance(found: Iterable[tuple[Decision, dict[str, Any]]]) -> float:
         return min(
@@ -189,23 +194,26 @@ def _nearest(decisions: Iterable[Decision], problem: Problem) -> Iterator[_Near]
     for found in sorted(shapes.values(), key=distance):
         for one, there in sorted(found, key=lambda item: _expected(item[0], item[1], wanted)):
             differing = [name for name in sizes if there[name] != wanted[name]]
-            same_shape = differing in ([], ["M"])
-            named = ", ".join(f"{n} = {there[n]}" for n in (differing if same_shape else sizes))
+            same_shape = differing in ([], [swept])
+            told = differing if same_shape else sizes
+            told = [*told, *(name for name in preferred if there[name] != wanted[name])]
+            named = ", ".join(f"{name} = {there[name]}" for name in told)
             yield _Near(one, f"measured at {named}" if named else "measured", same_shape)
 
 
 def _expected(
-    decision: Decision, there: Mapping[str, int], wanted: Mapping[str, Any]
-) -> tuple[bool, float]:
-    """Return whether a decision is on another M, and what its config would take for the wanted one.
+    decision: Decision, there: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> tuple[bool, int, float]:
+    """Return whether a decision is on another M, how unlike it is, and what its config would take.
 
     For fewer rows no less than for its own, for more as much as there are more tiles.
     """
-    if "M" not in there:
-        return False, decision.us
-    config = decision.config
-    more = num_tiles(config, wanted["M"]) / num_tiles(config, there["M"])
-    return there["M"] != wanted["M"], decision.us * max(1.0, more)
+    unlike = sum(there[name] != wanted[name] for name in PREFERRED if name in wanted)
+    swept = size_name(wanted)
+    if swept not in there:
+        return False, unlike, decision.us
+    more = num_tiles(decision.config, wanted) / num_tiles(decision.config, there)
+    return there[swept] != wanted[swept], unlike, decision.us * max(1.0, more)
 
 
 def _of(problem: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

@@ -25,6 +25,8 @@ STATUSES = frozenset(
 )
 # the stage of rows that were timed in turn with each other
 FINAL = "final"
+# what problems of one weight sweep is called by one of these
+SIZE_NAMES = ("M", "tokens", "num_tokens")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Row:
     stage:       "full" for a time taken alone, FINAL for one taken in turn with the other best
     run:         date of the run that it comes from, as its environment has it
     untrusted:   why the time must not be believed, if there is a reason
-    more:        what else a file has of it: the board's state, fields of newer versions
+    more:        what else a file has of it: the board's state, fields of newer versions; of a row
+                 that is somebody else's, `peer`, whose it is, and `kind`, "4-bit" or "fp16"
     """
 
     kernel: str
@@ -109,6 +112,11 @@ class Row:
         return (self.op, self.kernel, *texts, self.regime)
 
     @property
+    def peer(self) -> str:
+        """Whose kernel it is, if it is none of this house's."""
+        return str(self.more.get("peer") or "")
+
+    @property
     def throttle(self) -> tuple[str, ...]:
         """Why the clocks were low while it was timed, if they were."""
         return tuple(self.more.get("throttle") or ())
@@ -143,9 +151,27 @@ def as_text(value: object) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def num_tiles(config: Mapping[str, Any], m: int) -> int:
-    """Return how many tiles a config cuts m rows into: of `tile_m`, or of one row each.
+def size_of(problem: Mapping[str, Any]) -> int | None:
+    """Return the size that problems of one shape sweep: M, or the tokens of a MoE layer."""
+    return next((int(problem[name]) for name in SIZE_NAMES if name in problem), None)
 
-    A tile takes as long however many of its rows are used.
+
+def size_name(problem: Mapping[str, Any]) -> str:
+    """Return what the size that problems of one shape sweep is called."""
+    return next((name for name in SIZE_NAMES if name in problem), SIZE_NAMES[0])
+
+
+def num_tiles(config: Mapping[str, Any], problem: Mapping[str, Any]) -> float:
+    """Return how many tiles a config cuts a problem's rows into: of `tile_m`, or of one row each.
+
+    A tile takes as long however many of its rows are used. Of experts each that is hit has one at
+    least; how many are hit is what to expect of a uniform routing.
     """
-    return ceil_div(m, int(config.get("tile_m", 1)))
+    rows, tile_m = size_of(problem) or 0, int(config.get("tile_m", 1))
+    if not {"num_experts", "top_k"} <= problem.keys():
+        return ceil_div(rows, tile_m)
+    num_experts, top_k = problem["num_experts"], problem["top_k"]
+    if config.get("direct"):
+        return float(rows * top_k)
+    hit = num_experts * (1 - (1 - top_k / num_experts) ** rows)
+    return float(max(hit, rows * top_k / tile_m))

@@ -24,6 +24,8 @@ FIELDS: dict[str, tuple[type, ...]] = {
 LATER: dict[str, tuple[type, ...]] = {
     "flops": _NUMBER, "bytes": _NUMBER, "stage": (str,), "run": (str,), "untrusted": (str,),
 }  # fmt: skip
+# what a peer multiplies
+PEER_KINDS = ("4-bit", "fp16")
 ENVIRONMENT = (
     "gpu", "uuid", "driver", "versions", "commit", "dirty", "date", "command", "clocks", "policy",
     "gpu_facts",
@@ -67,6 +69,8 @@ def _row_error(row: object) -> str | None:
         return f"status must be one of {', '.join(sorted(STATUSES))}, got {row['status']!r}"
     if row["status"] == MEASURED and (not row["samples"] or row["us"] is None):
         return "is measured and has no us or no samples"
+    if row.get("peer") and row.get("kind") not in PEER_KINDS:
+        return f"of a peer, kind must be {' or '.join(PEER_KINDS)}, got {row.get('kind')!r}"
     return _times_error(row) or _sizes_error(row)
 
 
@@ -91,7 +95,7 @@ def _sizes_error(row: Mapping[str, Any]) -> str | None:
         for name, value in row[part].items():
             if not isinstance(value, str | int | float | None):
                 return f"{part}.{name} must be text, a number, a bool or null, got {value!r}"
-    for name in ("M", "N", "K"):
+    for name in ("M", "N", "K", "tokens", "num_experts", "top_k"):
         value = row["problem"].get(name, 1)
         if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
             return f"problem.{name} must be an integer above 0, got {value!r}"

@@ -1,7 +1,8 @@
 """Who won: the one rule, for dispatch, report, tables and the command line alike.
 
-A row counts if it was measured in full, is correct, and nothing says not to trust it. Of rows that
-count, those of a final come before any other, and then the faster first.
+A row counts if it was measured in full, is correct, is of a kernel of this house, and nothing says
+not to trust it. Of rows that count, those of a final come before any other, and then the faster
+first.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ class Winner:
 
 
 def counts(row: Row) -> bool:
-    """Return whether a row may win: measured in full, correct, and trusted."""
-    return row.status == MEASURED and row.ok and not row.untrusted
+    """Return whether a row may win: measured in full, correct, trusted, and not a peer's."""
+    return row.status == MEASURED and row.ok and not row.untrusted and not row.peer
 
 
 def rank(timed: Timed) -> tuple[bool, float]:

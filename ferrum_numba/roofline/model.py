@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ferrum_numba.results import Planned, Row
+from ferrum_numba.results import Planned, Row, size_name, size_of
+from ferrum_numba.results.row import SIZE_NAMES
 
 Source = Literal["measured", "datasheet"]
 Kind = Literal["memory", "tensor", "latency", "other"]
@@ -20,7 +21,8 @@ Limit = Literal["latency", "memory", "tensor", "unknown"]
 LATENCY_BOUND_US = 5.0
 # how far above a measured ceiling a point may lie before it is disbelieved; a datasheet's has none
 ANOMALY = 1.05
-SIZE_NAMES = ("M", "tokens", "num_tokens")
+# sizes of a layer of experts, which name it together
+EXPERTS = ("num_experts", "top_k", "K", "N")
 
 
 @dataclass(frozen=True)
@@ -116,16 +118,6 @@ def work(row: Row) -> tuple[float, float] | None:
     return (float(flops), float(size_bytes)) if known else None
 
 
-def size_of(problem: Mapping[str, Any]) -> int | None:
-    """Return the size that problems of one shape sweep: M, or the tokens of a MoE layer."""
-    return next((int(problem[name]) for name in SIZE_NAMES if name in problem), None)
-
-
-def size_name(problem: Mapping[str, Any]) -> str:
-    """Return what the size that problems of one shape sweep is called."""
-    return next((name for name in SIZE_NAMES if name in problem), SIZE_NAMES[0])
-
-
 def varying(problems: Iterable[Mapping[str, Any]]) -> frozenset[str]:
     """Return the fields that differ between these problems; the others need no label."""
     values: dict[str, set[str]] = {}
@@ -139,14 +131,29 @@ def varying(problems: Iterable[Mapping[str, Any]]) -> frozenset[str]:
 
 
 def shape_of(problem: Mapping[str, Any], shown: frozenset[str]) -> str:
-    """Return the name of a problem without its size: `K×N`, then the fields that vary."""
+    """Return the name of a problem without its size: `K×N`, then the fields that vary.
+
+    A layer of experts is `E128 k8 2048→1536`: its experts, how many of them a token, K and N. Of a
+    field that is true there is its name, of one that is false nothing.
+    """
     words = []
-    if "K" in problem and "N" in problem:
+    if problem.keys() >= set(EXPERTS):
+        num_experts, top_k, K, N = (problem[name] for name in EXPERTS)
+        words += [f"E{num_experts}", f"k{top_k}", f"{K}→{N}"]
+        shown = shown - set(EXPERTS)
+    elif "K" in problem and "N" in problem:
         words.append(f"{problem['K']}×{problem['N']}")
+        shown = shown - {"K", "N"}
     for name, value in problem.items():
-        if name in shown and name not in {*SIZE_NAMES, "K", "N"}:
-            words.append(str(value) if isinstance(value, str) else f"{name}={value}")
+        if name in shown and name not in SIZE_NAMES and value is not False:
+            words.append(_field(name, value))
     return " ".join(words) or "all"
+
+
+def _field(name: str, value: object) -> str:
+    if value is True:
+        return name
+    return value if isinstance(value, str) else f"{name}={value}"
 
 
 def titled(shape: str) -> str:

@@ -32,7 +32,7 @@ CELL, CELL_WIDTH = 0.3, 0.42
 # of a 9 point font, on average
 INCHES_A_LETTER = 0.075
 SMALL = 8.5
-FP16 = "fp16"
+FOUR_BIT, FP16 = "4-bit", "fp16"
 
 
 def time_figure(
@@ -41,7 +41,8 @@ def time_figure(
     """Return time against size, log-log, a panel a shape: kernels, peers and the two floors.
 
     points: measured; hollow where in doubt
-    peers:  of the same shapes; the best 4-bit one at each size is drawn, with its name's marker
+    peers:  of the same shapes; the best one of each kind at each size is drawn, a 4-bit one with
+            its name's marker
     """
     points = [p for p in points if p.size is not None and not p.modelled]
     shapes = sorted({p.shape for p in points}, key=natural)
@@ -159,22 +160,21 @@ def _floor_style(kind: str, ceiling: Ceiling) -> dict[str, Any]:
 
 
 def _peer_markers(peers: Sequence[Peer]) -> dict[str, str]:
-    names = sorted({p.name for p in _best_4bit(peers)})
+    names = sorted({p.name for p in _best(peers, FOUR_BIT)})
     return {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(names)}
 
 
-def _best_4bit(peers: Sequence[Peer]) -> list[Peer]:
-    """Return the fastest 4-bit peer of every problem."""
+def _best(peers: Sequence[Peer], kind: str) -> list[Peer]:
+    """Return the fastest peer of a kind on every problem."""
     best: dict[tuple[str, int | None], Peer] = {}
-    for peer in sorted((p for p in peers if p.kind != FP16), key=lambda p: p.us):
+    for peer in sorted((p for p in peers if p.kind == kind), key=lambda p: p.us):
         best.setdefault((peer.shape, peer.size), peer)
     return sorted(best.values(), key=lambda p: (p.shape, p.size or 0))
 
 
 def _draw_peers(axes: Axes, peers: Sequence[Peer], markers: Mapping[str, str]) -> None:
     """Draw peers in the ink's colour: the best 4-bit one dotted, dense fp16 dash-dotted."""
-    best = _best_4bit(peers)
-    dense = sorted((p for p in peers if p.kind == FP16), key=lambda p: p.size or 0)
+    best, dense = _best(peers, FOUR_BIT), _best(peers, FP16)
     for line, style in ((best, ":"), (dense, "-.")):
         if line:
             x, y = [p.size or 0 for p in line], [p.us for p in line]

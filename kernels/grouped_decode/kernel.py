@@ -40,7 +40,6 @@ from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.work_list import max_blocks
 
 
-
 @dataclass(frozen=True)
 class Config(decode.Config):
     """One way to tile; tile_m is the block of the list that is read."""
@@ -98,7 +97,7 @@ _SHAPES = {
 # (whole, buckets, direct)
 _GRIDS = (
     (False, False, False), (False, True, True), (True, True, True), (True, False, False),
-    (False, False, True), (True, False, True), (False, True, False),
+    (False, False, True), (True, False, True),
 )  # fmt: skip
 _CONFIGS = tuple(
     Config(
@@ -159,7 +158,7 @@ class GroupedDecode(GroupedKernel):
             build(config, early),
             (
                 *pointers(*OPERANDS, config.list_name, "slots"),
-                *sizes(*SIZES, "stripe_units", "longer_stripes"),
+                *sizes(*SIZES, "stripe_units", "longer_stripes", "first_block"),
             ),
             config.num_threads,
             config.blocks_per_sm,
@@ -168,19 +167,18 @@ class GroupedDecode(GroupedKernel):
 
     def launch(self, config, problem, gpu):
         """Return a full GPU, or as many blocks as there can be steps."""
-        K, N = layout.stored_shape(problem.expert)
         blocks = problem.num_pairs
         if not config.direct:
             blocks = max_blocks(problem.num_pairs, problem.num_experts, config.tile_m)
         rows = blocks if config.buckets else 1
-        units = N // config.tile_n * (1 if config.whole else K // config.step_k)
-        most = units * blocks // rows
-        if not config.whole:
-            most = ceil_div(most, config.warps_k)
-        stripes = min(max(1, gpu.num_sms * config.blocks_per_sm // rows), most)
+        stripes, units = self.cut(config, problem, gpu, rows)
         scalars = self.scalars(
-            problem, config.tile_m, stripe_units=units // stripes, longer_stripes=units % stripes
-        )
+            problem, config.tile_m, stripe_units=units // stripes, longer_stripes=units % stripes,
+            first_block=0,
+        )  # fmt: skip
+        if not config.buckets:
+            # never fewer than there are steps, of which the device knows
+            stripes = min(gpu.num_sms * config.blocks_per_sm, blocks * stripes)
         return Launch(
             (stripes, rows, 1),
             scalars,
@@ -188,3 +186,14 @@ class GroupedDecode(GroupedKernel):
             {"slots": stripes * rows * config.partial_bytes},
             programmatic=config.early,
         )
+
+    def cut(self, config, problem, gpu, rows):
+        """Return the stripes of one block of the list, and what they are cut from.
+
+        rows: of the grid, which share the GPU
+        """
+        K, N = layout.stored_shape(problem.expert)
+        units = most = N // config.tile_n * (1 if config.whole else K // config.step_k)
+        if not config.whole:
+            most = ceil_div(units, config.warps_k)
+        return min(max(1, gpu.num_sms * config.blocks_per_sm // rows), most), units

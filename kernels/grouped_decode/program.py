@@ -120,14 +120,14 @@ def build(config, early):
     @cuda.jit(device=True, forceinline=True)
     def aim(work, n, slice_id):
         """Return a slice's expert, and its number among the slices of it."""
-        block, slice_of = place_of(n, slice_id)
+        block, slice_of = place_of(work, n, slice_id)
         return expert_of(work, block), slice_of
 
     @cuda.jit(device=True, forceinline=True)
     def keep_rows(work, x_divisor, n, slice_id):
         """Keep the rows of x that a slice multiplies."""
         lane_id = uint32(thread_id() & 31)
-        block, _ = place_of(n, slice_id)
+        block, _ = place_of(work, n, slice_id)
         bar_warp_sync()
         if lane_id < uint32(tile_m):
             pair = pair_of(work, block, lane_id)
@@ -158,13 +158,16 @@ def build(config, early):
     def grouped_decode(
         x, packed, scales, zero_points, bias, out, topk_weights, list_of_blocks, slots,
         n, k, x_columns, out_columns, x_divisor, num_experts, num_pairs, max_blocks, has_bias,
-        has_weights, list_is_new, stripe_units, longer_stripes,
+        has_weights, list_is_new, stripe_units, longer_stripes, first_block,
     ):  # fmt: skip
         # index: which stripe, which slice, whose weight
         if early:
             if list_is_new > 0:
                 griddepcontrol_wait()
-        work = (list_of_blocks, num_experts, num_pairs, max_blocks, stripe_units, longer_stripes)
+        work = (
+            list_of_blocks, num_experts, num_pairs, max_blocks, stripe_units, longer_stripes,
+            first_block,
+        )  # fmt: skip
         first, end = find_stripe(work, n, k)
         k_steps = steps_of_slice(k)
         if first >= end:
@@ -230,9 +233,7 @@ def build(config, early):
                 if more:
                     first_words = load(tile, tile_stride)
                     if two_scales:
-                        first_scale, first_zero = fetch_factors(
-                            factors, n, k, next_step, target, 0
-                        )
+                        first_scale, first_zero = fetch_factors(factors, n, k, next_step, target, 0)
                 token = load_x(x_slot + token_lane + step_k)
                 if carries:
                     total = multiply(second_words, token, first_scale, first_zero, total)

@@ -156,7 +156,7 @@ def make_finish(config, schedule):
             acc,
         )
         cuda.syncthreads()
-        block, slice_of = place_of(sizes[0], slice_id)
+        block, slice_of = place_of(work, sizes[0], slice_id)
         rows = rows_of(work, block)
         if k_stop == k_steps and begin >= first:
             place = (block, slice_of, expert_of(work, block))
@@ -212,7 +212,7 @@ def make_take_over(config, schedule):
         begin = uint32(slice_id * k_steps)
         if first > begin and uint32(begin + k_steps) <= end:
             smem = smem_base()
-            block, slice_of = place_of(sizes[0], slice_id)
+            block, slice_of = place_of(work, sizes[0], slice_id)
             place = (block, slice_of, expert_of(work, block))
             first_stripe = first_stripe_of(work, sizes[0], sizes[1], begin)
             count = uint32(block_id() - first_stripe)

@@ -19,13 +19,14 @@ class Schedule(NamedTuple):
     """What is a block's.
 
     A slice is tile_n columns of one block of the list; `work` is (list, num_experts, num_pairs,
-    max_blocks, stripe_units, longer_stripes).
+    max_blocks, stripe_units, longer_stripes,
+    first_block).
 
     find_stripe:   (work, n, k): find this block's steps, and keep them in shared memory
     kept_stripe:   () -> its first step, and the one after its last
     steps_of_slice: (k) -> steps of a slice
     first_stripe:  (work, n, k, step) -> the number of the stripe that has a step
-    place_of:      (n, slice) -> the block of the list, and the slice's number in it
+    place_of:      (work, n, slice) -> the block of the list, and the slice's number in it
     expert_of:     (work, block) -> its expert
     rows_of:       (work, block) -> how many rows it has
     pair_of:       (work, block, row) -> the number of a row's pair
@@ -85,13 +86,18 @@ def make_schedule(config):
         return uint32(smem_base() + own_offset + uint32(thread_id() >> 5) * own_bytes)
 
     @cuda.jit(device=True, forceinline=True)
+    def bucket_of(work):
+        """Return the block of the list that all of this row's blocks have."""
+        return uint32(work[6] + block_id_y())
+
+    @cuda.jit(device=True, forceinline=True)
     def find_stripe(work, n, k):
         each, longer, unit = cut(work, n, k)
         index = block_id()
         before = index if index < longer else longer
         first = uint32(uint32(index * each) + before)
         count = uint32(each + 1) if index < longer else each
-        if buckets and not direct and block_id_y() >= num_blocks(work):
+        if buckets and not direct and bucket_of(work) >= num_blocks(work):
             count = uint32(0)
         first, end = uint32(first * unit), uint32(uint32(first + count) * unit)
         # found once: it takes a division, and registers in the main loop
@@ -117,9 +123,9 @@ def make_schedule(config):
         return uint32(longer + uint32(uint32(step - end_of_longer) // each))
 
     @cuda.jit(device=True, forceinline=True)
-    def place_of(n, slice_id):
+    def place_of(work, n, slice_id):
         if buckets:
-            return block_id_y(), slice_id
+            return bucket_of(work), slice_id
         slices = uint32(n // uint32(tile_n))
         block = uint32(slice_id // slices)
         return block, uint32(slice_id - uint32(block * slices))

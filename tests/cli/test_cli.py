@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from axpy import Axpy, Problem
@@ -11,7 +11,9 @@ from toy_kernel import Problem as ToyProblem
 from toy_kernel import Toy
 
 from ferrum_numba import check, cli, gpu, tune
+from ferrum_numba.cli import names
 from ferrum_numba.cli.doctor import newer
+from ferrum_numba.perf.problems import PROBLEM_SETS
 from ferrum_numba.tune.search import SearchTask, search
 from ferrum_numba.tune.worker import Outcome
 
@@ -285,6 +287,12 @@ def test_plan_has_a_row_for_each_candidate(run):
     assert status == 0
     assert len(rows) == 4
     assert all(row.keys() >= PLAN_KEYS and row["arch"] == "sm_90a" for row in rows)
+
+
+def test_the_rows_of_a_layer_of_experts_are_its_tokens():
+    problems = PROBLEM_SETS["mixtral"][:2]
+    found = names.with_rows(problems, (2, 8))
+    assert found == [replace(problems[0], tokens=tokens) for tokens in (2, 8)]
 
 
 def test_kernels_without_a_problem_set_have_their_tests(capsys):

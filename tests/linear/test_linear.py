@@ -19,6 +19,7 @@ from test_stores import LAYERS
 
 from ferrum_numba.errors import CaptureError, LaunchError, ProblemError
 from ferrum_numba.kernels import KERNELS, PACKED
+from ferrum_numba.kernels.grouped import GroupedProblem
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.launch import Graph
 from ferrum_numba.linear import choice, launch_plan
@@ -526,6 +527,14 @@ def test_the_measured_winner_runs_and_serves_other_kinds_of_its_sizes():
     decided = [decision(kernel, usual, kernel.specialise(wanted, usual))]
     found = choice.kernel_for(elsewhere, PACKED, decided, gpu)
     assert found.config == kernel.specialise(wanted, elsewhere)
+
+
+def test_what_is_usual_of_experts_keeps_their_routing():
+    problem = GroupedProblem(
+        4, 8, 2, 64, 256, 64, "skewed", "gptq", bias=True, dtype="bf16", per_pair=True, gated=True
+    )
+    plain = GroupedProblem(4, 8, 2, 64, 256, 64, "skewed", per_pair=True)
+    assert list(choice._plain(problem)) == [plain, replace(plain, group_size=128)]
 
 
 def test_what_ships_for_the_h200_is_found():

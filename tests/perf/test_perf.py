@@ -6,6 +6,7 @@ import pytest
 
 from ferrum_numba import gpu, results
 from ferrum_numba.errors import StoreError
+from ferrum_numba.kernels.grouped import expert_bytes
 from ferrum_numba.kernels.prefill.kernel import Config, Prefill
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.perf import add_run, against_cublas, peers, problems
@@ -15,7 +16,7 @@ from ferrum_numba.perf.readme_table import RESULTS
 from ferrum_numba.results import Row
 
 DENSE = [row for row in PEERS[0]["rows"] if row["op"] == "w4a16_gemm"]
-MOE = [row for row in PEERS[0]["rows"] if row["op"] == "w4a16_moe"]
+MOE = [row for row in PEERS[0]["rows"] if row["op"] == "grouped_gemm"]
 
 
 def us_of(rows, kind, **sizes):
@@ -29,7 +30,8 @@ def us_of(rows, kind, **sizes):
 def test_problem_sets_have_every_projection_and_m():
     assert {name: len(found) for name, found in PROBLEM_SETS.items()} == {
         "llama3-8b": 48, "llama3-70b": 48, "qwen2.5-32b": 48, "gemma3-27b": 48, "h200-peers": 72,
-        "curve": 58,
+        "curve": 58, "qwen3-moe": 14, "mixtral": 14, "deepseek-v3-moe": 14, "qwen3-moe-skewed": 14,
+        "mixtral-skewed": 14, "deepseek-v3-moe-skewed": 14,
     }  # fmt: skip
     assert all(len(set(found)) == len(found) for found in PROBLEM_SETS.values())
 
@@ -50,6 +52,21 @@ def test_shapes_have_the_published_size(model, projection, size_mb):
     shape = problems.MODELS[model][projection]
     size_bytes = shape.K * shape.N // 2 + 2 * (shape.K // 128) * shape.N
     assert size_bytes / 1e6 == pytest.approx(size_mb, rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "projection", "size_mb"),
+    [
+        ("qwen3-moe", "gate_up", 1.62), ("qwen3-moe", "down", 0.81), ("mixtral", "gate_up", 60.56),
+        ("mixtral", "down", 30.28), ("deepseek-v3-moe", "gate_up", 15.14),
+        ("deepseek-v3-moe", "down", 7.57),
+    ],
+)  # fmt: skip
+def test_experts_have_the_published_size(model, projection, size_mb):
+    shape = problems.MOE_MODELS[model][projection]
+    for problem in problems.routed([shape], (1, 4), "skewed"):
+        assert expert_bytes(problem) / 1e6 == pytest.approx(size_mb, rel=5e-3)
+        assert (problem.routing, problem.per_pair) == ("skewed", projection == "down")
 
 
 def test_only_qwen_has_a_bias_and_only_on_qkv():
@@ -176,6 +193,19 @@ def test_a_run_whose_fastest_row_goes_leaves_none_of_other_kernels():
     old = run_of("old", measured(80.0, run="old"), slower, baseline)
     got = add_run.add(old, run_of("new", measured(100.0)))
     assert [row.us for row in got.rows] == [200.0, 100.0]
+
+
+def test_a_peer_s_row_stays_until_the_peer_is_measured_again():
+    def peer(us, run, config):
+        row = measured(us, run=run, layout=config)
+        return replace(row, kernel="humming", more={"peer": "humming", "kind": "4-bit"})
+
+    # its time neither drives out a row of ours nor goes with one
+    old = run_of("old", measured(120.0, run="old"), peer(50.0, "old", "a"))
+    got = add_run.add(old, run_of("new", measured(100.0)))
+    assert [row.us for row in got.rows] == [50.0, 100.0]
+    got = add_run.add(got, run_of("newer", peer(60.0, "newer", "b")))
+    assert [row.us for row in got.rows] == [100.0, 60.0]
 
 
 def test_runs_are_added_to_a_result_file(tmp_path, capsys):

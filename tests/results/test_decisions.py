@@ -1,6 +1,6 @@
 """What to run: the nearest thing that was measured, or what the kernel itself thinks best."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import pytest
 from toy_kernel import Config, Problem, Toy
@@ -8,6 +8,8 @@ from toy_kernel import Config, Problem, Toy
 from ferrum_numba import results
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.gpu import KNOWN
+from ferrum_numba.kernels import grouped
+from ferrum_numba.kernels.grouped import GroupedProblem
 from ferrum_numba.results import Row
 
 GPU = KNOWN["h200"]
@@ -164,3 +166,80 @@ def test_a_row_from_before_a_field_counts_as_its_default():
 def test_a_problem_nobody_runs_names_the_reasons():
     with pytest.raises(ProblemError, match=r"no kernel can run .*: toy: toy needs N = 8"):
         choose([], Problem(1, N=9), [TOY], GPU)
+
+
+class Experts(Tiled):
+    """A toy for a layer of experts."""
+
+    name = "experts"
+    op = grouped.OP
+
+    def refuses(self, problem):
+        return None
+
+
+LAYER = GroupedProblem(16, 128, 8, 1536, 2048)
+
+
+def routed(us, tile_m=8, problem=LAYER, **changes):
+    """Return a row of a layer of experts."""
+    problem = asdict(replace(problem, **changes))
+    config = {"speed": 1, "tile_m": tile_m}
+    return replace(row(us, kernel="experts", problem=problem, config=config), op="grouped_gemm")
+
+
+def chosen(rows, **changes):
+    found = choose(rows, replace(LAYER, **changes), [Experts()], GPU)
+    return found.config.tile_m, found.rule
+
+
+def test_a_routing_is_preferred_but_any_serves():
+    rows = [routed(30.0, 16), routed(35.0, 24, routing="skewed")]
+    assert chosen(rows) == (16, "measured")
+    assert chosen(rows, routing="skewed") == (24, "measured")
+    assert chosen(rows[:1], routing="skewed") == (16, "measured at routing = uniform")
+    # the very tokens come before the routing
+    other = routed(20.0, 32, tokens=4, routing="skewed")
+    assert chosen([rows[0], other], routing="skewed") == (16, "measured at routing = uniform")
+    assert chosen(rows, tokens=15, routing="skewed") == (24, "measured at tokens = 16")
+
+
+def test_where_rows_come_from_is_no_other_kind():
+    found = chosen([routed(30.0, 16)], per_pair=True, weighted=True)
+    assert found == (16, "measured at per_pair = False, weighted = False")
+    assert chosen([routed(30.0, 16)], gated=True)[1] == "default of experts"
+    assert chosen([routed(30.0, 16)], zero_points="gptq")[1] == "default of experts"
+
+
+def test_between_two_counts_of_tokens_the_experts_that_are_hit_decide():
+    # 82 of 128 experts for 16 tokens, 126 for 64: 8-row tiles of 64 tokens take half as long again
+    few, many = routed(30.0, 8), routed(46.5, 64, tokens=256)
+    assert chosen([few, many], tokens=64) == (8, "measured at tokens = 16")
+    faster = replace(many, us=45.0, us_low=45.0)
+    assert chosen([few, faster], tokens=64) == (64, "measured at tokens = 256")
+
+
+def test_of_layers_the_nearest_decides():
+    rows = [
+        routed(30.0, 16, num_experts=8, top_k=2, N=28672, K=4096),
+        routed(30.0, 24, num_experts=256, N=4096, K=7168),
+        routed(30.0, 32, num_experts=60, top_k=4),
+    ]
+    told = "measured at tokens = 16, num_experts = 60, top_k = 4, N = 1536, K = 2048"
+    assert chosen(rows, num_experts=64, top_k=6) == (32, told)
+    assert chosen(rows, num_experts=256, K=4096)[0] == 24
+    assert chosen(rows, num_experts=4, top_k=1, N=14336, K=4096)[0] == 16
+
+
+@pytest.mark.parametrize(
+    ("tokens", "config", "tiles"),
+    [
+        # experts that are hit, each with a tile at least
+        (1, {"tile_m": 16}, 8), (16, {"tile_m": 16}, 82.42), (4096, {"tile_m": 64}, 512),
+        # a block a pair
+        (4, {"tile_m": 8, "direct": True}, 32),
+    ],
+)  # fmt: skip
+def test_the_tiles_of_experts(tokens, config, tiles):
+    found = results.num_tiles(config, asdict(replace(LAYER, tokens=tokens)))
+    assert found == pytest.approx(tiles, rel=1e-4)

@@ -46,9 +46,12 @@ def test_best_is_the_fastest_correct_row_of_a_kernel_and_problem():
 
 @pytest.mark.parametrize(
     "change",
-    [{"ok": False}, {"status": "slow"}, {"status": "wrong"}, {"untrusted": "1 other process"}],
+    [
+        {"ok": False}, {"status": "slow"}, {"status": "wrong"}, {"untrusted": "1 other process"},
+        {"peer": "humming", "kind": "4-bit"},
+    ],
     ids=str,
-)
+)  # fmt: skip
 def test_what_does_not_count_wins_nowhere(change):
     rows = [row(1.0, **change), row(2.0, kernel="other")]
     assert [r.us for r in results.best(rows)] == [2.0]

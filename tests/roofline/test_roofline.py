@@ -205,10 +205,23 @@ def test_shapes_name_what_varies():
     shown = model.varying(problems)
     assert shown == {"group_size"}
     assert model.shape_of(problems[0], shown) == "128×64 group_size=64"
-    assert model.size_of({"tokens": 5}) == 5
     assert sorted(["28672×8192", "8192×64", "4096×4096"], key=model.natural) == [
         "4096×4096", "8192×64", "28672×8192",
     ]  # fmt: skip
+
+
+def test_a_layer_of_experts_is_named_by_its_sizes():
+    layer = {"tokens": 4, "num_experts": 8, "top_k": 2, "N": 128, "K": 64, "routing": "skewed"}
+    others = [{**layer, "per_pair": flag, "routing": "uniform"} for flag in (False, True)]
+    shown = model.varying([layer, *others])
+    assert model.shape_of(layer, shown) == "E8 k2 64→128 skewed"
+    assert [model.shape_of(one, shown) for one in others] == [
+        "E8 k2 64→128 uniform", "E8 k2 64→128 uniform per_pair",
+    ]  # fmt: skip
+    assert model.titled("E8 k2 64→128") == "E8 k2 64→128"
+    # a step of a layer that has no weight
+    step = {"tokens": 4, "num_experts": 8, "top_k": 2}
+    assert model.shape_of(step, frozenset({"num_experts"})) == "num_experts=8"
 
 
 def test_a_field_that_only_some_problems_have_varies():
@@ -279,6 +292,23 @@ def test_of_very_many_sizes_those_close_to_another_have_no_label():
     assert all(size & (size - 1) == 0 for size in labelled)
     few = texts(roofline_figure([synthetic_point(size=m) for m in CURVE[4:9]], CEILINGS))
     assert {"M=16", "M=17"} <= set(few)
+
+
+def test_of_each_kind_the_fastest_peer_is_drawn():
+    points = [synthetic_point(size=size) for size in (1, 8)]
+    peers = [
+        model.Peer(name, kind, points[0].shape, size, us, "2026-12-01", "synthetic")
+        for name, kind, us in [
+            ("fast", "4-bit", 3.0), ("slow", "4-bit", 4.0), ("cuBLAS", "fp16", 20.0),
+            ("cuBLAS", "fp16", 21.0),
+        ] for size in (1, 8)
+    ]  # fmt: skip
+    figure = panels.time_figure(points, peers, CEILINGS, "synthetic")
+    drawn = [
+        line.get_ydata() for line in figure.axes[0].lines if line.get_linestyle() in (":", "-.")
+    ]
+    assert [list(y) for y in drawn] == [[3.0, 3.0], [20.0, 20.0]]
+    assert "best 4-bit peer: fast" in texts(figure)
 
 
 def test_the_cells_of_many_sizes_have_room_for_their_numbers():
