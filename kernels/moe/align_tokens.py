@@ -2,7 +2,7 @@
 
     list = pairs by expert, then by number, each expert's padded to whole blocks
 
-    ids         [T, top_k] int32              gmem, read once by atomics' pass, once by the sort's
+    ids         [T, top_k] int32              gmem, read to be counted, and again to be sorted
     expert_map  [E_global] int32              gmem, read where an id is; absent: ids are of experts
     out         int32, shared/work_list.py    gmem, written once, its unused rest too
 
@@ -15,7 +15,7 @@ that of the pairs, whatever the GPU does first.
 One block sorts few pairs. More are cut among the blocks of a cluster, which read each other's sums
 from distributed shared memory. The same launch serves every routing of so many tokens.
 
-Bound by latency for few pairs; for many by stores of 4 bytes here and there, one a clock and SM.
+Bound by latency for few pairs, for many by stores of 4 bytes, mostly each in a sector of its own.
 Limits: E <= 1024, blocks of 8 to 256 rows.
 """
 
