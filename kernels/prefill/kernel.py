@@ -208,7 +208,7 @@ class Prefill(layout.PackedKernel):
         k_steps = layout.stored_shape(problem)[0] // config.tile_k
         tiles = _num_tiles(config, problem)
         sums = config.tile_m * config.tile_n
-        stage = _stage_cycles(config)
+        stage = stage_cycles(config)
         if config.cluster > 1:
             handed = HANDOFF_LATENCY + sums * HANDOFF_CYCLES
             return k_steps * stage / config.cluster + handed + sums * RESULT_CYCLES
@@ -269,7 +269,7 @@ def _num_tiles(config, problem):
     return ceil_div(problem.M, config.tile_m) * ceil_div(N, config.unit_n)
 
 
-def _stage_cycles(config):
+def stage_cycles(config):
     """Return what a stage takes as modelled: both warpgroups' warps share four schedulers."""
     fixed, a_row = WEIGHT_CYCLES, WEIGHT_ROW_CYCLES
     if config.scale_sums:

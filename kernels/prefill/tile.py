@@ -24,8 +24,12 @@ MOST_SCALED_ROWS = 64
 class Tile(Stage):
     """A tile of tile_m rows of x and tile_n columns of the weight, and the ring that feeds it.
 
-    A config that is one has what a `Stage` has, num_stages, scale_sums and dtype.
+    A config that is one has what a `Stage` has, num_stages, scale_sums and dtype. Where it says
+    nothing else, a block shares neither a tile nor x with others.
     """
+
+    cluster = 1
+    pair = False
 
     def refuse(self) -> None:
         """Raise a `ConfigError` where there is no such tile."""
