@@ -50,9 +50,7 @@ def make_gather(config, schedule, deal):
     corner, first_segment = schedule.corner, schedule.first_segment
     next_segment, advance = schedule.next_segment, schedule.advance
     dealt, expert_of, pair_at = deal.dealt, deal.expert_of, deal.pair_at
-    next_slot = deal.next_slot
-    slot_bytes, slots_offset = config.slot_bytes, config.slots_offset
-    slot_bars_offset = config.slot_bars_offset
+    slot_of = deal.slot_of
 
     @cuda.jit(device=True, forceinline=True)
     def find_rows(table, slot, work_list, topk_weights, row, sizes, has_weights, role):
@@ -99,7 +97,7 @@ def make_gather(config, schedule, deal):
         griddepcontrol_wait()
         x_columns = sizes[0]
         smem = smem_base()
-        bars, slot_bars = uint32(smem + bars_offset), uint32(smem + slot_bars_offset)
+        bars = uint32(smem + bars_offset)
         lane_id = uint32(thread_id() & 31)
         quarter, piece = uint32(lane_id >> 3), uint32(lane_id & 7)
         table = uint32(smem + rows_offset + role * (tile_m * 4))
@@ -112,20 +110,19 @@ def make_gather(config, schedule, deal):
         m, tiles, stripe_steps, striped_tiles = dealt()
         tile, k_step, k_stop, left = first_segment(k_steps, stripe_steps, striped_tiles)
         stage, phase = uint32(0), uint32(1)
-        slot, slot_phase = uint32(0), uint32(1)
+        turn = uint32(0)
         while tile < tiles:
             row, _ = corner(tile, m, n)
-            slot_bar = uint32(slot_bars + slot * 16)
+            slot, slot_bar, parity = slot_of(turn)
             if role == 0:
-                mbarrier_wait(slot_bar + 8, slot_phase)
+                mbarrier_wait(slot_bar + 8, uint32(parity ^ 1))
             # other lanes have read what they will of the rows before
             bar_warp_sync()
-            to_slot = uint32(smem + slots_offset + slot * slot_bytes)
-            find_rows(table, to_slot, work_list, topk_weights, row, sizes, has_weights, role)
+            find_rows(table, slot, work_list, topk_weights, row, sizes, has_weights, role)
             bar_warp_sync()
             if role == 0 and lane_id == 0:
                 mbarrier_arrive(slot_bar)
-            slot, slot_phase = next_slot(slot, slot_phase)
+            turn = uint32(turn + 1)
             while k_step < k_stop:
                 bar = uint32(bars + stage * 16)
                 mbarrier_wait(bar + 8, phase)

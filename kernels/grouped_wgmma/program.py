@@ -41,14 +41,14 @@ def build(config):
     per_channel, has_zero_points = config.group_size < 0, config.has_zero_points
     w_offset, s_offset, z_offset = config.w_offset, config.s_offset, config.z_offset
     stage_bytes, bars_offset = config.stage_bytes, config.bars_offset
-    slot_bytes, slots_offset, num_slots = config.slot_bytes, config.slots_offset, config.num_slots
-    slot_bars_offset, expert_offset = config.slot_bars_offset, 8 * config.tile_m
+    slot_bars_offset, num_slots = config.slot_bars_offset, config.num_slots
+    expert_offset = 8 * config.tile_m
     places, column_zeros = 4 // config.strips, has_zero_points and per_channel
     schedule = make_schedule(config)
     corner, own_column, advance = schedule.corner, schedule.own_column, schedule.advance
     first_segment, next_segment = schedule.first_segment, schedule.next_segment
     deal = make_deal(config, schedule)
-    publish, dealt, next_slot = deal.publish, deal.dealt, deal.next_slot
+    publish, dealt, slot_of = deal.publish, deal.dealt, deal.slot_of
     gather = make_gather(config, schedule, deal)
     copy_expert = make_copy_expert(config, schedule, deal)
     release = make_release(config)
@@ -100,7 +100,7 @@ def build(config):
     ):  # fmt: skip
         # index: which role, which strip of columns, which segment
         smem = smem_base()
-        bars, slot_bars = uint32(smem + bars_offset), uint32(smem + slot_bars_offset)
+        bars = uint32(smem + bars_offset)
         if list_is_new > 0:
             griddepcontrol_wait()
         if thread_id() == 0:
@@ -124,15 +124,15 @@ def build(config):
             k_steps = uint32(k // uint32(tile_k))
             places_of = find_places()
             stage, phase = uint32(0), uint32(0)
-            slot, slot_phase = uint32(0), uint32(0)
+            turn = uint32(0)
             _, tiles, stripe_steps, striped_tiles = dealt()
             tile, k_first, k_stop, left = first_segment(k_steps, stripe_steps, striped_tiles)
             while tile < tiles:
                 zero = uint32(0)
                 if column_zeros:
-                    mbarrier_wait(slot_bars + slot * 16, slot_phase)
-                    at = uint32(smem + slots_offset + slot * slot_bytes)
-                    zero = load_column_zeros(zero_points, at, tile, places_of[2], n)
+                    slot, slot_bar, parity = slot_of(turn)
+                    mbarrier_wait(slot_bar, parity)
+                    zero = load_column_zeros(zero_points, slot, tile, places_of[2], n)
                 k_step = k_first
                 last = (uint32(smem + stage * stage_bytes), bars)
                 acc = start()
@@ -158,15 +158,15 @@ def build(config):
                     acc = sum_of_blocks(
                         acc, partials, counters, tile, k_steps, stripe_steps, k_first
                     )
-                mbarrier_wait(slot_bars + slot * 16, slot_phase)
+                slot, slot_bar, parity = slot_of(opaque_u32(turn))
+                mbarrier_wait(slot_bar, parity)
                 if k_first == 0:
                     sizes = (m, opaque_u32(n), opaque_u32(out_columns), opaque_u32(num_pairs))
-                    at = uint32(smem + slots_offset + slot * slot_bytes)
-                    store_tile(acc, out, scales, bias, at, tile, sizes, has_bias)
+                    store_tile(acc, out, scales, bias, slot, tile, sizes, has_bias)
                 bar_warp_sync()
                 if uint32(thread_id() & 31) == 0:
-                    mbarrier_arrive(slot_bars + (slot * 16 + 8))
-                slot, slot_phase = next_slot(slot, slot_phase)
+                    mbarrier_arrive(slot_bar + 8)
+                turn = uint32(turn + 1)
                 _, tiles, _, striped_tiles = dealt()
                 tile, k_first, k_stop, left = next_segment(
                     tile, left, opaque_u32(k_steps), striped_tiles

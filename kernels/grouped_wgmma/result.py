@@ -47,27 +47,51 @@ def make_store_pairs(config, schedule):
             store3(to, acc, scale, shift, weights)
 
     @cuda.jit(device=True, forceinline=True)
-    def store_part(part, acc, columns, smem, pairs, target):
-        """Round a part of the rows, and write them: registers -> smem as rows -> gmem."""
-        to, start_row, piece, weights = smem
-        gmem, inside, row, out_columns, num_pairs = target
-        warpgroup = uint32(thread_id() >> 7)
-        bar_sync(uint32(1 + warpgroup), uint32(128))  # what was here before has left
-        weights = uint32(weights + part * (part_rows * 4))
-        stage_strip(part, to, acc[0], columns[0], weights)
-        if strips > 1:
-            stage_strip(part, uint32(to + strip_bytes), acc[1], columns[1], weights)
-        bar_sync(uint32(1 + warpgroup), uint32(128))
+    def find_stage(tid):
+        """Return where a warpgroup's rows lie on their way out, and a lane's place among them."""
+        stage = uint32(smem_base() + out_offset + (tid >> 7) * part_bytes)
+        to = uint32(stage + ((tid >> 5) & 3) * (strip_bytes * strips))
+        if gated:
+            return stage, uint32(to + (tid & 15) * out_row_bytes)
+        to = uint32(to + (((tid >> 4) & 1) * 8 + (tid & 7)) * out_row_bytes)
+        return stage, uint32(to + ((tid >> 3) & 1) * 16)
+
+    @cuda.jit(device=True, forceinline=True)
+    def write_rows(part, slot, out, column, nominal, sizes):
+        """Write a part's rows from shared memory, 16 bytes a thread, where their pairs say."""
+        out_columns, num_pairs = sizes
+        # found here and not before: the accumulators leave no registers for it
+        tid = thread_id()
+        thread, stage = uint32(tid & 127), find_stage(tid)[0]
+        row, piece = uint32(thread // uint32(out_pieces)), uint32(thread % uint32(out_pieces))
+        start_row, places = uint32(stage + row * out_row_bytes), find_piece(piece)
+        column = uint32(uint32(column + (tid >> 7) * (64 * strips)) // uint32(ratio) + piece * 8)
+        # what the tile before has too is that tile's to write
+        inside = column >= uint32(nominal // uint32(ratio)) and column < out_columns
+        gmem = out + (uint64(column) << 1)
         rows = part_rows if part + 1 < parts else tile_m - (parts - 1) * part_rows
         for i in range(turns):
             place = uint32(row + i * rows_at_once)
             if inside and place < rows:
-                pair = ld_shared_u32(uint32(pairs + (place + part * part_rows) * 4))
+                pair = ld_shared_u32(uint32(slot + (place + part * part_rows) * 4))
                 if pair < num_pairs:
-                    words = load_piece(
-                        uint32(start_row + i * (rows_at_once * out_row_bytes)), piece
-                    )
-                    st_global_v4(gmem + ((uint64(pair) * uint64(out_columns)) << 1), words)
+                    at = uint32(start_row + i * (rows_at_once * out_row_bytes))
+                    to = gmem + ((uint64(pair) * uint64(out_columns)) << 1)
+                    st_global_v4(to, load_piece(at, places))
+
+    @cuda.jit(device=True, forceinline=True)
+    def store_part(part, acc, columns, slot, out, target):
+        """Round a part of the rows, and write them: registers -> smem as rows -> gmem."""
+        column, nominal, sizes = target
+        tid = thread_id()
+        warpgroup, to = uint32(tid >> 7), find_stage(tid)[1]
+        weights = uint32(slot + (tile_m * 4 + part * (part_rows * 4)) + (tid & 3) * 8)
+        bar_sync(uint32(1 + warpgroup), uint32(128))  # what was here before has left
+        stage_strip(part, to, acc[0], columns[0], weights)
+        if strips > 1:
+            stage_strip(part, uint32(to + strip_bytes), acc[1], columns[1], weights)
+        bar_sync(uint32(1 + warpgroup), uint32(128))
+        write_rows(part, slot, out, column, nominal, sizes)
 
     @cuda.jit(device=True, forceinline=True)
     def store_tile(acc, out, scales, bias, slot, tile, sizes, has_bias):
@@ -77,32 +101,16 @@ def make_store_pairs(config, schedule):
         """
         m, n, out_columns, num_pairs = sizes
         _, nominal = corner(tile, m, n)
-        tid = thread_id()
-        warpgroup, lane_id, thread = uint32(tid >> 7), uint32(tid & 31), uint32(tid & 127)
         column = own_column(nominal, n)
         slab = (uint64(ld_shared_u32(uint32(slot + tile_m * 8))) * uint64(n)) << 1
         columns = load_strips(scales + slab, bias + slab, column, has_bias)
-        stage = uint32(smem_base() + out_offset + warpgroup * part_bytes)
-        to = uint32(stage + ((tid >> 5) & 3) * (strip_bytes * strips))
-        if gated:
-            to = uint32(to + (lane_id & 15) * out_row_bytes)
-        else:
-            to = uint32(to + ((lane_id >> 4) * 8 + (lane_id & 7)) * out_row_bytes)
-            to = uint32(to + ((lane_id >> 3) & 1) * 16)
-        r, c = uint32(thread // uint32(out_pieces)), uint32(thread % uint32(out_pieces))
-        weights = uint32(slot + tile_m * 4 + (lane_id & 3) * 8)
-        smem = (to, uint32(stage + r * out_row_bytes), find_piece(c), weights)
-        column = uint32(uint32(column + warpgroup * (64 * strips)) // uint32(ratio))
-        column = uint32(column + c * 8)
-        # what the tile before has too is that tile's to write
-        inside = column >= uint32(nominal // uint32(ratio)) and column < out_columns
-        target = (out + (uint64(column) << 1), inside, r, out_columns, num_pairs)
-        store_part(0, acc, columns, smem, slot, target)
+        target = (column, nominal, (out_columns, num_pairs))
+        store_part(0, acc, columns, slot, out, target)
         if parts > 1:
-            store_part(1, acc, columns, smem, slot, target)
+            store_part(1, acc, columns, slot, out, target)
         if parts > 2:
-            store_part(2, acc, columns, smem, slot, target)
+            store_part(2, acc, columns, slot, out, target)
         if parts > 3:
-            store_part(3, acc, columns, smem, slot, target)
+            store_part(3, acc, columns, slot, out, target)
 
     return store_tile

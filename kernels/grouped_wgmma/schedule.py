@@ -18,14 +18,15 @@ class Deal(NamedTuple):
     dealt:      () -> rows of the list with their padding, tiles, steps of a stripe, striped tiles
     expert_of:  (work_list, row) -> the expert of the list's block that begins with a row
     pair_at:    (work_list, max_blocks, row) -> the number of a row's pair
-    next_slot:  (slot, phase) -> the next place for a tile's pairs, and the parity of its phase
+    slot_of:    turn -> where the pairs of this block's tile of that turn lie, the barrier that says
+                so, and the parity of its phase
     """
 
     publish: DeviceFunction
     dealt: DeviceFunction
     expert_of: DeviceFunction
     pair_at: DeviceFunction
-    next_slot: DeviceFunction
+    slot_of: DeviceFunction
 
 
 def make_deal(config, schedule):
@@ -37,6 +38,8 @@ def make_deal(config, schedule):
     """
     tile_m, stripes, deal_offset = config.tile_m, config.stripes, config.deal_offset
     num_tiles, num_slots = schedule.num_tiles, config.num_slots
+    slots_offset, slot_bytes = config.slots_offset, config.slot_bytes
+    slot_bars_offset = config.slot_bars_offset
 
     @cuda.jit(device=True, forceinline=True)
     def cut_left(tiles, k_steps):
@@ -79,11 +82,10 @@ def make_deal(config, schedule):
         return ld_global_cg_u32(work_list + (place << 2))
 
     @cuda.jit(device=True, forceinline=True)
-    def next_slot(slot, phase):
-        slot = uint32(slot + 1)
-        if slot == num_slots:
-            slot = uint32(0)
-            phase = uint32(phase ^ 1)
-        return slot, phase
+    def slot_of(turn):
+        smem, slot = smem_base(), uint32(turn % uint32(num_slots))
+        at = uint32(smem + slots_offset + slot * slot_bytes)
+        bar = uint32(smem + slot_bars_offset + slot * 16)
+        return at, bar, uint32(uint32(turn // uint32(num_slots)) & 1)
 
-    return Deal(publish, dealt, expert_of, pair_at, next_slot)
+    return Deal(publish, dealt, expert_of, pair_at, slot_of)
