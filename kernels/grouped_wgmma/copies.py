@@ -43,8 +43,7 @@ def make_gather(config, schedule, deal):
     panels, panel_bytes = tile_k // PANEL_K, tile_m * ROW_BYTES
     # the warps have a panel each, or every second 16 rows
     step = X_WARPS // panels
-    groups, row_turns = tile_m // WARP_ROWS, ceil_div(tile_m, 32)
-    own_groups, uneven = ceil_div(groups, step), groups % step > 0
+    row_turns = ceil_div(tile_m, 32)
     own_first_row = 0 if panels > 1 else WARP_ROWS
     own_column_step, own_panel_bytes = (PANEL_K, panel_bytes) if panels > 1 else (0, 0)
     corner, first_segment = schedule.corner, schedule.first_segment
@@ -101,6 +100,7 @@ def make_gather(config, schedule, deal):
         lane_id = uint32(thread_id() & 31)
         quarter, piece = uint32(lane_id >> 3), uint32(lane_id & 7)
         table = uint32(smem + rows_offset + role * (tile_m * 4))
+        end = uint32(table + tile_m * 4)
         own_rows = uint32(table + role * (own_first_row * 4) + quarter * (LANE_ROWS * 4))
         own_place = uint32(role * (own_panel_bytes + own_first_row * ROW_BYTES))
         own_place = uint32(own_place + quarter * (LANE_ROWS * ROW_BYTES))
@@ -129,12 +129,11 @@ def make_gather(config, schedule, deal):
                 column = uint32(k_step * tile_k + own_column)
                 limit = uint32(NO_ROW) if column < x_columns else uint32(0)
                 gmem = x + (uint64(column) << 1)
-                to = uint32(own_place + stage * stage_bytes)
-                for i in range(own_groups):
-                    if not uneven or uint32(i * step + role) < groups:
-                        places = ld_shared_v4(uint32(own_rows + i * (step * WARP_ROWS * 4)))
-                        first = uint32(to + i * (step * WARP_ROWS * ROW_BYTES))
-                        copy_group(first, gmem, places, limit)
+                to, at = uint32(own_place + stage * stage_bytes), own_rows
+                while at < end:
+                    copy_group(to, gmem, ld_shared_v4(at), limit)
+                    to = uint32(to + step * (WARP_ROWS * ROW_BYTES))
+                    at = uint32(at + step * (WARP_ROWS * 4))
                 cp_async_mbarrier_arrive(bar)
                 stage, phase = advance(stage, phase)
                 k_step = uint32(k_step + 1)
