@@ -260,7 +260,7 @@ class Decode(layout.PackedKernel):
         """Return the configs that fit the GPU, the default first."""
         # what may start early always gains by it
         early = is_hopper_or_later(gpu.arch)
-        return tuple(c for c in _CONFIGS if c.early == early and _unfit(c, gpu) is None)
+        return tuple(c for c in _CONFIGS if c.early == early and unfit(c, gpu) is None)
 
     def misfit(self, config, problem, gpu):
         """Return why this config does not fit this problem, or None."""
@@ -282,7 +282,7 @@ class Decode(layout.PackedKernel):
                 return f"{blocks} blocks in clusters of {config.cluster}, one wave is {most}"
             if K // config.step_k < config.cluster:
                 return f"K = {K} has fewer steps than a cluster of {config.cluster} blocks"
-        return _unfit(config, gpu)
+        return unfit(config, gpu)
 
     def default(self, problem, gpu):
         """Return what was fastest for such a problem on an H200, or the first that fits."""
@@ -359,7 +359,7 @@ def _narrow(problem, gpu):
     return layout.stored_shape(problem)[1] // layout.N_MULTIPLE < gpu.num_sms
 
 
-def _unfit(config, gpu):
+def unfit(config, gpu):
     """Return why a config cannot run on a GPU, whatever the problem, or None."""
     if config.early and not is_hopper_or_later(gpu.arch):
         return f"{gpu.name} has no programmatic dependent launch"

@@ -70,13 +70,12 @@ def make_load_factors(dtype, per_channel):
     return load_factors
 
 
-def make_write_columns(dtype, per_channel):
-    """Return what writes four columns of a token."""
-    pack_pair = PACK[HALVES[dtype]]
+def make_complete(per_channel):
+    """Return what completes four columns of a token: times the factors, plus the bias."""
 
     @cuda.jit(device=True, forceinline=True)
-    def write_columns(to, sums, factors, shifts, has_bias):
-        """Write four columns: times the factors if nobody scaled them, plus the bias, rounded."""
+    def complete(sums, factors, shifts, has_bias):
+        """Return the sums, times the factors if nobody scaled them, plus the bias."""
         first, second, third, last = sums
         if per_channel:
             first, second = first * factors[0], second * factors[1]
@@ -84,6 +83,19 @@ def make_write_columns(dtype, per_channel):
         if has_bias > 0:
             first, second = first + shifts[0], second + shifts[1]
             third, last = third + shifts[2], last + shifts[3]
+        return first, second, third, last
+
+    return complete
+
+
+def make_write_columns(dtype, per_channel):
+    """Return what writes four columns of a token."""
+    pack_pair, complete = PACK[HALVES[dtype]], make_complete(per_channel)
+
+    @cuda.jit(device=True, forceinline=True)
+    def write_columns(to, sums, factors, shifts, has_bias):
+        """Write four columns: times the factors if nobody scaled them, plus the bias, rounded."""
+        first, second, third, last = complete(sums, factors, shifts, has_bias)
         st_global_v2(to, (pack_pair(first, second), pack_pair(third, last)))
 
     return write_columns

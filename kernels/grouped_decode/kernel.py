@@ -1,0 +1,190 @@
+"""Grouped GEMM for few tokens an expert, near the speed of memory: one grid streams all experts.
+
+    out[p, n] = half(w[p] * (sum_k x[row(p), k] * W[e(p), k, n] + bias[e(p), n]))
+
+x             [T, K] or [pairs, K], row-major    gmem, rows gathered by cp.async, padded smem
+packed        [E, K/16, 2N] int32, Marlin tiles  gmem, streamed once, straight to registers
+scales        [E, G, N], permuted                gmem, once a step
+zero_points   [E, G, N/8] int32, packed          gmem, once a step; not read in a symmetric weight
+bias          [E, N], permuted                   gmem, read once in the epilogue
+topk_weights  [T, top_k] fp32                    gmem, read once in the epilogue, where weighted
+list          int32, see shared/work_list.py     gmem, read where a slice begins
+out           [pairs, N] or [pairs, N/2]         gmem, a row a pair, written once
+
+The arithmetic is that of decode (docs/designs/decode.md). A slice is the columns of one block of
+the work list: up to tile_m rows of one expert. The steps of all slices of all experts are numbered
+and cut into equal stripes, one a block, on the device: only there it is known how many there are.
+So every SM streams the same number of bytes, whatever the routing, no block is empty, and the
+weights of the next expert are on their way before the sums of the last are written. A slice that
+several stripes share is summed in fp32 in the order of the stripes.
+
+Direct, there is no list: every pair is a block of one row, which costs weights read twice where
+tokens share an expert, and saves sorting them.
+
+Where a launch's list was written by the one before it, it waits before it reads it; else only the
+activations are waited for, and the first weights are on their way before the launch before ends.
+
+Bound by gmem bandwidth and latency up to 8 rows an expert, by issue slots beyond.
+Limits: group_size in {-1, 32, 64, 128}, no act-order (gather x first).
+"""
+
+from dataclasses import dataclass
+
+from ferrum_numba.contract import Launch, Program, pointers, sizes
+from ferrum_numba.division import ceil_div
+from ferrum_numba.errors import ConfigError
+from ferrum_numba.gpu import is_hopper_or_later
+from ferrum_numba.kernels.decode import kernel as decode
+from ferrum_numba.kernels.grouped import OPERANDS, SIZES, GroupedKernel
+from ferrum_numba.kernels.shared import packed as layout
+from ferrum_numba.kernels.shared.work_list import max_blocks
+
+
+
+@dataclass(frozen=True)
+class Config(decode.Config):
+    """One way to tile; tile_m is the block of the list that is read."""
+
+    whole: bool = False  # stripes of whole slices: no block waits for another's sums
+    buckets: bool = False  # stripes of each block of the list by themselves, for as many as can be
+    direct: bool = False  # no list: every pair is a block of one row
+    gated: bool = False  # the problem's: silu(gate) * up is written
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cluster != 1:
+            raise ConfigError(f"experts are cut into stripes; got cluster = {self.cluster}")
+        if self.direct and self.tile_m != 8:
+            raise ConfigError(f"blocks of one row take tile_m = 8; got tile_m = {self.tile_m}")
+
+    @property
+    def own_offset(self) -> int:
+        """Where each warp keeps the stripe, and the rows of x that it multiplies."""
+        return self.bar_offset + 16
+
+    @property
+    def own_bytes(self) -> int:
+        """Bytes of what a warp keeps."""
+        return 8 + self.tile_m * 4
+
+    @property
+    def smem_bytes(self) -> int:
+        """Dynamic shared memory a block."""
+        return self.own_offset + self.num_warps * self.own_bytes
+
+    @property
+    def list_name(self) -> str:
+        """The parameter that says whose rows are multiplied."""
+        return "ids" if self.direct else f"list_{self.tile_m}"
+
+
+# ((warps_n, warps_k), step_k, blocks_per_sm) by rows of a block
+_SHAPES = {
+    8: (
+        ((2, 2), 128, 4), ((2, 4), 128, 2), ((1, 4), 128, 4), ((4, 4), 128, 1), ((4, 2), 128, 2),
+        ((4, 1), 128, 4), ((2, 1), 128, 8), ((8, 1), 128, 2), ((1, 2), 128, 8), ((8, 2), 128, 1),
+        ((1, 1), 128, 16), ((1, 3), 128, 5), ((2, 3), 128, 2), ((1, 8), 128, 2), ((1, 8), 64, 2),
+        ((2, 4), 64, 2), ((2, 2), 64, 4), ((4, 2), 64, 2), ((1, 4), 64, 1), ((1, 2), 64, 1),
+    ),
+    16: (
+        ((2, 3), 128, 2), ((2, 2), 128, 3), ((4, 1), 128, 3), ((2, 1), 128, 6), ((4, 3), 128, 1),
+        ((1, 6), 64, 2), ((1, 6), 128, 2), ((1, 4), 64, 3), ((1, 4), 64, 1), ((1, 2), 64, 1),
+    ),
+    32: (
+        ((1, 4), 128, 2), ((1, 8), 128, 1), ((2, 4), 128, 1), ((1, 8), 64, 1), ((1, 4), 64, 1),
+        ((1, 2), 64, 1),
+    ),
+}  # fmt: skip
+# (whole, buckets, direct)
+_GRIDS = (
+    (False, False, False), (False, True, True), (True, True, True), (True, False, False),
+    (False, False, True), (True, False, True), (False, True, False),
+)  # fmt: skip
+_CONFIGS = tuple(
+    Config(
+        tile_m, *warps, step_k, blocks_per_sm, 1, early,
+        whole=whole, buckets=buckets, direct=direct,
+    )
+    for early in (True, False)
+    for tile_m, rows in _SHAPES.items()
+    for warps, step_k, blocks_per_sm in rows
+    for whole, buckets, direct in (_GRIDS if tile_m == 8 else _GRIDS[:1])
+)  # fmt: skip
+# tokens up to which sorting them costs more than the weights that it saves
+DIRECT_TOKENS = 1
+
+
+class GroupedDecode(GroupedKernel):
+    """Weights as A, rows as n8; stripes over the slices of all experts, cut on the device."""
+
+    name = "grouped_decode"
+    config = Config
+    blocks = (8, 16, 32)
+    models_shapes = True
+    summary = "experts, few tokens: weights to registers, as A of mma; stripes over all experts"
+
+    def configs(self, gpu):
+        """Return the configs that fit the GPU, the default first."""
+        early = is_hopper_or_later(gpu.arch)
+        return tuple(c for c in _CONFIGS if c.early == early and decode.unfit(c, gpu) is None)
+
+    def misfit(self, config, problem, gpu):
+        """Return why this config does not fit this problem, or None."""
+        if config != self.specialise(config, problem):
+            return f"compiled for other weights than {problem}"
+        K, N = layout.stored_shape(problem.expert)
+        if N % config.tile_n or K % config.step_k:
+            return (
+                f"N must be a multiple of tile_n = {config.tile_n} and K of step_k = "
+                f"{config.step_k}; got N = {N}, K = {K}, as they are stored"
+            )
+        if config.tile_m > 8 and config.tile_m >= 2 * problem.tokens:
+            return f"tile_m = {config.tile_m} for {problem.tokens} tokens only adds rows of zeros"
+        return decode.unfit(config, gpu)
+
+    def default(self, problem, gpu):
+        """Return what was fastest for such a problem on an H200, or the first that fits."""
+        space = [self.specialise(c, problem) for c in self.configs(gpu)]
+        fitting = [c for c in space if self.misfit(c, problem, gpu) is None]
+        direct = problem.tokens <= DIRECT_TOKENS
+        return next((c for c in fitting if c.direct == direct), fitting[0])
+
+    def build(self, config, arch):
+        """Return the program: Grid: stripes; Block: warps_n * warps_k warps; smem: x + sums."""
+        # not above: what is compiled already runs without numba
+        from ferrum_numba.kernels.grouped_decode.program import build
+
+        early = config.early and is_hopper_or_later(arch)
+        return Program(
+            build(config, early),
+            (
+                *pointers(*OPERANDS, config.list_name, "slots"),
+                *sizes(*SIZES, "stripe_units", "longer_stripes"),
+            ),
+            config.num_threads,
+            config.blocks_per_sm,
+            config.smem_bytes,
+        )
+
+    def launch(self, config, problem, gpu):
+        """Return a full GPU, or as many blocks as there can be steps."""
+        K, N = layout.stored_shape(problem.expert)
+        blocks = problem.num_pairs
+        if not config.direct:
+            blocks = max_blocks(problem.num_pairs, problem.num_experts, config.tile_m)
+        rows = blocks if config.buckets else 1
+        units = N // config.tile_n * (1 if config.whole else K // config.step_k)
+        most = units * blocks // rows
+        if not config.whole:
+            most = ceil_div(most, config.warps_k)
+        stripes = min(max(1, gpu.num_sms * config.blocks_per_sm // rows), most)
+        scalars = self.scalars(
+            problem, config.tile_m, stripe_units=units // stripes, longer_stripes=units % stripes
+        )
+        return Launch(
+            (stripes, rows, 1),
+            scalars,
+            # zero where nothing has arrived, and left so
+            {"slots": stripes * rows * config.partial_bytes},
+            programmatic=config.early,
+        )
