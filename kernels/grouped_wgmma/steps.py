@@ -7,19 +7,11 @@ from typing import Any, cast
 
 import numpy as np
 
+from ferrum_numba.kernels.shared.silu import silu_mul
 from ferrum_numba.ptx.convert import PACK
 from ferrum_numba.ptx.instruction import F32, U32, Array, F32x2, Instruction, Lanes
 from ferrum_numba.ptx.mma import stmatrix_x2_trans, stmatrix_x4_trans
 from ferrum_numba.ptx.text import Half
-
-# <gate> becomes silu(<gate>) * <up>: gate / (1 + 2^(-gate * log2 e)) * up
-_GATE = """
-mul.f32 t, {gate}, 0fBFB8AA3B;
-ex2.approx.f32 t, t;
-add.f32 t, t, 0f3F800000;
-rcp.approx.f32 t, t;
-mul.f32 {gate}, {gate}, t;
-mul.f32 {gate}, {gate}, {up};"""
 
 
 @cache
@@ -50,7 +42,7 @@ def store_pairs(
 
     One fma, then a product with w in fp32, then one rounding to dtype.
     """
-    lines = [".reg .f32 w0, w1, t, v0, v1, v2, v3;", ".reg .b32 h0, h1, h2, h3;"]
+    lines = [".reg .f32 w0, w1, v0, v1, v2, v3;", ".reg .b32 h0, h1, h2, h3;"]
     columns = range(begin, n if end is None else end, 16)
     for first in columns:
         for block in range(2):
@@ -79,9 +71,7 @@ def store_pairs(
         # [lanes, block of 8 pairs, upper or lower row, pair]
         held = sums[:, first // 2 : first // 2 + 8].reshape(-1, 2, 2, 2)
         if gated:
-            gate, up = held[:, :, 0].astype(np.float64), held[:, :, 1]
-            with np.errstate(over="ignore"):
-                held = (gate / (1 + np.exp(-gate)) * up)[:, :, None].astype(np.float32)
+            held = silu_mul.twin(held[:, :, 0], held[:, :, 1])[:, :, None]
         blocks = [lanes.load_shared(weights + np.uint32(32 * i), 8) for i in range(2)]
         factors = np.stack([b.view(np.float32) for b in blocks], axis=1)
         return (held * factors[:, :, None]).reshape(len(sums), -1, 2)
@@ -105,9 +95,15 @@ def _pairs(first: int, block: int, offset: int, dtype: Half, gated: bool) -> lis
         f"fma.rn.f32 v{i}, <acc.{at + i}>, <scale.{i // 2}>, <bias.{i // 2}>;" for i in range(4)
     ]
     if gated:
-        lines += [_GATE.format(gate=f"v{i}", up=f"v{i + 2}") for i in range(2)]
+        lines += [_gate(f"v{i}", f"v{i + 2}") for i in range(2)]
     for row in range(1 if gated else 2):
         lines += [f"mul.f32 v{2 * row + i}, v{2 * row + i}, w{i};" for i in range(2)]
         h = block if gated else 2 * block + row
         lines.append(f"cvt.rn.{dtype}x2.f32 h{h}, v{2 * row + 1}, v{2 * row};")
     return lines
+
+
+def _gate(gate: str, up: str) -> str:
+    """Return how a register of gate becomes silu(gate) * up."""
+    text: str = silu_mul.template
+    return text.replace("<gate>", gate).replace("<up>", up).replace("<d>", gate)

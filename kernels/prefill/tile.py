@@ -28,8 +28,14 @@ class Tile(Stage):
     nothing else, a block shares neither a tile nor x with others.
     """
 
-    cluster = 1
-    pair = False
+    tile_m: int
+    tile_n: int
+    num_stages: int
+    scale_sums: bool
+    group_size: int
+    dtype: str
+    cluster: int = 1
+    pair: bool = False
 
     def refuse(self) -> None:
         """Raise a `ConfigError` where there is no such tile."""
