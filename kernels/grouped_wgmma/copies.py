@@ -9,7 +9,9 @@ from ferrum_numba.kernels.prefill.schedule import ROW_BYTES
 from ferrum_numba.kernels.prefill.tile import PANEL_K
 from ferrum_numba.ptx.asynchronous import (
     cp_async_16_zfill,
+    cp_async_commit,
     cp_async_mbarrier_arrive,
+    cp_async_wait,
     mbarrier_arrive,
     mbarrier_arrive_expect_tx,
     mbarrier_wait,
@@ -139,6 +141,9 @@ def make_gather(config, schedule, deal):
                 k_step = uint32(k_step + 1)
             m, tiles, _, striped_tiles = dealt()
             tile, k_step, k_stop, left = next_segment(tile, left, k_steps, striped_tiles)
+        # who leaves has no copy in flight
+        cp_async_commit()
+        cp_async_wait(0)
 
     return gather
 
