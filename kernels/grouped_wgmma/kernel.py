@@ -128,7 +128,8 @@ class Config(Tile):
 # (tile_m, tile_n, num_stages): those of prefill that win somewhere
 _TILES = (
     (128, 256, 6), (64, 256, 8), (96, 256, 7), (192, 256, 5), (256, 128, 5), (128, 128, 8),
-    (64, 128, 8), (96, 128, 8), (48, 256, 10), (32, 256, 12),
+    (64, 128, 8), (96, 128, 8), (48, 256, 10), (32, 256, 12), (80, 256, 8), (112, 256, 7),
+    (144, 256, 6), (160, 256, 5),
 )  # fmt: skip
 # few rows: where weights have groups, it is cheaper to scale the sums
 _SCALED = ((64, 256, 4), (48, 256, 5), (32, 256, 6), (16, 256, 7))
