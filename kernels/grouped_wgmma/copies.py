@@ -4,13 +4,13 @@ from numba import cuda
 from numba.cuda.types import uint32, uint64
 
 from ferrum_numba.division import ceil_div
+from ferrum_numba.kernels.grouped_wgmma.kernel import LAG
 from ferrum_numba.kernels.prefill.copies import make_copy_scale_rows, make_copy_word_rows
 from ferrum_numba.kernels.prefill.schedule import ROW_BYTES
 from ferrum_numba.kernels.prefill.tile import PANEL_K
 from ferrum_numba.ptx.asynchronous import (
     cp_async_16_zfill,
     cp_async_commit,
-    cp_async_mbarrier_arrive,
     cp_async_wait,
     mbarrier_arrive,
     mbarrier_arrive_expect_tx,
@@ -20,6 +20,7 @@ from ferrum_numba.ptx.memory import ld_global_cg_u32, ld_shared_v4, st_shared_u3
 from ferrum_numba.ptx.special import smem_base, thread_id
 from ferrum_numba.ptx.sync import (
     bar_warp_sync,
+    fence_proxy_async_shared,
     griddepcontrol_launch_dependents,
     griddepcontrol_wait,
 )
@@ -36,7 +37,7 @@ ONE = 0x3F800000
 
 def make_gather(config, schedule, deal):
     """Return what fills the ring's stages with the pairs' rows of x, segment after segment."""
-    tile_m, tile_k = config.tile_m, config.tile_k
+    tile_m, tile_k, num_stages = config.tile_m, config.tile_k, config.num_stages
     stage_bytes, bars_offset, rows_offset = (
         config.stage_bytes,
         config.bars_offset,
@@ -92,6 +93,16 @@ def make_gather(config, schedule, deal):
             )
 
     @cuda.jit(device=True, forceinline=True)
+    def pass_on(bars, stage, back):
+        """Say, by one lane, that this warp's part of the stage so far back is there."""
+        # wgmma reads through another proxy what lanes have copied
+        fence_proxy_async_shared()
+        bar_warp_sync()
+        stage = uint32(stage - back) if stage >= back else uint32(stage + (num_stages - back))
+        if uint32(thread_id() & 31) == 0:
+            mbarrier_arrive(uint32(bars + stage * 16))
+
+    @cuda.jit(device=True, forceinline=True)
     def gather(x, work_list, topk_weights, k, n, sizes, has_weights, role):
         """Gather x for the stages of all segments of this block, by one of two warps."""
         # what comes before may still write x, and read what lies where this block writes
@@ -112,7 +123,8 @@ def make_gather(config, schedule, deal):
         m, tiles, stripe_steps, striped_tiles = dealt()
         tile, k_step, k_stop, left = first_segment(k_steps, stripe_steps, striped_tiles)
         stage, phase = uint32(0), uint32(1)
-        turn = uint32(0)
+        # stages that are copied, or being so, of which nobody knows yet
+        turn, behind = uint32(0), uint32(0)
         while tile < tiles:
             row, _ = corner(tile, m, n)
             slot, slot_bar, parity = slot_of(turn)
@@ -136,14 +148,21 @@ def make_gather(config, schedule, deal):
                     copy_group(to, gmem, ld_shared_v4(at), limit)
                     to = uint32(to + step * (WARP_ROWS * ROW_BYTES))
                     at = uint32(at + step * (WARP_ROWS * 4))
-                cp_async_mbarrier_arrive(bar)
+                cp_async_commit()
+                behind = uint32(behind + 1)
+                if behind > LAG:
+                    cp_async_wait(LAG)
+                    pass_on(bars, stage, LAG)
+                    behind = uint32(LAG)
                 stage, phase = advance(stage, phase)
                 k_step = uint32(k_step + 1)
+            # the rows of the next tile are looked up now: nobody shall wait for that
+            cp_async_wait(0)
+            while behind > 0:
+                pass_on(bars, stage, behind)
+                behind = uint32(behind - 1)
             m, tiles, _, striped_tiles = dealt()
             tile, k_step, k_stop, left = next_segment(tile, left, k_steps, striped_tiles)
-        # who leaves has no copy in flight
-        cp_async_commit()
-        cp_async_wait(0)
 
     return gather
 

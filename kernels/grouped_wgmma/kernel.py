@@ -46,6 +46,7 @@ from dataclasses import dataclass
 
 from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.division import ceil_div
+from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.grouped import OPERANDS, SIZES, GroupedKernel
 from ferrum_numba.kernels.prefill.kernel import RESULT_CYCLES, stage_cycles
 from ferrum_numba.kernels.prefill.tile import Tile
@@ -53,6 +54,9 @@ from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.work_list import max_blocks
 
 ARCH = "sm_90a"
+# stages of x that a warp copies before it waits for the first of them; a stage is given back when
+# the next one is there
+LAG = 2
 # tiles that have a place for their pairs: the one that ends, and one that is copied ahead
 NUM_SLOTS = 2
 # of x: where a row begins is kept in units of 16 bytes, in 32 bits
@@ -76,8 +80,12 @@ class Config(Tile):
     has_zero_points: bool = False  # the weight is asymmetric
     gated: bool = False  # columns are gate and up in runs of 8; silu(gate) * up is written
 
+    row_multiple = 8
+
     def __post_init__(self) -> None:
         self.refuse()
+        if self.num_stages < LAG + 2:
+            raise ConfigError(f"num_stages must be at least {LAG + 2}; got {self.num_stages}")
 
     @property
     def num_slots(self) -> int:
@@ -132,7 +140,7 @@ _TILES = (
     (144, 256, 6), (160, 256, 5),
 )  # fmt: skip
 # few rows: where weights have groups, it is cheaper to scale the sums
-_SCALED = ((64, 256, 4), (48, 256, 5), (32, 256, 6), (16, 256, 7))
+_SCALED = ((64, 256, 4), (48, 256, 5), (40, 256, 5), (32, 256, 6), (24, 256, 6), (16, 256, 7))
 _CONFIGS = tuple(
     config
     for split in (True, False)
