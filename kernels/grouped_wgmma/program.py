@@ -3,7 +3,7 @@
 from numba import cuda
 from numba.cuda.types import uint32, uint64
 
-from ferrum_numba.kernels.grouped_wgmma.copies import X_WARPS, make_copy_expert, make_gather
+from ferrum_numba.kernels.grouped_wgmma.copies import make_fill
 from ferrum_numba.kernels.grouped_wgmma.result import make_store_pairs
 from ferrum_numba.kernels.grouped_wgmma.schedule import make_deal
 from ferrum_numba.kernels.prefill.products import make_products, make_release
@@ -45,8 +45,7 @@ def build(config):
     first_segment, next_segment = schedule.first_segment, schedule.next_segment
     deal = make_deal(config, schedule)
     publish, dealt, slot_of = deal.publish, deal.dealt, deal.slot_of
-    gather = make_gather(config, schedule, deal)
-    copy_expert = make_copy_expert(config, schedule, deal)
+    fill = make_fill(config, schedule, deal)
     release = make_release(config)
     start, finish, multiply_stage = make_products(config, release)
     sum_of_blocks = make_sum_of_blocks(config, schedule)
@@ -109,12 +108,9 @@ def build(config):
         if thread_id() >= uint32(32 * CONSUMER_WARPS):
             setmaxnreg_dec(PRODUCER_REGISTERS)
             role = uint32((thread_id() >> 5) - CONSUMER_WARPS)
-            if role < X_WARPS:
-                sizes = (x_columns, x_divisor, num_pairs, max_blocks)
-                gather(x, work_list, topk_weights, k, n, sizes, has_weights, role)
-            elif uint32(thread_id() & 31) == 0:
-                role = uint32(role - X_WARPS)
-                copy_expert(packed, scales, zero_points, work_list, n, k, role)
+            sizes = (x_columns, x_divisor, num_pairs, max_blocks)
+            operands = (x, packed, scales, zero_points)
+            fill(operands, work_list, topk_weights, k, n, sizes, has_weights, role)
         else:
             setmaxnreg_inc(CONSUMER_REGISTERS)
             griddepcontrol_wait()
