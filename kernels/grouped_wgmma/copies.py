@@ -11,16 +11,16 @@ from ferrum_numba.ptx.asynchronous import (
     cp_async_16_zfill,
     cp_async_bulk,
     cp_async_commit,
+    cp_async_mbarrier_arrive,
     cp_async_wait,
     mbarrier_arrive,
-    mbarrier_expect_tx,
+    mbarrier_arrive_expect_tx,
     mbarrier_wait,
 )
 from ferrum_numba.ptx.memory import ld_global_cg_u32, ld_shared_v2, st_shared_u32
 from ferrum_numba.ptx.special import smem_base, thread_id
 from ferrum_numba.ptx.sync import (
     bar_warp_sync,
-    fence_proxy_async_shared,
     griddepcontrol_launch_dependents,
     griddepcontrol_wait,
 )
@@ -105,10 +105,10 @@ def make_copy_rows(config):
 
 def make_fill(config, schedule, deal):
     """Return what fills the ring's stages, segment after segment, by one of the copying warps."""
-    tile_n, tile_k, num_stages = config.tile_n, config.tile_k, config.num_stages
+    tile_n, tile_k = config.tile_n, config.tile_k
     stage_bytes, bars_offset, w_offset = config.stage_bytes, config.bars_offset, config.w_offset
     tables_offset, table_bytes = config.tables_offset, config.table_bytes
-    tile_m, lag = config.tile_m, config.lag
+    tile_m = config.tile_m
     two_panels, panel_bytes = config.panels > 1, tile_m * ROW_BYTES
     row_bytes, own_rows = tile_n * 8, tile_k // 16 // PRODUCER_WARPS
     per_channel, group_size = config.group_size < 0, max(config.group_size, 1)
@@ -118,16 +118,6 @@ def make_fill(config, schedule, deal):
     dealt, expert_of, rows_of, slot_of = deal.dealt, deal.expert_of, deal.rows_of, deal.slot_of
     find_rows, leave_pairs = make_find_rows(config, deal)
     copy_rows, own_chunks_of = make_copy_rows(config)
-
-    @cuda.jit(device=True, forceinline=True)
-    def pass_on(bars, stage, back):
-        """Say that this warp's part of the stage so far back is there."""
-        # wgmma reads through another proxy what lanes have copied
-        fence_proxy_async_shared()
-        bar_warp_sync()
-        stage = uint32(stage - back) if stage >= back else uint32(stage + (num_stages - back))
-        if uint32(thread_id() & 31) == 0:
-            mbarrier_arrive(uint32(bars + stage * 16))
 
     @cuda.jit(device=True, forceinline=True)
     def places_of(role):
@@ -152,7 +142,7 @@ def make_fill(config, schedule, deal):
         copied_bytes = uint32(own_rows * row_bytes)
         if not per_channel and role == 0:
             copied_bytes = uint32(own_rows * row_bytes + scale_bytes)
-        mbarrier_expect_tx(bar, copied_bytes)
+        mbarrier_arrive_expect_tx(bar, copied_bytes)
         to = uint32(stage + w_offset + role * (own_rows * row_bytes))
         cp_async_bulk(to, words, uint32(row_bytes), bar)
         if own_rows == 2:
@@ -177,8 +167,7 @@ def make_fill(config, schedule, deal):
         m, tiles, stripe_steps, striped_tiles = dealt()
         tile, k_step, k_stop, left = first_segment(k_steps, stripe_steps, striped_tiles)
         stage, phase = uint32(0), uint32(1)
-        # stages that are copied, or being so, of which nobody knows yet
-        turn, behind = uint32(0), uint32(0)
+        turn = uint32(0)
         # once round the ring all rows are copied: later those without a pair are there to be read
         least = own_chunks_of(first_chunk, uint32(tile_m))
         while tile < tiles:
@@ -216,25 +205,18 @@ def make_fill(config, schedule, deal):
                     (uint32(to[0] + at), uint32(to[1] + at)), own_table, gmem, size_bytes,
                     own_chunks if own_chunks > least else least,
                 )  # fmt: skip
-                cp_async_commit()
-                behind = uint32(behind + 1)
-                if behind > lag:
-                    cp_async_wait(lag)
-                    pass_on(bars, stage, lag)
-                    behind = uint32(lag)
+                cp_async_mbarrier_arrive(bar)
                 words = words + row_step * uint64(tile_k // 16)
                 gmem = gmem + uint64(tile_k * 2)
                 stage, phase = advance(stage, phase)
                 if stage == 0:
                     least = uint32(0)
                 k_step = uint32(k_step + 1)
-            # the rows of the next tile are looked up now: nobody shall wait for that
-            cp_async_wait(0)
-            while behind > 0:
-                pass_on(bars, stage, behind)
-                behind = uint32(behind - 1)
             m, tiles, _, striped_tiles = dealt()
             tile, k_step, k_stop, left = next_segment(tile, left, k_steps, striped_tiles)
+        # who leaves has no copy in flight
+        cp_async_commit()
+        cp_async_wait(0)
         griddepcontrol_launch_dependents()
 
     return fill

@@ -46,7 +46,6 @@ from dataclasses import dataclass
 
 from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.division import ceil_div, round_up
-from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.grouped import OPERANDS, SIZES, GroupedKernel
 from ferrum_numba.kernels.prefill.kernel import RESULT_CYCLES, stage_cycles
 from ferrum_numba.kernels.prefill.tile import PANEL_K, PRODUCER_WARPS, Tile
@@ -54,9 +53,6 @@ from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.work_list import max_blocks
 
 ARCH = "sm_90a"
-# stages that a warp copies before it waits for the first of them, where the ring has two more: a
-# stage is given back when the next one is there
-MOST_LAG = 3
 # tiles that have a place for their pairs: the one that ends, and one that is copied ahead
 NUM_SLOTS = 2
 # of x: where a row begins is kept in units of 16 bytes, in 32 bits
@@ -84,8 +80,6 @@ class Config(Tile):
 
     def __post_init__(self) -> None:
         self.refuse()
-        if self.num_stages < 3:
-            raise ConfigError(f"num_stages must be at least 3; got {self.num_stages}")
 
     @property
     def num_slots(self) -> int:
@@ -111,11 +105,6 @@ class Config(Tile):
     def slot_bytes(self) -> int:
         """Bytes of those of a tile."""
         return 8 * self.tile_m + 16
-
-    @property
-    def lag(self) -> int:
-        """Stages that a warp copies before it waits for the first of them."""
-        return min(MOST_LAG, self.num_stages - 2)
 
     @property
     def panels(self) -> int:

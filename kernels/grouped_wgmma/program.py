@@ -25,6 +25,7 @@ from ferrum_numba.ptx.memory import ld_global_nc_u32, ld_shared_u32
 from ferrum_numba.ptx.special import opaque_u32, smem_base, thread_id
 from ferrum_numba.ptx.sync import (
     bar_warp_sync,
+    fence_proxy_async_shared,
     griddepcontrol_wait,
     setmaxnreg_dec,
     setmaxnreg_inc,
@@ -55,8 +56,8 @@ def build(config):
     def init_bars(smem):
         for i in range(num_stages):
             bar = uint32(smem + bars_offset + i * 16)
-            # one arrival of each warp that copies
-            mbarrier_init(bar, uint32(PRODUCER_WARPS))
+            # an arrival of each lane that gathers, and one a warp that copies words
+            mbarrier_init(bar, uint32(33 * PRODUCER_WARPS))
             mbarrier_init(bar + 8, uint32(CONSUMER_WARPS))
         for i in range(num_slots):
             bar = uint32(smem + slot_bars_offset + i * 16)
@@ -135,6 +136,8 @@ def build(config):
                     at = uint32(smem + stage * stage_bytes)
                     bar = uint32(bars + stage * 16)
                     mbarrier_wait(bar, phase)
+                    # wgmma reads through another proxy what lanes have copied
+                    fence_proxy_async_shared()
                     order = (k_step > k_first, bar, phase)
                     acc, zero = multiply_stage(acc, at, places_of, zero, last, order)
                     last = (at, bar)
