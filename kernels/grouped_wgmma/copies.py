@@ -3,7 +3,6 @@
 from numba import cuda
 from numba.cuda.types import uint32, uint64
 
-from ferrum_numba.division import ceil_div
 from ferrum_numba.kernels.prefill.copies import make_copy_scale_rows
 from ferrum_numba.kernels.prefill.schedule import ROW_BYTES
 from ferrum_numba.kernels.prefill.tile import PANEL_K, PRODUCER_WARPS
@@ -32,52 +31,84 @@ CHUNK_BYTES = CHUNK_ROWS * ROW_BYTES
 ONE = 0x3F800000
 
 
-def make_find_rows(config, deal):
-    """Return what looks up a tile's pairs: own rows for each warp, the rest for its end."""
+def make_look_up(config, deal):
+    """Return (look_up, keep_rows): a tile's pairs, asked for ahead, and what is made of them.
+
+    Each warp has the pairs of the rows that it copies, two a lane at most.
+    """
     tile_m, chunks, chunk_step = config.tile_m, config.warp_chunks, config.chunk_step
-    own_turns, row_turns = ceil_div(chunks * CHUNK_ROWS, 32), ceil_div(tile_m, 32)
-    expert_of, pair_at = deal.expert_of, deal.pair_at
+    own_rows = chunks * CHUNK_ROWS
+    expert_of, rows_of, pair_at = deal.expert_of, deal.rows_of, deal.pair_at
+    two_turns = own_rows > 32
 
     @cuda.jit(device=True, forceinline=True)
-    def find_rows(table, first_chunk, work_list, row, sizes):
-        """Write where the rows of x lie that this warp copies, in units of 16 bytes.
+    def place_of(first_chunk, own):
+        """Return which row of the tile is a warp's own-th."""
+        return uint32(uint32(first_chunk + uint32(own >> 3) * chunk_step) * CHUNK_ROWS + (own & 7))
+
+    @cuda.jit(device=True, forceinline=True)
+    def look_up_pair(work_list, first_chunk, own, row, sizes):
+        place, pair = place_of(first_chunk, own), sizes[2]
+        if own < own_rows and place < tile_m:
+            pair = pair_at(work_list, sizes[3], uint32(row + place))
+        return pair
+
+    @cuda.jit(device=True, forceinline=True)
+    def look_up(work_list, first_chunk, row, sizes):
+        """Return the expert of a tile, how many rows it has, and the lane's pairs."""
+        lane_id = uint32(thread_id() & 31)
+        pair = look_up_pair(work_list, first_chunk, lane_id, row, sizes)
+        other = pair
+        if two_turns:
+            other = look_up_pair(work_list, first_chunk, uint32(lane_id + 32), row, sizes)
+        return expert_of(work_list, row), rows_of(work_list, sizes[3], row), pair, other
+
+    @cuda.jit(device=True, forceinline=True)
+    def keep_row(table, first_chunk, own, pair, sizes):
+        """Write where a row of x lies, in units of 16 bytes.
 
         Of a row without a pair it is the first one: what it is multiplied by is nobody's.
         """
-        x_columns, x_divisor, num_pairs, max_blocks = sizes
-        lane_id = uint32(thread_id() & 31)
-        for i in range(own_turns):
-            own = uint32(lane_id + i * 32)
-            chunk = uint32(first_chunk + uint32(own >> 3) * chunk_step)
-            place = uint32(chunk * CHUNK_ROWS + (own & 7))
-            if own < uint32(chunks * CHUNK_ROWS) and place < tile_m:
-                pair, at = pair_at(work_list, max_blocks, uint32(row + place)), uint32(0)
-                if pair < num_pairs:
-                    at = uint32(uint32(pair // x_divisor) * uint32(x_columns >> 3))
-                st_shared_u32(uint32(table + own * 4), at)
+        if own < own_rows:
+            at = uint32(0)
+            if pair < sizes[2]:
+                at = uint32(uint32(pair // sizes[1]) * uint32(sizes[0] >> 3))
+            st_shared_u32(uint32(table + own * 4), at)
 
     @cuda.jit(device=True, forceinline=True)
-    def leave_pairs(slot, work_list, topk_weights, row, sizes, has_weights):
-        """Write what the end of a tile needs: pairs, their weights, the expert."""
-        _, _, num_pairs, max_blocks = sizes
-        lane_id = uint32(thread_id() & 31)
-        for i in range(row_turns):
-            place = uint32(lane_id + i * 32)
-            if place < tile_m:
-                pair, weight = pair_at(work_list, max_blocks, uint32(row + place)), uint32(ONE)
-                if has_weights > 0 and pair < num_pairs:
-                    weight = ld_global_cg_u32(topk_weights + (uint64(pair) << 2))
-                st_shared_u32(uint32(slot + place * 4), pair)
-                st_shared_u32(uint32(slot + (place + tile_m) * 4), weight)
-        if lane_id == 0:
-            st_shared_u32(uint32(slot + tile_m * 8), expert_of(work_list, row))
+    def leave_pair(slot, topk_weights, first_chunk, own, pair, sizes, has_weights):
+        """Write a row's pair, and its weight, where the end of the tile finds them."""
+        place = place_of(first_chunk, own)
+        if own < own_rows and place < tile_m:
+            weight = uint32(ONE)
+            if has_weights > 0 and pair < sizes[2]:
+                weight = ld_global_cg_u32(topk_weights + (uint64(pair) << 2))
+            st_shared_u32(uint32(slot + place * 4), pair)
+            st_shared_u32(uint32(slot + (place + tile_m) * 4), weight)
 
-    return find_rows, leave_pairs
+    @cuda.jit(device=True, forceinline=True)
+    def keep_rows(table, first_chunk, found, sizes):
+        lane_id = uint32(thread_id() & 31)
+        keep_row(table, first_chunk, lane_id, found[2], sizes)
+        if two_turns:
+            keep_row(table, first_chunk, uint32(lane_id + 32), found[3], sizes)
+
+    @cuda.jit(device=True, forceinline=True)
+    def leave_pairs(slot, topk_weights, first_chunk, found, sizes, has_weights):
+        lane_id = uint32(thread_id() & 31)
+        leave_pair(slot, topk_weights, first_chunk, lane_id, found[2], sizes, has_weights)
+        if two_turns:
+            own = uint32(lane_id + 32)
+            leave_pair(slot, topk_weights, first_chunk, own, found[3], sizes, has_weights)
+        if first_chunk == 0 and lane_id == 0:
+            st_shared_u32(uint32(slot + tile_m * 8), found[0])
+
+    return look_up, keep_rows, leave_pairs
 
 
 def make_copy_rows(config):
     """Return what begins to copy a warp's rows of x for a stage."""
-    tile_m, chunks, chunk_step = config.tile_m, config.warp_chunks, config.chunk_step
+    chunks, chunk_step = config.warp_chunks, config.chunk_step
 
     @cuda.jit(device=True, forceinline=True)
     def copy_rows(to, table, gmem, size_bytes, own_chunks):
@@ -115,8 +146,8 @@ def make_fill(config, schedule, deal):
     copy_scale_rows, scale_bytes = make_copy_scale_rows(config)
     corner, own_column, advance = schedule.corner, schedule.own_column, schedule.advance
     first_segment, next_segment = schedule.first_segment, schedule.next_segment
-    dealt, expert_of, rows_of, slot_of = deal.dealt, deal.expert_of, deal.rows_of, deal.slot_of
-    find_rows, leave_pairs = make_find_rows(config, deal)
+    dealt, slot_of = deal.dealt, deal.slot_of
+    look_up, keep_rows, leave_pairs = make_look_up(config, deal)
     copy_rows, own_chunks_of = make_copy_rows(config)
 
     @cuda.jit(device=True, forceinline=True)
@@ -168,23 +199,37 @@ def make_fill(config, schedule, deal):
         tile, k_step, k_stop, left = first_segment(k_steps, stripe_steps, striped_tiles)
         stage, phase = uint32(0), uint32(1)
         turn = uint32(0)
+        row, _ = corner(tile, m, n)
+        found = (uint32(0), uint32(0), uint32(0), uint32(0))
+        if tile < tiles:
+            found = look_up(work_list, first_chunk, row, sizes)
         # once round the ring all rows are copied: later those without a pair are there to be read
         least = own_chunks_of(first_chunk, uint32(tile_m))
         while tile < tiles:
-            row, column = corner(tile, m, n)
-            column, expert = own_column(column, n), expert_of(work_list, row)
+            _, column = corner(tile, m, n)
+            column, (expert, rows, _, _) = own_column(column, n), found
+            slot, slot_bar, parity = slot_of(turn)
             # other lanes have read what they will of the rows before
             bar_warp_sync()
-            find_rows(table, first_chunk, work_list, row, sizes)
-            own_chunks = own_chunks_of(first_chunk, rows_of(work_list, sizes[3], row))
-            if role == 0:
-                slot, slot_bar, parity = slot_of(turn)
+            keep_rows(table, first_chunk, found, sizes)
+            own_chunks = own_chunks_of(first_chunk, rows)
+            # of two panels one warp's rows are another's too
+            leaves = not two_panels or (role & 1) == 0
+            if leaves:
                 mbarrier_wait(slot_bar + 8, uint32(parity ^ 1))
-                leave_pairs(slot, work_list, topk_weights, row, sizes, has_weights)
+                leave_pairs(slot, topk_weights, first_chunk, found, sizes, has_weights)
             bar_warp_sync()
-            if role == 0 and lane_id == 0:
-                mbarrier_arrive(slot_of(turn)[1])
+            if leaves and lane_id == 0:
+                mbarrier_arrive(slot_bar)
             turn = uint32(turn + 1)
+            # the next tile's are on their way while this one's rows are copied
+            _, tiles, _, striped_tiles = dealt()
+            next_tile, next_first, next_stop, left = next_segment(
+                tile, left, k_steps, striped_tiles
+            )
+            if next_tile < tiles:
+                next_row, _ = corner(next_tile, m, n)
+                found = look_up(work_list, first_chunk, next_row, sizes)
             word_row = uint32(uint32(expert * (k >> 4)) + uint32(k_step * (tile_k // 16)))
             word_row = uint32(word_row + role * own_rows)
             words = packed + ((uint64(word_row) * uint64(n) + uint64(column)) << 3)
@@ -212,8 +257,7 @@ def make_fill(config, schedule, deal):
                 if stage == 0:
                     least = uint32(0)
                 k_step = uint32(k_step + 1)
-            m, tiles, _, striped_tiles = dealt()
-            tile, k_step, k_stop, left = next_segment(tile, left, k_steps, striped_tiles)
+            tile, k_step, k_stop = next_tile, next_first, next_stop
         # who leaves has no copy in flight
         cp_async_commit()
         cp_async_wait(0)

@@ -48,7 +48,13 @@ from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.division import ceil_div, round_up
 from ferrum_numba.kernels.grouped import OPERANDS, SIZES, GroupedKernel
 from ferrum_numba.kernels.prefill.kernel import RESULT_CYCLES, stage_cycles
-from ferrum_numba.kernels.prefill.tile import PANEL_K, PRODUCER_WARPS, Tile
+from ferrum_numba.kernels.prefill.tile import (
+    CONSUMER_REGISTERS,
+    PANEL_K,
+    PRODUCER_REGISTERS,
+    PRODUCER_WARPS,
+    Tile,
+)
 from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.work_list import max_blocks
 
@@ -105,6 +111,12 @@ class Config(Tile):
     def slot_bytes(self) -> int:
         """Bytes of those of a tile."""
         return 8 * self.tile_m + 16
+
+    @property
+    def registers(self) -> tuple[int, int]:
+        """Registers a thread of the warps that multiply, and of those that copy."""
+        # of two panels there is more to copy, and tiles are small
+        return (224, 64) if self.panels > 1 else (CONSUMER_REGISTERS, PRODUCER_REGISTERS)
 
     @property
     def panels(self) -> int:
