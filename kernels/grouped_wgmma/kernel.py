@@ -116,7 +116,7 @@ class Config(Tile):
     def registers(self) -> tuple[int, int]:
         """Registers a thread of the warps that multiply, and of those that copy."""
         # of two panels there is more to copy, and tiles are small
-        return (224, 64) if self.panels > 1 else (CONSUMER_REGISTERS, PRODUCER_REGISTERS)
+        return (224, 56) if self.panels > 1 else (CONSUMER_REGISTERS, PRODUCER_REGISTERS)
 
     @property
     def panels(self) -> int:
