@@ -11,7 +11,6 @@ from ferrum_numba.kernels.prefill.result import make_sum_of_blocks
 from ferrum_numba.kernels.prefill.schedule import make_schedule
 from ferrum_numba.kernels.prefill.tile import (
     CONSUMER_WARPS,
-    PRODUCER_WARPS,
 )
 from ferrum_numba.ptx.asynchronous import (
     fence_mbarrier_init,
