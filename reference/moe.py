@@ -18,14 +18,79 @@ Array = npt.NDArray[Any]
 GATE_RUN = 8
 
 
-def align_tokens(ids: Array, num_experts: int, block: int) -> Array:
+def route_topk(
+    logits: Array, top_k: int, scoring: str = "softmax", renormalise: bool = True
+) -> tuple[Array, Array]:
+    """Return the experts of each token, the best first, and their weights.
+
+    Logits are compared, of which scores are a monotone function; of equal ones the smaller id comes
+    first. NaN counts as -inf. The largest logit is 0 above itself, so a row of equal infinities has
+    equal scores too.
+
+    Args:
+        logits:      [T, E] float16, float32, or any type narrower than float64
+        top_k:       experts of a token, 1 to E
+        scoring:     "softmax" over all E, or "sigmoid" of each
+        renormalise: divide the chosen scores by their sum
+
+    Returns:
+        ids [T, top_k] int32, and weights [T, top_k] float32. A sigmoid below the least normal
+        float32 is 0; where all that are chosen are 0, they stay so.
+    """
+    wide = logits.astype(np.float64)
+    wide[np.isnan(wide)] = -np.inf
+    ids = np.argsort(-wide, axis=1, kind="stable")[:, :top_k]
+    scores = _softmax(wide) if scoring == "softmax" else _sigmoid(wide)
+    weights = np.take_along_axis(scores, ids, axis=1)
+    if renormalise:
+        total = weights.sum(axis=1, keepdims=True)
+        weights = weights / np.where(total > 0, total, 1)
+    return ids.astype(np.int32), weights.astype(np.float32)
+
+
+def _softmax(logits: Array) -> Array:
+    peak = logits.max(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        exps = np.exp(np.where(logits == peak, 0, logits - peak))
+    softmax: Array = exps / exps.sum(axis=1, keepdims=True)
+    return softmax
+
+
+def _sigmoid(logits: Array) -> Array:
+    with np.errstate(over="ignore"):
+        scores = 1 / (1 + np.exp(-logits))
+    return np.where(scores < np.finfo(np.float32).tiny, 0, scores)
+
+
+def local_experts(ids: Array, num_experts: int, expert_map: Array | None = None) -> Array:
+    """Return the expert here of each pair, -1 where it is dropped: elsewhere, or no expert at all.
+
+    Args:
+        ids:         [T, top_k] int32, the experts of each token
+        num_experts: E, those that are here
+        expert_map:  [E_global] int32, the expert here of each id, or -1; None: they are the same
+
+    Returns:
+        [T, top_k] int32, -1 to E - 1.
+    """
+    found = ids
+    if expert_map is not None:
+        known = (ids >= 0) & (ids < len(expert_map))
+        found = np.where(known, expert_map[np.where(known, ids, 0)], -1)
+    here: Array = np.where((found >= 0) & (found < num_experts), found, -1).astype(np.int32)
+    return here
+
+
+def align_tokens(
+    ids: Array, num_experts: int, block: int, expert_map: Array | None = None
+) -> Array:
     """Return the work list of a routing: pairs by expert, in blocks of rows of one expert each.
 
     Args:
-        ids:         [T, top_k] int32, the experts of each token; a pair whose expert is not 0 to
-                     num_experts - 1 is dropped
-        num_experts: E
+        ids:         [T, top_k] int32, the experts of each token
+        num_experts: E, those that are here; pairs of others are dropped
         block:       rows of a block
+        expert_map:  [E_global] int32 as in `local_experts`, or None
 
     Returns:
         A structure of int32 fields, shape (): num_blocks [1], num_tokens_post_padded [1] (rows of
@@ -34,7 +99,7 @@ def align_tokens(ids: Array, num_experts: int, block: int) -> Array:
         the last), sorted_token_ids [most * block] (pairs by expert, then by number; T * top_k where
         there is none); most blocks are as many as the worst routing fills.
     """
-    expert_of = ids.reshape(-1)
+    expert_of = local_experts(ids, num_experts, expert_map).reshape(-1)
     pairs = expert_of.size
     most = -(-min(pairs + num_experts * (block - 1), pairs * block) // block)
     names = ("num_blocks", "num_tokens_post_padded", "num_pairs", "reserved")
@@ -111,3 +176,57 @@ def gated_product(gate: Array, up: Array) -> Array:
     wide = gate.astype(np.float64)
     with np.errstate(over="ignore"):
         return wide / (1 + np.exp(-wide)) * up.astype(np.float64)
+
+
+def silu_mul(x: Array, interleaved: bool = True) -> Array:
+    """Return silu(gate) * up, rounded once to the type of x.
+
+    Args:
+        x:           [rows, 2 * I] float16, or any narrower type than float32
+        interleaved: gate and up lie in runs of 8; else gate is the left half, up the right
+
+    Returns:
+        [rows, I], the type of x.
+    """
+    gate, up = split_gate(x) if interleaved else np.split(x, 2, axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return gated_product(gate, up).astype(x.dtype)
+
+
+def combine(
+    rows: Array,
+    ids: Array,
+    topk_weights: Array | None,
+    num_experts: int,
+    shared: Array | None = None,
+    expert_map: Array | None = None,
+) -> Array:
+    """Return each token's weighted sum of its pairs' rows.
+
+    The sum is in float32, in the order of the places, after the row of shared; it is rounded once.
+
+    Args:
+        rows:         [T * top_k, H] float16, or any narrower type than float32; those of dropped
+                      pairs may be anything
+        ids:          [T, top_k] int32, the experts of each token
+        topk_weights: [T, top_k] float32; None: rows have been multiplied by them
+        num_experts:  E, those that are here; pairs of others are dropped
+        shared:       [T, H], the type of rows, added with weight 1; or None
+        expert_map:   [E_global] int32 as in `local_experts`, or None
+
+    Returns:
+        [T, H], the type of rows; 0 for a token of no pairs and no shared row.
+    """
+    (tokens, top_k), columns = ids.shape, rows.shape[1]
+    here = local_experts(ids, num_experts, expert_map) >= 0
+    of_token = rows.reshape(tokens, top_k, columns)
+    sums = np.zeros((tokens, columns), np.float32)
+    if shared is not None:
+        sums += shared.astype(np.float32)
+    # a row that nobody wrote may hold anything
+    with np.errstate(over="ignore", invalid="ignore"):
+        for place in range(top_k):
+            weight = 1 if topk_weights is None else topk_weights[:, place, None]
+            row = of_token[:, place].astype(np.float32)
+            sums = np.where(here[:, place, None], sums + weight * row, sums)
+        return sums.astype(rows.dtype)

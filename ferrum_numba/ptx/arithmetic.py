@@ -48,6 +48,15 @@ def prmt(a: U32, b: U32, selector: U32) -> U32:
     return np.where(nibbles & 8, sign, picked).view(np.uint32)[:, 0]
 
 
+@instruction("popc.b32 <d>, <a>;")
+def popc(a: U32) -> U32:
+    """Return how many bits of a are 1.
+
+    Source: PTX ISA, "Integer Arithmetic Instructions: popc".
+    """
+    return np.bitwise_count(a).astype(np.uint32)
+
+
 def widen(registers: Array, dtype: str) -> Array:
     """Return the fp16 or bf16 elements of 32-bit registers as float64.
 

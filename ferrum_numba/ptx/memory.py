@@ -202,6 +202,10 @@ ld_global_nc_v4_if = _load_if(
     "ld_global_nc_v4_if", "ld.global.nc", U32x4, "Load 16 constant bytes; 0 where pred is 0."
 )
 
+ld_global_v4_if = _load_if(
+    "ld_global_v4_if", "ld.global", U32x4, "Load 16 bytes; 0 where pred is 0."
+)
+
 # .cg: from L2, past an L1 that may hold what another SM has overwritten since
 ld_global_cg_u32 = _load("ld_global_cg_u32", "ld.global.cg", U32, "Load 4 bytes from L2.")
 ld_global_cg_v4 = _load("ld_global_cg_v4", "ld.global.cg", U32x4, "Load 16 bytes from L2.")
@@ -340,6 +344,18 @@ def red_add_release_gpu(lanes: Lanes, address: U64, value: U32) -> None:
     Source: PTX ISA, "Parallel Synchronization and Communication Instructions: red".
     """
     _add(lanes, address, value)
+
+
+@instruction("red.relaxed.cta.shared.add.u32 [<address>], <value>;", effect="memory")
+def red_shared_add(lanes: Lanes, address: U32, value: U32) -> None:
+    """Add to 4 bytes of the block's shared memory at once.
+
+    Source: PTX ISA, "Parallel Synchronization and Communication Instructions: red".
+    """
+    places, which = np.unique(address, return_inverse=True)
+    sums = lanes.load_shared(places, 4).view(np.uint32)[:, 0]
+    np.add.at(sums, which, value)
+    lanes.store_shared(places, _bytes(sums))
 
 
 @instruction("red.relaxed.gpu.global.add.f32 [<address>], <value>;", effect="memory")

@@ -1,6 +1,7 @@
 """Exchange of registers between the 32 lanes of a warp; all of them take part.
 
-A shuffle moves bits: `shfl_*` for 32-bit words, `shfl_*_f32` for fp32.
+A shuffle moves bits: `shfl_*` for 32-bit words, `shfl_*_f32` for fp32. A vote or a reduction gives
+every lane one word made of all.
 """
 
 from __future__ import annotations
@@ -115,3 +116,24 @@ def match_any(value: U32) -> U32:
     """
     same = value[:, None] == value[None, :]
     return np.packbits(same, axis=1, bitorder="little").view(np.uint32)[:, 0]
+
+
+@instruction("redux.sync.add.u32 <d>, <value>, 0xffffffff;", effect="volatile", scope="warp")
+def redux_add(value: U32) -> U32:
+    """Return, to every lane, the sum of the lanes' values, modulo 2**32.
+
+    Source: PTX ISA, "Parallel Synchronization and Communication Instructions: redux.sync".
+    """
+    return np.full_like(value, value.sum(dtype=np.uint32))
+
+
+@instruction("redux.sync.max.u32 <d>, <value>, 0xffffffff;", effect="volatile", scope="warp")
+def redux_max(value: U32) -> U32:
+    """Return, to every lane, the largest of the lanes' values; see `redux_add`."""
+    return np.full_like(value, value.max())
+
+
+@instruction("redux.sync.min.u32 <d>, <value>, 0xffffffff;", effect="volatile", scope="warp")
+def redux_min(value: U32) -> U32:
+    """Return, to every lane, the smallest of the lanes' values; see `redux_add`."""
+    return np.full_like(value, value.min())

@@ -124,6 +124,10 @@ def lop3_want(lut):
     return want
 
 
+def popc_want(inputs):
+    return np.array([word.bit_count() for word in inputs["a"].tolist()], np.uint32)
+
+
 def prmt_want(inputs):
     out = []
     for a, b, selector in zip(*(inputs[name].tolist() for name in "abs"), strict=True):
@@ -206,6 +210,8 @@ def logic_cases():
     for lut in LUTS:
         name = f"lop3_{lut:#04x}"
         yield elementwise(name, ptx.lop3, lop3_with(lut), words("a", "b", "c"), lop3_want(lut))
+    popping = unary(ptx.popc, ptx.ld_global_u32, ptx.st_global_u32, 4, 4)
+    yield elementwise("popc", ptx.popc, popping, words("a"), popc_want)
     yield elementwise("prmt", ptx.prmt, ternary(ptx.prmt), words("a", "b", "s"), prmt_want)
 
 
@@ -254,11 +260,44 @@ def shuffled(source):
     return want
 
 
+def approximations():
+    """Yield the instructions with a bound on their error, relative but where results underflow."""
+    around = np.float32([0, 1, -1, 3.5, 126, -126, -200, 130])
+    any_size = np.float32([1, -1, 2.0**-125, -3e38, np.inf, 0, 7])
+    for op, special, low, high in (
+        (ptx.ex2_approx, around, -120, 120), (ptx.rcp_approx, any_size, -40, 40),
+    ):  # fmt: skip
+        yield Case(
+            op.name, (op,), unary(op, ptx.ld_global_f32, ptx.st_global_f32, 4, 4),
+            lambda rng, special=special, low=low, high=high: {
+                "a": np.append(special, rng.uniform(low, high, COUNT - len(special)).astype("f4"))
+            },
+            lambda inputs, op=op: approximated(op, inputs["a"]),
+            lambda inputs, op=op: 2.0**-22 * sizes(approximated(op, inputs["a"])) + 2.0**-126,
+            num_threads=NUM_THREADS, num_blocks=NUM_BLOCKS,
+        )  # fmt: skip
+
+
+def approximated(op, a):
+    """Return the function rounded to float32, one value at a time."""
+    exact = {"ex2_approx": lambda x: 2.0**x, "rcp_approx": lambda x: 1 / x if x else np.inf}
+    with np.errstate(over="ignore"):
+        return np.float32([exact[op.name](x) for x in a.tolist()])
+
+
+def sizes(values):
+    return np.where(np.isfinite(values), np.abs(values), 0).astype(np.float64)
+
+
 def lane_words(rng):
     return {
         "a": rng.integers(0, 2**32, 32, dtype=np.uint32),
         "b": rng.integers(0, 32, 32, dtype=np.uint32),
     }
+
+
+def one_word(rng):
+    return {"a": lane_words(rng)["a"]}
 
 
 def lane_floats(rng):
@@ -275,6 +314,11 @@ def matched(inputs):
     return np.array(
         [sum(1 << other for other in range(32) if a[other] == mine) for mine in a], np.uint32
     )
+
+
+def reduced(function):
+    """Return want of a reduction: one word for all lanes, of Python's integers."""
+    return lambda inputs: np.full(32, function(inputs["a"].tolist()) % 2**32, np.uint32)
 
 
 def few_words(rng):
@@ -298,6 +342,9 @@ def shuffle_cases():
     for op, want in ((ptx.ballot, voted), (ptx.match_any, matched)):
         function = unary(op, ptx.ld_global_u32, ptx.st_global_u32, 4, 4)
         yield Case(op.name, (op,), function, few_words, want)
+    for op, function in ((ptx.redux_add, sum), (ptx.redux_max, max), (ptx.redux_min, min)):
+        reducing = unary(op, ptx.ld_global_u32, ptx.st_global_u32, 4, 4)
+        yield Case(op.name, (op,), reducing, one_word, reduced(function))
     yield Case(
         "shfl_xor_literal", (ptx.shfl_xor,), shfl_xor_literal_case,
         lambda rng: {"a": rng.integers(0, 2**32, 32, dtype=np.uint32)},
@@ -305,4 +352,7 @@ def shuffle_cases():
     )  # fmt: skip
 
 
-CASES = (*logic_cases(), *pair_cases(), *convert_cases(), *bits_cases(), *shuffle_cases())
+CASES = (
+    *logic_cases(), *pair_cases(), *convert_cases(), *bits_cases(), *approximations(),
+    *shuffle_cases(),
+)  # fmt: skip

@@ -96,6 +96,7 @@ PREDICATED = [
         (ptx.ld_global_nc_u32_if, ptx.st_global_u32, 4),
         (ptx.ld_global_nc_v2_if, ptx.st_global_v2, 8),
         (ptx.ld_global_nc_v4_if, ptx.st_global_v4, 16),
+        (ptx.ld_global_v4_if, ptx.st_global_v4, 16),
     )
 ] + [
     Case(
@@ -164,6 +165,23 @@ def add_up(add):
     return add_case
 
 
+def add_up_shared(a, out):
+    """Eight words, to each of which every eighth of 256 threads adds."""
+    tid = uint32(cuda.threadIdx.x)
+    base = ptx.smem_base()
+    if tid < uint32(8):
+        ptx.st_shared_u32(uint32(base + uint32(tid * uint32(4))), uint32(0))
+    cuda.syncthreads()
+    mine = uint32(base + uint32(uint32(tid & uint32(7)) * uint32(4)))
+    ptx.red_shared_add(mine, ptx.ld_global_u32(a + uint64(tid) * uint64(4)))
+    cuda.syncthreads()
+    ptx.st_global_u32(out + uint64(tid) * uint64(4), ptx.ld_shared_u32(mine))
+
+
+def added_by_eights(inputs):
+    return np.tile(inputs["a"].reshape(-1, 8).sum(axis=0, dtype=np.uint32), 32)
+
+
 def add_up_f32(a, out):
     tid = uint32(cuda.threadIdx.x)
     ptx.red_add_f32(a, float32(tid))
@@ -213,6 +231,10 @@ ATOMICS = [
     Case(
         "red_add_f32", (ptx.red_add_f32, ptx.membar), add_up_f32, zeros(1, np.float32),
         constant(255 * 256 // 2, 256, np.float32), num_threads=256,
+    ),
+    Case(
+        "red_shared_add", (ptx.red_shared_add,), add_up_shared, random_bytes(256, 4),
+        added_by_eights, num_threads=256, smem_bytes=32,
     ),
     Case(
         "atom_add_acq_rel_gpu", (ptx.atom_add_acq_rel_gpu,), add_one, zeros(1),
