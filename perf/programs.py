@@ -27,7 +27,7 @@ from ferrum_numba.errors import FerrumError
 from ferrum_numba.gpu import KNOWN, Gpu
 from ferrum_numba.kernels import KERNELS
 from ferrum_numba.linear.choice import readers, shipped_decisions
-from ferrum_numba.linear.stages import LayerTask, packing, stages
+from ferrum_numba.linear.stages import LayerTask, packing
 from ferrum_numba.perf.decisions import gpu_keys
 from ferrum_numba.results.decisions import stored_config
 
@@ -56,7 +56,7 @@ def _decided(gpu: Gpu) -> Iterator[tuple[Kernel, Config]]:
             task = LayerTask(
                 replace(problem, bias=bias), readers("marlin"), gathered=True, two_step=bias
             )
-            around += stages(task, decisions, gpu)
+            around += task.stages(decisions, gpu)
         yield from ((stage.kernel, stage.config) for stage in around)
 
 

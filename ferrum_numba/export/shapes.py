@@ -8,7 +8,7 @@ from ferrum_numba.contract import Config, Kernel
 from ferrum_numba.kernels.shared.packed import K_MULTIPLE, N_MULTIPLE
 from ferrum_numba.kernels.tools.gather_columns import MOST_K
 from ferrum_numba.kernels.w4a16 import MOST, MOST_M, PACK_FACTOR
-from ferrum_numba.linear.launch_plan import ELEMENT_BYTES
+from ferrum_numba.linear.stages import ELEMENT_BYTES
 
 
 def shapes(kernel: Kernel, config: Config) -> dict[str, Any]:
