@@ -8,13 +8,14 @@ import sys
 def main() -> int:
     """Run the command line on the kernels of this house."""
     from ferrum_numba import cli, shipped
-    from ferrum_numba.kernels import KERNELS, TOOLS
+    from ferrum_numba.kernels import KERNELS, MOE, TOOLS
     from ferrum_numba.kernels.ceilings import CEILINGS
     from ferrum_numba.perf.peers import PEERS
     from ferrum_numba.perf.problems import PROBLEM_SETS
 
     recorded = shipped.results_folder()
-    return cli.main(KERNELS, PROBLEM_SETS, None, CEILINGS, recorded, PEERS, tools=TOOLS)
+    tools = (*TOOLS, *MOE)
+    return cli.main(KERNELS, PROBLEM_SETS, None, CEILINGS, recorded, PEERS, tools=tools)
 
 
 if __name__ == "__main__":

@@ -136,6 +136,9 @@ def _run(bound: Bound, repeats: int) -> Comparison:
 
 
 def _difference(first: npt.NDArray[Any], got: npt.NDArray[Any], run: int) -> str:
+    for name in first.dtype.names or ():
+        if first[name].tobytes() != got[name].tobytes():
+            return f"{name}: {_difference(first[name], got[name], run)}"
     differ = first.view(np.uint8) != got.view(np.uint8)
     at = np.argwhere(differ)[0]
     at[-1] //= first.dtype.itemsize

@@ -1,4 +1,7 @@
-"""The kernels, one folder a design: KERNELS are GEMMs, TOOLS what stands before and after them."""
+"""The kernels, one folder a design: KERNELS are GEMMs, TOOLS what stands before and after them.
+
+MOE stands around the grouped GEMMs of a layer of experts.
+"""
 
 from ferrum_numba.kernels.decode.kernel import Decode
 from ferrum_numba.kernels.decode_wgmma.kernel import DecodeWgmma
@@ -6,6 +9,10 @@ from ferrum_numba.kernels.gptq.kernel import W4A16Gptq
 from ferrum_numba.kernels.grouped_decode.apart import ExpertBuckets, ExpertLoop
 from ferrum_numba.kernels.grouped_decode.kernel import GroupedDecode
 from ferrum_numba.kernels.marlin.kernel import Marlin
+from ferrum_numba.kernels.moe.align_tokens import AlignTokens
+from ferrum_numba.kernels.moe.combine import Combine
+from ferrum_numba.kernels.moe.route_topk import RouteTopk
+from ferrum_numba.kernels.moe.silu_mul import SiluMul
 from ferrum_numba.kernels.prefill.kernel import Prefill
 from ferrum_numba.kernels.tools.add_bias import AddBias
 from ferrum_numba.kernels.tools.dequant_cublas import DequantCublas
@@ -23,3 +30,5 @@ GROUPED = (GroupedDecode(),)
 APART = (ExpertBuckets(), ExpertLoop())
 KERNELS = RAW + PACKED + DENSE + GROUPED + APART
 TOOLS = (Repack(), GatherColumns(), AddBias(), Dequantize())
+# in the order in which a layer launches them
+MOE = (RouteTopk(), AlignTokens(), SiluMul(), Combine())

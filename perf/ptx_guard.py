@@ -33,7 +33,7 @@ from ferrum_numba.compile.link import link
 from ferrum_numba.compile.sass import disassembly, instruction_mix, nvdisasm
 from ferrum_numba.contract import Config, Kernel, Problem
 from ferrum_numba.gpu import Gpu, find
-from ferrum_numba.kernels import KERNELS, TOOLS
+from ferrum_numba.kernels import KERNELS, MOE, TOOLS
 from ferrum_numba.kernels.ceilings import CEILINGS
 from ferrum_numba.kernels.w4a16 import OP, W4A16Problem
 
@@ -69,7 +69,7 @@ def programs(names: Sequence[str] = (), space: bool = False) -> Iterator[Named]:
     space: every config that fits a problem instead of the default
     """
     for gpu in map(find, GPUS):
-        for kernel in (*KERNELS, *TOOLS, *CEILINGS):
+        for kernel in (*KERNELS, *TOOLS, *MOE, *CEILINGS):
             if (names and kernel.name not in names) or not kernel.runs_on(gpu):
                 continue
             seen = set()

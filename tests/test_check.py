@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import axpy
 import host_driver
@@ -69,6 +70,29 @@ def test_a_wrong_kernel_is_a_row_with_its_reason(host, fault):
     checked = on_host(host, fault)
     assert not checked.ok
     assert re.search(WRONG[fault], checked.reason)
+
+
+class Halves(Axpy):
+    """The same, its result a structure of two halves."""
+
+    op = replace(
+        axpy.OP,
+        output=lambda problem: ((), np.dtype([(name, "f4", (problem.n // 2,)) for name in "ab"])),
+        reference=lambda problem, inputs: np.array(
+            tuple(np.split(axpy.OP.reference(problem, inputs), 2)),
+            [(name, "f8", (problem.n // 2,)) for name in "ab"],
+        ),
+    )
+
+
+@pytest.mark.parametrize(("fault", "reason"), [("", ""), *WRONG.items()])
+def test_of_a_structure_the_wrong_field_is_named(host, fault, reason):
+    binary = host_driver.binary(f"axpy_{fault}", PARAMETERS)
+    checked = check.on_gpu(Halves(), Config(), HUNDRED, host.device(), binary=binary)
+    assert checked.ok is not bool(fault)
+    reason = reason.replace("1 of 100", "1 of 50")
+    field = {"scale": "[ab]: ", "unwritten": "b: ", "memory": "a: "}.get(fault, "")
+    assert re.search(f"^{field}{reason}", checked.reason)
 
 
 def test_what_changes_between_runs_needs_two_runs_to_be_seen(host):

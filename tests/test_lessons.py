@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ferrum_numba.errors import StoreError
-from ferrum_numba.kernels import KERNELS, TOOLS
+from ferrum_numba.kernels import KERNELS, MOE, TOOLS
 from ferrum_numba.perf import lessons
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,7 +81,7 @@ def test_designs_have_the_same_headings(page):
     assert tuple(found) == HEADINGS
 
 
-@pytest.mark.parametrize("kernel", [*KERNELS, *TOOLS], ids=lambda k: k.name)
+@pytest.mark.parametrize("kernel", [*KERNELS, *TOOLS, *MOE], ids=lambda k: k.name)
 def test_every_kernel_has_a_page(kernel):
     assert any(f"`{kernel.name}`" in p.read_text() or p.stem == kernel.name for p in DESIGNS)
 

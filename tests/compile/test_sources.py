@@ -10,11 +10,11 @@ import pytest
 import ferrum_numba
 from ferrum_numba.compile import fingerprint, sources
 from ferrum_numba.compile.sources import changed, edited, sources_of
-from ferrum_numba.kernels import KERNELS, TOOLS
+from ferrum_numba.kernels import KERNELS, MOE, TOOLS
 from ferrum_numba.kernels.ceilings import CEILINGS
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 
-HOUSE = (*KERNELS, *TOOLS, *CEILINGS)
+HOUSE = (*KERNELS, *TOOLS, *MOE, *CEILINGS)
 LONG_AGO = time.time() - 1e6
 STEP_S = 0.02
 
@@ -157,7 +157,7 @@ def test_a_new_import_is_followed(house, monkeypatch):
 def test_it_takes_milliseconds():
     """All files of all kernels: 5 ms on a quiet machine."""
     found = {}
-    for kernel in KERNELS + TOOLS:
+    for kernel in KERNELS + TOOLS + MOE:
         found |= sources_of(module_of(kernel))
     times = []
     for _ in range(5):

@@ -1,6 +1,6 @@
 """Every kernel of the house: against its reference, through the compiler, in its default space.
 
-A new kernel adds no test here: it is in KERNELS or TOOLS, and its Op brings the problems.
+A new kernel adds no test here: it is in KERNELS, TOOLS or MOE, and its Op brings the problems.
 """
 
 import re
@@ -12,14 +12,14 @@ from ferrum_numba import check
 from ferrum_numba.compile import Job, build, build_many
 from ferrum_numba.contract import describe
 from ferrum_numba.gpu import KNOWN
-from ferrum_numba.kernels import KERNELS, TOOLS
+from ferrum_numba.kernels import KERNELS, MOE, TOOLS
 from ferrum_numba.kernels.ceilings import CEILINGS
 from ferrum_numba.launch import lacking
 
 H200 = KNOWN["h200"]
 # three SMs: several blocks share a slice, and a block works on several
 SMALL = replace(H200, num_sms=3)
-EVERY = [*KERNELS, *TOOLS]
+EVERY = [*KERNELS, *TOOLS, *MOE]
 LARGER = [
     replace(KERNELS[0].op.tests[0], M=M, N=1024, K=1024, **kind)
     for M in (7, 25, 200)
@@ -203,6 +203,20 @@ def test_default_config_compiles_without_spills(case, arch):
     assert ".local" not in binary.ptx
     assert kernel.needs_cublas or re.search(r"\b(mma\.sync|wgmma\.mma_async)\b", binary.ptx)
     assert binary.entry == kernel.name
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
+@pytest.mark.parametrize("kernel", MOE, ids=short)
+def test_the_largest_kinds_around_a_grouped_gemm_compile_without_spills(kernel, arch):
+    gpu = KNOWN[ARCHS[arch]]
+    configs = dict.fromkeys(kernel.default(problem, gpu) for problem in kernel.op.tests[-3:])
+    # one kind says what another architecture lacks
+    for config in configs if arch == "sm_90a" else [*configs][-1:]:
+        binary = build(kernel, config, arch)
+        assert (binary.spill_bytes, binary.stack_bytes) == (0, 0)
+        assert ".f64" not in binary.ptx
+        assert ".local" not in binary.ptx
+        assert binary.entry == kernel.name
 
 
 @pytest.mark.parametrize("arch", ARCHS)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from ferrum_numba.kernels import KERNELS, TOOLS
+from ferrum_numba.kernels import KERNELS, MOE, TOOLS
 from ferrum_numba.kernels.ceilings import CEILINGS
 from ferrum_numba.perf import ptx_guard
 
@@ -36,7 +36,7 @@ def folders(tmp_path):
 def test_every_kernel_is_among_the_programs_and_no_name_stands_twice():
     programs = list(ptx_guard.programs())
     assert {kernel.name for _, kernel, _, _ in programs} == {
-        kernel.name for kernel in (*KERNELS, *TOOLS, *CEILINGS)
+        kernel.name for kernel in (*KERNELS, *TOOLS, *MOE, *CEILINGS)
     }
     assert len({name for name, *_ in programs}) == len(programs)
 

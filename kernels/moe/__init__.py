@@ -1,0 +1,1 @@
+"""What stands around the experts' GEMMs: routing, the work list, the gate, the sum."""
