@@ -34,6 +34,7 @@ _HOME = {
     "MarlinLinear": "linear.dense",
     "MarlinStackedExpertLinear": "linear.experts",
     "MarlinStore": "linear.stores",
+    "MoeLayer": "linear.moe",
     "RawGptqStore": "linear.stores",
     "marlin_gemm_with_offset": "linear.offset",
     "marlin_gemm_with_offset_strided": "linear.offset",
