@@ -8,6 +8,7 @@ from ferrum_numba.kernels.decode_wgmma.kernel import DecodeWgmma
 from ferrum_numba.kernels.gptq.kernel import W4A16Gptq
 from ferrum_numba.kernels.grouped_decode.apart import ExpertBuckets, ExpertLoop
 from ferrum_numba.kernels.grouped_decode.kernel import GroupedDecode
+from ferrum_numba.kernels.grouped_wgmma.kernel import GroupedWgmma
 from ferrum_numba.kernels.marlin.kernel import Marlin
 from ferrum_numba.kernels.moe.add_bias_pairs import AddBiasPairs
 from ferrum_numba.kernels.moe.align_tokens import AlignTokens
@@ -28,7 +29,7 @@ PACKED = (Marlin(), Decode(), DecodeWgmma(), Prefill())
 # on the packed layout too, but with scratch for a whole weight: not for a layer that nobody asked
 DENSE = (DequantCublas(),)
 # on stacks of experts in the packed layout; APART to be held against them, not to be chosen
-GROUPED = (GroupedDecode(),)
+GROUPED = (GroupedDecode(), GroupedWgmma())
 APART = (ExpertBuckets(), ExpertLoop())
 KERNELS = RAW + PACKED + DENSE + GROUPED + APART
 TOOLS = (Repack(), GatherColumns(), AddBias(), Dequantize(), GatherPairs(), AddBiasPairs())

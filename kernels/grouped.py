@@ -131,6 +131,12 @@ def experts_hit(problem: GroupedProblem) -> int:
     return len(np.unique(make_routing(problem, rng)[0]))
 
 
+def expected_hits(problem: GroupedProblem) -> float:
+    """Return how many experts a uniform routing hits, as is to be expected."""
+    missed: float = (1 - problem.top_k / problem.num_experts) ** problem.tokens
+    return problem.num_experts * (1 - missed)
+
+
 def draw_seed(rng: np.random.Generator) -> int:
     """Return the seed of the weights: drawn first, so that it is the same for every routing."""
     return int(rng.integers(2**32))

@@ -176,7 +176,8 @@ def gated_product(gate: Array, up: Array) -> Array:
     """Return silu(gate) * up, computed in float64: silu(g) = g / (1 + exp(-g))."""
     wide = gate.astype(np.float64)
     with np.errstate(over="ignore"):
-        return wide / (1 + np.exp(-wide)) * up.astype(np.float64)
+        product: Array = wide / (1 + np.exp(-wide)) * up.astype(np.float64)
+    return product
 
 
 def silu_mul(x: Array, interleaved: bool = True) -> Array:

@@ -91,7 +91,7 @@ class Loaded:
         if launch.then is None:
             self._refuse(launch)
             return Prepared(self, launch, pointers)
-        return Fixed(self.repeated(launch), self.pointers(launch), pointers)
+        return Fixed(self._repeated(launch), self.pointers(launch), pointers)
 
     def repeated(self, launch: Launch, order: Order | None = None) -> Repeated | Followed | InTurn:
         """Return a launch that is given the addresses of its buffers with every call.
@@ -102,7 +102,10 @@ class Loaded:
             LaunchError: it cannot run: the message has the numbers.
         """
         if launch.repeats:
-            return InTurn(self.repeated(one, order) for one in launch.one_by_one())
+            return InTurn(self._repeated(one, order) for one in launch.one_by_one())
+        return self._repeated(launch, order)
+
+    def _repeated(self, launch: Launch, order: Order | None = None) -> Repeated | Followed:
         self._refuse(launch)
         order = order or Order(self.pointers(launch))
         first = Repeated(self, launch, order)

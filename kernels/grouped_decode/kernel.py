@@ -35,7 +35,7 @@ from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.gpu import is_hopper_or_later
 from ferrum_numba.kernels.decode import kernel as decode
-from ferrum_numba.kernels.grouped import OPERANDS, SIZES, GroupedKernel
+from ferrum_numba.kernels.grouped import OPERANDS, SIZES, GroupedKernel, expected_hits
 from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.work_list import max_blocks
 
@@ -81,13 +81,16 @@ class Config(decode.Config):
 _SHAPES = {
     8: (
         ((2, 2), 128, 4), ((2, 4), 128, 2), ((1, 4), 128, 4), ((4, 4), 128, 1), ((4, 2), 128, 2),
-        ((4, 1), 128, 4), ((2, 1), 128, 8), ((8, 1), 128, 2), ((1, 2), 128, 8), ((8, 2), 128, 1),
-        ((1, 1), 128, 16), ((1, 3), 128, 5), ((2, 3), 128, 2), ((1, 8), 128, 2), ((1, 8), 64, 2),
-        ((2, 4), 64, 2), ((2, 2), 64, 4), ((4, 2), 64, 2), ((1, 4), 64, 1), ((1, 2), 64, 1),
+        ((4, 1), 128, 4), ((2, 1), 128, 8), ((8, 1), 128, 2), ((1, 2), 128, 8), ((1, 3), 128, 5),
+        ((2, 3), 128, 2), ((1, 8), 128, 2), ((1, 8), 64, 2), ((2, 4), 64, 2), ((1, 4), 64, 1), ((1, 2), 64, 1),
     ),
     16: (
         ((2, 3), 128, 2), ((2, 2), 128, 3), ((4, 1), 128, 3), ((2, 1), 128, 6), ((4, 3), 128, 1),
         ((1, 6), 64, 2), ((1, 6), 128, 2), ((1, 4), 64, 3), ((1, 4), 64, 1), ((1, 2), 64, 1),
+    ),
+    24: (
+        ((2, 2), 64, 3), ((4, 1), 64, 3), ((1, 6), 64, 2), ((2, 2), 128, 2), ((4, 1), 128, 2),
+        ((1, 4), 64, 1), ((1, 2), 64, 1),
     ),
     32: (
         ((1, 4), 128, 2), ((1, 8), 128, 1), ((2, 4), 128, 1), ((1, 8), 64, 1), ((1, 4), 64, 1),
@@ -109,8 +112,14 @@ _CONFIGS = tuple(
     for warps, step_k, blocks_per_sm in rows
     for whole, buckets, direct in (_GRIDS if tile_m == 8 else _GRIDS[:1])
 )  # fmt: skip
-# tokens up to which sorting them costs more than the weights that it saves
-DIRECT_TOKENS = 1
+# (warps_n, warps_k, blocks_per_sm), the best first: where a slice has few steps, warps side by side
+_SHORT = ((4, 1, 4), (2, 1, 8), (1, 2, 8), (2, 2, 4), (1, 4, 4), (1, 2, 1))
+_LONG = ((4, 2, 2), (2, 2, 4), (1, 4, 4), (1, 3, 5), (1, 4, 1), (1, 2, 1))
+SHORT_STEPS = 8
+# one token's slices, where all of them find room: no block waits for another
+_WHOLE = ((1, 8, 2), (1, 4, 4))
+# pairs an expert up to which a block of 8 or 16 rows holds them, mostly
+FULL_ROWS = {8: 6, 16: 14}
 
 
 class GroupedDecode(GroupedKernel):
@@ -118,7 +127,7 @@ class GroupedDecode(GroupedKernel):
 
     name = "grouped_decode"
     config = Config
-    blocks = (8, 16, 32)
+    blocks = (8, 16, 24, 32)
     models_shapes = True
     summary = "experts, few tokens: weights to registers, as A of mma; stripes over all experts"
 
@@ -142,11 +151,33 @@ class GroupedDecode(GroupedKernel):
         return decode.unfit(config, gpu)
 
     def default(self, problem, gpu):
-        """Return what was fastest for such a problem on an H200, or the first that fits."""
+        """Return what was fastest for such problems on an H200, or the first that fits."""
         space = [self.specialise(c, problem) for c in self.configs(gpu)]
         fitting = [c for c in space if self.misfit(c, problem, gpu) is None]
-        direct = problem.tokens <= DIRECT_TOKENS
-        return next((c for c in fitting if c.direct == direct), fitting[0])
+        # sorting one token's experts saves nothing
+        direct = problem.tokens == 1
+        whole = direct and self._finds_room(problem, gpu)
+        tile_m = self._block(problem, {c.tile_m for c in fitting})
+        fitting = [
+            c
+            for c in fitting
+            if (c.direct, c.buckets, c.whole, c.tile_m) == (direct, direct, whole, tile_m)
+        ]
+        fitting.sort(key=lambda c: -c.step_k)
+        shapes = {(c.warps_n, c.warps_k, c.blocks_per_sm): c for c in reversed(fitting)}
+        steps = layout.stored_shape(problem.expert)[0] // fitting[0].step_k
+        order = _WHOLE if whole else _SHORT if steps <= SHORT_STEPS else _LONG
+        return next((shapes[shape] for shape in order if shape in shapes), fitting[0])
+
+    def _block(self, problem, blocks):
+        """Return the rows of a block that hold most experts' pairs."""
+        rows = problem.num_pairs / expected_hits(problem)
+        return next((b for b in sorted(blocks) if rows <= FULL_ROWS.get(b, rows)), max(blocks))
+
+    def _finds_room(self, problem, gpu):
+        """Return whether two blocks an SM are as many as one token's slices."""
+        slices = layout.stored_shape(problem.expert)[1] // layout.N_MULTIPLE
+        return problem.num_pairs * slices <= 2 * gpu.num_sms
 
     def reads(self, config):
         """Return the list that a config reads, or the ids themselves."""

@@ -161,9 +161,8 @@ def build(config, early):
         has_weights, list_is_new, stripe_units, longer_stripes, first_block,
     ):  # fmt: skip
         # index: which stripe, which slice, whose weight
-        if early:
-            if list_is_new > 0:
-                griddepcontrol_wait()
+        if early and list_is_new > 0:
+            griddepcontrol_wait()
         work = (
             list_of_blocks, num_experts, num_pairs, max_blocks, stripe_units, longer_stripes,
             first_block,

@@ -2,7 +2,7 @@
 
     list = pairs by expert, then by number, each expert's padded to whole blocks
 
-    ids         [T, top_k] int32              gmem, read once by atomics' pass, once by the sort's
+    ids         [T, top_k] int32              gmem, read to be counted, and again to be sorted
     expert_map  [E_global] int32              gmem, read where an id is; absent: ids are of experts
     out         int32, shared/work_list.py    gmem, written once, its unused rest too
 
@@ -15,7 +15,7 @@ that of the pairs, whatever the GPU does first.
 One block sorts few pairs. More are cut among the blocks of a cluster, which read each other's sums
 from distributed shared memory. The same launch serves every routing of so many tokens.
 
-Bound by latency for few pairs; for many by stores of 4 bytes here and there, one a clock and SM.
+Bound by latency for few pairs, for many by stores of 4 bytes, mostly each in a sector of its own.
 Limits: E <= 1024, blocks of 8 to 256 rows.
 """
 
@@ -41,7 +41,7 @@ PARAMETERS = (
 COUNTS_BYTES = 64 << 10
 # pairs a block, from which on a cluster shares them; judgement, as docs/designs/moe.md#constants
 # says
-PAIRS = 512
+PAIRS, MANY_PAIRS = 512, 16384
 
 
 @dataclass(frozen=True)
@@ -227,13 +227,11 @@ class AlignTokens(ChainedKernel):
         return super().misfit(config, problem, gpu)
 
     def default(self, problem, gpu):
-        """Return one block for few pairs, and a cluster of up to 8 for more."""
-        blocks = ceil_div(problem.num_pairs, PAIRS)
-        able = is_hopper_or_later(gpu.arch)
-        cluster = min(8, 1 << (blocks - 1).bit_length()) if able else 1
-        needed = max(problem.num_experts, min(ceil_div(problem.num_pairs, cluster), 1024))
-        num_threads = next(n for n in (256, 512, 1024) if n >= needed)
-        return self.fitted(AlignConfig(num_threads, cluster), problem, gpu)
+        """Return one block for few pairs, and a cluster of 8 for more."""
+        many = problem.num_pairs > PAIRS and is_hopper_or_later(gpu.arch)
+        threads = 512 if problem.num_pairs > MANY_PAIRS else 256
+        num_threads = next(n for n in (256, 512, 1024) if n >= max(problem.num_experts, threads))
+        return self.fitted(AlignConfig(num_threads, 8 if many else 1), problem, gpu)
 
     def build(self, config, arch):
         """Return the program. Grid: one cluster; Block: a thread an expert, or more; smem: counts.

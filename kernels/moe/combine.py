@@ -179,7 +179,7 @@ class Combine(ChainedKernel):
 
     def default(self, problem, gpu):
         """Return small blocks for few tokens, and larger ones where every SM has some."""
-        most = 64 if problem.tokens <= gpu.num_sms else 256
+        most = 64 if problem.tokens <= gpu.num_sms else 128
         num_threads = even_threads(problem.columns // COLUMNS, most)
         return self.fitted(CombineConfig(num_threads), problem, gpu)
 

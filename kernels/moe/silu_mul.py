@@ -33,6 +33,8 @@ from ferrum_numba.kernels.w4a16 import MOST, MOST_M
 from ferrum_numba.reference.moe import GATE_RUN, silu_mul
 
 MOST_ROWS = MOST_M * MOST_TOP_K
+# runs of all rows from which on a thread has two
+MANY_RUNS = 1 << 17
 PARAMETERS = (*pointers("x", "out"), *sizes("rows", "columns"))
 
 
@@ -135,12 +137,11 @@ class SiluMul(ChainedKernel):
         return super().misfit(config, problem, gpu)
 
     def default(self, problem, gpu):
-        """Return one row a thread until every SM has threads enough, then up to 8."""
+        """Return one row a thread, or two where every SM has threads enough."""
         runs = problem.columns // GATE_RUN
-        most = problem.rows * runs // (gpu.num_sms * gpu.max_threads_per_sm)
-        rows = next((r for r in (8, 4, 2) if r <= most and r < 2 * problem.rows), 1)
-        num_threads = even_threads(runs, 256 if rows > 1 else 64)
-        return self.fitted(SiluConfig(num_threads, rows), problem, gpu)
+        enough = problem.rows * runs >= MANY_RUNS and problem.rows > 1
+        config = SiluConfig(even_threads(runs, 256), 2) if enough else None
+        return self.fitted(config or SiluConfig(even_threads(runs, 128)), problem, gpu)
 
     def build(self, config, arch):
         """Return the program. Grid: rows, columns; Block: 8 columns a thread."""

@@ -3,8 +3,8 @@
 from numba import cuda
 from numba.cuda.types import uint32, uint64
 
-from ferrum_numba.kernels.prefill.kernel import PANEL_K
 from ferrum_numba.kernels.prefill.schedule import ROW_BYTES
+from ferrum_numba.kernels.prefill.tile import PANEL_K
 from ferrum_numba.ptx.asynchronous import (
     cp_async_bulk,
     cp_async_bulk_tensor_2d,
@@ -152,12 +152,32 @@ def make_copy_x(config, schedule):
     return copy_x
 
 
-def make_copy_weights(config, schedule):
-    """Return what fills the ring's stages with half of the rows of packed weights.
+def make_copy_word_rows(config):
+    """Return what begins to copy half of a stage's rows of packed words.
 
     A thread that copies one row after the other takes its time, and the lanes of a warp take it one
     after the other: so two warps share the rows.
     """
+    row_bytes, own_rows = config.tile_n * 8, config.tile_k // 32
+
+    @cuda.jit(device=True, forceinline=True)
+    def copy_word_rows(to, gmem, row_step, bar):
+        """Copy two rows or four.
+
+        row_step: bytes from a row to the next, in gmem
+        """
+        cp_async_bulk(to, gmem, uint32(row_bytes), bar)
+        cp_async_bulk(to + row_bytes, gmem + row_step, uint32(row_bytes), bar)
+        if own_rows == 4:
+            more = gmem + row_step * uint64(2)
+            cp_async_bulk(to + 2 * row_bytes, more, uint32(row_bytes), bar)
+            cp_async_bulk(to + 3 * row_bytes, more + row_step, uint32(row_bytes), bar)
+
+    return copy_word_rows
+
+
+def make_copy_weights(config, schedule):
+    """Return what fills the ring's stages with half of the rows of packed weights."""
     tile_n, tile_k = config.tile_n, config.tile_k
     w_offset, stage_bytes, bars_offset = config.w_offset, config.stage_bytes, config.bars_offset
     w_rows, row_bytes = tile_k // 16, tile_n * 8
@@ -165,6 +185,7 @@ def make_copy_weights(config, schedule):
     num_tiles, corner = schedule.num_tiles, schedule.corner
     own_column, first_segment = schedule.own_column, schedule.first_segment
     next_segment, advance = schedule.next_segment, schedule.advance
+    copy_word_rows = make_copy_word_rows(config)
 
     @cuda.jit(device=True, forceinline=True)
     def copy_weights(packed, m, n, k, stripe_steps, striped_tiles, part):
@@ -186,13 +207,7 @@ def make_copy_weights(config, schedule):
                 bar = uint32(bars + stage * 16)
                 mbarrier_wait(bar + 8, phase)
                 mbarrier_arrive_expect_tx(bar, uint32(own_rows * row_bytes))
-                to = uint32(to_first + stage * stage_bytes)
-                cp_async_bulk(to, gmem, uint32(row_bytes), bar)
-                cp_async_bulk(to + row_bytes, gmem + row_step, uint32(row_bytes), bar)
-                if own_rows == 4:
-                    more = gmem + row_step * uint64(2)
-                    cp_async_bulk(to + 2 * row_bytes, more, uint32(row_bytes), bar)
-                    cp_async_bulk(to + 3 * row_bytes, more + row_step, uint32(row_bytes), bar)
+                copy_word_rows(uint32(to_first + stage * stage_bytes), gmem, row_step, bar)
                 gmem = gmem + row_step * uint64(w_rows)
                 stage, phase = advance(stage, phase)
                 k_step = uint32(k_step + 1)
@@ -202,17 +217,38 @@ def make_copy_weights(config, schedule):
     return copy_weights
 
 
+def make_copy_scale_rows(config):
+    """Return what begins to copy a stage's scales, and its zero points, and their bytes."""
+    tile_n, s_offset, z_offset = config.tile_n, config.s_offset, config.z_offset
+    scale_rows, has_zero_points = config.scale_rows, config.has_zero_points
+    s_bytes, z_bytes = tile_n * 2, tile_n // 2
+    copied_bytes = scale_rows * (s_bytes + (z_bytes if has_zero_points else 0))
+
+    @cuda.jit(device=True, forceinline=True)
+    def copy_scale_rows(to, scales, zero_points, group, n, column, bar):
+        """Copy the rows of a stage.
+
+        group: the first of them
+        """
+        for i in range(scale_rows):
+            place = uint64(uint32(group + i)) * n + uint64(column)
+            s_to = uint32(to + (s_offset + i * s_bytes))
+            cp_async_bulk(s_to, scales + (place << 1), uint32(s_bytes), bar)
+            if has_zero_points:
+                z_to = uint32(to + (z_offset + i * z_bytes))
+                cp_async_bulk(z_to, zero_points + (place >> 1), uint32(z_bytes), bar)
+
+    return copy_scale_rows, copied_bytes
+
+
 def make_copy_scales(config, schedule):
     """Return what fills the ring's stages with scales and zero points, segment after segment."""
-    tile_n, tile_k = config.tile_n, config.tile_k
-    group_size, has_zero_points = config.group_size, config.has_zero_points
-    s_offset, z_offset = config.s_offset, config.z_offset
+    tile_k, group_size = config.tile_k, config.group_size
     stage_bytes, bars_offset = config.stage_bytes, config.bars_offset
-    scale_rows, s_bytes, z_bytes = config.scale_rows, tile_n * 2, tile_n // 2
-    copied_bytes = scale_rows * (s_bytes + (z_bytes if has_zero_points else 0))
     num_tiles, corner = schedule.num_tiles, schedule.corner
     own_column, first_segment = schedule.own_column, schedule.first_segment
     next_segment, advance = schedule.next_segment, schedule.advance
+    copy_scale_rows, copied_bytes = make_copy_scale_rows(config)
 
     @cuda.jit(device=True, forceinline=True)
     def copy_scales(scales, zero_points, m, n, k, stripe_steps, striped_tiles):
@@ -231,13 +267,7 @@ def make_copy_scales(config, schedule):
                 mbarrier_arrive_expect_tx(bar, uint32(copied_bytes))
                 to = uint32(smem + stage * stage_bytes)
                 group = uint32(uint32(k_step * tile_k) // uint32(group_size))
-                for i in range(scale_rows):
-                    place = uint64(uint32(group + i)) * n + uint64(column)
-                    s_to = uint32(to + (s_offset + i * s_bytes))
-                    cp_async_bulk(s_to, scales + (place << 1), uint32(s_bytes), bar)
-                    if has_zero_points:
-                        z_to = uint32(to + (z_offset + i * z_bytes))
-                        cp_async_bulk(z_to, zero_points + (place >> 1), uint32(z_bytes), bar)
+                copy_scale_rows(to, scales, zero_points, group, n, column, bar)
                 stage, phase = advance(stage, phase)
                 k_step = uint32(k_step + 1)
             tile, k_step, k_stop, left = next_segment(tile, left, k_steps, striped_tiles)

@@ -42,11 +42,11 @@ Limits: Hopper; group_size in {-1, 32, 64, 128}; no act-order (gather x first); 
 from dataclasses import dataclass
 
 from ferrum_numba.contract import Launch, Program, pointers, sizes
-from ferrum_numba.division import ceil_div, round_up
+from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ConfigError
+from ferrum_numba.kernels.prefill.tile import MOST_PART_ROWS, PANEL_K, Tile
 from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.cut import cut
-from ferrum_numba.kernels.shared.stage import Stage
 
 ARCH = "sm_90a"
 # n and k are those of the packed weight, x has x_columns and out out_columns
@@ -56,24 +56,12 @@ PARAMETERS = (
     ),
     *sizes("m", "n", "k", "x_columns", "out_columns", "stripe_steps", "striped_tiles", "has_bias"),
 )
-# the warps that multiply, and those that copy: two warpgroups and one, as `setmaxnreg` wants it
-CONSUMER_WARPS, PRODUCER_WARPS = 8, 4
-# K of a panel of a stage
-PANEL_K = 64
 # of a tensor map, as ptx/tensor_map.py has it
 MAP_BYTES = 128
-# rows of x that blocks at work together share, as far as there are so many
-BAND_ROWS = 1024
-# rows of a tile that leave it at once
-MOST_PART_ROWS = 64
-# sums of a tile: 192 registers a thread
-MOST_SUMS = 192 * 256
-# rows of a tile whose sums are scaled: two sets more that wait for it, and two of operand A
-MOST_SCALED_ROWS = 64
 
 
 @dataclass(frozen=True)
-class Config(Stage):
+class Config(Tile):
     """One way to tile."""
 
     tile_m: int = 128  # rows of x a block, a multiple of 16
@@ -88,15 +76,7 @@ class Config(Stage):
     has_zero_points: bool = False  # the weight is asymmetric
 
     def __post_init__(self) -> None:
-        if self.tile_n not in (128, 256):
-            raise ConfigError(f"tile_n must be 128 or 256; got {self.tile_n}")
-        if self.tile_m % 16 or not 16 <= self.tile_m <= 256:
-            raise ConfigError(f"tile_m must be a multiple of 16 up to 256; got {self.tile_m}")
-        # what the accumulators leave of a consumer's registers
-        if self.tile_m * self.tile_n > MOST_SUMS:
-            raise ConfigError(
-                f"tile_m x tile_n must be at most {MOST_SUMS}; got {self.tile_m} x {self.tile_n}"
-            )
+        self.refuse()
         if self.cluster not in (1, 2, 4) or self.tile_m % (16 * self.cluster):
             raise ConfigError(
                 "cluster must be 1, 2 or 4, and tile_m a multiple of 16 a block of it; "
@@ -108,19 +88,6 @@ class Config(Stage):
                 f"a cluster of {self.cluster} takes no stripes, no pairs, no more than {most} rows;"
                 f" got stripes = {self.stripes}, pair = {self.pair}, tile_m = {self.tile_m}"
             )
-        if self.scale_sums and (self.tile_n < 256 or self.tile_m > MOST_SCALED_ROWS):
-            raise ConfigError(
-                f"sums are scaled in tiles of 256 columns and up to {MOST_SCALED_ROWS} rows; got "
-                f"tile_n = {self.tile_n}, tile_m = {self.tile_m}"
-            )
-        if self.num_stages < 2:
-            raise ConfigError(f"num_stages must be at least 2; got {self.num_stages}")
-        layout.refuse_kind(self.group_size, self.dtype)
-
-    @property
-    def strips(self) -> int:
-        """Strips of 16 columns a warp, and blocks of 64 a warpgroup."""
-        return self.tile_n // 128
 
     @property
     def unit_blocks(self) -> int:
@@ -128,54 +95,9 @@ class Config(Stage):
         return 2 if self.pair else 1
 
     @property
-    def unit_n(self) -> int:
-        """Columns of a tile of theirs."""
-        return self.unit_blocks * self.tile_n
-
-    @property
-    def tile_k(self) -> int:
-        """K a stage: one or two panels, whose rows of x are what the swizzle repeats in."""
-        return 2 * PANEL_K if self.scale_sums else PANEL_K
-
-    @property
-    def num_threads(self) -> int:
-        """Threads a block: two warpgroups that multiply and one that copies."""
-        return 32 * (CONSUMER_WARPS + PRODUCER_WARPS)
-
-    @property
-    def in_flight(self) -> int:
-        """Groups of products that run while the next is dequantised."""
-        return 3 if self.strips * self.tile_m <= 256 else 1
-
-    @property
-    def raster(self) -> int:
-        """Rows of tiles in a band."""
-        return max(1, BAND_ROWS // self.tile_m)
-
-    @property
-    def bars_offset(self) -> int:
-        """Where the barriers begin, two of 8 bytes a stage."""
-        return self.num_stages * self.stage_bytes
-
-    @property
-    def out_offset(self) -> int:
-        """Where the part of a tile lies that is on its way out, and first the tensor maps."""
-        return round_up(self.bars_offset + 16 * self.num_stages, 128)
-
-    @property
     def part_rows(self) -> int:
         """Rows of a tile that leave it at once."""
         return min(self.tile_m // self.cluster, MOST_PART_ROWS)
-
-    @property
-    def out_row_bytes(self) -> int:
-        """Bytes from one row of a warpgroup's columns to the next, on their way out."""
-        return 128 * self.strips + 16  # 16: rows start four banks apart
-
-    @property
-    def part_bytes(self) -> int:
-        """Bytes of a warpgroup's columns of a part."""
-        return self.part_rows * self.out_row_bytes
 
     @property
     def sums_offset(self) -> int:
@@ -286,7 +208,7 @@ class Prefill(layout.PackedKernel):
         k_steps = layout.stored_shape(problem)[0] // config.tile_k
         tiles = _num_tiles(config, problem)
         sums = config.tile_m * config.tile_n
-        stage = _stage_cycles(config)
+        stage = stage_cycles(config)
         if config.cluster > 1:
             handed = HANDOFF_LATENCY + sums * HANDOFF_CYCLES
             return k_steps * stage / config.cluster + handed + sums * RESULT_CYCLES
@@ -347,7 +269,7 @@ def _num_tiles(config, problem):
     return ceil_div(problem.M, config.tile_m) * ceil_div(N, config.unit_n)
 
 
-def _stage_cycles(config):
+def stage_cycles(config):
     """Return what a stage takes as modelled: both warpgroups' warps share four schedulers."""
     fixed, a_row = WEIGHT_CYCLES, WEIGHT_ROW_CYCLES
     if config.scale_sums:

@@ -9,7 +9,6 @@ from ferrum_numba.kernels.prefill.copies import (
     make_copy_weights,
     make_copy_x,
 )
-from ferrum_numba.kernels.prefill.kernel import CONSUMER_WARPS
 from ferrum_numba.kernels.prefill.products import make_products, make_release
 from ferrum_numba.kernels.prefill.result import (
     make_store_result,
@@ -17,6 +16,11 @@ from ferrum_numba.kernels.prefill.result import (
     make_sum_of_cluster,
 )
 from ferrum_numba.kernels.prefill.schedule import make_schedule
+from ferrum_numba.kernels.prefill.tile import (
+    CONSUMER_REGISTERS,
+    CONSUMER_WARPS,
+    PRODUCER_REGISTERS,
+)
 from ferrum_numba.ptx.asynchronous import fence_mbarrier_init, mbarrier_init, mbarrier_wait
 from ferrum_numba.ptx.memory import ld_global_nc_u32
 from ferrum_numba.ptx.special import opaque_u32, smem_base, thread_id
@@ -28,9 +32,6 @@ from ferrum_numba.ptx.sync import (
     setmaxnreg_dec,
     setmaxnreg_inc,
 )
-
-# a warp's registers a thread: as many for the accumulators as those that copy leave
-CONSUMER_REGISTERS, PRODUCER_REGISTERS = 232, 40
 
 
 def build(config):

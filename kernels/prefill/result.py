@@ -209,10 +209,51 @@ def make_load_strips(config):
     return load_strips
 
 
+def make_pieces(config, strip_bytes):
+    """Return (find_piece, load_piece): of a row on its way out, 16 bytes.
+
+    strip_bytes: of a strip, 32 as it is, 16 where gate and up have become one
+    """
+    strips, places = config.strips, 4 // config.strips
+    strip_pieces = strip_bytes // 16
+    tile_pieces, tile_bytes, place_bytes = 4 * strip_pieces, 4 * strip_bytes, strip_bytes * strips
+
+    @cuda.jit(device=True, forceinline=True)
+    def load_piece(start, places_of):
+        """Return eight columns of a row, two from each place that a warp's lanes left them in."""
+        first, second, third, fourth = places_of
+        return (
+            ld_shared_u32(start + first),
+            ld_shared_u32(start + second),
+            ld_shared_u32(start + third),
+            ld_shared_u32(start + fourth),
+        )
+
+    @cuda.jit(device=True, forceinline=True)
+    def find_piece(piece):
+        """Return where in a row the four words of eight columns lie; see `load_strips`."""
+        strip = uint32(uint32(piece % uint32(tile_pieces)) // uint32(strip_pieces))
+        half = uint32(piece % uint32(strip_pieces))
+        place, rest = uint32(strip // uint32(strips)), uint32(strip % uint32(strips))
+        at = uint32(
+            uint32(piece // uint32(tile_pieces)) * tile_bytes + rest * strip_bytes + half * 16
+        )
+        # a lane's place is its warp's and lane / 8 further
+        return (
+            uint32(at + place * place_bytes),
+            uint32(at + uint32(uint32(place + 3) % uint32(places)) * place_bytes + 4),
+            uint32(at + uint32(uint32(place + 2) % uint32(places)) * place_bytes + 8),
+            uint32(at + uint32(uint32(place + 1) % uint32(places)) * place_bytes + 12),
+        )
+
+    return find_piece, load_piece
+
+
 def make_store_result(config, schedule):
     """Return what writes a tile; a warpgroup's columns leave together, `part_rows` rows at once."""
     tile_m, strips, out_row_bytes = config.tile_m, config.strips, config.out_row_bytes
-    places, cluster = 4 // strips, config.cluster
+    cluster = config.cluster
+    find_piece, load_piece = make_pieces(config, 32)
     out_pieces, rows_at_once = 8 * strips, 16 // strips
     out_offset, part_rows, part_bytes = config.out_offset, config.part_rows, config.part_bytes
     parts = ceil_div(tile_m, part_rows)
@@ -241,31 +282,6 @@ def make_store_result(config, schedule):
             store_out2(to, acc, scale, shift)
         else:
             store_out3(to, acc, scale, shift)
-
-    @cuda.jit(device=True, forceinline=True)
-    def load_piece(start, places_of):
-        """Return eight columns of a row, two from each place that a warp's lanes left them in."""
-        first, second, third, fourth = places_of
-        return (
-            ld_shared_u32(start + first),
-            ld_shared_u32(start + second),
-            ld_shared_u32(start + third),
-            ld_shared_u32(start + fourth),
-        )
-
-    @cuda.jit(device=True, forceinline=True)
-    def find_piece(piece):
-        """Return where in a row the four words of eight columns lie; see `load_strips`."""
-        strip, half = uint32(uint32(piece & 7) >> 1), uint32(piece & 1)
-        place, rest = uint32(strip // uint32(strips)), uint32(strip % uint32(strips))
-        at = uint32(uint32(piece >> 3) * 128 + rest * 32 + half * 16)
-        # a lane's place is its warp's and lane / 8 further
-        return (
-            uint32(at + place * (32 * strips)),
-            uint32(at + uint32(uint32(place + 3) % uint32(places)) * (32 * strips) + 4),
-            uint32(at + uint32(uint32(place + 2) % uint32(places)) * (32 * strips) + 8),
-            uint32(at + uint32(uint32(place + 1) % uint32(places)) * (32 * strips) + 12),
-        )
 
     @cuda.jit(device=True, forceinline=True)
     def store_part(part, acc, columns, smem, gmem, target):

@@ -162,10 +162,21 @@ KINDS = (
     {"M": 1, "zero_points": "gptq", "dtype": "bf16"},
     {"M": 64, "act_order": True},
 )
+
+
+def model_sized(op, kind):
+    """Return a problem of a kind of weight; of experts there are few rows each."""
+    sizes = {"N": 4096, "K": 4096}
+    if "tokens" in describe(op.tests[0]):
+        kind = {"tokens" if name == "M" else name: value for name, value in kind.items()}
+        sizes |= {"num_experts": 8, "top_k": 2}
+    return replace(op.tests[0], **sizes, **kind)
+
+
 KINDS_OF_LAYERS = [
     (kernel, problem)
     for kernel in KERNELS
-    for problem in (replace(kernel.op.tests[0], N=4096, K=4096, **kind) for kind in KINDS)
+    for problem in (model_sized(kernel.op, kind) for kind in KINDS)
     if kernel.refuses(problem) is None
 ]
 

@@ -18,7 +18,8 @@ CASES = [case for table in TABLES for case in import_module(table).CASES]
 SEED = 0
 # where kernels keep instructions of several lines
 STEPS = (
-    "ceilings.steps", "decode.steps", "decode_wgmma.steps", "gptq.steps", "prefill.steps",
+    "ceilings.steps", "decode.steps", "decode_wgmma.steps", "gptq.steps", "grouped_wgmma.steps",
+    "prefill.steps",
     "shared.columns", "shared.handoff", "shared.int4", "shared.tile",
 )  # fmt: skip
 

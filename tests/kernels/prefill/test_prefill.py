@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from overlapping import assert_overlaps
 
 from ferrum_numba import check, interpreter
-from ferrum_numba.compile import build, link
+from ferrum_numba.compile import build
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.gpu import KNOWN
 from ferrum_numba.kernels.marlin.kernel import Marlin
@@ -297,32 +298,10 @@ OVERLAPPING = (
     ids=str,
 )
 def test_products_overlap_and_registers_move_to_those_who_multiply(config, monkeypatch):
-    assert_overlaps(config, monkeypatch)
+    assert_overlaps(PREFILL, config, monkeypatch)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", [c for c in PREFILL.configs(H200) if c.stripes], ids=str)
 def test_products_overlap_in_the_whole_space(config, monkeypatch):
-    assert_overlaps(config, monkeypatch)
-
-
-def assert_overlaps(config, monkeypatch):
-    """No spills, no product taken apart, and the linker does not say that it serialised them."""
-    logs, run = [], link._link
-
-    def logged(*args):
-        cubin, log = run(*args)
-        logs.append(log)
-        return cubin, log
-
-    monkeypatch.setattr(link, "_link", logged)
-    binary = build(PREFILL, config, "sm_90a", use_cache=False)
-    assert "serialized" not in logs[-1]
-    assert binary.spill_bytes == 0
-    assert binary.stack_bytes == 0
-    assert ".f64" not in binary.ptx
-    if binary.sass is not None:
-        # one product a strip and step of 16 of k
-        assert binary.sass["HGMMA"] == config.tile_k // 16 * config.strips
-        assert binary.sass["USETMAXREG"] == 2
-        assert "STL" not in binary.sass
+    assert_overlaps(PREFILL, config, monkeypatch)

@@ -1,0 +1,175 @@
+"""The device program of grouped_wgmma: kernel.py says what is computed and how it is tiled."""
+
+from numba import cuda
+from numba.cuda.types import uint32, uint64
+
+from ferrum_numba.kernels.grouped_wgmma.copies import X_WARPS, make_copy_expert, make_gather
+from ferrum_numba.kernels.grouped_wgmma.result import make_store_pairs
+from ferrum_numba.kernels.grouped_wgmma.schedule import make_deal
+from ferrum_numba.kernels.prefill.products import make_products, make_release
+from ferrum_numba.kernels.prefill.result import make_sum_of_blocks
+from ferrum_numba.kernels.prefill.schedule import make_schedule
+from ferrum_numba.kernels.prefill.tile import (
+    CONSUMER_REGISTERS,
+    CONSUMER_WARPS,
+    PRODUCER_REGISTERS,
+    PRODUCER_WARPS,
+)
+from ferrum_numba.ptx.asynchronous import (
+    fence_mbarrier_init,
+    mbarrier_arrive,
+    mbarrier_init,
+    mbarrier_wait,
+)
+from ferrum_numba.ptx.memory import ld_global_nc_u32, ld_shared_u32
+from ferrum_numba.ptx.special import opaque_u32, smem_base, thread_id
+from ferrum_numba.ptx.sync import (
+    bar_warp_sync,
+    fence_proxy_async_shared,
+    griddepcontrol_wait,
+    setmaxnreg_dec,
+    setmaxnreg_inc,
+)
+
+# lanes that gather x, and one a warp that copies the rest
+COPYING = 32 * X_WARPS + PRODUCER_WARPS - X_WARPS
+
+
+def build(config):
+    """Return the kernel of a config: a function of the parameters of its program, in order."""
+    tile_k, strips, num_stages = config.tile_k, config.strips, config.num_stages
+    per_channel, has_zero_points = config.group_size < 0, config.has_zero_points
+    w_offset, s_offset, z_offset = config.w_offset, config.s_offset, config.z_offset
+    stage_bytes, bars_offset = config.stage_bytes, config.bars_offset
+    slot_bars_offset, num_slots = config.slot_bars_offset, config.num_slots
+    expert_offset = 8 * config.tile_m
+    places, column_zeros = 4 // config.strips, has_zero_points and per_channel
+    schedule = make_schedule(config)
+    corner, own_column, advance = schedule.corner, schedule.own_column, schedule.advance
+    first_segment, next_segment = schedule.first_segment, schedule.next_segment
+    deal = make_deal(config, schedule)
+    publish, dealt, slot_of = deal.publish, deal.dealt, deal.slot_of
+    gather = make_gather(config, schedule, deal)
+    copy_expert = make_copy_expert(config, schedule, deal)
+    release = make_release(config)
+    start, finish, multiply_stage = make_products(config, release)
+    sum_of_blocks = make_sum_of_blocks(config, schedule)
+    store_tile = make_store_pairs(config, schedule)
+
+    @cuda.jit(device=True, forceinline=True)
+    def init_bars(smem):
+        for i in range(num_stages):
+            bar = uint32(smem + bars_offset + i * 16)
+            mbarrier_init(bar, uint32(COPYING))
+            mbarrier_init(bar + 8, uint32(CONSUMER_WARPS))
+        for i in range(num_slots):
+            bar = uint32(smem + slot_bars_offset + i * 16)
+            mbarrier_init(bar, uint32(1))
+            mbarrier_init(bar + 8, uint32(CONSUMER_WARPS))
+        fence_mbarrier_init()
+
+    @cuda.jit(device=True, forceinline=True)
+    def find_places():
+        """Return where in a stage a lane's words, scales and zero points lie, and its first strip.
+
+        A warp's strips lie side by side in one Marlin tile of 64 columns; which, depends on the
+        lane too, so that its words lie in different banks.
+        """
+        lane_id, warp_id = uint32(thread_id() & 31), uint32(thread_id() >> 5)
+        tile64 = uint32(uint32(warp_id * strips) >> 2)
+        strip = uint32((uint32(warp_id + (lane_id >> 3)) % uint32(places)) * strips)
+        w_place = uint32(w_offset + tile64 * 512 + lane_id * 16 + strip * 4)
+        s_place = uint32(s_offset + tile64 * 128 + (lane_id >> 2) * 16 + strip * 4)
+        z_place = uint32(tile64 * 32 + (lane_id >> 2) * 4)
+        return w_place, s_place, uint32(z_place + z_offset), strip
+
+    @cuda.jit(device=True, forceinline=True)
+    def load_column_zeros(zero_points, slot, tile, z_place, n):
+        """Return the zero points of a lane's columns where an expert has one of each."""
+        m, _, _, _ = dealt()
+        _, column = corner(tile, m, n)
+        column = own_column(column, n)
+        word = uint64(ld_shared_u32(uint32(slot + expert_offset))) * uint64(n >> 3)
+        word = word + uint64(uint32((column >> 3) + uint32(z_place - z_offset) // uint32(4)))
+        return ld_global_nc_u32(zero_points + (word << 2))
+
+    def grouped_wgmma(
+        x, packed, scales, zero_points, bias, out, topk_weights, work_list, partials, counters,
+        n, k, x_columns, out_columns, x_divisor, num_experts, num_pairs, max_blocks,
+        has_bias, has_weights, list_is_new,
+    ):  # fmt: skip
+        # index: which role, which strip of columns, which segment
+        smem = smem_base()
+        bars = uint32(smem + bars_offset)
+        if list_is_new > 0:
+            griddepcontrol_wait()
+        if thread_id() == 0:
+            init_bars(smem)
+        elif thread_id() == 32:
+            publish(work_list, n, uint32(k // uint32(tile_k)))
+        cuda.syncthreads()
+        # read again wherever it is asked for: kept, it would cost the main loop a register
+        if thread_id() >= uint32(32 * CONSUMER_WARPS):
+            setmaxnreg_dec(PRODUCER_REGISTERS)
+            role = uint32((thread_id() >> 5) - CONSUMER_WARPS)
+            if role < X_WARPS:
+                sizes = (x_columns, x_divisor, num_pairs, max_blocks)
+                gather(x, work_list, topk_weights, k, n, sizes, has_weights, role)
+            elif uint32(thread_id() & 31) == 0:
+                role = uint32(role - X_WARPS)
+                copy_expert(packed, scales, zero_points, work_list, n, k, role)
+        else:
+            setmaxnreg_inc(CONSUMER_REGISTERS)
+            griddepcontrol_wait()
+            k_steps = uint32(k // uint32(tile_k))
+            places_of = find_places()
+            stage, phase = uint32(0), uint32(0)
+            turn = uint32(0)
+            _, tiles, stripe_steps, striped_tiles = dealt()
+            tile, k_first, k_stop, left = first_segment(k_steps, stripe_steps, striped_tiles)
+            while tile < tiles:
+                zero = uint32(0)
+                if column_zeros:
+                    slot, slot_bar, parity = slot_of(turn)
+                    mbarrier_wait(slot_bar, parity)
+                    zero = load_column_zeros(zero_points, slot, tile, places_of[2], n)
+                k_step = k_first
+                last = (uint32(smem + stage * stage_bytes), bars)
+                acc = start()
+
+                # main loop: one stage a turn, products in flight
+                while k_step < k_stop:
+                    at = uint32(smem + stage * stage_bytes)
+                    bar = uint32(bars + stage * 16)
+                    mbarrier_wait(bar, phase)
+                    # wgmma reads through another proxy what lanes have copied
+                    fence_proxy_async_shared()
+                    order = (k_step > k_first, bar, phase)
+                    acc, zero = multiply_stage(acc, at, places_of, zero, last, order)
+                    last = (at, bar)
+                    stage, phase = advance(stage, phase)
+                    k_step = uint32(k_step + 1)
+                acc = finish(acc, places_of, last)
+                release(last[1], True)
+
+                # of what the compiler computed before the loop it would keep no accumulators
+                m, _, stripe_steps, _ = dealt()
+                if k_first > 0 or k_stop < k_steps:
+                    acc = sum_of_blocks(
+                        acc, partials, counters, tile, k_steps, stripe_steps, k_first
+                    )
+                slot, slot_bar, parity = slot_of(opaque_u32(turn))
+                mbarrier_wait(slot_bar, parity)
+                if k_first == 0:
+                    sizes = (m, opaque_u32(n), opaque_u32(out_columns), opaque_u32(num_pairs))
+                    store_tile(acc, out, scales, bias, slot, tile, sizes, has_bias)
+                bar_warp_sync()
+                if uint32(thread_id() & 31) == 0:
+                    mbarrier_arrive(slot_bar + 8)
+                turn = uint32(turn + 1)
+                _, tiles, _, striped_tiles = dealt()
+                tile, k_first, k_stop, left = next_segment(
+                    tile, left, opaque_u32(k_steps), striped_tiles
+                )
+
+    return grouped_wgmma
