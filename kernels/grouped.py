@@ -133,7 +133,8 @@ def experts_hit(problem: GroupedProblem) -> int:
 
 def expected_hits(problem: GroupedProblem) -> float:
     """Return how many experts a uniform routing hits, as is to be expected."""
-    missed: float = (1 - problem.top_k / problem.num_experts) ** problem.tokens
+    chosen = min(1.0, problem.top_k / problem.num_experts)
+    missed: float = (1 - chosen) ** problem.tokens
     return problem.num_experts * (1 - missed)
 
 

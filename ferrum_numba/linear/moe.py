@@ -166,8 +166,10 @@ class MoeLayer:
 
         Arguments as `forward` has them; NumPy arrays are copied to a GPU and back.
         """
-        given = (router_logits, topk_ids, topk_weights)
-        x, *given = (None if a is None else arrays.contiguous(a) for a in (x, *given))
+        x, *given = (
+            None if each is None else arrays.contiguous(each)
+            for each in (x, router_logits, topk_ids, topk_weights)
+        )  # fmt: skip
         if isinstance(x, np.ndarray) and self._device != HOST:
             return self._through_the_gpu(x, given)
         self._arguments.tokens(self._arguments.see("x", x, self._arguments.handle(x, None)))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ferrum_numba.contract import Kernel
 from ferrum_numba.gpu import Gpu
@@ -87,7 +88,7 @@ class _Stages:
         self._num_experts, self._dtype = first.num_experts, first.dtype
         # of out, and of what GEMM 2 multiplies
         self._H, self._I = task.down.N, task.down.K
-        self._kind = {"num_ids": task.num_ids}
+        self._kind: dict[str, Any] = {"num_ids": task.num_ids}
 
     def __iter__(self) -> Iterator[Stage]:
         task = self._task
