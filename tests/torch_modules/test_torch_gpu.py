@@ -174,7 +174,7 @@ def test_experts_eager_captured_and_compiled():
     want = module(*given)
     cpu = block().to("cpu")(*(each.cpu() for each in given))
     torch.testing.assert_close(want.cpu(), cpu, rtol=0, atol=4e-3 * float(cpu.abs().max()))
-    module.prepare([10])
+    module.prepare([5], 2)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = module(*given)
