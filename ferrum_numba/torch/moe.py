@@ -96,7 +96,7 @@ class Experts:
         """
         operands = _ROUTED.pack(ids, weights, 0)
         for found, tensors in zip(self._stacks, stacks, strict=True):
-            operands += found.operands(*tensors, 0)
+            operands += found.operands(*tensors, expert=0)
         plan = self._plans.get(tokens) or self.plan(tokens, stream)
         plan(stream, x, out, operands)
 
@@ -154,14 +154,14 @@ def on_the_host(
     up_tensors, up, down_tensors, down = split(stacks)
     found = spec(parsed(up), parsed(down), max(ids.shape[-1], 1), x.dtype)
     check(x, ids, weights, found.down.N)
-    stores = [
+    first, second = (
         on_host.store(parsed(text), x.dtype, list(tensors))
         for text, tensors in ((up, up_tensors), (down, down_tensors))
-    ]
+    )
     x, ids, weights = x.contiguous(), ids.contiguous(), weights.contiguous()
     out = torch.empty_like(x)
     if len(x):
         routed: tuple[np.ndarray[Any, Any], ...] = ids.numpy(), weights.numpy()
         Arguments(found, HOST, allow_dropped=False).refuse_ids(routed[0])
-        HostMoe(found, *stores, None, None)(on_host.array(x), routed, on_host.array(out))
+        HostMoe(found, first, second, None, None)(on_host.array(x), routed, on_host.array(out))
     return out
