@@ -45,14 +45,18 @@ import math
 from dataclasses import dataclass
 
 from ferrum_numba.contract import Launch, Program, pointers, sizes
-from ferrum_numba.division import ceil_div
+from ferrum_numba.division import ceil_div, round_up
+from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.grouped import OPERANDS, SIZES, GroupedKernel
 from ferrum_numba.kernels.prefill.kernel import RESULT_CYCLES, stage_cycles
-from ferrum_numba.kernels.prefill.tile import Tile
+from ferrum_numba.kernels.prefill.tile import PANEL_K, PRODUCER_WARPS, Tile
 from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.work_list import max_blocks
 
 ARCH = "sm_90a"
+# stages that a warp copies before it waits for the first of them, where the ring has two more: a
+# stage is given back when the next one is there
+MOST_LAG = 3
 # tiles that have a place for their pairs: the one that ends, and one that is copied ahead
 NUM_SLOTS = 2
 # of x: where a row begins is kept in units of 16 bytes, in 32 bits
@@ -76,8 +80,12 @@ class Config(Tile):
     has_zero_points: bool = False  # the weight is asymmetric
     gated: bool = False  # columns are gate and up in runs of 8; silu(gate) * up is written
 
+    row_multiple = 8
+
     def __post_init__(self) -> None:
         self.refuse()
+        if self.num_stages < 3:
+            raise ConfigError(f"num_stages must be at least 3; got {self.num_stages}")
 
     @property
     def num_slots(self) -> int:
@@ -105,14 +113,39 @@ class Config(Tile):
         return 8 * self.tile_m + 16
 
     @property
-    def rows_offset(self) -> int:
-        """Where each warp that gathers x has its rows."""
+    def lag(self) -> int:
+        """Stages that a warp copies before it waits for the first of them."""
+        return min(MOST_LAG, self.num_stages - 2)
+
+    @property
+    def panels(self) -> int:
+        """Panels of 64 of k of a stage of x."""
+        return self.tile_k // PANEL_K
+
+    @property
+    def chunk_step(self) -> int:
+        """Chunks of 8 rows from one that a warp copies to its next; the panels are others'."""
+        return PRODUCER_WARPS // self.panels
+
+    @property
+    def warp_chunks(self) -> int:
+        """Chunks of 8 rows that a warp copies, at most."""
+        return ceil_div(self.tile_m // 8, self.chunk_step)
+
+    @property
+    def table_bytes(self) -> int:
+        """Bytes of where a warp's rows of x lie."""
+        return self.warp_chunks * 8 * 4
+
+    @property
+    def tables_offset(self) -> int:
+        """Where each warp that copies has its rows."""
         return self.slots_offset + self.num_slots * self.slot_bytes
 
     @property
     def slot_bars_offset(self) -> int:
         """Where the slots' barriers lie, two of 8 bytes each."""
-        return self.rows_offset + 2 * 4 * self.tile_m
+        return round_up(self.tables_offset + PRODUCER_WARPS * self.table_bytes, 16)
 
     @property
     def deal_offset(self) -> int:
@@ -132,7 +165,7 @@ _TILES = (
     (144, 256, 6), (160, 256, 5),
 )  # fmt: skip
 # few rows: where weights have groups, it is cheaper to scale the sums
-_SCALED = ((64, 256, 4), (48, 256, 5), (32, 256, 6), (16, 256, 7))
+_SCALED = ((64, 256, 4), (48, 256, 5), (40, 256, 5), (32, 256, 6), (24, 256, 6), (16, 256, 7))
 _CONFIGS = tuple(
     config
     for split in (True, False)

@@ -3,7 +3,7 @@
 from numba import cuda
 from numba.cuda.types import uint32, uint64
 
-from ferrum_numba.kernels.grouped_wgmma.copies import X_WARPS, make_copy_expert, make_gather
+from ferrum_numba.kernels.grouped_wgmma.copies import make_fill
 from ferrum_numba.kernels.grouped_wgmma.result import make_store_pairs
 from ferrum_numba.kernels.grouped_wgmma.schedule import make_deal
 from ferrum_numba.kernels.prefill.products import make_products, make_release
@@ -25,14 +25,10 @@ from ferrum_numba.ptx.memory import ld_global_nc_u32, ld_shared_u32
 from ferrum_numba.ptx.special import opaque_u32, smem_base, thread_id
 from ferrum_numba.ptx.sync import (
     bar_warp_sync,
-    fence_proxy_async_shared,
     griddepcontrol_wait,
     setmaxnreg_dec,
     setmaxnreg_inc,
 )
-
-# lanes that gather x, and one a warp that copies the rest
-COPYING = 32 * X_WARPS + PRODUCER_WARPS - X_WARPS
 
 
 def build(config):
@@ -49,8 +45,7 @@ def build(config):
     first_segment, next_segment = schedule.first_segment, schedule.next_segment
     deal = make_deal(config, schedule)
     publish, dealt, slot_of = deal.publish, deal.dealt, deal.slot_of
-    gather = make_gather(config, schedule, deal)
-    copy_expert = make_copy_expert(config, schedule, deal)
+    fill = make_fill(config, schedule, deal)
     release = make_release(config)
     start, finish, multiply_stage = make_products(config, release)
     sum_of_blocks = make_sum_of_blocks(config, schedule)
@@ -60,7 +55,8 @@ def build(config):
     def init_bars(smem):
         for i in range(num_stages):
             bar = uint32(smem + bars_offset + i * 16)
-            mbarrier_init(bar, uint32(COPYING))
+            # one arrival of each warp that copies
+            mbarrier_init(bar, uint32(PRODUCER_WARPS))
             mbarrier_init(bar + 8, uint32(CONSUMER_WARPS))
         for i in range(num_slots):
             bar = uint32(smem + slot_bars_offset + i * 16)
@@ -112,12 +108,9 @@ def build(config):
         if thread_id() >= uint32(32 * CONSUMER_WARPS):
             setmaxnreg_dec(PRODUCER_REGISTERS)
             role = uint32((thread_id() >> 5) - CONSUMER_WARPS)
-            if role < X_WARPS:
-                sizes = (x_columns, x_divisor, num_pairs, max_blocks)
-                gather(x, work_list, topk_weights, k, n, sizes, has_weights, role)
-            elif uint32(thread_id() & 31) == 0:
-                role = uint32(role - X_WARPS)
-                copy_expert(packed, scales, zero_points, work_list, n, k, role)
+            sizes = (x_columns, x_divisor, num_pairs, max_blocks)
+            operands = (x, packed, scales, zero_points)
+            fill(operands, work_list, topk_weights, k, n, sizes, has_weights, role)
         else:
             setmaxnreg_inc(CONSUMER_REGISTERS)
             griddepcontrol_wait()
@@ -142,8 +135,6 @@ def build(config):
                     at = uint32(smem + stage * stage_bytes)
                     bar = uint32(bars + stage * 16)
                     mbarrier_wait(bar, phase)
-                    # wgmma reads through another proxy what lanes have copied
-                    fence_proxy_async_shared()
                     order = (k_step > k_first, bar, phase)
                     acc, zero = multiply_stage(acc, at, places_of, zero, last, order)
                     last = (at, bar)

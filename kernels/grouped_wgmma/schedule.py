@@ -17,6 +17,7 @@ class Deal(NamedTuple):
     publish:    (work_list, n, k_steps) -> None: read the list and say what follows, by one thread
     dealt:      () -> rows of the list with their padding, tiles, steps of a stripe, striped tiles
     expert_of:  (work_list, row) -> the expert of the list's block that begins with a row
+    rows_of:    (work_list, max_blocks, row) -> how many pairs that block has
     pair_at:    (work_list, max_blocks, row) -> the number of a row's pair
     slot_of:    turn -> where the pairs of this block's tile of that turn lie, the barrier that says
                 so, and the parity of its phase
@@ -25,6 +26,7 @@ class Deal(NamedTuple):
     publish: DeviceFunction
     dealt: DeviceFunction
     expert_of: DeviceFunction
+    rows_of: DeviceFunction
     pair_at: DeviceFunction
     slot_of: DeviceFunction
 
@@ -77,6 +79,11 @@ def make_deal(config, schedule):
         return ld_global_cg_u32(work_list + (uint64(uint32(block + HEADER)) << 2))
 
     @cuda.jit(device=True, forceinline=True)
+    def rows_of(work_list, max_blocks, row):
+        block = uint32(uint32(row // uint32(tile_m)) + max_blocks)
+        return ld_global_cg_u32(work_list + (uint64(uint32(block + HEADER)) << 2))
+
+    @cuda.jit(device=True, forceinline=True)
     def pair_at(work_list, max_blocks, row):
         place = uint64(uint32(max_blocks * 2 + HEADER)) + uint64(row)
         return ld_global_cg_u32(work_list + (place << 2))
@@ -88,4 +95,4 @@ def make_deal(config, schedule):
         bar = uint32(smem + slot_bars_offset + slot * 16)
         return at, bar, uint32(uint32(turn // uint32(num_slots)) & 1)
 
-    return Deal(publish, dealt, expert_of, pair_at, slot_of)
+    return Deal(publish, dealt, expert_of, rows_of, pair_at, slot_of)

@@ -10,8 +10,10 @@ import numpy as np
 from ferrum_numba.kernels.shared.silu import silu_mul
 from ferrum_numba.ptx.convert import PACK
 from ferrum_numba.ptx.instruction import F32, U32, Array, F32x2, Instruction, Lanes
-from ferrum_numba.ptx.mma import stmatrix_x2_trans, stmatrix_x4_trans
+from ferrum_numba.ptx.mma import stmatrix_x1_trans, stmatrix_x2_trans, stmatrix_x4_trans
 from ferrum_numba.ptx.text import Half
+
+_STORES = {2: stmatrix_x2_trans, 4: stmatrix_x4_trans}
 
 
 @cache
@@ -25,11 +27,11 @@ def store_pairs(
     where gate are the upper 8 rows of D, and up the lower ones.
 
     Args:
-        n:          columns of D, a multiple of 16
+        n:          columns of D, a multiple of 8
         row_bytes:  from one row of the destination to the next
         dtype:      "f16" or "bf16", of what is stored
         gated:      whether gate and up become one
-        begin, end: which columns, multiples of 16; all of them by default
+        begin, end: which columns, multiples of 8; all of them by default
 
     Operands of the instruction:
         address: u32, 16-byte aligned, of the row and the 16 bytes that this lane addresses of the
@@ -43,11 +45,14 @@ def store_pairs(
     One fma, then a product with w in fp32, then one rounding to dtype.
     """
     lines = [".reg .f32 w0, w1, v0, v1, v2, v3;", ".reg .b32 h0, h1, h2, h3;"]
-    columns = range(begin, n if end is None else end, 16)
+    end = n if end is None else end
+    columns = range(begin, end, 16)
     for first in columns:
-        for block in range(2):
+        blocks = min(2, (end - first) // 8)
+        for block in range(blocks):
             lines += _pairs(first, block, (first - begin + 8 * block) * 4, dtype, gated)
-        words, count = ("h0, h1", 2) if gated else ("h0, h1, h2, h3", 4)
+        count = blocks if gated else 2 * blocks
+        words = ", ".join(f"h{i}" for i in range(count))
         lines.append(
             f"stmatrix.sync.aligned.m8n8.x{count}.trans.shared.b16 "
             f"[<address>+{(first - begin) * row_bytes}], {{{words}}};"
@@ -63,16 +68,18 @@ def store_pairs(
             place = address + np.uint32((first - begin) * row_bytes)
             words = _twin_pairs(lanes, sums, first, weights + np.uint32((first - begin) * 4))
             packed = PACK[dtype].twin(words[..., 0], words[..., 1])
-            store = stmatrix_x2_trans if gated else stmatrix_x4_trans
-            store.twin(lanes, place, packed)
+            if packed.shape[1] == 1:
+                stmatrix_x1_trans.twin(lanes, place, packed[:, 0])
+            else:
+                _STORES[packed.shape[1]].twin(lanes, place, packed)
 
     def _twin_pairs(lanes: Lanes, sums: Array, first: int, weights: Array) -> Array:
-        """Return [lanes, registers, 2] of 16 pairs."""
+        """Return [lanes, registers, 2] of 16 pairs, or of the last 8."""
         # [lanes, block of 8 pairs, upper or lower row, pair]
-        held = sums[:, first // 2 : first // 2 + 8].reshape(-1, 2, 2, 2)
+        held = sums[:, first // 2 : min(first + 16, end) // 2].reshape(len(sums), -1, 2, 2)
         if gated:
             held = silu_mul.twin(held[:, :, 0], held[:, :, 1])[:, :, None]
-        blocks = [lanes.load_shared(weights + np.uint32(32 * i), 8) for i in range(2)]
+        blocks = [lanes.load_shared(weights + np.uint32(32 * i), 8) for i in range(held.shape[1])]
         factors = np.stack([b.view(np.float32) for b in blocks], axis=1)
         return (held * factors[:, :, None]).reshape(len(sums), -1, 2)
 

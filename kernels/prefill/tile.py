@@ -36,13 +36,18 @@ class Tile(Stage):
     dtype: str
     cluster: int = 1
     pair: bool = False
+    # what tile_m is a multiple of: pieces in which a tile leaves
+    row_multiple = 16
 
     def refuse(self) -> None:
         """Raise a `ConfigError` where there is no such tile."""
         if self.tile_n not in (128, 256):
             raise ConfigError(f"tile_n must be 128 or 256; got {self.tile_n}")
-        if self.tile_m % 16 or not 16 <= self.tile_m <= 256:
-            raise ConfigError(f"tile_m must be a multiple of 16 up to 256; got {self.tile_m}")
+        if self.tile_m % self.row_multiple or not 16 <= self.tile_m <= 256:
+            raise ConfigError(
+                f"tile_m must be a multiple of {self.row_multiple} from 16 to 256; "
+                f"got {self.tile_m}"
+            )
         # what the accumulators leave of a consumer's registers
         if self.tile_m * self.tile_n > MOST_SUMS:
             raise ConfigError(

@@ -75,7 +75,7 @@ KINDS = (
     {"group_size": 32, "dtype": "bf16", "per_pair": True},
     {"group_size": 128, "zero_points": "gptq_v2", "dtype": "bf16", "bias": True, "gated": True},
 )
-TILES = (Config(64, 128, 3), Config(96, 256, 3), Config(48, 256, 3, stripes=False))
+TILES = (Config(64, 128, 4), Config(96, 256, 4), Config(48, 256, 4, stripes=False))
 
 
 @pytest.mark.parametrize("config", TILES, ids=str)
@@ -90,7 +90,7 @@ def test_every_kind_of_weight_equals_the_reference(kind, config):
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind["group_size"] > 0], ids=str)
 def test_scaled_sums_equal_the_reference(kind, rows):
     problem = GroupedProblem(30, 3, 2, 336, 360, **kind)
-    assert_equals_reference(Config(rows, 256, 3, scale_sums=True), problem, sms(4))
+    assert_equals_reference(Config(rows, 256, 4, scale_sums=True), problem, sms(4))
 
 
 @pytest.mark.parametrize("problem", WGMMA.op.tests, ids=str)
@@ -105,7 +105,7 @@ ROWS = (0, 1, 15, 16, 17, 64, 65, 0)
 
 @pytest.mark.parametrize(
     "config",
-    [Config(64, 128, 3), Config(16, 256, 3, scale_sums=True), Config(128, 128, 3, stripes=False)],
+    [Config(64, 128, 4), Config(16, 256, 4, scale_sums=True), Config(128, 128, 4, stripes=False)],
     ids=str,
 )
 def test_experts_of_any_number_of_rows_equal_the_reference(config):
@@ -119,7 +119,7 @@ def test_experts_of_any_number_of_rows_equal_the_reference(config):
 def test_every_height_of_a_tile_equals_the_reference(tile_m):
     """One expert takes all: whole tiles and one of a row."""
     problem = GroupedProblem(tile_m + 1, 3, 1, 128, 128, bias=True, weighted=True)
-    assert_runs(Config(tile_m, 128, 2), problem, np.ones(tile_m + 1), sms(3))
+    assert_runs(Config(tile_m, 128, 4), problem, np.ones(tile_m + 1), sms(3))
 
 
 @pytest.mark.parametrize("gated", [False, True])
@@ -131,12 +131,12 @@ def test_dropped_pairs_are_neither_read_nor_written(per_pair, gated):
     )
     ids = np.random.default_rng(2).integers(0, 3, 48)
     ids[::4], ids[1::8], ids[5::8] = -1, 3, 1 << 20
-    assert_runs(Config(64, 128, 3), problem, ids, sms(2))
+    assert_runs(Config(64, 128, 4), problem, ids, sms(2))
 
 
 def test_nothing_is_written_where_all_pairs_are_dropped():
     problem = GroupedProblem(5, 3, 2, 128, 128)
-    assert_runs(Config(64, 128, 3), problem, np.full(10, -1), sms(4))
+    assert_runs(Config(64, 128, 4), problem, np.full(10, -1), sms(4))
 
 
 @pytest.mark.parametrize("num_sms", [1, 2, 5, 8, 132])
@@ -144,14 +144,14 @@ def test_nothing_is_written_where_all_pairs_are_dropped():
 def test_the_result_does_not_depend_on_the_number_of_sms(num_sms, stripes):
     """Fewer tiles than SMs, some waves, tiles that fill no wave, stripes of part of a tile."""
     problem = GroupedProblem(50, 4, 2, 256, 256, bias=True, gated=True)
-    assert_equals_reference(Config(32, 256, 3, stripes=stripes), problem, sms(num_sms))
-    assert_equals_reference(Config(64, 128, 3, stripes=stripes), problem, sms(num_sms))
+    assert_equals_reference(Config(32, 256, 4, stripes=stripes), problem, sms(num_sms))
+    assert_equals_reference(Config(64, 128, 4, stripes=stripes), problem, sms(num_sms))
 
 
 def test_runs_on_the_workspace_of_the_run_before():
     """The counters are left at zero, and what the partial sums hold does not matter."""
     problem, gpu = GroupedProblem(40, 3, 2, 256, 512), sms(5)
-    config = WGMMA.specialise(Config(64, 128, 3), problem)
+    config = WGMMA.specialise(Config(64, 128, 4), problem)
     launch = WGMMA.launch(config, problem, gpu)
     buffers = dict(WGMMA.prepare(problem, inputs_of(problem)))
     buffers |= {name: np.zeros(size, np.uint8) for name, size in launch.workspace.items()}
@@ -166,14 +166,14 @@ def test_runs_on_the_workspace_of_the_run_before():
     np.testing.assert_array_equal(results[0], results[1])
 
 
-@pytest.mark.parametrize("config", [Config(64, 128, 3), Config(32, 256, 3, scale_sums=True)])
+@pytest.mark.parametrize("config", [Config(64, 128, 4), Config(32, 256, 4, scale_sums=True)])
 def test_the_bits_are_those_of_prefill_for_each_expert(config):
     problem = GroupedProblem(40, 3, 2, 256, 256, bias=True)
     config = replace(config, stripes=False)
     inputs = inputs_of(problem)
     got, _ = run(config, problem, inputs, sms(3))
     alone = PrefillConfig(
-        config.tile_m, config.tile_n, 3, stripes=False, scale_sums=config.scale_sums
+        config.tile_m, config.tile_n, 4, stripes=False, scale_sums=config.scale_sums
     )
     for expert in range(problem.num_experts):
         pairs = np.flatnonzero(inputs["ids"].reshape(-1) == expert)
@@ -190,7 +190,7 @@ def test_the_bits_are_those_of_prefill_for_each_expert(config):
 
 @pytest.mark.parametrize("scale_sums", [False, True])
 def test_without_stripes_a_pair_has_the_same_bits_in_any_batch(scale_sums):
-    config = Config(32, 256, 3, stripes=False, scale_sums=scale_sums)
+    config = Config(32, 256, 4, stripes=False, scale_sums=scale_sums)
     few, many = (GroupedProblem(tokens, 4, 2, 256, 256) for tokens in (5, 60))
     inputs = inputs_of(many)
     alone, _ = run(config, few, {**inputs, "x": inputs["x"][:5], "ids": inputs["ids"][:5]}, sms(3))
@@ -201,8 +201,8 @@ def test_without_stripes_a_pair_has_the_same_bits_in_any_batch(scale_sums):
 def test_a_new_list_gives_the_same_bits():
     problem = GroupedProblem(20, 3, 2, 128, 128)
     inputs = inputs_of(problem)
-    old, _ = run(Config(64, 128, 3), problem, inputs, sms(3))
-    new, _ = run(Config(64, 128, 3), problem, inputs, sms(3), list_is_new=1)
+    old, _ = run(Config(64, 128, 4), problem, inputs, sms(3))
+    new, _ = run(Config(64, 128, 4), problem, inputs, sms(3), list_is_new=1)
     np.testing.assert_array_equal(old, new)
 
 
