@@ -20,7 +20,9 @@ from ferrum_numba.linear.moe_arguments import ROUTED_TYPES, Arguments, Routed
 from ferrum_numba.linear.moe_run import GpuMoe, HostMoe
 from ferrum_numba.linear.moe_spec import MoeSpec
 from ferrum_numba.linear.moe_stacks import GateUp, checked_map, make_stacks
+from ferrum_numba.linear.numbered import number
 from ferrum_numba.linear.stores import Store
+from ferrum_numba.linear.tensors import Tensors
 
 
 class MoeLayer:
@@ -49,6 +51,7 @@ class MoeLayer:
         self._H, self._dtype = spec.down.N, spec.down.dtype
         self._runtime = gate_up.runtime
         self._device = HOST if self._runtime is None else self._runtime.device.index
+        self.number, self._tensors = number(self), Tensors(self._dtype, self._device)
         self._arguments = Arguments(spec, self._device, allow_dropped)
         if shared is not None:
             self._arguments.refuse_shared(*shared)
@@ -166,6 +169,14 @@ class MoeLayer:
 
         Arguments as `forward` has them; NumPy arrays are copied to a GPU and back.
         """
+        if self._tensors.kind is None:
+            # torch may have been imported since
+            self._tensors = Tensors(self._dtype, self._device)
+        tensors = self._tensors
+        if type(x) is tensors.kind and tensors.compiling():
+            from ferrum_numba.linear import traced
+
+            return traced.call_experts(self, x, router_logits, topk_ids, topk_weights)
         x, *given = (
             None if each is None else arrays.contiguous(each)
             for each in (x, router_logits, topk_ids, topk_weights)

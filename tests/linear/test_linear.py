@@ -362,7 +362,7 @@ def cases(gpu):
         (bf16, out, "x must be fp16; got bf16"),
         (gpu.empty((4, 128), np.float32), out, "x must be fp16; got fp32"),
         (x, gpu.empty((4, 64), np.float32), "out must be fp16; got fp32"),
-        (Tensor(x, dtype="torch.float32"), out, "x must be fp16; got torch.float32"),
+        (Tensor(x, dtype="torch.float32"), out, "x must be fp16; got fp32"),
         (rows(4, 128), out, "x must be on cuda:0 like the weight; it is on the host"),
         (x, np.zeros((4, 64), np.float16), "out must be on cuda:0 like the weight; it is on the"),
         (Tensor(x, device=1), out, "x must be on cuda:0 like the weight; it is on cuda:1"),
@@ -498,7 +498,7 @@ def test_torch_tensors_of_the_host(store, dtype):
     linear.forward(x, out)
     assert torch.equal(out, y)
     assert torch.equal(linear(x.transpose(0, 1)), y.transpose(0, 1))
-    with pytest.raises(ProblemError, match=f"x must be {dtype}; got torch.float32"):
+    with pytest.raises(ProblemError, match=f"x must be {dtype}; got fp32"):
         linear(x.float())
 
 

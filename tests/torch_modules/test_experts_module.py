@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 
 from quantised import assert_close, layer, reference, rows  # noqa: E402
 
+from ferrum_numba import MoeLayer  # noqa: E402
 from ferrum_numba.errors import ProblemError  # noqa: E402
 from ferrum_numba.torch import ExpertStack, GatedExperts, MarlinLinear  # noqa: E402
 
@@ -162,3 +163,18 @@ def test_counts_that_are_not_the_rows(counts, got):
     stack = ExpertStack.from_gptq(UP, device="cpu")
     with pytest.raises(ProblemError, match=f"counts must be the rows .*, 6 in all; got {got}"):
         stack(torch.from_numpy(rows(6, H)), torch.tensor(counts))
+
+
+@pytest.mark.parametrize("given", ["logits", "ids"])
+def test_a_layer_that_is_no_module_compiled_whole(given):
+    layer_of_them = MoeLayer.from_gptq(UP, DOWN, top_k=2, device="cpu")
+    hidden, experts, weights = routed(5, 2)
+    logits = torch.from_numpy(np.random.default_rng(0).standard_normal((5, 4)).astype("f4"))
+    arguments = {"router_logits": logits}
+    if given == "ids":
+        arguments = {"topk_ids": experts.int(), "topk_weights": weights.float()}
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda x: layer_of_them(x * 2, **arguments).relu(), fullgraph=True, backend="aot_eager"
+    )
+    assert torch.equal(compiled(hidden), layer_of_them(hidden * 2, **arguments).relu())
