@@ -96,7 +96,7 @@ class Experts:
         """
         operands = _ROUTED.pack(ids, weights, 0)
         for found, tensors in zip(self._stacks, stacks, strict=True):
-            operands += found.operands(*tensors, expert=0)
+            operands += found.operands(*tensors)
         plan = self._plans.get(tokens) or self.plan(tokens, stream)
         plan(stream, x, out, operands)
 

@@ -63,7 +63,7 @@ class Weights:
         zero_points: torch.Tensor | None,
         bias: torch.Tensor | None,
         order: torch.Tensor | None,
-        expert: int,
+        expert: int = 0,
     ) -> bytes:
         """Return the addresses of an expert's tensors, packed.
 
