@@ -46,17 +46,19 @@ from dataclasses import dataclass
 
 from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.division import ceil_div, round_up
-from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.grouped import OPERANDS, SIZES, GroupedKernel
 from ferrum_numba.kernels.prefill.kernel import RESULT_CYCLES, stage_cycles
-from ferrum_numba.kernels.prefill.tile import PANEL_K, PRODUCER_WARPS, Tile
+from ferrum_numba.kernels.prefill.tile import (
+    CONSUMER_REGISTERS,
+    PANEL_K,
+    PRODUCER_REGISTERS,
+    PRODUCER_WARPS,
+    Tile,
+)
 from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.work_list import max_blocks
 
 ARCH = "sm_90a"
-# stages that a warp copies before it waits for the first of them, where the ring has two more: a
-# stage is given back when the next one is there
-MOST_LAG = 3
 # tiles that have a place for their pairs: the one that ends, and one that is copied ahead
 NUM_SLOTS = 2
 # of x: where a row begins is kept in units of 16 bytes, in 32 bits
@@ -84,8 +86,6 @@ class Config(Tile):
 
     def __post_init__(self) -> None:
         self.refuse()
-        if self.num_stages < 3:
-            raise ConfigError(f"num_stages must be at least 3; got {self.num_stages}")
 
     @property
     def num_slots(self) -> int:
@@ -113,9 +113,10 @@ class Config(Tile):
         return 8 * self.tile_m + 16
 
     @property
-    def lag(self) -> int:
-        """Stages that a warp copies before it waits for the first of them."""
-        return min(MOST_LAG, self.num_stages - 2)
+    def registers(self) -> tuple[int, int]:
+        """Registers a thread of the warps that multiply, and of those that copy."""
+        # of two panels there is more to copy, and tiles are small
+        return (224, 56) if self.panels > 1 else (CONSUMER_REGISTERS, PRODUCER_REGISTERS)
 
     @property
     def panels(self) -> int:
@@ -125,7 +126,17 @@ class Config(Tile):
     @property
     def chunk_step(self) -> int:
         """Chunks of 8 rows from one that a warp copies to its next; the panels are others'."""
-        return PRODUCER_WARPS // self.panels
+        return self.x_warps // self.panels
+
+    @property
+    def x_warps(self) -> int:
+        """Warps that gather x: all four share large tiles, of two panels two have one each."""
+        return 2 if self.panels > 1 else PRODUCER_WARPS
+
+    @property
+    def word_warps(self) -> int:
+        """Warps that copy words and scales, by one lane: those that do not gather, or all."""
+        return PRODUCER_WARPS - self.x_warps or PRODUCER_WARPS
 
     @property
     def warp_chunks(self) -> int:

@@ -10,9 +10,7 @@ from ferrum_numba.kernels.prefill.products import make_products, make_release
 from ferrum_numba.kernels.prefill.result import make_sum_of_blocks
 from ferrum_numba.kernels.prefill.schedule import make_schedule
 from ferrum_numba.kernels.prefill.tile import (
-    CONSUMER_REGISTERS,
     CONSUMER_WARPS,
-    PRODUCER_REGISTERS,
     PRODUCER_WARPS,
 )
 from ferrum_numba.ptx.asynchronous import (
@@ -25,6 +23,7 @@ from ferrum_numba.ptx.memory import ld_global_nc_u32, ld_shared_u32
 from ferrum_numba.ptx.special import opaque_u32, smem_base, thread_id
 from ferrum_numba.ptx.sync import (
     bar_warp_sync,
+    fence_proxy_async_shared,
     griddepcontrol_wait,
     setmaxnreg_dec,
     setmaxnreg_inc,
@@ -39,6 +38,8 @@ def build(config):
     stage_bytes, bars_offset = config.stage_bytes, config.bars_offset
     slot_bars_offset, num_slots = config.slot_bars_offset, config.num_slots
     expert_offset = 8 * config.tile_m
+    more, fewer = config.registers
+    copying, leaving = 32 * config.x_warps + config.word_warps, config.x_warps // config.panels
     places, column_zeros = 4 // config.strips, has_zero_points and per_channel
     schedule = make_schedule(config)
     corner, own_column, advance = schedule.corner, schedule.own_column, schedule.advance
@@ -55,12 +56,13 @@ def build(config):
     def init_bars(smem):
         for i in range(num_stages):
             bar = uint32(smem + bars_offset + i * 16)
-            # one arrival of each warp that copies
-            mbarrier_init(bar, uint32(PRODUCER_WARPS))
+            # an arrival of each lane that gathers, and one a warp that copies words
+            mbarrier_init(bar, uint32(copying))
             mbarrier_init(bar + 8, uint32(CONSUMER_WARPS))
         for i in range(num_slots):
             bar = uint32(smem + slot_bars_offset + i * 16)
-            mbarrier_init(bar, uint32(1))
+            # of two panels' warps one says whose rows they are
+            mbarrier_init(bar, uint32(leaving))
             mbarrier_init(bar + 8, uint32(CONSUMER_WARPS))
         fence_mbarrier_init()
 
@@ -106,13 +108,13 @@ def build(config):
         cuda.syncthreads()
         # read again wherever it is asked for: kept, it would cost the main loop a register
         if thread_id() >= uint32(32 * CONSUMER_WARPS):
-            setmaxnreg_dec(PRODUCER_REGISTERS)
+            setmaxnreg_dec(fewer)
             role = uint32((thread_id() >> 5) - CONSUMER_WARPS)
             sizes = (x_columns, x_divisor, num_pairs, max_blocks)
             operands = (x, packed, scales, zero_points)
             fill(operands, work_list, topk_weights, k, n, sizes, has_weights, role)
         else:
-            setmaxnreg_inc(CONSUMER_REGISTERS)
+            setmaxnreg_inc(more)
             griddepcontrol_wait()
             k_steps = uint32(k // uint32(tile_k))
             places_of = find_places()
@@ -135,6 +137,8 @@ def build(config):
                     at = uint32(smem + stage * stage_bytes)
                     bar = uint32(bars + stage * 16)
                     mbarrier_wait(bar, phase)
+                    # wgmma reads through another proxy what lanes have copied
+                    fence_proxy_async_shared()
                     order = (k_step > k_first, bar, phase)
                     acc, zero = multiply_stage(acc, at, places_of, zero, last, order)
                     last = (at, bar)
