@@ -177,6 +177,14 @@ class GroupedDecode(GroupedKernel):
         slices = layout.stored_shape(problem.expert)[1] // layout.N_MULTIPLE
         return problem.num_pairs * slices <= 2 * gpu.num_sms
 
+    def reads(self, config):
+        """Return the list that a config reads, or the ids themselves."""
+        return config.list_name
+
+    def is_invariant(self, config):
+        """Return whether sums are cut alike for every routing: by slices, blocks or pairs."""
+        return config.whole or config.buckets or config.direct
+
     def build(self, config, arch):
         """Return the program: Grid: stripes; Block: warps_n * warps_k warps; smem: x + sums."""
         # not above: what is compiled already runs without numba
