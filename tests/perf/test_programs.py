@@ -12,7 +12,7 @@ from ferrum_numba.compile import Binary, Job, cache, function_fingerprint, recip
 from ferrum_numba.contract import describe
 from ferrum_numba.errors import BuildError
 from ferrum_numba.gpu import KNOWN
-from ferrum_numba.kernels import GROUPED, MOE
+from ferrum_numba.kernels import GROUPED, LINEAR, MOE
 from ferrum_numba.kernels.grouped import GroupedProblem
 from ferrum_numba.kernels.tools.add_bias import AddBias, AddBiasConfig
 from ferrum_numba.perf import decisions, programs
