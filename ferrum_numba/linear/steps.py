@@ -24,6 +24,7 @@ from ferrum_numba.launch.interop import HOST
 from ferrum_numba.linear import arrays, runtime
 from ferrum_numba.linear.arrays import Seen
 from ferrum_numba.linear.layer import rows_of
+from ferrum_numba.linear.moe_arguments import ROUTED_TYPES
 from ferrum_numba.linear.moe_stages import COMBINE
 from ferrum_numba.linear.stages import ADD_BIAS, Stage, default
 from ferrum_numba.reference import add_bias as references
@@ -47,6 +48,10 @@ class StepTask:
     def stages(self, decisions: Sequence[Decision], gpu: Gpu) -> Iterator[Stage]:
         """Yield the one stage."""
         stage = default(self.kernel, self.problem, gpu, dict(self.renamed))
+        if self.kernel is COMBINE:
+            # programmatic, it would read ids and weights that the launch before it still writes
+            config = replace(COMBINE.default(self.problem, gpu), programmatic=False)
+            stage = replace(stage, config=config)
         yield replace(stage, scalars=dict(self.scalars))
 
 
@@ -118,7 +123,8 @@ def moe_combine(stream: Any, rows: Any, topk_ids: Any, topk_weights: Any, out: A
             )
         arrays.refuse(f"moe_combine: {name}", seen, kind, device, 4 if kind[-2:] == "32" else 16)
     _refuse_read_only("moe_combine: out", found[3])
-    _refuse_overlap(found[0], found[3])
+    for name, seen in zip(names[:-1], found[:-1], strict=True):
+        _refuse_overlap(name, seen, found[3])
     if T == 0:
         return
     if device == HOST:
@@ -182,7 +188,7 @@ def _refuse_read_only(name: str, array: Seen) -> None:
         raise LaunchError(f"{name} is read-only")
 
 
-def _refuse_overlap(rows: Seen, out: Seen) -> None:
-    ends = [a.address + prod(a.shape) * DTYPES[a.dtype].itemsize for a in (rows, out)]
-    if rows.address < ends[1] and out.address < ends[0]:
-        raise LaunchError("moe_combine: out overlaps rows")
+def _refuse_overlap(name: str, read: Seen, out: Seen) -> None:
+    ends = [a.address + prod(a.shape) * ROUTED_TYPES[a.dtype].itemsize for a in (read, out)]
+    if read.address < ends[1] and out.address < ends[0]:
+        raise LaunchError(f"moe_combine: out overlaps {name}")

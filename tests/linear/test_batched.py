@@ -242,11 +242,27 @@ def test_sums_that_cannot_be(change, error, words):
         moe_combine(0, *{**arguments, **change}.values())
 
 
-def test_a_sum_over_its_own_rows():
-    of_pairs = rows(6, 40)
+@pytest.mark.parametrize("over", ["rows", "topk_ids", "topk_weights"])
+def test_a_sum_over_what_it_reads(over):
+    arguments = {
+        "rows": rows(6, 40), "topk_ids": np.zeros((3, 2), np.int32),
+        "topk_weights": np.zeros((3, 2), np.float32),
+    }  # fmt: skip
+    memory = np.zeros(1024, np.uint8)
+    memory = memory[-memory.ctypes.data % 16 :]
+    out = memory[: 3 * 40 * 2].view(np.float16).reshape(3, 40)
+    array = arguments[over]
+    arguments[over] = memory[: array.nbytes].view(array.dtype).reshape(array.shape)
+    with pytest.raises(LaunchError, match=f"moe_combine: out overlaps {over}"):
+        moe_combine(0, *arguments.values(), out)
+
+
+def test_a_sum_waits_for_its_routing(gpu):
+    """Whoever wrote ids and weights may have been the launch just before."""
     ids, weights = np.zeros((3, 2), np.int32), np.zeros((3, 2), np.float32)
-    with pytest.raises(LaunchError, match="moe_combine: out overlaps rows"):
-        moe_combine(0, of_pairs, ids, weights, of_pairs[:3])
+    moe_combine(0, *arrays_on(gpu, "cuda", rows(6, 40), ids, weights, rows(3, 40)))
+    [(name, config)] = gpu.built
+    assert (name, config.programmatic) == ("combine", False)
 
 
 @pytest.mark.parametrize(
