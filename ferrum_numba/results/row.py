@@ -170,8 +170,9 @@ def num_tiles(config: Mapping[str, Any], problem: Mapping[str, Any]) -> float:
     rows, tile_m = size_of(problem) or 0, int(config.get("tile_m", 1))
     if not {"num_experts", "top_k"} <= problem.keys():
         return ceil_div(rows, tile_m)
+    # more experts a token than there are: of those, the others are elsewhere
     num_experts, top_k = problem["num_experts"], problem["top_k"]
     if config.get("direct"):
         return float(rows * top_k)
-    hit = num_experts * (1 - (1 - top_k / num_experts) ** rows)
+    hit = num_experts * (1 - (1 - min(1.0, top_k / num_experts)) ** rows)
     return float(max(hit, rows * top_k / tile_m))

@@ -243,3 +243,10 @@ def test_of_layers_the_nearest_decides():
 def test_the_tiles_of_experts(tokens, config, tiles):
     found = results.num_tiles(config, asdict(replace(LAYER, tokens=tokens)))
     assert found == pytest.approx(tiles, rel=1e-4)
+
+
+def test_the_tiles_of_fewer_experts_than_a_token_chooses():
+    """Of a layer whose other experts are elsewhere."""
+    problem = asdict(replace(LAYER, tokens=4096, num_experts=2, top_k=8))
+    assert results.num_tiles({"tile_m": 64}, problem) == 512
+    assert results.num_tiles({"tile_m": 64}, {**problem, "tokens": 1}) == 2
