@@ -8,9 +8,10 @@ from math import log
 from typing import Any
 
 from ferrum_numba.contract import describe
+from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.gpu import Gpu
-from ferrum_numba.kernels.grouped import GroupedKernel, GroupedProblem
+from ferrum_numba.kernels.grouped import GroupedKernel, GroupedProblem, expected_hits
 from ferrum_numba.linear.choice import kernel_for
 from ferrum_numba.results.decisions import Choice, Decision
 
@@ -41,42 +42,47 @@ def grouped_choice(
     Raises:
         ProblemError: no kernel can run it; says why each cannot.
     """
-    choice = kernel_for(problem, _in_order(problem, kernels, num_ids), decisions, gpu)
+    # where some experts are elsewhere, those here have the rows of so many tokens
+    alike = problem
+    if num_ids:
+        alike = replace(problem, tokens=ceil_div(problem.tokens * problem.num_experts, num_ids))
+    able = [kernel for kernel in kernels if kernel.refuses(problem) is None]
+    choice = kernel_for(alike, _in_order(alike, able or kernels), decisions, gpu)
     assert isinstance(choice.kernel, GroupedKernel), "it is one of those"
-    others = [kernel for kernel in kernels if kernel is not choice.kernel]
-    for kernel, config in _configs([choice.kernel, *others], choice, problem, gpu):
+
+    def may_run(kernel: GroupedKernel, config: Any) -> bool:
         if num_ids and kernel.reads(config) == "ids":
-            continue
-        if invariant and not kernel.is_invariant(config):
-            continue
-        if config == choice.config:
-            return choice
-        return Choice(kernel, config, f"{choice.rule}, of those that may be chosen")
+            return False
+        return kernel.is_invariant(config) or not invariant
+
+    if may_run(choice.kernel, choice.config):
+        return choice
+    others = [kernel for kernel in able if kernel is not choice.kernel]
+    for kernel in (choice.kernel, *others):
+        found = [c for c in _configs(kernel, problem, gpu) if may_run(kernel, c)]
+        if found:
+            config = min(found, key=lambda config: _unlike(config, choice.config))
+            return Choice(kernel, config, f"{choice.rule}, of those that may be chosen")
     raise ProblemError(f"no config of {', '.join(k.name for k in kernels)} may run {problem}")
 
 
-def _configs(
-    kernels: Sequence[GroupedKernel], choice: Choice, problem: GroupedProblem, gpu: Gpu
-) -> Iterator[tuple[GroupedKernel, Any]]:
-    """Yield the choice, then what else fits, in the order of each kernel's space."""
-    yield kernels[0], choice.config
-    for kernel in kernels:
-        if kernel.refuses(problem) is not None:
-            continue
-        for generic in kernel.configs(gpu):
-            config = kernel.specialise(generic, problem)
-            if kernel.misfit(config, problem, gpu) is None:
-                yield kernel, config
+def _configs(kernel: GroupedKernel, problem: GroupedProblem, gpu: Gpu) -> Iterator[Any]:
+    """Yield what fits, in the order of the kernel's space."""
+    for generic in kernel.configs(gpu):
+        config = kernel.specialise(generic, problem)
+        if kernel.misfit(config, problem, gpu) is None:
+            yield config
 
 
-def _in_order(
-    problem: GroupedProblem, kernels: Sequence[GroupedKernel], num_ids: int
-) -> list[GroupedKernel]:
+def _unlike(config: Any, wanted: Any) -> int:
+    """Return in how many fields a config differs from another."""
+    ours, theirs = describe(config), describe(wanted)
+    return sum(theirs.get(name) != value for name, value in ours.items())
+
+
+def _in_order(problem: GroupedProblem, kernels: Sequence[GroupedKernel]) -> list[GroupedKernel]:
     """Return the kernels as they are where experts have few rows, else the other way round."""
-    E, k = problem.num_experts, problem.top_k
-    all_experts = num_ids or E
-    hit = E * (1 - (1 - min(k / all_experts, 1)) ** problem.tokens)
-    rows = problem.num_pairs * E / all_experts / hit
+    rows = problem.num_pairs / expected_hits(problem)
     return list(kernels if rows <= FEW_ROWS else reversed(kernels))
 
 

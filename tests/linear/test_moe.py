@@ -13,10 +13,13 @@ import ferrum_numba
 from ferrum_numba.contract import describe
 from ferrum_numba.errors import CaptureError, LaunchError, ProblemError
 from ferrum_numba.gptq.tensors import interleaved
+from ferrum_numba.gpu import KNOWN
 from ferrum_numba.kernels import GROUPED
+from ferrum_numba.kernels.grouped import GroupedProblem
 from ferrum_numba.launch import Graph
 from ferrum_numba.linear.dense import MarlinLinear
 from ferrum_numba.linear.moe import MoeLayer
+from ferrum_numba.linear.moe_choice import grouped_choice
 from ferrum_numba.linear.moe_stages import MoeTask
 from ferrum_numba.reference import moe
 from ferrum_numba.reference.gptq import unpack_codes
@@ -332,6 +335,30 @@ def test_batch_invariance_can_be_asked_for(gpu):
     for seed in (3, 4):
         others = np.concatenate([logits[:1], logits_of(4, 4, seed)])
         np.testing.assert_array_equal(layer(x, others)[0], first)
+
+
+@pytest.mark.parametrize(("tokens", "tile_m"), [(1, 8), (16, 8), (64, 8), (256, 24), (1024, 80)])
+def test_a_config_that_may_not_run_gives_way_to_one_like_it(tokens, tile_m):
+    """Not to the first there is, which reads the weights once a pair."""
+    problem = GroupedProblem(tokens, 128, 8, 1536, 2048)
+    usual = grouped_choice(problem, GROUPED, [], KNOWN["h200"])
+    found = grouped_choice(problem, GROUPED, [], KNOWN["h200"], invariant=True)
+    assert (found.kernel, found.config.tile_m) == (usual.kernel, tile_m)
+    assert found.kernel.reads(found.config) == ("ids" if tokens == 1 else f"list_{tile_m}")
+    assert found.kernel.is_invariant(found.config)
+
+
+def test_of_experts_elsewhere_no_rows_are_expected():
+    """16 of 128 experts have of 512 tokens the rows that they would have of 64 of their own."""
+    slice_of_all = GroupedProblem(512, 16, 8, 1536, 2048)
+    found = grouped_choice(slice_of_all, GROUPED, [], KNOWN["h200"], num_ids=128)
+    whole = grouped_choice(replace(slice_of_all, num_experts=128), GROUPED, [], KNOWN["h200"])
+    alone = grouped_choice(slice_of_all, GROUPED, [], KNOWN["h200"])
+    assert found.config.tile_m == whole.config.tile_m < alone.config.tile_m
+    for tokens in (1, 3, 4096):
+        few = replace(slice_of_all, tokens=tokens, num_experts=2)
+        choice = grouped_choice(few, GROUPED, [], KNOWN["h200"], num_ids=128)
+        assert choice.kernel.misfit(choice.config, few, KNOWN["h200"]) is None
 
 
 def test_a_map_and_ids_that_would_be_read_directly(gpu):
