@@ -26,7 +26,8 @@ activations are waited for, and the first weights are on their way before the la
 
 Bound by gmem bandwidth and latency up to 8 rows an expert, by issue slots beyond; see
 docs/designs/grouped_decode.md#bound.
-Limits: group_size in {-1, 32, 64, 128}, no act-order (gather x first).
+Limits: group_size in {-1, 32, 64, 128}, no act-order (gather x first); fewer than 2^32 steps of 8
+rows, 64 columns and 64 of K.
 """
 
 from dataclasses import dataclass
@@ -118,6 +119,8 @@ SHORT_STEPS = 8
 _WHOLE = ((1, 8, 2), (1, 4, 4))
 # pairs an expert up to which blocks of 8 or 16 rows take the least time; 32 take twice that of 16
 FULL_ROWS = {8: 6, 16: 32}
+# of all slices: they are numbered in 32 bits
+MOST_STEPS = 2**32
 
 
 class GroupedDecode(GroupedKernel):
@@ -134,6 +137,19 @@ class GroupedDecode(GroupedKernel):
         early = is_hopper_or_later(gpu.arch)
         return tuple(c for c in _CONFIGS if c.early == early and decode.unfit(c, gpu) is None)
 
+    def refuses(self, problem):
+        """Return why no config can run this problem, or None."""
+        K, N = layout.stored_shape(problem.expert)
+        most = max_blocks(problem.num_pairs, problem.num_experts, min(self.blocks))
+        steps = most * (N // layout.N_MULTIPLE) * (K // layout.K_MULTIPLE)
+        if steps >= MOST_STEPS:
+            return (
+                f"{self.name} needs fewer than {MOST_STEPS} steps of {min(self.blocks)} rows, "
+                f"{layout.N_MULTIPLE} columns and {layout.K_MULTIPLE} of K; got up to {steps}, of "
+                f"{problem.num_pairs} pairs"
+            )
+        return super().refuses(problem)
+
     def misfit(self, config, problem, gpu):
         """Return why this config does not fit this problem, or None."""
         if config != self.specialise(config, problem):
@@ -144,6 +160,11 @@ class GroupedDecode(GroupedKernel):
                 f"N must be a multiple of tile_n = {config.tile_n} and K of step_k = "
                 f"{config.step_k}; got N = {N}, K = {K}, as they are stored"
             )
+        if (
+            config.direct
+            and problem.num_pairs * N * K >= MOST_STEPS * config.tile_n * config.step_k
+        ):
+            return f"{problem.num_pairs} blocks of one row have {MOST_STEPS} steps or more"
         if config.tile_m > 8 and config.tile_m >= 2 * problem.tokens:
             return f"tile_m = {config.tile_m} for {problem.tokens} tokens only adds rows of zeros"
         return decode.unfit(config, gpu)

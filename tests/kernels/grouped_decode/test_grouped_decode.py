@@ -141,6 +141,26 @@ def test_what_is_no_config_is_refused_in_numbers():
     assert "act_order" in KERNEL.refuses(replace(PROBLEM, act_order=True))
 
 
+def test_steps_that_32_bits_cannot_number_are_refused():
+    """The device would number some of them alike, and leave the others out."""
+    mixtral = GroupedProblem(65536, 8, 2, 28672, 4096)
+    assert KERNEL.refuses(mixtral) is None
+    most = replace(mixtral, top_k=16, N=57344, K=8192)
+    assert "got up to 15033188352, of 1048576 pairs" in KERNEL.refuses(most)
+    many = replace(mixtral, top_k=8)
+    fitting = [
+        c
+        for c in (KERNEL.specialise(c, many) for c in KERNEL.configs(H200))
+        if KERNEL.misfit(c, many, H200) is None
+    ]
+    assert {c.direct for c in fitting} == {True, False}
+    assert len(fitting) < len(KERNEL.configs(H200))
+    for config in fitting:
+        blocks = KERNEL.launch(config, many, H200).scalars["max_blocks"]
+        blocks = many.num_pairs if config.direct else blocks
+        assert blocks * (many.N // config.tile_n) * (many.K // config.step_k) < 2**32
+
+
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("tokens", [1, 4, 16, 64])
 def test_a_model_s_default_spills_nothing(tokens, gated):
