@@ -91,7 +91,8 @@ def is_fused(
 ) -> bool:
     """Tell whether GEMM 1 applies the gate: unless it was measured to take longer so.
 
-    Where both were measured for the nearest number of tokens; the gate's own launch as modelled.
+    Where both were measured for the nearest number of tokens, of one routing, which is the
+    problem's if it can be; the gate's own launch as modelled.
 
     problem: not gated
     """
@@ -101,22 +102,29 @@ def is_fused(
     both = gated.keys() & plain.keys()
     if not both:
         return True
-    tokens = min(both, key=lambda there: (abs(log(there / problem.tokens)), there))
-    gate_bytes = GATE_BYTES * tokens * problem.top_k * problem.N // 2
-    return gated[tokens] <= plain[tokens] + NODE_US + gate_bytes * BYTE_US
+
+    def distance(there: tuple[int, str]) -> tuple[float, bool, int]:
+        tokens, routing = there
+        return abs(log(tokens / problem.tokens)), routing != problem.routing, tokens
+
+    nearest = min(both, key=distance)
+    gate_bytes = GATE_BYTES * nearest[0] * problem.top_k * problem.N // 2
+    return gated[nearest] <= plain[nearest] + NODE_US + gate_bytes * BYTE_US
 
 
-def _times(decisions: Sequence[Decision], problem: GroupedProblem) -> Mapping[int, float]:
-    """Return the least time of such a problem by tokens, in µs."""
+def _times(
+    decisions: Sequence[Decision], problem: GroupedProblem
+) -> Mapping[tuple[int, str], float]:
+    """Return the least time of such a problem by tokens and routing, in µs."""
     wanted = _less_tokens(describe(problem))
     # a field that came later than a decision
     usual = {f.name: f.default for f in fields(problem) if f.default is not MISSING}
-    times: dict[int, float] = {}
+    times: dict[tuple[int, str], float] = {}
     for found in decisions:
         there = {**usual, **found.problem}
         if _less_tokens(there) == wanted:
-            tokens = there["tokens"]
-            times[tokens] = min(found.us, times.get(tokens, found.us))
+            measured = there["tokens"], there["routing"]
+            times[measured] = min(found.us, times.get(measured, found.us))
     return times
 
 

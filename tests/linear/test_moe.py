@@ -19,7 +19,7 @@ from ferrum_numba.kernels.grouped import GroupedProblem
 from ferrum_numba.launch import Graph
 from ferrum_numba.linear.dense import MarlinLinear
 from ferrum_numba.linear.moe import MoeLayer
-from ferrum_numba.linear.moe_choice import grouped_choice
+from ferrum_numba.linear.moe_choice import grouped_choice, is_fused
 from ferrum_numba.linear.moe_stages import MoeTask
 from ferrum_numba.reference import moe
 from ferrum_numba.reference.gptq import unpack_codes
@@ -321,6 +321,30 @@ def test_the_gate_is_where_it_was_measured_to_cost_less(gpu):
     assert "silu_mul" in names(10.0, 9.0)
     # of the nearest number of tokens
     assert "silu_mul" in names(10.0, 9.0, tokens=64)
+
+
+def test_gates_of_one_routing_are_compared():
+    """A skewed routing hits fewer experts, and takes less time."""
+    problem = GroupedProblem(64, 128, 8, 1536, 2048)
+    gated = replace(problem, gated=True)
+    skewed = replace(problem, routing="skewed")
+
+    def decided(*times):
+        return [
+            Decision("grouped_gemm", describe(p), "grouped_decode", {}, us, "final")
+            for p, us in times
+        ]
+
+    slower, faster = (gated, 50.0), (problem, 40.0)
+    assert is_fused(problem, GROUPED, decided(slower, (skewed, 30.0)))
+    assert not is_fused(problem, GROUPED, decided(slower, faster))
+    other = (replace(skewed, gated=True), 30.0), (skewed, 31.0)
+    assert not is_fused(problem, GROUPED, decided(slower, faster, *other))
+    # rows from before there was a choice of routings
+    old = [replace(d, problem={**d.problem}) for d in decided(slower, faster)]
+    for found in old:
+        del found.problem["routing"]
+    assert not is_fused(problem, GROUPED, old)
 
 
 def test_batch_invariance_can_be_asked_for(gpu):
