@@ -50,8 +50,8 @@ class StepTask:
         stage = default(self.kernel, self.problem, gpu, dict(self.renamed))
         if self.kernel is COMBINE:
             # programmatic, it would read ids and weights that the launch before it still writes
-            config = replace(COMBINE.default(self.problem, gpu), programmatic=False)
-            stage = replace(stage, config=config)
+            config: Any = stage.config
+            stage = replace(stage, config=replace(config, programmatic=False))
         yield replace(stage, scalars=dict(self.scalars))
 
 
