@@ -45,6 +45,14 @@ def add_rows(parser: argparse.ArgumentParser, what: str, usual: str | None = Non
     )
 
 
+def add_top_k(parser: argparse.ArgumentParser) -> None:
+    """Add the experts of a token."""
+    parser.add_argument(
+        "--top-k", type=_positive, metavar="K",
+        help="experts of a token; by default as config.json says",
+    )  # fmt: skip
+
+
 def add_gpu(parser: argparse.ArgumentParser) -> None:
     """Add the GPU to plan for."""
     parser.add_argument(

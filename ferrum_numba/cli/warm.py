@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.cli import options
 from ferrum_numba.cli.output import print_json, progress, say
 from ferrum_numba.cli.session import Session
 from ferrum_numba.contract import describe
-from ferrum_numba.errors import BuildError, CheckpointError
+from ferrum_numba.errors import BuildError, CheckpointError, ProblemError
 
 if TYPE_CHECKING:
     from ferrum_numba.compile import Binary, Job
+    from ferrum_numba.gptq.checkpoint import LayerInfo
+    from ferrum_numba.linear.needs import Needs
 
 HELP = "compile beforehand, on all processors, what a checkpoint's layers will need; resumable"
 NO_BUILD = 1
@@ -24,7 +28,10 @@ USUAL_ROWS = "1-512"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the checkpoint, the numbers of rows, and the GPU."""
     parser.add_argument("path", type=options.given, metavar="MODEL_DIR", help="the checkpoint")
-    options.add_rows(parser, f"numbers of rows of x; {USUAL_ROWS} by default", USUAL_ROWS)
+    options.add_rows(
+        parser, f"numbers of rows of x, or tokens; {USUAL_ROWS} by default", USUAL_ROWS
+    )
+    options.add_top_k(parser)
     options.add_gpu(parser)
     parser.add_argument(
         "--dtype", choices=("fp16", "bf16"), default="fp16", help="of x; fp16 by default"
@@ -63,8 +70,30 @@ def _needed(session: Session) -> tuple[list[Job], int]:
     weights = needs.kinds(layers, args.dtype)
     if not weights:
         raise CheckpointError(f"{args.path} has no quantised layer that can be loaded")
+    experts = list(_experts(layers, args))
     with progress("choose") as bar:
-        return needs.programs(weights, args.m, session.gpu, bar), len(weights)
+        jobs = needs.programs(weights, args.m, session.gpu, bar, experts)
+    return jobs, len(weights) + len(experts)
+
+
+def _experts(layers: Sequence[LayerInfo], args: argparse.Namespace) -> Iterator[Needs]:
+    """Yield what the layers of experts need, each kind once; say why one is left out."""
+    from ferrum_numba.gptq.config import experts_per_token
+    from ferrum_numba.linear import moe_needs
+
+    path = Path(args.path)
+    top_k = args.top_k or experts_per_token(path if path.is_dir() else path.parent)
+    for block in moe_needs.blocks(layers, args.dtype):
+        if top_k is None:
+            say("left out: layers of experts; config.json does not say how many a token has, "
+                "--top-k does")  # fmt: skip
+            return
+        try:
+            block.spec(top_k)
+        except ProblemError as error:
+            say(f"left out: the layer of experts of {error}")
+            continue
+        yield partial(block.programs, top_k)
 
 
 def _available(job: Job) -> str | None:

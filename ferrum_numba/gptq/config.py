@@ -27,6 +27,8 @@ SYNONYMS = {
 }
 KINDS: dict[str, type] = {"bits": int, "group_size": int, "quant_method": str,
          "checkpoint_format": str, "pack_dtype": str}  # fmt: skip
+# what models call the experts of a token
+TOP_K = ("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_topk", "moe_k")
 WORDS = {int: "a whole number", bool: "true or false", str: "a string"}
 # method -> formats of its checkpoints that can be read, the default first
 FORMATS = {"gptq": ("gptq", "gptq_v2", "marlin"), "awq": ("gemm",), "marlin": ("marlin",)}
@@ -108,6 +110,21 @@ class GptqConfig:
                 values = usual | _values(changes, source)
                 return replace(self, **_supported(values, f"{name}: {source}"))
         return self
+
+
+def experts_per_token(folder: str | Path) -> int | None:
+    """Return how many experts a token of the model has, as its config.json says; None if not.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    path = Path(folder) / MODEL_FILE
+    if not path.exists():
+        return None
+    model = read_json(path)
+    sections = (model, model.get("text_config"))
+    said = (s.get(name) for s in sections if isinstance(s, dict) for name in TOP_K)
+    return next((value for value in said if type(value) is int), None)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from ferrum_numba.compile import Job
 from ferrum_numba.contract import Config, Kernel
@@ -18,6 +19,8 @@ from ferrum_numba.results.decisions import Decision
 
 # (done, of how many)
 Progress = Callable[[int, int], None]
+# (rows, decisions, gpu) -> what is launched
+Needs = Callable[[Sequence[int], Sequence[Decision], Gpu], Iterable[tuple[Kernel, Config]]]
 
 
 def kinds(layers: Iterable[LayerInfo], dtype: str) -> list[Weight]:
@@ -27,9 +30,14 @@ def kinds(layers: Iterable[LayerInfo], dtype: str) -> list[Weight]:
 
     dtype: "fp16" or "bf16", of x and out
     """
-    stored = {layer.name: _weight(layer, dtype) for layer in layers if layer.error is None}
+    stored = weights(layers, dtype)
     found = [*stored.values(), *_fused(stored)]
     return list({replace(weight, name=""): weight for weight in reversed(found)}.values())[::-1]
+
+
+def weights(layers: Iterable[LayerInfo], dtype: str) -> dict[str, Weight]:
+    """Return what a checkpoint's layers are, by name; those that cannot be loaded are left out."""
+    return {layer.name: _weight(layer, dtype) for layer in layers if layer.error is None}
 
 
 def _weight(layer: LayerInfo, dtype: str) -> Weight:
@@ -38,53 +46,68 @@ def _weight(layer: LayerInfo, dtype: str) -> Weight:
 
 
 def programs(
-    weights: Sequence[Weight], rows: Sequence[int], gpu: Gpu, progress: Progress
+    weights: Sequence[Weight],
+    rows: Sequence[int],
+    gpu: Gpu,
+    progress: Progress,
+    others: Sequence[Needs] = (),
 ) -> list[Job]:
     """Return the programs that layers run with these numbers of rows, each config once.
+
+    others: what else runs with so many rows
 
     Raises:
         ProblemError: a weight that no store can hold, or more rows than any kernel takes.
     """
     decisions = choice.shipped_decisions(gpu)
     found: dict[tuple[Kernel, Config], None] = {}
-    for done, weight in enumerate(weights):
-        progress(done, len(weights))
-        found |= dict.fromkeys(_programs(weight, rows, decisions, gpu))
-    progress(len(weights), len(weights))
+    asked: list[Needs] = [*(partial(_programs, weight) for weight in weights), *others]
+    for done, needed in enumerate(asked):
+        progress(done, len(asked))
+        found |= dict.fromkeys(needed(rows, decisions, gpu))
+    progress(len(asked), len(asked))
     return [Job(kernel, config, gpu.arch) for kernel, config in found]
+
+
+def task(weight: Weight, M: int) -> LayerTask:
+    """Return what a layer in the usual store asks for M rows."""
+    kind = usual_store(weight)
+    gathered = kind is MarlinStore and weight.act_order
+    return LayerTask(weight.problem(M), choice.readers(kind.kind), gathered=gathered)
 
 
 def _programs(
     weight: Weight, rows: Sequence[int], decisions: Sequence[Decision], gpu: Gpu
 ) -> Iterator[tuple[Kernel, Config]]:
-    kind = usual_store(weight)
-    packed = kind is MarlinStore
-    if packed:
+    if usual_store(weight) is MarlinStore:
         pack = packing(weight.problem(1), gpu)
         yield pack.kernel, pack.config
-    kernels = choice.readers(kind.kind)
     for M in rows:
-        task = LayerTask(weight.problem(M), kernels, gathered=packed and weight.act_order)
-        yield from ((stage.kernel, stage.config) for stage in task.stages(decisions, gpu))
+        stages = task(weight, M).stages(decisions, gpu)
+        yield from ((stage.kernel, stage.config) for stage in stages)
 
 
 def _fused(stored: dict[str, Weight]) -> Iterator[Weight]:
     """Yield the projections that can be put together of stored ones."""
-    for name, first in stored.items():
+    for name in stored:
         prefix, dot, last = name.rpartition(".")
         for whole, parts in FUSED.items():
             others = [stored.get(f"{prefix}{dot}{part}") for part in parts]
-            if last != parts[0] or not all(_fits(first, other) for other in others):
-                continue
-            weights = [other for other in others if other is not None]
-            yield replace(
-                first, name=f"{prefix}{dot}{whole}", N=sum(weight.N for weight in weights),
-                symmetric=all(weight.symmetric for weight in weights),
-            )  # fmt: skip
+            together = side_by_side(f"{prefix}{dot}{whole}", others)
+            if last == parts[0] and together is not None:
+                yield together
 
 
-def _fits(first: Weight, other: Weight | None) -> bool:
-    """Tell whether columns of both may stand in one weight, as `gptq.tensors.concatenate` says."""
-    return other is not None and other == replace(
-        first, name=other.name, N=other.N, symmetric=other.symmetric
-    )
+def side_by_side(name: str, parts: Sequence[Weight | None]) -> Weight | None:
+    """Return the weight of all parts' columns, as `gptq.tensors.concatenate` has it, or None."""
+    found = [part for part in parts if part is not None]
+    if len(found) < len(parts):
+        return None
+    first = found[0]
+    for part in found:
+        if part != replace(first, name=part.name, N=part.N, symmetric=part.symmetric):
+            return None
+    return replace(
+        first, name=name, N=sum(part.N for part in found),
+        symmetric=all(part.symmetric for part in found),
+    )  # fmt: skip

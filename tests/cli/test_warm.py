@@ -181,10 +181,73 @@ def test_a_range_that_is_none_is_refused(text, words, capsys):
     assert words in capsys.readouterr().err
 
 
+@pytest.fixture
+def experts_of(tmp_path):
+    """Return what writes a checkpoint of a block of experts, of a model that says `model`."""
+
+    def write(num_experts=4, **model):
+        tensors = {}
+        shapes = {"gate_proj": (128, 64), "up_proj": (128, 64), "down_proj": (64, 128)}
+        for e in range(num_experts):
+            for projection, (rows, columns) in shapes.items():
+                name = f"model.layers.0.mlp.experts.{e}.{projection}"
+                tensors |= {
+                    f"{name}.qweight": np.zeros((rows // 8, columns), np.int32),
+                    f"{name}.scales": np.ones((rows // 64, columns), np.float16),
+                    f"{name}.qzeros": np.full((rows // 64, columns // 8), 0x77777777, np.int32),
+                }
+        folder = tmp_path / "experts"
+        folder.mkdir()
+        save_file(tensors, folder / "model.safetensors")
+        config = {"quant_method": "gptq", "bits": 4, "group_size": 64, "sym": True}
+        (folder / "config.json").write_text(json.dumps({"quantization_config": config, **model}))
+        return str(folder)
+
+    return write
+
+
+AROUND = {"route_topk", "align_tokens", "grouped_decode", "combine"}
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ({"num_experts_per_tok": 2}, ()), ({"text_config": {"num_experts_per_tok": 2}}, ()),
+        ({}, ("--top-k", "2")), ({"num_experts_per_tok": 9}, ("--top-k", "2")),
+    ],
+)  # fmt: skip
+def test_experts_are_a_layer_too(run, experts_of, compiled, model, options):
+    folder = experts_of(**model)
+    status, out, err = run("warm", folder, *M, *options, "--gpu", "h200", "--json")
+    facts = json.loads(out)
+    # gate and up alike, down, both fused, and the layer
+    assert (status, err, facts["layers"]) == (0, "", 4)
+    assert {entry for entry, _ in compiled} >= AROUND
+    assert facts["compiled"] == facts["programs"]
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({}, "layers of experts; config.json does not say how many a token has, --top-k does"),
+        ({"num_experts_per_tok": None}, "layers of experts; config.json does not say how many"),
+        ({"num_experts_per_tok": 5}, "the layer of experts of model.layers.0.mlp.experts.0."
+                                     "gate_up_proj: top_k must be 1 to 4, of 4 experts; got 5"),
+    ],
+)  # fmt: skip
+def test_experts_that_form_no_layer_are_left_out(run, experts_of, compiled, model, words):
+    status, out, err = run("warm", experts_of(**model), *M, "--gpu", "h200", "--json")
+    assert (status, json.loads(out)["layers"]) == (0, 3)
+    assert err.startswith(f"left out: {words}")
+    assert len(err.splitlines()) == 1
+    assert compiled
+    assert not AROUND & {entry for entry, _ in compiled}
+
+
 def test_rows_are_numbers_and_ranges(run, model, monkeypatch):
     seen = {}
 
-    def programs(weights, rows, gpu, progress):
+    def programs(weights, rows, gpu, progress, experts):
         seen["rows"] = rows
         return []
 
