@@ -30,6 +30,7 @@ Limits: group_size in {-1, 32, 64, 128}, no act-order (gather x first).
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.division import ceil_div
@@ -120,6 +121,10 @@ _WHOLE = ((1, 8, 2), (1, 4, 4))
 FULL_ROWS = {8: 6, 16: 32}
 
 
+# tokens up to which lists are worth doing without, and blocks of an expert's rows worth trying
+MOST_DIRECT_TOKENS, MOST_BLOCKS = 16, 8
+
+
 class GroupedDecode(GroupedKernel):
     """Weights as A, rows as n8; stripes over the slices of all experts, cut on the device."""
 
@@ -144,6 +149,14 @@ class GroupedDecode(GroupedKernel):
                 f"N must be a multiple of tile_n = {config.tile_n} and K of step_k = "
                 f"{config.step_k}; got N = {N}, K = {K}, as they are stored"
             )
+        if config.direct and problem.tokens > MOST_DIRECT_TOKENS:
+            return (
+                f"without a list weights are read once a pair; {problem.tokens} tokens share "
+                "experts"
+            )
+        rows = problem.num_pairs / expected_hits(problem)
+        if rows > MOST_BLOCKS * config.tile_m and config.tile_m < _tallest(gpu):
+            return f"tile_m = {config.tile_m} for {rows:.0f} rows an expert reads weights too often"
         if config.tile_m > 8 and config.tile_m >= 2 * problem.tokens:
             return f"tile_m = {config.tile_m} for {problem.tokens} tokens only adds rows of zeros"
         return decode.unfit(config, gpu)
@@ -234,3 +247,9 @@ class GroupedDecode(GroupedKernel):
         if not config.whole:
             most = ceil_div(units, config.warps_k)
         return min(max(1, gpu.num_sms * config.blocks_per_sm // rows), most), units
+
+
+@cache
+def _tallest(gpu):
+    """Return the most rows of a block that the GPU has registers for."""
+    return max(c.tile_m for c in _CONFIGS if decode.unfit(c, gpu) is None)
