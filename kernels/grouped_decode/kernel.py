@@ -30,7 +30,6 @@ Limits: group_size in {-1, 32, 64, 128}, no act-order (gather x first).
 """
 
 from dataclasses import dataclass
-from functools import cache
 
 from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.division import ceil_div
@@ -155,7 +154,7 @@ class GroupedDecode(GroupedKernel):
                 "experts"
             )
         rows = problem.num_pairs / expected_hits(problem)
-        if rows > MOST_BLOCKS * config.tile_m and config.tile_m < _tallest(gpu):
+        if config.tile_m == 8 and rows > 8 * MOST_BLOCKS:
             return f"tile_m = {config.tile_m} for {rows:.0f} rows an expert reads weights too often"
         if config.tile_m > 8 and config.tile_m >= 2 * problem.tokens:
             return f"tile_m = {config.tile_m} for {problem.tokens} tokens only adds rows of zeros"
@@ -247,9 +246,3 @@ class GroupedDecode(GroupedKernel):
         if not config.whole:
             most = ceil_div(units, config.warps_k)
         return min(max(1, gpu.num_sms * config.blocks_per_sm // rows), most), units
-
-
-@cache
-def _tallest(gpu):
-    """Return the most rows of a block that the GPU has registers for."""
-    return max(c.tile_m for c in _CONFIGS if decode.unfit(c, gpu) is None)
