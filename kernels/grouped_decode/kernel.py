@@ -101,6 +101,17 @@ _GRIDS = (
     (False, False, False), (False, True, True), (True, True, True), (True, False, False),
     (False, False, True), (True, False, True),
 )  # fmt: skip
+
+
+def _grids(tile_m, shape):
+    """Return the grids of a shape; of tall blocks the widest and the narrowest are whole too."""
+    if tile_m == 8:
+        return _GRIDS
+    # bits that no other token changes, for experts with many rows
+    ends = _SHAPES[tile_m][0], _SHAPES[tile_m][-1]
+    return (_GRIDS[0], _GRIDS[3]) if shape in ends else _GRIDS[:1]
+
+
 _CONFIGS = tuple(
     Config(
         tile_m, *warps, step_k, blocks_per_sm, 1, early,
@@ -109,7 +120,7 @@ _CONFIGS = tuple(
     for early in (True, False)
     for tile_m, rows in _SHAPES.items()
     for warps, step_k, blocks_per_sm in rows
-    for whole, buckets, direct in (_GRIDS if tile_m == 8 else _GRIDS[:1])
+    for whole, buckets, direct in _grids(tile_m, (warps, step_k, blocks_per_sm))
 )  # fmt: skip
 # (warps_n, warps_k, blocks_per_sm), the best first: where a slice has few steps, warps side by side
 _SHORT = ((4, 1, 4), (2, 1, 8), (1, 2, 8), (2, 2, 4), (1, 4, 4), (1, 2, 1))

@@ -372,6 +372,17 @@ def test_a_config_that_may_not_run_gives_way_to_one_like_it(tokens, tile_m):
     assert found.kernel.is_invariant(found.config)
 
 
+@pytest.mark.parametrize("gpu", KNOWN.values(), ids=KNOWN)
+def test_every_number_of_tokens_has_a_config_that_may_run(gpu):
+    for tokens in (1, 7, 64, 300, 8192):
+        for N, K in ((64, 64), (320, 192), (1536, 2048)):
+            for num_ids in (0, 64):
+                problem = GroupedProblem(tokens, 8, 2, N, K, 64)
+                found = grouped_choice(problem, GROUPED, [], gpu, num_ids=num_ids, invariant=True)
+                assert found.kernel.is_invariant(found.config)
+                assert found.kernel.misfit(found.config, problem, gpu) is None
+
+
 def test_of_experts_elsewhere_no_rows_are_expected():
     """16 of 128 experts have of 512 tokens the rows that they would have of 64 of their own."""
     slice_of_all = GroupedProblem(512, 16, 8, 1536, 2048)

@@ -101,18 +101,22 @@ def test_every_kind_of_weight(group_size, step_k, zero_points):
     assert result.ok, result.reason
 
 
-def test_a_token_s_row_has_the_same_bits_whatever_else_is_in_the_batch():
+@pytest.mark.parametrize("tile_m", [8, 16, 32])
+def test_a_token_s_row_has_the_same_bits_whatever_else_is_in_the_batch(tile_m):
     """Whole slices are summed in one order; other stripes cut elsewhere with other batches."""
-    problem = GroupedProblem(6, 5, 2, 128, 704, 64)
+    problem = GroupedProblem(20, 5, 2, 128, 704, 64)
     inputs = OP.make_inputs(problem, np.random.default_rng(0))
+    others = np.vstack([inputs["ids"][:1], np.full((19, 2), 1)]).astype(np.int32)
     outs = []
-    for ids in (inputs["ids"], np.vstack([inputs["ids"][:1], np.full((5, 2), 1)]).astype(np.int32)):
-        config = KERNEL.specialise(replace(SMALL, whole=True), problem)
+    for ids in (inputs["ids"], others):
+        config = KERNEL.specialise(replace(SMALL, tile_m=tile_m, whole=True), problem)
         launch = KERNEL.launch(config, problem, replace(H200, num_sms=2))
         buffers = KERNEL.prepare(problem, {**inputs, "ids": ids})
         buffers |= {name: np.zeros(size, np.uint8) for name, size in launch.workspace.items()}
         buffers["out"] = np.zeros(*OP.output(problem))
         interpreter.run(KERNEL.build(config, H200.arch), launch, buffers)
+        want = OP.reference(problem, {**inputs, "ids": ids})
+        assert OP.tolerance(problem).compare(buffers["out"], want).ok
         outs.append(buffers["out"])
     np.testing.assert_array_equal(outs[0][:2].view(np.uint16), outs[1][:2].view(np.uint16))
 
