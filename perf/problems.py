@@ -7,7 +7,7 @@ on one GPU; so are those of layers of experts, whose down projection has a row a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ferrum_numba.contract import Problem
 from ferrum_numba.kernels.grouped import GroupedProblem
@@ -122,6 +122,15 @@ PROBLEM_SETS: Mapping[str, tuple[Problem, ...]] = {
     **{model: routed(shapes.values()) for model, shapes in MOE_MODELS.items()},
     **{
         f"{model}-skewed": routed(shapes.values(), routing="skewed")
+        for model, shapes in MOE_MODELS.items()
+    },
+    # whether GEMM 1 applies the gate is decided by these and those without it
+    **{
+        f"{model}-gated": tuple(
+            replace(problem, gated=True)
+            for problem in routed(shapes.values())
+            if not problem.per_pair
+        )
         for model, shapes in MOE_MODELS.items()
     },
 }
