@@ -216,8 +216,10 @@ def _reads(choice: Choice) -> str:
 def _told_of_lists(stages: Sequence[Stage]) -> Iterable[Stage]:
     """Yield the stages; each grouped GEMM knows whether what it reads was written just before.
 
-    What was written two launches ago is there: every launch waits for the one before it, and lets
-    the next one begin only then. What a call gives may be new to the first launch.
+    What was written two launches ago is there: each launch of a layer's own waits for the one
+    before it, and lets the next one begin only then. Those of shared experts let it begin at once,
+    but one of the layer's own stands between them: it has waited for the first of them, and that
+    for what a call gives. To the first launch what a call gives may be new.
     """
     for before, stage in zip((None, *stages), stages, strict=False):
         if isinstance(stage.kernel, GroupedKernel) and stage.choice is not None:

@@ -19,17 +19,18 @@ GPU holds; each reads from the list how many tiles there are, and deals them out
 the host: whole tiles in turn, what is left over in equal stripes along K. Products, stripes and
 their hand-over are prefill's own; see kernels/prefill/kernel.py.
 
-Two warps gather the rows of a tile's pairs, 16 bytes a lane, into the swizzle that wgmma reads, and
-say at the stage's barrier when they are there; rows without a pair become zeros. Two others copy
-packed words, scales and zero points. All of them run ahead of the products, into the next tile and
-its expert, as far as the ring is long. The first one leaves a tile's pairs, their weights and its
-expert where the epilogue finds them.
+Four warps gather the rows of a tile's pairs, 16 bytes a lane, into the swizzle that wgmma reads,
+and say at the stage's barrier when they are there; what a row without a pair is multiplied with is
+nobody's. One lane of each copies packed words, the first one's scales and zero points too. Of
+stages of 128 of k (`scale_sums`) two warps gather, and the two others copy words. All of them run
+ahead of the products, into the next tile and its expert, as far as the ring is long. Who gathers
+leaves a tile's pairs and their weights where the epilogue finds them, the first one its expert too.
 
 The epilogue adds the bias, makes silu(gate) * up of the columns where the problem is gated, times
 the pair's weight, rounds once, and writes each row where its pair says.
 
-A launch may begin before the one before it has ended: it copies weights, and waits with x; with the
-list too where that is new.
+A launch may begin before the one before it has ended: it reads the list, unless that is new, and
+deals out the tiles; it waits before it copies anything.
 
 Without `stripes` a pair's row has the same bits whatever else is in the batch; with them, K may be
 cut at other places.
