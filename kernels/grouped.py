@@ -128,7 +128,8 @@ def experts_hit(problem: GroupedProblem) -> int:
     """Return how many experts the measured routing hits: that of generator 0."""
     rng = np.random.default_rng(0)
     draw_seed(rng)
-    return len(np.unique(make_routing(problem, rng)[0]))
+    ids, _ = make_routing(problem, rng)
+    return len(np.unique(ids[ids < problem.num_experts]))
 
 
 def expected_hits(problem: GroupedProblem) -> float:
