@@ -59,7 +59,7 @@ def grouped_choice(
         return choice
     others = [kernel for kernel in able if kernel is not choice.kernel]
     for kernel in (choice.kernel, *others):
-        found = [c for c in _configs(kernel, problem, gpu) if may_run(kernel, c)]
+        found = [c for c in _configs(kernel, alike, gpu) if may_run(kernel, c)]
         if found:
             config = min(found, key=lambda config: _unlike(config, choice.config))
             return Choice(kernel, config, f"{choice.rule}, of those that may be chosen")

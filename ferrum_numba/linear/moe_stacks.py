@@ -50,6 +50,12 @@ def _in_runs(gate_up: Iterable[GateUp]) -> Iterator[GptqTensors]:
         if isinstance(found, GptqTensors):
             yield interleaved(found)
             continue
+        if len(found) != 2 or not all(isinstance(part, GptqTensors) for part in found):
+            got = ", ".join(type(part).__name__ for part in found[:3])
+            raise ProblemError(
+                "gate_up must be, of each expert, one layer or a pair of gate and up; got "
+                f"{len(found)} of {got}"
+            )
         gate, up = found
         prefix, dot, _ = gate.name.rpartition(".")
         yield interleaved(concatenate([gate, up], f"{prefix}{dot}gate_up_proj"))

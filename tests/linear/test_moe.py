@@ -116,6 +116,11 @@ def test_gate_and_up_may_come_apart():
     np.testing.assert_array_equal(pairs(x, logits), made(PLAIN)(x, logits))
 
 
+def test_all_gates_and_all_ups_are_no_pairs():
+    with pytest.raises(ProblemError, match=r"a pair of gate and up; got 4 of GptqTensors"):
+        MoeLayer.from_gptq([PLAIN.gate_up, PLAIN.gate_up], PLAIN.down, top_k=1, device="cpu")
+
+
 @pytest.mark.parametrize("kind", ["asymmetric with a bias", "act-order"])
 def test_columns_in_runs_are_gate_and_up_in_turn(kind):
     tensors = KINDS[kind].gate_up[0]
