@@ -11,6 +11,7 @@ from quantised import layer, reference, some_columns
 
 import ferrum_numba
 from ferrum_numba.contract import describe
+from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import CaptureError, LaunchError, ProblemError
 from ferrum_numba.gptq.tensors import interleaved
 from ferrum_numba.gpu import KNOWN
@@ -381,11 +382,14 @@ def test_a_config_that_may_not_run_gives_way_to_one_like_it(tokens, tile_m):
 def test_every_number_of_tokens_has_a_config_that_may_run(gpu):
     for tokens in (1, 7, 64, 300, 8192):
         for N, K in ((64, 64), (320, 192), (1536, 2048)):
-            for num_ids in (0, 64):
+            # of all experts, or of an eighth of them, which have an eighth of the pairs
+            for num_ids, own_tokens in ((0, tokens), (64, ceil_div(tokens, 8))):
                 problem = GroupedProblem(tokens, 8, 2, N, K, 64)
                 found = grouped_choice(problem, GROUPED, [], gpu, num_ids=num_ids, invariant=True)
+                own = replace(problem, tokens=own_tokens)
                 assert found.kernel.is_invariant(found.config)
-                assert found.kernel.misfit(found.config, problem, gpu) is None
+                assert found.kernel.reads(found.config) != "ids" or not num_ids
+                assert found.kernel.misfit(found.config, own, gpu) is None
 
 
 def test_of_experts_elsewhere_no_rows_are_expected():
@@ -398,7 +402,8 @@ def test_of_experts_elsewhere_no_rows_are_expected():
     for tokens in (1, 3, 4096):
         few = replace(slice_of_all, tokens=tokens, num_experts=2)
         choice = grouped_choice(few, GROUPED, [], KNOWN["h200"], num_ids=128)
-        assert choice.kernel.misfit(choice.config, few, KNOWN["h200"]) is None
+        own = replace(few, tokens=ceil_div(tokens, 64))
+        assert choice.kernel.misfit(choice.config, own, KNOWN["h200"]) is None
 
 
 def test_a_map_and_ids_that_would_be_read_directly(gpu):
