@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 
 from ferrum_numba.contract import Array
 from ferrum_numba.errors import CheckpointError
-from ferrum_numba.gptq.config import read_json
+from ferrum_numba.gptq.on_disk import other_kind, read_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -38,7 +38,13 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+# of a file that is not what it seems, what tells
+MAGIC_BYTES = 32
+# what a folder may hold instead, and what it is called then
+ELSEWHERE = {"*.gguf": "GGUF", "*.bin": "PyTorch's pickles", "*.pt": "PyTorch's pickles"}
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """Where a tensor is: its file, type in safetensors' words, shape and first byte."""
 
@@ -127,7 +133,12 @@ def _paths(path: Path, index: dict[str, str] | None) -> list[Path]:
     single = path / SINGLE
     found = [single] if single.is_file() else sorted(path.glob("*.safetensors"))
     if not found:
-        raise CheckpointError(f"{path} holds no .safetensors file")
+        others = (
+            f"; {other.name} is {kind}, which is not read"
+            for pattern, kind in ELSEWHERE.items()
+            for other in sorted(path.glob(pattern))
+        )
+        raise CheckpointError(f"{path} holds no .safetensors file{next(others, '')}")
     return found
 
 
@@ -160,6 +171,10 @@ def _entries(path: Path) -> dict[str, Entry]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:
+        with path.open("rb") as file:
+            other = other_kind(file.read(MAGIC_BYTES))
+        if other is not None:
+            raise CheckpointError(f"{path} {other}") from error
         words = str(error).removeprefix("Error while deserializing header: ")
         raise CheckpointError(f"{path} is damaged: {_fault(path) or words}") from error
     header, start = _header(path)
