@@ -72,13 +72,14 @@ class GpuGemm:
         for M in rows:
             if M == 0:
                 continue
-            plan = self.plans[M] = self._runtime.plans.make(self._task(M))
+            plan = self.plans[M] = self._runtime.plans.make(self.task(M))
             if plan.needs is None:
                 continue
             for each in (0, None) if stream is None else (stream,):
                 self._runtime.scratch.reserve(plan.needs, each)
 
-    def _task(self, M: int) -> LayerTask:
+    def task(self, M: int) -> LayerTask:
+        """Return what M rows ask of a launch plan."""
         store, problem = self._store, self._store.problem(M)
         if self._own_bias is not None:
             problem = replace(problem, bias=True)
@@ -86,7 +87,7 @@ class GpuGemm:
 
     def _plan(self, M: int, stream: int) -> LaunchPlan:
         """Return the plan of a number of rows seen for the first time."""
-        task = self._task(M)
+        task = self.task(M)
         plan = self._runtime.plans.get(task)
         if plan is None:
             if capturing(stream):

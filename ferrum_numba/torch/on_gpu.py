@@ -63,7 +63,7 @@ class Weights:
         zero_points: torch.Tensor | None,
         bias: torch.Tensor | None,
         order: torch.Tensor | None,
-        expert: int,
+        expert: int = 0,
     ) -> bytes:
         """Return the addresses of an expert's tensors, packed.
 
@@ -93,7 +93,10 @@ class Weights:
             CaptureError: the stream is being captured, and a kernel would have to be loaded.
         """
         gathered = self._layout.store == "marlin" and self._layout.act_order
-        task = LayerTask(self._weight.problem(M), self._kernels, self._kind.names, gathered)
+        weight = self._weight
+        task = LayerTask(
+            weight.problem(M), self._kernels, self._kind.names, gathered, weight.two_step
+        )
         made = self._runtime.plans.get(task)
         if made is None:
             if capturing(stream):
