@@ -5,8 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+import numpy as np
 
 from ferrum_numba.contract import Array
 from ferrum_numba.errors import CheckpointError, FerrumError, ProblemError
@@ -135,7 +139,12 @@ class GptqCheckpoint:
                 yield name, self._files.read(name)
 
     def layers(self) -> list[LayerInfo]:
-        """Return what is known of every stored layer; only zero points and g_idx are read."""
+        """Return what is known of every stored layer; only zero points and g_idx are read.
+
+        Raises:
+            CheckpointError: a file was closed, or cut short.
+        """
+        self._files.check()
         return [self._info(name) for name in self._names]
 
     def close(self) -> None:
@@ -175,9 +184,8 @@ class GptqCheckpoint:
     def _read(self, name: str, expert: int | None = None) -> Stored:
         """Return a stored layer, or one of a stack."""
         config = self._config_of(name)
-        return READERS[config.checkpoint_format](
-            Parts(name, self._files, self.path, expert), config
-        )
+        parts = Parts(name, self._files.entries, self._files.read, self.path, expert)
+        return READERS[config.checkpoint_format](parts, config)
 
     def _stacked(self, name: str) -> int | None:
         """Return how many experts are stacked in a layer; None where it is no stack."""
@@ -188,10 +196,13 @@ class GptqCheckpoint:
         return entry.shape[0]
 
     def _info(self, name: str) -> LayerInfo:
-        experts = self._stacked(name)
+        experts, files = self._stacked(name), self._files
+        numbers: Sequence[int | None] = [None] if experts is None else range(experts)
         try:
             config = self._config_of(name)
-            layers = [self._read(name, e).layer for e in (range(experts) if experts else [None])]
+            read = READERS[config.checkpoint_format]
+            stored = [Parts(name, files.entries, files.view, self.path, e) for e in numbers]
+            layers = [read(parts, config).layer for parts in stored]
         except FerrumError as error:
             return LayerInfo(name, error=str(error))
         layer = layers[0]
@@ -204,7 +215,7 @@ class GptqCheckpoint:
             sym=all(layer.symmetric for layer in layers),
             act_order=any(layer.act_order for layer in layers),
             bias=layer.bias is not None,
-            dtype=str(layer.scales.dtype),
+            dtype=_name_of(layer.scales.dtype),
             experts=experts,
         )
 
@@ -271,6 +282,12 @@ class GptqCheckpoint:
         if len(parts) == 1:
             return parts[0]
         return concatenate(parts, pattern.name("+".join(projections), e))
+
+
+@cache
+def _name_of(dtype: np.dtype[Any]) -> str:
+    """Return a type's name, which NumPy makes anew every time."""
+    return str(dtype)
 
 
 def _by_number(name: str) -> list[tuple[bool, int | str]]:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from ferrum_numba.contract import Array
 from ferrum_numba.errors import CheckpointError
-from ferrum_numba.gptq.files import TensorFiles
 from ferrum_numba.gptq.tensors import GptqTensors
 
 
-@dataclass(frozen=True)
-class Parts:
+class Parts(NamedTuple):
     """The stored tensors of one layer, read when they are asked for.
 
     name:   of the layer
-    files:  where they are
+    has:    which tensors there are
+    read:   returns one of them by its name
     path:   of the checkpoint, for errors
     expert: which layer of a stack, the first dimension of its tensors; None of no stack
     """
 
     name: str
-    files: TensorFiles
+    has: Container[str]
+    read: Callable[[str], Array]
     path: Path
     expert: int | None = None
 
@@ -43,9 +44,9 @@ class Parts:
     def optional(self, tensor: str) -> Array | None:
         """Return a tensor, or None where the layer has none of this name."""
         name = f"{self.name}.{tensor}"
-        if name not in self.files.entries:
+        if name not in self.has:
             return None
-        array = self.files.read(name)
+        array = self.read(name)
         # a shape is every expert's
         stacked = self.expert is not None and array.ndim > 1
         return array[self.expert] if stacked else array
