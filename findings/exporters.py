@@ -3,8 +3,8 @@
     python exporters.py make EXPORTER FOLDER    in an environment with that exporter
     python exporters.py compare FOLDER          in this project's; prints a line a checkpoint
 
-`exporters.sh` makes the environments and does both. A checkpoint `FOLDER/NAME` has what its exporter
-makes of a layer beside it, `FOLDER/NAME.want`: W [N, K] by the exporter's own code.
+`exporters.sh` makes the environments and does both. A checkpoint `FOLDER/NAME` has what its
+exporter makes of a layer beside it, `FOLDER/NAME.want`: W [N, K] by the exporter's own code.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-TEXTS = [f"the quick brown fox number {i} jumps over the lazy dog again and again" for i in range(64)]
+TEXTS = [
+    f"the quick brown fox number {i} jumps over the lazy dog again and again" for i in range(64)
+]
 SIZES = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512,
          "max_position_embeddings": 256}  # fmt: skip
@@ -24,8 +26,13 @@ def model_folder(folder: Path, moe: bool = False) -> Path:
     """Write a Llama, or a Qwen3-MoE, of random weights with a tokenizer; return its folder."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+    from transformers import (
+        LlamaConfig,
+        LlamaForCausalLM,
+        PreTrainedTokenizerFast,
+        Qwen3MoeConfig,
+        Qwen3MoeForCausalLM,
+    )
 
     path = folder / ("source-moe" if moe else "source")
     if path.exists():
@@ -57,17 +64,25 @@ def want(folder: Path, name: str, weights: dict[str, Any]) -> None:
 
 
 def make_gptqmodel(folder: Path) -> None:
-    """GPTQ in its kinds, and AWQ."""
+    """GPTQ in its kinds."""
+    import os
+
     import torch
+
+    # of fewer it makes a pool that it then asks for more threads than it has
+    os.cpu_count = lambda: max(4, len(os.sched_getaffinity(0)))
     from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
 
     kinds: dict[str, dict[str, Any]] = {
         "sym": {}, "asym": {"sym": False}, "v2": {"sym": False, "format": "gptq_v2"},
-        "planar": {"sym": False, "format": "gptq_p"}, "channel": {"group_size": -1},
+        "planar": {"sym": False, "format": "gptq_p"},
+        "channel": {"group_size": -1, "act_group_aware": False},
         "act-order": {"desc_act": True, "sym": False}, "moe": {},
     }  # fmt: skip
     for kind, options in kinds.items():
         name = f"gptqmodel-{kind}"
+        if (folder / f"{name}.want").exists():
+            continue
         source = model_folder(folder, kind == "moe")
         config = QuantizeConfig(**({"bits": 4, "group_size": 32} | options))
         model = GPTQModel.load(str(source), config)
@@ -94,7 +109,7 @@ def make_auto_round(folder: Path) -> None:
         "gptq": ("auto_round:auto_gptq", {}),
         "auto_gptq": ("auto_gptq", {}), "auto_awq": ("auto_awq", {"sym": False}),
         "llm_compressor": ("llm_compressor", {}),
-        "channel": ("auto_round", {"group_size": -1}), "moe": ("auto_round", {}),
+        "moe": ("auto_round", {}),
     }  # fmt: skip
     for kind, (form, options) in kinds.items():
         name = f"auto_round-{kind}"
@@ -104,6 +119,12 @@ def make_auto_round(folder: Path) -> None:
             **({"bits": 4, "group_size": 32, "sym": True} | options),
         )  # fmt: skip
         rounder.quantize_and_save(str(folder / name), format=form)
+        # some formats get a folder of their own, with the scheme in its name
+        (config,) = (folder / name).rglob("config.json")
+        if config.parent != folder / name:
+            config.parent.rename(folder / "inner")
+            (folder / name).rmdir()
+            (folder / "inner").rename(folder / name)
         want(folder, name, dict(unpacked_by_torch(folder / name)))
 
 
@@ -172,7 +193,7 @@ def unpacked_by_torch(path: Path) -> Iterator[tuple[str, Any]]:
             linear.qweight, linear.qzeros = tensors["qweight"], tensors["qzeros"]
             linear.scales = tensors["scales"]
             # a product with the identity is the weight: one term of each sum is not 0
-            weight = linear(torch.eye(K, dtype=torch.float32)).T.to(torch.float32)
+            weight = linear(torch.eye(K, dtype=torch.float16)).T
         yield layer, weight
 
 
@@ -187,11 +208,14 @@ def by_layer(path: Path, maker: str) -> Iterator[tuple[str, dict[str, Any]]]:
         if name.endswith(f".{maker}"):
             layer = name.removesuffix(f".{maker}")
             start = f"{layer}."
-            yield layer, {
-                key.removeprefix(start): tensor
-                for key, tensor in tensors.items()
-                if key.startswith(start)
-            }
+            yield (
+                layer,
+                {
+                    key.removeprefix(start): tensor
+                    for key, tensor in tensors.items()
+                    if key.startswith(start)
+                },
+            )
 
 
 def make_optimum(folder: Path) -> None:
@@ -205,9 +229,7 @@ def make_optimum(folder: Path) -> None:
         source = model_folder(folder)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float16)
         tokenizer = AutoTokenizer.from_pretrained(source)
-        quantizer = GPTQQuantizer(
-            bits=4, group_size=32, dataset=TEXTS, model_seqlen=64, **options
-        )
+        quantizer = GPTQQuantizer(bits=4, group_size=32, dataset=TEXTS, model_seqlen=64, **options)
         quantizer.quantize_model(model, tokenizer)
         weights = {
             layer: module.dequantize_weight().T
@@ -306,7 +328,7 @@ def compared(place: Path, path: Path) -> str:
                     return f"WRONG: {name} differs by {error:.3g}"
     except FerrumError as error:
         return f"refused: {error}"
-    return f"right, {len(names)} layers"
+    return f"right, {len(names)} layers" if names else "WRONG: no layer is quantised"
 
 
 if __name__ == "__main__":
