@@ -14,10 +14,7 @@ from ferrum_numba import GptqCheckpoint, cli
 from ferrum_numba.cli.inspect import answers
 from ferrum_numba.gptq import quantize
 from ferrum_numba.gptq.checkpoint import LayerInfo
-from ferrum_numba.kernels import DENSE, KERNELS, PACKED, RAW
-
-# of one weight: the others' problems are of experts
-ASKED = (*RAW, *PACKED, *DENSE)
+from ferrum_numba.kernels import DENSE, KERNELS, LINEAR, PACKED
 
 
 @pytest.fixture
@@ -62,11 +59,11 @@ def test_inspect_prints_a_line_for_layers_of_a_kind(run, model):
          "float16"],
         ["32", "model.layers.*.self_attn.q_proj", "gptq", "64", "64", "32", "yes", "no", "yes",
          "float16"],
-        ["1", "model.layers.*.mlp.up_proj", *["no"] * len(ASKED)],
+        ["1", "model.layers.*.mlp.up_proj", *["no"] * len(LINEAR)],
     ]  # fmt: skip
     # a column a kernel, in their order: the raw one first, then marlin
     assert rows[2][10:12] == ["yes", "yes"]
-    assert len(rows[2]) == 10 + len(ASKED)
+    assert len(rows[2]) == 10 + len(LINEAR)
     assert "96 quantised layers" in out
     # in act-order, another kernel first brings x into the order of the packed rows
     assert rows[0][10:12] == ["yes", "yes"]
@@ -94,7 +91,7 @@ def test_inspect_prints_every_layer_for_programs(run, model):
         "error": None, "experts": None,
     }  # fmt: skip
     assert (said["w4a16_gptq"], said["marlin"]) == ("yes", "yes, on gathered x")
-    assert {*said} == {kernel.name for kernel in ASKED}
+    assert {*said} == {kernel.name for kernel in LINEAR}
     assert "bits must be 4" in by_name["model.layers.31.mlp.up_proj"]["error"]
 
 
@@ -131,7 +128,7 @@ def test_the_kernel_is_asked_for_the_layer_as_it_is(sym):
 
 def test_a_problem_that_cannot_be_is_the_kernels_answer():
     layer = LayerInfo("x", "gptq", 64, 12, 32, True, False, False, "float16")
-    said = answers(layer, ASKED)
+    said = answers(layer, LINEAR)
     assert all(reason.startswith("N must be a multiple of 8") for reason in said.values())
 
 
