@@ -65,6 +65,11 @@ def test_inspect_prints_a_line_for_layers_of_a_kind(run, model):
     assert rows[2][10:12] == ["yes", "yes"]
     assert len(rows[2]) == 10 + len(LINEAR)
     assert "96 quantised layers" in out
+    # in act-order, another kernel first brings x into the order of the packed rows
+    assert rows[0][10:12] == ["yes", "yes"]
+    packed = ", ".join(kernel.name for kernel in PACKED if kernel.name != "prefill")
+    assert f"  32 of them by {packed}" in out
+    assert "on x whose columns are gathered first" in out
     assert "toy" not in out
     assert len(out.splitlines()) < 25
     # those that refuse the same layers for the same reason, together
@@ -83,9 +88,9 @@ def test_inspect_prints_every_layer_for_programs(run, model):
     assert row == {
         "name": "model.layers.7.mlp.down_proj", "format": "gptq", "K": 64, "N": 64,
         "group_size": 32, "sym": False, "act_order": True, "bias": False, "dtype": "float16",
-        "error": None,
+        "error": None, "experts": None,
     }  # fmt: skip
-    assert said["w4a16_gptq"] == "yes"
+    assert (said["w4a16_gptq"], said["marlin"]) == ("yes", "yes, on gathered x")
     assert {*said} == {kernel.name for kernel in LINEAR}
     assert "bits must be 4" in by_name["model.layers.31.mlp.up_proj"]["error"]
 

@@ -310,7 +310,9 @@ def test_a_layer_that_is_not_there_is_named(tmp_path, model, name, words):
 def test_a_layer_that_the_config_calls_dense_is_refused(tmp_path, model):
     config = CONFIG | {"dynamic": {r"-:.*down_proj$": {}}}
     checkpoint = GptqCheckpoint.open(build.write(tmp_path, stored(model), config))
-    with pytest.raises(CheckpointError, match=r"dynamic says that .*down_proj is not quantised"):
+    with pytest.raises(
+        CheckpointError, match=r"dynamic '-:.*' says that .*down_proj is not quantised"
+    ):
         checkpoint.linear("model.layers.0.mlp.down_proj")
 
 
