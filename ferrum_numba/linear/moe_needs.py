@@ -86,13 +86,27 @@ def blocks(layers: Iterable[LayerInfo], dtype: str) -> list[Block]:
 
     dtype: "fp16" or "bf16", of x and out
     """
+    layers = list(layers)
     stored = needs.weights(layers, dtype)
+    stacked = {layer.name: layer.experts for layer in layers if layer.experts is not None}
     found: dict[Block, Block] = {}
-    for base, numbers in _numbered(stored).items():
-        block = _block(stored, base, numbers)
+    candidates = [_block(stored, base, numbers) for base, numbers in _numbered(stored).items()]
+    for block in (*candidates, *_in_one_tensor(stored, stacked)):
         if block is not None:
             found.setdefault(_nameless(block), block)
     return list(found.values())
+
+
+def _in_one_tensor(
+    stored: Mapping[str, Weight], stacked: Mapping[str, int]
+) -> Iterator[Block | None]:
+    """Yield the blocks whose experts are in one tensor for each projection."""
+    bases = (name.rpartition(".")[0] for name in stacked)
+    for base in dict.fromkeys(b for b in bases if b.rpartition(".")[2] == EXPERTS):
+        pair = _expert({name: stored[name] for name in stacked if name in stored}, base)
+        counts = {count for name, count in stacked.items() if name.rpartition(".")[0] == base}
+        if pair is not None and len(counts) == 1:
+            yield Block(*pair, counts.pop(), _shared(stored, base))
 
 
 def _numbered(stored: Iterable[str]) -> dict[str, set[int]]:
@@ -113,9 +127,14 @@ def _block(stored: Mapping[str, Weight], base: str, numbers: set[int]) -> Block 
     ups, downs = (_all_of(list(stack)) for stack in zip(*experts, strict=True))
     if ups is None or downs is None:
         return None
+    return Block(ups, downs, len(experts), _shared(stored, base))
+
+
+def _shared(stored: Mapping[str, Weight], base: str) -> tuple[Weight, Weight] | None:
+    """Return the shared experts that stand beside a block's."""
     prefix = base.removesuffix(EXPERTS)
     found = (_expert(stored, f"{prefix}{name}") for name in SHARED)
-    return Block(ups, downs, len(experts), next((pair for pair in found if pair), None))
+    return next((pair for pair in found if pair is not None), None)
 
 
 def _expert(stored: Mapping[str, Weight], name: str) -> tuple[Weight, Weight] | None:

@@ -118,6 +118,17 @@ def test_mixtral_s_names():
     assert (block.gate_up.N, block.gate_up.dtype, block.down.name) == (128, "bf16", f"{BASE}.0.w2")
 
 
+def test_experts_in_one_tensor():
+    sizes = {"gate_up_proj": (128, 128), "down_proj": (64, 128)}
+    stacks = [replace(info(f"{BASE}.{p}", K, N), experts=4) for p, (K, N) in sizes.items()]
+    [block] = moe_needs.blocks(stacks, "fp16")
+    [apart] = moe_needs.blocks(infos(), "fp16")
+    assert block.num_experts == 4
+    assert foreseen(block, [1, 40]) == foreseen(apart, [1, 40])
+    assert moe_needs.blocks([stacks[0], replace(stacks[1], experts=3)], "fp16") == []
+    assert moe_needs.blocks(stacks[:1], "fp16") == []
+
+
 def test_what_some_experts_have_all_have():
     layers = infos(2)
     layers[3] = replace(layers[3], sym=False)
