@@ -57,7 +57,7 @@ OUTSIDE = {
     "cuda": {"gpu", "compile", "launch", "measure"},
     "matplotlib": {"roofline", "report"},
     "rich": {"cli"},
-    "safetensors": {"gptq", "export"},
+    "safetensors": {"export", "gptq", "perf"},
     "filelock": {"tune"},
     "torch": {"torch", "linear", "perf"},
     "transformers": {"perf"},

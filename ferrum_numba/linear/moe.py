@@ -54,6 +54,11 @@ class MoeLayer:
         self.number, self._tensors = number(self), Tensors(self._dtype, self._device)
         self._arguments = Arguments(spec, self._device, allow_dropped)
         if shared is not None:
+            if len(shared) != 2 or not all(isinstance(each, Linear) for each in shared):
+                raise ProblemError(
+                    f"{self.name}: shared must be two MarlinLinear, gate_up and down; got "
+                    f"{', '.join(type(each).__name__ for each in shared)}"
+                )
             self._arguments.refuse_shared(*shared)
         parts = (spec, gate_up, down, expert_map, shared)
         self._on_host = HostMoe(*parts) if self._runtime is None else None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.kernels import GROUPED
 from ferrum_numba.kernels.grouped import MOST_EXPERTS, MOST_TOP_K, GroupedProblem
@@ -53,9 +55,9 @@ class MoeSpec:
                 f"{name}: gate_up and down must be of one type; got {up.dtype} and {down.dtype}"
             )
         most = min(MOST_TOP_K, self.most_ids)
-        if not 1 <= self.top_k <= most:
+        if not isinstance(self.top_k, int | np.integer) or not 1 <= self.top_k <= most:
             raise ProblemError(
-                f"{name}: top_k must be 1 to {most}, of {self.most_ids} experts; got {self.top_k}"
+                f"{name}: top_k must be 1 to {most}, of {self.most_ids} experts; got {self.top_k!r}"
             )
         if self.most_ids > MOST_EXPERTS:
             raise ProblemError(

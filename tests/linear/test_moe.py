@@ -505,6 +505,7 @@ def test_stacks_that_do_not_fit_each_other(gpu, gate_up, down, words):
     [
         ({"top_k": 5}, "top_k must be 1 to 4, of 4 experts; got 5"),
         ({"top_k": 0}, "top_k must be 1 to 4, of 4 experts; got 0"),
+        ({"top_k": 2.0}, "top_k must be 1 to 4, of 4 experts; got 2.0"),
         ({"scoring": "relu"}, "scoring must be \"softmax\" or \"sigmoid\"; got 'relu'"),
         ({"act": "gelu"}, "act must be \"silu\"; got 'gelu'"),
         ({"expert_map": [0, 1, 2, 4]}, "expert_map must say -1, or 0 to 3; it says 4 of id 3"),
@@ -527,6 +528,8 @@ def test_shared_experts_that_do_not_fit(gpu):
         (shared_experts("cpu"), "shared must be fp16 on cuda:0; shared.gate_up is fp16 on the "
                                 "host"),
         (shared_experts("cuda", dtype="bf16"), "shared.gate_up is bf16 on cuda:0"),
+        (shared_experts("cuda")[:1], "shared must be two MarlinLinear, gate_up and down; got "),
+        ("ab", "shared must be two MarlinLinear, gate_up and down; got str, str"),
     ):  # fmt: skip
         with pytest.raises(ProblemError, match=re.escape(words)):
             made(PLAIN, device="cuda", shared=shared)
