@@ -19,6 +19,7 @@ import numpy as np
 from ferrum_numba.contract import Array
 from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ProblemError
+from ferrum_numba.gptq import groups, overflow
 
 # codes of a word
 PACK_FACTOR = 8
@@ -37,7 +38,8 @@ class GptqTensors:
     qzeros:            [G, N/8] int32; None for a zero point of 8 everywhere
     g_idx:             [K] int32; None where rows are in order: k // group_size
     bias:              [N] float16, bfloat16 or float32, or None
-    group_size:        rows that share a scale, at least 1; K where there is one group
+    group_size:        rows that share a scale, at least 1; K where there is one group. K divided by
+                       it and rounded up is G, also where a g_idx gives groups other numbers of rows
     checkpoint_format: how qzeros are stored: "gptq" (each word less 0x11111111) or "gptq_v2"
     """
 
@@ -64,14 +66,21 @@ class GptqTensors:
         sym: bool = False,
         desc_act: bool = False,
         checkpoint_format: str = "gptq",
+        zero_overflow: str | None = None,
     ) -> GptqTensors:
         """Check a checkpoint's tensors and bring them to one form, without a copy.
 
         Zero points of 8 everywhere and the g_idx of ordered rows become None. `sym` means that
         stored zero points are ignored, whatever they say. A g_idx that orders rows otherwise counts
-        whatever `desc_act` says; `desc_act` alone asks for one. In a single group it is nothing.
+        whatever `desc_act` says; one of zeros alone counts with `desc_act` only, which asks for
+        one. In a single group it is nothing.
 
-        group_size: -1 for one group
+        With a g_idx, scales may be those of the whole layer of which these are some rows: groups
+        that no row is in are dropped, and `group_size` becomes what divides K into so many groups.
+
+        group_size:    -1 for one group
+        zero_overflow: what a v1 zero point means that is stored as 15: "carry", "wrap" or "sixteen"
+                       (see `gptq.overflow`); None for "carry", with a warning
 
         Raises:
             ProblemError: tensors that do not fit each other; it names the layer and the tensor.
@@ -79,14 +88,14 @@ class GptqTensors:
         layer = cls(name, qweight, scales, qzeros, g_idx, bias, group_size, checkpoint_format)
         _check_weight(layer)
         layer = replace(layer, group_size=_group_rows(layer))
+        layer = replace(layer, g_idx=_group_index(layer, desc_act))
         _check_scales(layer)
         if bias is not None:
             _check(layer, "bias", bias, (layer.out_features,), FLOATS)
-        return replace(
-            layer,
-            qzeros=None if sym else _zero_points(layer),
-            g_idx=_group_index(layer, desc_act),
-        )
+        layer = replace(layer, qzeros=None if sym else _zero_points(layer))
+        if layer.qzeros is not None and checkpoint_format == "gptq":
+            layer = _without_overflow(layer, zero_overflow)
+        return layer if layer.g_idx is None else _regular(layer)
 
     @property
     def in_features(self) -> int:
@@ -113,15 +122,21 @@ class GptqTensors:
         """Tell whether the rows' groups are permuted."""
         return self.g_idx is not None
 
+    @property
+    def row_groups(self) -> Array:
+        """The group of each row, [K] int32."""
+        if self.g_idx is not None:
+            return self.g_idx
+        return groups.in_order(self.in_features, self.group_size)
+
 
 def concatenate(parts: Sequence[GptqTensors], name: str) -> GptqTensors:
     """Return the layer whose columns are those of the parts, in order: a fused projection.
 
-    Where only some parts have zero points, the others' 8 becomes explicit.
+    Where only some parts have zero points or a bias, the others' 8 and 0 become explicit.
 
     Raises:
-        ProblemError: parts that differ in K, group size, type of scales or g_idx, or some but not
-            all of which have a bias.
+        ProblemError: parts that differ in K, group size, type of scales or g_idx.
     """
     first = parts[0]
     for part in parts[1:]:
@@ -139,7 +154,7 @@ def concatenate(parts: Sequence[GptqTensors], name: str) -> GptqTensors:
         scales=joined(lambda part: part.scales),
         qzeros=joined(lambda part: zero_words(part, stored_as)) if mixed else None,
         g_idx=first.g_idx,
-        bias=None if first.bias is None else joined(_bias_of),
+        bias=None if all(part.bias is None for part in parts) else joined(_bias_of),
         group_size=first.group_size,
         checkpoint_format=stored_as if mixed else first.checkpoint_format,
     )
@@ -212,16 +227,17 @@ def _group_rows(layer: GptqTensors) -> int:
 
 def _check_scales(layer: GptqTensors) -> None:
     G = ceil_div(layer.in_features, layer.group_size)
-    if (
-        layer.scales.ndim == 2
-        and layer.scales.shape[1] == layer.out_features
-        and len(layer.scales) != G
-    ):
-        raise ProblemError(
-            f"{layer.name}: scales must have {G} rows, one for each {layer.group_size} of K = "
-            f"{layer.in_features}; got {len(layer.scales)}"
-        )
-    _check(layer, "scales", layer.scales, (G, layer.out_features), FLOATS)
+    scales = layer.scales
+    if scales.ndim == 2 and scales.shape[1] == layer.out_features:
+        if layer.g_idx is not None:
+            # those of more groups than these rows fill
+            G = len(scales)
+        elif len(scales) != G:
+            raise ProblemError(
+                f"{layer.name}: scales must have {G} rows, one for each {layer.group_size} of K = "
+                f"{layer.in_features}; got {len(scales)}"
+            )
+    _check(layer, "scales", scales, (G, layer.out_features), FLOATS)
 
 
 def _zero_points(layer: GptqTensors) -> Array | None:
@@ -237,31 +253,39 @@ def _zero_points(layer: GptqTensors) -> Array | None:
 
 
 def _group_index(layer: GptqTensors, desc_act: bool) -> Array | None:
-    """Return the stored g_idx, or None where it says k // group_size."""
-    K, G = layer.in_features, layer.num_groups
-    if layer.g_idx is None:
-        if desc_act and G > 1:
-            raise ProblemError(
-                f"{layer.name}: g_idx is missing; desc_act with {G} groups needs [{K}] int32"
-            )
-        return None
-    _check(layer, "g_idx", layer.g_idx, (K,), (np.dtype(np.int32),))
-    ordered = np.arange(K, dtype=np.int32) // np.int32(layer.group_size)
-    if np.array_equal(layer.g_idx, ordered):
-        return None
-    low, high = int(layer.g_idx.min()), int(layer.g_idx.max())
-    if low < 0 or high >= G:
-        raise ProblemError(f"{layer.name}: g_idx must be 0..{G - 1}; got {low}..{high}")
-    _check_balance(layer, np.bincount(layer.g_idx, minlength=G), np.bincount(ordered))
-    return layer.g_idx
+    """Return the stored g_idx, or None where rows are in order."""
+    if layer.g_idx is not None:
+        _check(layer, "g_idx", layer.g_idx, (layer.in_features,), (np.dtype(np.int32),))
+    G = layer.num_groups if layer.scales.ndim == 2 else 0
+    shape = (layer.in_features, G, layer.group_size)
+    return groups.checked(layer.name, layer.g_idx, *shape, desc_act=desc_act)
 
 
-def _check_balance(layer: GptqTensors, got: Array, want: Array) -> None:
-    """Raise ProblemError unless each group has its rows: sorted rows then are in order."""
-    for group in np.flatnonzero(got != want)[:1]:
-        raise ProblemError(
-            f"{layer.name}: g_idx must give group {group} {want[group]} rows; got {got[group]}"
-        )
+def _without_overflow(layer: GptqTensors, zero_overflow: str | None) -> GptqTensors:
+    """Return a layer whose v1 zero points all readers take for the same, by whole words."""
+    assert layer.qzeros is not None
+    qzeros = overflow.resolved(layer.name, layer.qzeros, zero_overflow)
+    if zero_overflow != overflow.SIXTEEN or qzeros is layer.qzeros:
+        return replace(layer, qzeros=qzeros)
+    at = overflow.of_15(layer.qzeros)
+    qweight = overflow.lowered(layer.name, layer.qweight, layer.row_groups, at)
+    return replace(layer, qweight=qweight, qzeros=qzeros)
+
+
+def _regular(layer: GptqTensors) -> GptqTensors:
+    """Return a layer with a g_idx whose groups are as many as its group size divides K into."""
+    assert layer.g_idx is not None
+    regular = groups.regular(layer.g_idx, layer.num_groups, layer.group_size)
+    if regular is None:
+        return layer
+
+    def kept(rows: Array) -> Array:
+        return np.pad(rows[regular.used], ((0, regular.num_unused), (0, 0)))
+
+    return replace(
+        layer, scales=kept(layer.scales), g_idx=regular.g_idx, group_size=regular.group_size,
+        qzeros=None if layer.qzeros is None else kept(layer.qzeros),
+    )  # fmt: skip
 
 
 def _check_partner(name: str, first: GptqTensors, part: GptqTensors) -> None:
@@ -275,14 +299,12 @@ def _check_partner(name: str, first: GptqTensors, part: GptqTensors) -> None:
                 f"{name}: its parts must have one {words}; "
                 f"{first.name} has {want}, {part.name} has {got}"
             )
-    for tensor in ("g_idx", "bias"):
-        lacks = getattr(part, tensor) is None
-        if lacks != (getattr(first, tensor) is None):
-            with_it, without = (first, part) if lacks else (part, first)
-            raise ProblemError(
-                f"{name}: all of its parts must have a {tensor}, or none; "
-                f"{with_it.name} has one, {without.name} has none"
-            )
+    if part.act_order != first.act_order:
+        with_it, without = (part, first) if part.act_order else (first, part)
+        raise ProblemError(
+            f"{name}: all of its parts must have a g_idx, or none; "
+            f"{with_it.name} has one, {without.name} has none"
+        )
     mine, others = part.g_idx, first.g_idx
     if mine is not None and others is not None and not np.array_equal(mine, others):
         raise ProblemError(
@@ -291,5 +313,4 @@ def _check_partner(name: str, first: GptqTensors, part: GptqTensors) -> None:
 
 
 def _bias_of(part: GptqTensors) -> Array:
-    assert part.bias is not None
-    return part.bias
+    return np.zeros(part.out_features, part.scales.dtype) if part.bias is None else part.bias

@@ -562,11 +562,11 @@ def test_places_without_a_checkpoint_are_named(tmp_path):
 def test_a_layer_of_the_file_is_refused_and_the_next_one_loads(tmp_path, model):
     layers = stored(model)
     bad, good = "model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj"
-    layers[bad]["scales"] = layers[bad]["scales"][:1]
+    layers[bad]["scales"] = layers[bad]["scales"][:, :8]
     checkpoint = GptqCheckpoint.open(build.write(tmp_path, layers, CONFIG))
     before = vars(checkpoint).copy()
     for name in (bad, "model.layers.0.mlp.gate_up_proj"):
-        with pytest.raises(ProblemError, match=f"^{bad}: scales must have 2 rows"):
+        with pytest.raises(ProblemError, match=rf"^{bad}: scales must be \[2, "):
             checkpoint.linear(name)
     # nothing of it is kept
     assert vars(checkpoint) == before
