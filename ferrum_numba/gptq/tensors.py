@@ -24,6 +24,8 @@ from ferrum_numba.gptq import groups, overflow
 # codes of a word
 PACK_FACTOR = 8
 FLOATS = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32))
+# RMS error of a weight by the rounding of its scales, relative to them: a tenth of what int4 costs
+MOST_SCALE_ERROR = 0.01
 # the word of zero points of 8 everywhere, by the checkpoint format that stores it
 SYMMETRIC_WORD = {"gptq": 0x77777777, "gptq_v2": 0x88888888}
 

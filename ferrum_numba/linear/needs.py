@@ -80,11 +80,12 @@ def _fused(stored: dict[str, Weight]) -> Iterator[Weight]:
             yield replace(
                 first, name=f"{prefix}{dot}{whole}", N=sum(weight.N for weight in weights),
                 symmetric=all(weight.symmetric for weight in weights),
+                bias=any(weight.bias for weight in weights),
             )  # fmt: skip
 
 
 def _fits(first: Weight, other: Weight | None) -> bool:
     """Tell whether columns of both may stand in one weight, as `gptq.tensors.concatenate` says."""
     return other is not None and other == replace(
-        first, name=other.name, N=other.N, symmetric=other.symmetric
+        first, name=other.name, N=other.N, symmetric=other.symmetric, bias=other.bias
     )

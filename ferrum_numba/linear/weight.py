@@ -10,13 +10,11 @@ import numpy as np
 from ferrum_numba.contract import Array
 from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import PrecisionWarning, ProblemError
-from ferrum_numba.gptq.tensors import GptqTensors
+from ferrum_numba.gptq.tensors import MOST_SCALE_ERROR, GptqTensors
 from ferrum_numba.kernels.dtypes import DTYPES
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 
 BIAS_MODES = ("fused", "two_step")
-# RMS error of a weight by the rounding of its scales, relative to them: a tenth of what int4 costs
-MOST_ERROR = 0.01
 # of scales in float64 at a time
 BLOCK_COLUMNS = 4096
 
@@ -136,9 +134,9 @@ def rounded(name: str, tensor: str, values: Array, dtype: str) -> Array:
 def rounded_scales(layer: GptqTensors, dtype: str) -> Array:
     """Return a layer's scales [G, N] in a type, rounded once.
 
-    An error of the scales is the same error of the weight: of all of it, above `MOST_ERROR`, it is
-    refused, of single columns told by a `PrecisionWarning`. Only numbers below 6e-5 lose so much
-    in fp16, where they have fewer bits, and below 3e-8 none; bf16 has them all.
+    An error of the scales is the same error of the weight: above `MOST_SCALE_ERROR` of all of it,
+    it is refused, of single columns told by a `PrecisionWarning`. Only numbers below 6e-6 lose so
+    much in fp16, where they have few bits, and below 3e-8 none; bf16 has them all.
 
     Raises:
         ProblemError: a scale that is not finite in that type, or too much is lost.
@@ -155,12 +153,13 @@ def rounded_scales(layer: GptqTensors, dtype: str) -> Array:
         stored -= result[:, block].astype(np.float64)
         np.square(stored).sum(axis=0, out=lost[block])
     error = float(np.sqrt(lost.sum() / whole.sum())) if whole.any() else 0.0
-    if error > MOST_ERROR:
+    if error > MOST_SCALE_ERROR:
         raise ProblemError(
             f"{layer.name}: {dtype} makes an error of {error:.1%} of its scales, which are up to "
-            f"{_largest(layer.scales):.2g}; it must be at most {MOST_ERROR:.0%}{_wider(dtype)}"
+            f"{_largest(layer.scales):.2g}; at most {MOST_SCALE_ERROR:.0%} is allowed"
+            f"{_wider(dtype)}"
         )
-    worse = np.count_nonzero(lost > MOST_ERROR**2 * whole)
+    worse = np.count_nonzero(lost > MOST_SCALE_ERROR**2 * whole)
     if worse:
         share = float(np.sqrt((lost[whole > 0] / whole[whole > 0]).max()))
         warnings.warn(

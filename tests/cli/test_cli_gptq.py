@@ -165,6 +165,23 @@ def test_every_option_of_quantize_counts(run, source, tmp_path):
     assert run("inspect", "target")[0] == 0
 
 
+def test_quantize_keeps_what_it_is_told_to(run, source, tmp_path):
+    options = ("--include", "^lm", "--exclude", r"\.0\.", "--exclude", "head")
+    status, out, _ = run("quantize", "source", "target", *options)
+    assert status == 0
+    assert out == (
+        "1 layers are quantised in target\n"
+        "  kept 1: excluded by 'head', such as lm_head\n"
+        "  kept 1: excluded by '\\\\.0\\\\.', such as model.layers.0.q_proj\n"
+    )
+    with GptqCheckpoint.open(tmp_path / "target") as checkpoint:
+        assert checkpoint.names == ["model.layers.1.q_proj"]
+        assert checkpoint.config.for_layer("model.layers.0.q_proj") is None
+    status, out, err = run("quantize", "source", "again", "--exclude", "mlp")
+    assert (status, out) == (2, "")
+    assert err == "ferrum-numba: exclude 'mlp' is found in no name of a matrix\n"
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

@@ -47,9 +47,12 @@ def test_projections_that_can_be_fused_are_too():
     )
 
 
-@pytest.mark.parametrize(
-    "changes", [{"K": 512}, {"group_size": 64}, {"act_order": True}, {"bias": True}], ids=str
-)
+def test_one_bias_among_parts_is_one_of_the_whole():
+    parts = [info("a.gate_proj"), info("a.up_proj", bias=True)]
+    assert ("a.gate_up_proj", 256, 256, True, False, True) in described(needs.kinds(parts, "fp16"))
+
+
+@pytest.mark.parametrize("changes", [{"K": 512}, {"group_size": 64}, {"act_order": True}], ids=str)
 def test_projections_that_differ_are_not_fused(changes):
     layers = [info("a.gate_proj"), info("a.up_proj", **changes)]
     assert [weight.name for weight in needs.kinds(layers, "fp16")] == ["a.gate_proj", "a.up_proj"]
