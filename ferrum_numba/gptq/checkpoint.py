@@ -57,8 +57,11 @@ class GptqCheckpoint:
     layout are views of the files; fused and converted ones are copies, one layer at a time.
     """
 
-    def __init__(self, config: GptqConfig, files: TensorFiles, path: Path) -> None:
+    def __init__(
+        self, config: GptqConfig, files: TensorFiles, path: Path, zero_overflow: str | None = None
+    ) -> None:
         self.config = config
+        self._zero_overflow = zero_overflow
         self.path = path
         self._files = files
         self._weight = WEIGHTS[config.checkpoint_format]
@@ -68,15 +71,18 @@ class GptqCheckpoint:
         self._names = sorted(names, key=_by_number)
 
     @classmethod
-    def open(cls, path: str | Path) -> GptqCheckpoint:
+    def open(cls, path: str | Path, *, zero_overflow: str | None = None) -> GptqCheckpoint:
         """Open a folder as Hugging Face has them, or one .safetensors file beside its config.
+
+        zero_overflow: what a GPTQ v1 zero point means that is stored as 15; see `gptq.overflow`
 
         Raises:
             CheckpointError: config, index or a file is missing, damaged or not supported.
         """
         path = Path(path)
         files = TensorFiles.open(path)
-        return cls(GptqConfig.load(path if path.is_dir() else path.parent), files, path)
+        config = GptqConfig.load(path if path.is_dir() else path.parent)
+        return cls(config, files, path, zero_overflow)
 
     def linear(self, name: str) -> GptqTensors:
         """Return a layer, stored under this name or put together of the parts of its projection.
@@ -182,7 +188,7 @@ class GptqCheckpoint:
         tensors = (weight, scales, qzeros, self._optional(name, "g_idx"), bias)
         layer = GptqTensors.make(
             name, *tensors, group_size=size, sym=config.sym, desc_act=config.desc_act,
-            checkpoint_format=stored_as,
+            checkpoint_format=stored_as, zero_overflow=self._zero_overflow,
         )  # fmt: skip
         return layer, stored_as
 
