@@ -34,10 +34,15 @@ _HOME = {
     "MarlinLinear": "linear.dense",
     "MarlinStackedExpertLinear": "linear.experts",
     "MarlinStore": "linear.stores",
+    "MoeLayer": "linear.moe",
     "RawGptqStore": "linear.stores",
+    "add_bias": "linear.steps",
+    "gemm_phase_batched": "linear.batched",
+    "marlin_gemm_moe": "linear.batched",
     "marlin_gemm_with_offset": "linear.offset",
     "marlin_gemm_with_offset_strided": "linear.offset",
     "marlin_gemm_with_perm": "linear.offset",
+    "moe_combine": "linear.steps",
 }
 
 __all__ = ["__version__", *_HOME]

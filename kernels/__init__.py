@@ -10,8 +10,10 @@ from ferrum_numba.kernels.grouped_decode.apart import ExpertBuckets, ExpertLoop
 from ferrum_numba.kernels.grouped_decode.kernel import GroupedDecode
 from ferrum_numba.kernels.grouped_wgmma.kernel import GroupedWgmma
 from ferrum_numba.kernels.marlin.kernel import Marlin
+from ferrum_numba.kernels.moe.add_bias_pairs import AddBiasPairs
 from ferrum_numba.kernels.moe.align_tokens import AlignTokens
 from ferrum_numba.kernels.moe.combine import Combine
+from ferrum_numba.kernels.moe.gather_pairs import GatherPairs
 from ferrum_numba.kernels.moe.route_topk import RouteTopk
 from ferrum_numba.kernels.moe.silu_mul import SiluMul
 from ferrum_numba.kernels.prefill.kernel import Prefill
@@ -30,6 +32,6 @@ DENSE = (DequantCublas(),)
 GROUPED = (GroupedDecode(), GroupedWgmma())
 APART = (ExpertBuckets(), ExpertLoop())
 KERNELS = RAW + PACKED + DENSE + GROUPED + APART
-TOOLS = (Repack(), GatherColumns(), AddBias(), Dequantize())
+TOOLS = (Repack(), GatherColumns(), AddBias(), Dequantize(), GatherPairs(), AddBiasPairs())
 # in the order in which a layer launches them
 MOE = (RouteTopk(), AlignTokens(), SiluMul(), Combine())

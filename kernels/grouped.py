@@ -45,7 +45,8 @@ class GroupedProblem:
     """Sizes and kind of one layer's grouped GEMM.
 
     tokens:      T
-    num_experts: E, and top_k of them a token
+    num_experts: E, those that are here
+    top_k:       ids of a token, which may be more than E: those of experts elsewhere are dropped
     N, K:        columns and rows of an expert's weight
     group_size, zero_points, act_order, bias, dtype: of every expert, as in `W4A16Problem`
     routing:     how tokens choose: "uniform", or "skewed": the i-th most popular expert is drawn
@@ -75,11 +76,8 @@ class GroupedProblem:
             raise ProblemError(f"tokens must be 1 to {MOST_M}; got {self.tokens}")
         if not 1 <= self.num_experts <= MOST_EXPERTS:
             raise ProblemError(f"num_experts must be 1 to {MOST_EXPERTS}; got {self.num_experts}")
-        if not 1 <= self.top_k <= min(self.num_experts, MOST_TOP_K):
-            raise ProblemError(
-                f"top_k must be 1 to {MOST_TOP_K}, and no more than the experts; got top_k = "
-                f"{self.top_k}, num_experts = {self.num_experts}"
-            )
+        if not 1 <= self.top_k <= MOST_TOP_K:
+            raise ProblemError(f"top_k must be 1 to {MOST_TOP_K}; got {self.top_k}")
         if self.routing not in ROUTINGS:
             raise ProblemError(f'routing must be "uniform" or "skewed"; got "{self.routing}"')
         if self.gated and self.N % (2 * GATE_RUN):
@@ -114,7 +112,8 @@ def make_routing(problem: GroupedProblem, rng: np.random.Generator) -> tuple[Arr
 
     The largest of log p + Gumbel noise are a draw without replacement.
     """
-    T, E, k = problem.tokens, problem.num_experts, problem.top_k
+    # where tokens choose more than there are, the rest are experts elsewhere: too large
+    T, k, E = problem.tokens, problem.top_k, max(problem.num_experts, problem.top_k)
     popularity = np.ones(E)
     if problem.routing == "skewed":
         popularity = 1 / (1 + rng.permutation(E))
@@ -134,7 +133,8 @@ def experts_hit(problem: GroupedProblem) -> int:
 
 def expected_hits(problem: GroupedProblem) -> float:
     """Return how many experts a uniform routing hits, as is to be expected."""
-    missed: float = (1 - problem.top_k / problem.num_experts) ** problem.tokens
+    chosen = min(1.0, problem.top_k / problem.num_experts)
+    missed: float = (1 - chosen) ** problem.tokens
     return problem.num_experts * (1 - missed)
 
 
@@ -288,6 +288,17 @@ class GroupedKernel(Kernel):
             has_zero_points=problem.zero_points != "none",
             gated=problem.gated,
         )
+
+    def reads(self, config: Any) -> str:
+        """Return the parameter that says whose rows are multiplied: a list, or "ids" itself."""
+        return f"list_{config.tile_m}"
+
+    def is_invariant(self, config: Any) -> bool:
+        """Return whether a pair's row has the same bits whatever the other tokens are.
+
+        Where a sum over K may be cut at other places for other routings, it has not.
+        """
+        return not getattr(config, "stripes", True)
 
     def scalars(self, problem: GroupedProblem, block: int, **own: int) -> dict[str, int]:
         """Return `SIZES` for a list with such blocks, and a design's own."""

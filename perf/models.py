@@ -248,10 +248,10 @@ def is_kernels(module: Any) -> bool:
     """Tell whether a module's call is products: ours, torch's own, or a block of experts'."""
     import torch
 
-    from ferrum_numba.torch import ExpertStack, MarlinLinear
+    from ferrum_numba.torch import GatedExperts, MarlinLinear
 
     stacked = isinstance(getattr(module, "down_proj", None), torch.nn.Parameter)
-    return stacked or isinstance(module, MarlinLinear | ExpertStack | torch.nn.Linear)
+    return stacked or isinstance(module, MarlinLinear | GatedExperts | torch.nn.Linear)
 
 
 def graph_us(calls: Sequence[Callable[[], Any]]) -> float:

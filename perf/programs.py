@@ -25,11 +25,14 @@ from ferrum_numba.compile.toolchain import cuda_version
 from ferrum_numba.contract import Config, Kernel
 from ferrum_numba.errors import FerrumError
 from ferrum_numba.gpu import KNOWN, Gpu
-from ferrum_numba.kernels import KERNELS
+from ferrum_numba.kernels import GROUPED, KERNELS
+from ferrum_numba.kernels.grouped import GroupedProblem
+from ferrum_numba.kernels.moe.route_topk import LOGITS, RouteProblem
 from ferrum_numba.linear.choice import readers, shipped_decisions
-from ferrum_numba.linear.stages import LayerTask, packing, stages
+from ferrum_numba.linear.moe_stages import MoeTask
+from ferrum_numba.linear.stages import LayerTask, packing
 from ferrum_numba.perf.decisions import gpu_keys
-from ferrum_numba.results.decisions import stored_config
+from ferrum_numba.results.decisions import Decision, stored_config
 
 COMMAND = "python -m ferrum_numba.perf.programs"
 
@@ -51,12 +54,34 @@ def _decided(gpu: Gpu) -> Iterator[tuple[Kernel, Config]]:
             continue
         yield kernel, config
         problem = kernel.op.problem(**decision.problem)
+        if isinstance(problem, GroupedProblem):
+            yield from _of_experts(problem, decisions, gpu)
+            continue
         around = [packing(problem, gpu), packing(replace(problem, act_order=True), gpu)]
         for bias in (False, True):
             task = LayerTask(
                 replace(problem, bias=bias), readers("marlin"), gathered=True, two_step=bias
             )
-            around += stages(task, decisions, gpu)
+            around += task.stages(decisions, gpu)
+        yield from ((stage.kernel, stage.config) for stage in around)
+
+
+def _of_experts(
+    problem: GroupedProblem, decisions: Sequence[Decision], gpu: Gpu
+) -> Iterator[tuple[Kernel, Config]]:
+    """Yield what a layer with such experts needs: of every kind of weight and of logits."""
+    H, inner = problem.N, problem.K
+    if not problem.per_pair:
+        H, inner = problem.K, problem.N // 2
+    one = replace(problem, per_pair=False, weighted=False, gated=False)
+    for act_order, bias in ((False, False), (True, False), (False, True)):
+        gate_up = replace(one, N=2 * inner, K=H, act_order=act_order, bias=bias)
+        down = replace(gate_up, N=H, K=inner)
+        around = [packing(each.expert, gpu) for each in (gate_up, down)]
+        for logits in LOGITS:
+            route = RouteProblem(one.tokens, one.num_experts, one.top_k, dtype=logits)
+            task = MoeTask(gate_up, down, GROUPED, route, two_step=(bias, bias))
+            around += task.stages(decisions, gpu)
         yield from ((stage.kernel, stage.config) for stage in around)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ferrum_numba.reference.add_bias import add_bias
 from ferrum_numba.reference.w4a16 import w4a16_gemm
 
 Array = npt.NDArray[Any]
@@ -231,3 +232,47 @@ def combine(
             row = of_token[:, place].astype(np.float32)
             sums = np.where(here[:, place, None], sums + weight * row, sums)
         return sums.astype(rows.dtype)
+
+
+def gather_pairs(
+    x: Array,
+    ids: Array,
+    perm: Array,
+    expert_map: Array | None = None,
+    *,
+    per_pair: bool = False,
+) -> Array:
+    """Return every pair's row of x with the columns in the order of its expert.
+
+    Args:
+        x:          [T, K] of a float type, a row a token, or [T * top_k, K] where per_pair
+        ids:        [T, top_k] int32, the experts of each token
+        perm:       [E, K] int32: column j of a row of expert e is column perm[e, j] of x
+        expert_map: [E_global] int32 as in `local_experts`, or None
+
+    Returns:
+        [T * top_k, K], the type of x; NaN in the rows of dropped pairs, which nobody writes.
+    """
+    expert_of = local_experts(ids, len(perm), expert_map).reshape(-1)
+    rows = x if per_pair else np.repeat(x, ids.shape[1], axis=0)
+    out = np.take_along_axis(rows, perm[np.maximum(expert_of, 0)], axis=1)
+    out[expert_of < 0] = np.nan
+    return out
+
+
+def add_bias_pairs(x: Array, ids: Array, bias: Array, expert_map: Array | None = None) -> Array:
+    """Return every pair's row plus the bias of its expert, added in float32 and rounded once.
+
+    Args:
+        x:          [T * top_k, N] float16, or any narrower type than float32
+        ids:        [T, top_k] int32, the experts of each token
+        bias:       [E, N], the type of x
+        expert_map: [E_global] int32 as in `local_experts`, or None
+
+    Returns:
+        [T * top_k, N], the type of x; NaN in the rows of dropped pairs, which nobody writes.
+    """
+    expert_of = local_experts(ids, len(bias), expert_map).reshape(-1)
+    out = add_bias(x, bias[np.maximum(expert_of, 0)])
+    out[expert_of < 0] = np.nan
+    return out

@@ -176,6 +176,7 @@ ALL_THAT_RUNS = """
 import sys
 import ferrum_numba.cli, ferrum_numba.compile, ferrum_numba.kernels.ceilings
 import ferrum_numba.linear.dense, ferrum_numba.linear.experts, ferrum_numba.linear.offset
+import ferrum_numba.linear.batched, ferrum_numba.linear.moe, ferrum_numba.linear.steps
 import ferrum_numba.perf.problems, ferrum_numba.tune
 print(*sorted({"numba", "llvmlite", "greenlet", "ferrum_numba.ptx"} & set(sys.modules)))
 """

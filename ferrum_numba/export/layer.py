@@ -16,8 +16,7 @@ from ferrum_numba.gpu import Gpu
 from ferrum_numba.kernels.shared.packed import stored_shape
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.linear.choice import READERS, refusal
-from ferrum_numba.linear.launch_plan import ELEMENT_BYTES
-from ferrum_numba.linear.stages import LayerTask, Stage, packing, stages
+from ferrum_numba.linear.stages import ELEMENT_BYTES, LayerTask, Stage, packing
 from ferrum_numba.results.decisions import Choice, Decision
 
 BIAS_MODES = ("fused", "two_step")
@@ -93,7 +92,7 @@ def choose_stages(layer: Layer, M: int, decisions: Sequence[Decision], gpu: Gpu)
     """Return what a layer launches for M rows."""
     problem = replace(layer.problem, M=M)
     task = LayerTask(problem, READERS[layer.store], (), layer.gathered, layer.two_step)
-    found = tuple(stages(task, decisions, gpu))
+    found = tuple(task.stages(decisions, gpu))
     main = next(stage for stage in found if stage.choice is not None)
     assert main.choice is not None, "it was found by it"
     row_bytes = {"gathered": ELEMENT_BYTES * problem.K} if layer.gathered else {}

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from ferrum_numba.errors import DeviceError
 from ferrum_numba.export.dispatch import Json, layer_rows, repack_row
+from ferrum_numba.export.experts import Experts, experts_repacks, experts_rows
 from ferrum_numba.export.folder import DISPATCH, MANIFEST, load, new_folder, put
 from ferrum_numba.export.layer import Layer
 from ferrum_numba.export.manifest import entry, manifest
 from ferrum_numba.export.programs import Programs
-from ferrum_numba.export.vectors import vector
+from ferrum_numba.export.vectors import has_vector, vector
 from ferrum_numba.gpu import Gpu
+from ferrum_numba.kernels.grouped import GroupedProblem
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.linear.choice import shipped_decisions
 from ferrum_numba.results.decisions import Decision
@@ -29,7 +31,7 @@ class Options:
     store:     "marlin" or "raw" for all weights; None for packed where it can be
     bias_mode: "fused" or "two_step", of weights that have a bias
     ptx:       PTX of every program too
-    vectors:   a test vector of every program
+    vectors:   a test vector of every program whose result is of one type
     untuned:   a GPU that was never tuned is exported for too, with what kernels run by default
     """
 
@@ -41,7 +43,7 @@ class Options:
 
 
 def export(
-    problems: Iterable[W4A16Problem],
+    problems: Iterable[W4A16Problem | GroupedProblem],
     gpu: Gpu,
     out: str | Path,
     options: Options = Options(),
@@ -50,7 +52,8 @@ def export(
     """Write what layers of these problems launch on a GPU, which need not be there.
 
     Args:
-        problems: each weight with every M that is to run what was decided for it
+        problems: each weight with every M that is to run what was decided for it; of a layer of
+                  experts one of its GEMMs, with every number of tokens
         gpu:      that the programs are for
         out:      folder: a new one, an empty one, or an earlier export, which is replaced
         options:  what it holds
@@ -78,35 +81,46 @@ def export(
         made = manifest(gpu, tuned=bool(decisions))
         write_json(folder / MANIFEST, made, "entries", entries)
         head = {name: made[name] for name in ("schema", "gpu", "tuned")}
-        head |= {"repack": dispatch["repack"]}
+        head |= {name: rows for name, rows in dispatch.items() if name != "rows"}
         write_json(folder / DISPATCH, head, "rows", dispatch["rows"])
         written, _ = load(folder)
     return written
 
 
 def _dispatch(
-    problems: Iterable[W4A16Problem],
+    problems: Iterable[W4A16Problem | GroupedProblem],
     decisions: Sequence[Decision],
     programs: Programs,
     options: Options,
 ) -> dict[str, list[Json]]:
     asked: dict[Layer, list[int]] = {}
+    blocks: dict[Experts, list[int]] = {}
     for problem in problems:
+        if isinstance(problem, GroupedProblem):
+            block = Experts.of(problem, options.store, options.bias_mode)
+            blocks.setdefault(block, []).append(problem.tokens)
+            continue
         layer = Layer.of(problem, options.store, options.bias_mode)
         asked.setdefault(layer, []).append(problem.M)
     rows = [
         row for layer, ms in asked.items() for row in layer_rows(layer, ms, decisions, programs)
     ]
     repacks = [row for layer in asked if (row := repack_row(layer, programs)) is not None]
+    experts = [
+        row for block, ts in blocks.items() for row in experts_rows(block, ts, decisions, programs)
+    ]
+    repacks += [row for block in blocks for row in experts_repacks(block, programs)]
     # weights that differ in their type alone are packed alike
-    return {"rows": rows, "repack": [r for i, r in enumerate(repacks) if r not in repacks[:i]]}
+    packed = [row for i, row in enumerate(repacks) if row not in repacks[:i]]
+    return {"repack": packed, **({"experts": experts} if experts else {}), "rows": rows}
 
 
 def _entries(
     folder: Path, programs: Programs, options: Options, progress: Progress | None
 ) -> list[Json]:
     """Write the files of all programs and return their entries."""
-    vectors = {one.symbol: vector(one, programs) for one in programs if options.vectors}
+    with_vectors = filter(has_vector, programs if options.vectors else ())
+    vectors = {one.symbol: vector(one, programs) for one in with_vectors}
     binaries = programs.build(progress)
     later = programs.build_for_later() if options.ptx else {}
     entries = []

@@ -7,29 +7,16 @@ fp16 or bf16.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from ferrum_numba.contract import Config, Launch, Parameter
+from ferrum_numba.export import experts_operands
+from ferrum_numba.export.operand import ALIGNMENT_BYTES, Operand
 
-# of a pointer: what kernels read and write at once, and what a tensor map needs
-ALIGNMENT_BYTES, MAP_ALIGNMENT_BYTES = 16, 128
+# what a tensor map needs
+MAP_ALIGNMENT_BYTES = 128
 DOCS = "docs/export.md#recipe"
 SIZES = {"pointer": 8, "uint32": 4, "int32": 4}
-
-
-class Operand(NamedTuple):
-    """A buffer.
-
-    element: "dtype", "int32", or "16 bits" of any type
-    access:  "read" or "write"
-    layout:  its name in LAYOUTS
-    """
-
-    element: str
-    shape: str
-    access: str
-    layout: str
-    meaning: str
 
 
 # name -> how the elements lie; the long form is in the docs
@@ -91,6 +78,7 @@ OPERANDS: Mapping[str, Mapping[str, Operand]] = {
         "out": Operand("int32", "[experts, k_tiles, 128*n_tiles]", "write", "marlin",
                        "the packed weight"),
     },
+    **experts_operands.OPERANDS,
 }  # fmt: skip
 SCALARS: Mapping[str, str] = {
     "m": "rows of x and out, M",
@@ -106,6 +94,7 @@ SCALARS: Mapping[str, str] = {
     "experts": "weights that are packed at once",
     "k_tiles": "rows of tiles of a packed weight: stored K / 16",
     "n_tiles": "tiles in such a row: stored N / 64",
+    **experts_operands.SCALARS,
 }
 WORKSPACE: Mapping[str, str] = {
     "slots": "sums that blocks hand over; a word that is not 0 has arrived, and who takes it "
@@ -143,7 +132,7 @@ def describe_parameter(
     return {
         **head,
         "access": operand.access,
-        "alignment": ALIGNMENT_BYTES,
+        "alignment": operand.alignment,
         "element": element,
         "shape": operand.shape,
         "layout": operand.layout,

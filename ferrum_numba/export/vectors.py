@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
@@ -20,6 +21,8 @@ from ferrum_numba.export.dispatch import Json, formulas_up_to, launch_record
 from ferrum_numba.export.programs import Exported, Programs
 from ferrum_numba.gpu import Gpu
 from ferrum_numba.kernels.dtypes import DTYPES
+from ferrum_numba.kernels.grouped import GroupedProblem
+from ferrum_numba.kernels.shared.packed import group_size_of
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.linear.stages import Stage
 
@@ -28,7 +31,7 @@ ROWS = (5, 9, 17, 33, 65, 129, 193)
 COLUMNS = (128, 256, 512, 1024)
 DEPTHS = (1024, 2048)
 GROUP_SIZES = (128, 64, 32, -1, 48, 8)
-FEW_ROWS = 9
+FEW_ROWS, FEW_EXPERTS = 9, 3
 # as safetensors names them
 TYPES: Mapping[str, str] = {
     "float16": "F16", "bfloat16": "BF16", "int32": "I32", "uint16": "U16",
@@ -36,19 +39,30 @@ TYPES: Mapping[str, str] = {
 SEED = 0
 
 
+def has_vector(one: Exported) -> bool:
+    """Tell whether a program's result is of one type, which a tensor can hold."""
+    _, problem = next(iter(one.stages))
+    return len(_types(one.kernel.op.output(problem)[1])) == 1
+
+
 def vector(one: Exported, programs: Programs) -> tuple[Json, bytes]:
     """Return a vector's record, without its file, and the file's bytes."""
     stage = _small(one, programs)
     kernel, problem = stage.kernel, stage.problem
     inputs = kernel.op.make_inputs(problem, np.random.default_rng(SEED))
-    tensors = {**kernel.prepare(problem, inputs), "expected": kernel.op.reference(problem, inputs)}
+    taken = {parameter.name for parameter in one.parameters}
+    prepared = kernel.prepare(problem, inputs)
+    tensors = {name: array for name, array in prepared.items() if name in taken}
     (_, dtype), tolerance = kernel.op.output(problem), kernel.op.tolerance(problem)
+    (kind,) = _types(dtype)
+    expected = kernel.op.reference(problem, inputs)
+    tensors["expected"] = np.frombuffer(expected.tobytes(), kind) if dtype.names else expected
     launch = kernel.launch(stage.config, problem, programs.gpu)
     rows = getattr(problem, "M", 1)
     record = {
         "problem": describe(problem),
         "M": rows,
-        "out": TYPES[dtype.name],
+        "out": TYPES[kind.name],
         "tolerance": {"rel": tolerance.rel, "max": tolerance.max},
         **launch_record(stage, launch, formulas_up_to(stage, rows, programs.gpu), programs),
     }
@@ -72,11 +86,21 @@ def _problems(one: Exported) -> Iterator[Problem]:
         for M, K, N in product(ROWS, DEPTHS, COLUMNS):
             yield from _kinds(M, N, K)
         return
-    # the first is of one row, or one tile: it finds little
-    yield from one.kernel.op.tests[1:]
+    # the first is of one row, or one tile: it finds little; of what is dropped nothing is written
+    whole = (problem for problem in one.kernel.op.tests[1:] if not getattr(problem, "dropped", 0))
+    yield from whole
+    if one.kernel.op.problem is GroupedProblem:
+        for (_, problem), tokens in product(one.stages, ROWS):
+            yield replace(
+                problem, tokens=tokens, num_experts=FEW_EXPERTS, top_k=2, K=DEPTHS[0],
+                N=2 * COLUMNS[0], group_size=group_size_of(problem.expert),
+            )  # fmt: skip
+        return
     # what is compiled for a size of the layers has no other
     for _, problem in one.stages:
-        yield replace(problem, M=min(problem.M, FEW_ROWS)) if hasattr(problem, "M") else problem
+        few = {name: min(getattr(problem, name), FEW_ROWS) for name in ("M", "tokens", "rows")
+               if hasattr(problem, name)}  # fmt: skip
+        yield replace(problem, **few)
 
 
 def _kinds(M: int, N: int, K: int) -> Iterator[W4A16Problem]:
@@ -84,6 +108,13 @@ def _kinds(M: int, N: int, K: int) -> Iterator[W4A16Problem]:
         (False, True), ("none", "gptq"), DTYPES, GROUP_SIZES
     ):
         yield W4A16Problem(M, N, K, size, zero_points, act_order, True, dtype)
+
+
+def _types(dtype: np.dtype[Any]) -> set[np.dtype[Any]]:
+    """Return the types of a result's elements: one, or those of its fields."""
+    if dtype.names is None:
+        return {dtype}
+    return {dtype[name].base for name in dtype.names}
 
 
 def _fits(kernel: Kernel, config: Config, problem: Problem, gpu: Gpu) -> bool:

@@ -13,6 +13,8 @@ import numpy as np
 
 from ferrum_numba.contract import Array
 from ferrum_numba.errors import ProblemError
+from ferrum_numba.gptq.config import GptqConfig
+from ferrum_numba.gptq.stored import Parts, Stored
 from ferrum_numba.gptq.tensors import (
     PACK_FACTOR,
     GptqTensors,
@@ -42,6 +44,31 @@ def from_awq(
     """
     layer = checked(name, qweight, scales, qzeros, bias, group_size=group_size)
     return replace(layer, qweight=weight_from_awq(qweight))
+
+
+def read(parts: Parts, config: GptqConfig) -> Stored:
+    """Return a stored layer of the usual layout, "gemm"."""
+    qweight = parts.need("qweight")
+    scales, qzeros = parts.need("scales"), zero_points(parts, config)
+    layer = checked(
+        parts.name, qweight, scales, qzeros, parts.optional("bias"), group_size=config.group_size
+    )
+    return Stored(layer, lambda: weight_from_awq(qweight))
+
+
+def zero_points(parts: Parts, config: GptqConfig, tensor: str = "qzeros") -> Array | None:
+    """Return a layer's stored zero points, or None where it has none and the config says so.
+
+    Raises:
+        ProblemError: there are none, and AWQ's zero points are not said to be 8.
+    """
+    qzeros = parts.optional(tensor)
+    if qzeros is None and not config.sym:
+        raise ProblemError(
+            f"{parts.name}: {tensor} are missing; AWQ's zero points are stored but where "
+            "zero_point = false"
+        )
+    return qzeros
 
 
 def checked(

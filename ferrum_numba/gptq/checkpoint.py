@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+import numpy as np
 
 from ferrum_numba.contract import Array
 from ferrum_numba.errors import CheckpointError, FerrumError, ProblemError
-from ferrum_numba.gptq import awq, legacy_marlin
+from ferrum_numba.gptq import overflow
 from ferrum_numba.gptq.config import GptqConfig
 from ferrum_numba.gptq.files import TensorFiles
+from ferrum_numba.gptq.formats import READERS, find_layers, layer_of, weight_of
+from ferrum_numba.gptq.stacks import NUMBER, Pattern
+from ferrum_numba.gptq.stored import Parts, Stored
 from ferrum_numba.gptq.tensors import GptqTensors, concatenate
 
 # last part of a fused projection's name -> those of its parts, in order
@@ -23,19 +29,20 @@ FUSED = {
     "in_proj_qkvz": ("in_proj_qkv", "in_proj_z"),
     "in_proj_ba": ("in_proj_b", "in_proj_a"),
 }
-# the tensor that makes a layer, by checkpoint format
-WEIGHTS = {"gptq": "qweight", "gptq_v2": "qweight", "gemm": "qweight", "marlin": "B"}
+# of a weight that is a stack of experts
+STACK_DIMENSIONS = 3
 
 
 @dataclass(frozen=True)
 class LayerInfo:
     """What is known of a stored layer without loading its weight.
 
-    format:     "gptq", "gptq_v2", "gemm" (AWQ's) or "marlin"
-    K, N:       rows and columns of the weight
+    format:     as in `GptqConfig.checkpoint_format`
+    K, N:       rows and columns of the weight, of each where it is a stack
     group_size: rows that share a scale; K where there is one group
     dtype:      of the scales, such as float16
     error:      why the layer cannot be loaded; then the fields between name and error are None
+    experts:    how many weights are stacked in it; None of no stack
     """
 
     name: str
@@ -48,27 +55,26 @@ class LayerInfo:
     bias: bool | None = None
     dtype: str | None = None
     error: str | None = None
+    experts: int | None = None
 
 
 class GptqCheckpoint:
-    """A GPTQ, AWQ or legacy Marlin checkpoint, open for reading; a context manager.
+    """A checkpoint of int4 weights, open for reading; a context manager.
 
     Nothing is read but headers, config and index until a layer is asked for. Tensors in GPTQ's own
     layout are views of the files; fused and converted ones are copies, one layer at a time.
     """
 
-    def __init__(
-        self, config: GptqConfig, files: TensorFiles, path: Path, zero_overflow: str | None = None
-    ) -> None:
+    def __init__(self, config: GptqConfig, files: TensorFiles, path: Path) -> None:
         self.config = config
-        self._zero_overflow = zero_overflow
+        # as the config says, until it was told which reading that is
+        self._zero_overflow = config.zero_overflow
         self.path = path
         self._files = files
-        self._weight = WEIGHTS[config.checkpoint_format]
-        ending = f".{self._weight}"
-        names = (name.removesuffix(ending) for name in files.entries if name.endswith(ending))
+        # name -> None, or what it is where that is no int4 weight
+        self._layers = find_layers(files.entries)
         # layer 2 before layer 10
-        self._names = sorted(names, key=_by_number)
+        self._names = sorted(self._layers, key=_by_number)
 
     @classmethod
     def open(cls, path: str | Path, *, zero_overflow: str | None = None) -> GptqCheckpoint:
@@ -81,8 +87,14 @@ class GptqCheckpoint:
         """
         path = Path(path)
         files = TensorFiles.open(path)
-        config = GptqConfig.load(path if path.is_dir() else path.parent)
-        return cls(config, files, path, zero_overflow)
+        try:
+            config = GptqConfig.load(path if path.is_dir() else path.parent)
+        except CheckpointError as error:
+            others = {name: kind for name, kind in find_layers(files.entries).items() if kind}
+            for name, kind in others.items():
+                raise CheckpointError(f"{error}; {name} is {kind}, and only int4 is read") from None
+            raise
+        return cls(replace(config, zero_overflow=zero_overflow), files, path)
 
     def linear(self, name: str) -> GptqTensors:
         """Return a layer, stored under this name or put together of the parts of its projection.
@@ -91,26 +103,35 @@ class GptqCheckpoint:
             CheckpointError: there is no such layer, or the config says it cannot be loaded.
             ProblemError: its tensors do not fit each other.
         """
-        if self._has(name, self._weight):
-            return self._load(name)
+        if name in self._layers:
+            return self._read(name).loaded()
         prefix, _, last = name.rpartition(".")
         parts = [f"{prefix}.{part}" if prefix else part for part in FUSED.get(last, ())]
-        if not any(self._has(part, self._weight) for part in parts):
+        if not any(part in self._layers for part in parts):
             raise self._unknown(name)
-        return concatenate([self._load(part) for part in parts], name)
+        self._refuse_16_bit(name, parts)
+        return concatenate([self._read(part).loaded() for part in parts], name)
 
-    def experts(self, prefix: str, projections: Sequence[str]) -> Iterator[GptqTensors]:
+    def experts(self, prefix: str, projections: Sequence[str] = ()) -> Iterator[GptqTensors]:
         """Return the experts of a block, one at a time, each with its projections side by side.
 
-        prefix:      such as model.layers.0.mlp.experts.{e}
-        projections: such as gate_proj, up_proj; a fused one may be stored in parts
+        prefix:      such as model.layers.0.mlp.experts.{e}, with {e} for the number; {p} stands for
+                     the projections where they do not come last, as in mlp.experts.{p}.{e}; without
+                     {e} all experts are in one tensor [E, ...]. See `gptq.stacks` for models' names
+        projections: such as gate_proj, up_proj; a fused one may be stored in parts; none where the
+                     prefix is the whole name
 
         Raises:
             CheckpointError: no experts there, or one is missing.
             ProblemError: an expert that differs from the first in K, N or group size; at its turn.
         """
-        num_experts = self._count(prefix)
-        return self._experts(prefix, projections, num_experts)
+        pattern = Pattern.of(prefix, projections)
+        names = [pattern.name(projection) for projection in projections or ("",)]
+        if pattern.numbered:
+            num_experts = self._count(pattern, prefix)
+        else:
+            num_experts = self._count_stacked(names, prefix)
+        return self._experts(pattern, projections or ("",), num_experts)
 
     @property
     def names(self) -> list[str]:
@@ -119,13 +140,17 @@ class GptqCheckpoint:
 
     def others(self) -> Iterator[tuple[str, Array]]:
         """Yield the tensors that are no quantised layer's, with their names: views of the files."""
-        layers = set(self._names)
         for name in self._files.entries:
-            if name.rpartition(".")[0] not in layers:
+            if layer_of(name)[0] not in self._layers:
                 yield name, self._files.read(name)
 
     def layers(self) -> list[LayerInfo]:
-        """Return what is known of every stored layer; only zero points and g_idx are read."""
+        """Return what is known of every stored layer; only zero points and g_idx are read.
+
+        Raises:
+            CheckpointError: a file was closed, or cut short.
+        """
+        self._files.check()
         return [self._info(name) for name in self._names]
 
     def close(self) -> None:
@@ -143,105 +168,127 @@ class GptqCheckpoint:
     ) -> None:
         self.close()
 
-    def _has(self, name: str, tensor: str) -> bool:
-        return f"{name}.{tensor}" in self._files.entries
-
-    def _tensor(self, name: str, tensor: str) -> Array:
-        if not self._has(name, tensor):
-            raise CheckpointError(f"{self.path}: layer {name} has no tensor {name}.{tensor}")
-        return self._files.read(f"{name}.{tensor}")
-
-    def _optional(self, name: str, tensor: str) -> Array | None:
-        return self._tensor(name, tensor) if self._has(name, tensor) else None
-
     def _config_of(self, name: str) -> GptqConfig:
+        """Return a layer's config.
+
+        Raises:
+            CheckpointError: it is no int4 weight, by its tensors or by what the config says.
+        """
+        kind = self._layers.get(name)
+        if kind is not None:
+            raise CheckpointError(f"{self.path}: {name} is {kind}, and only int4 is read")
         config = self.config.for_layer(name)
         if config is None:
+            rule = self.config.rule(name)
+            assert rule is not None, "what has no rule is quantised"
             raise CheckpointError(
-                f"{self.config.source}: dynamic says that {name} is not quantised; "
-                f"its tensor {name}.{self._weight} is in {self.path} all the same"
+                f"{self.config.source}: {rule.key} says that {name} is not quantised; "
+                f"its tensors are in {self.path} all the same"
             )
         return config
 
-    def _load(self, name: str) -> GptqTensors:
-        """Return a stored layer, its weight in GPTQ's layout."""
-        layer, stored_as = self._checked(name)
-        weight = self._tensor(name, WEIGHTS[stored_as])
-        if stored_as == "gemm":
-            return replace(layer, qweight=awq.weight_from_awq(weight))
-        if stored_as == "marlin":
-            return replace(layer, qweight=legacy_marlin.weight_from_marlin(weight))
-        return layer
-
-    def _checked(self, name: str) -> tuple[GptqTensors, str]:
-        """Return a layer and its format; a weight in another layout is only a stand-in of zeros."""
+    def _read(self, name: str, expert: int | None = None) -> Stored:
+        """Return a stored layer, or one of a stack."""
         config = self._config_of(name)
-        stored_as = config.checkpoint_format
-        weight = self._tensor(name, WEIGHTS[stored_as])
-        bias, size = self._optional(name, "bias"), config.group_size
-        if stored_as == "marlin":
-            s = self._tensor(name, "s")
-            return legacy_marlin.checked(name, weight, s, bias, group_size=size), stored_as
-        scales, qzeros = self._tensor(name, "scales"), self._optional(name, "qzeros")
-        if stored_as == "gemm":
-            return awq.checked(name, weight, scales, qzeros, bias, group_size=size), stored_as
-        tensors = (weight, scales, qzeros, self._optional(name, "g_idx"), bias)
-        layer = GptqTensors.make(
-            name, *tensors, group_size=size, sym=config.sym, desc_act=config.desc_act,
-            checkpoint_format=stored_as, zero_overflow=self._zero_overflow,
-        )  # fmt: skip
-        return layer, stored_as
+        parts = Parts(name, self._files.entries, self._files.read, self.path, expert)
+        return self._stored(parts, config)
+
+    def _stored(self, parts: Parts, config: GptqConfig) -> Stored:
+        """Return a stored layer as its config says; what is read in one of several ways, once."""
+        config = replace(config, zero_overflow=self._zero_overflow)
+        stored = READERS[config.checkpoint_format](parts, config)
+        if self._zero_overflow is None and stored.layer.overflows:
+            self._zero_overflow = overflow.CARRY
+        return stored
+
+    def _stacked(self, name: str) -> int | None:
+        """Return how many experts are stacked in a layer; None where it is no stack."""
+        weight = weight_of(self.config.checkpoint_format)
+        entry = self._files.entries.get(f"{name}.{weight}")
+        if entry is None or len(entry.shape) != STACK_DIMENSIONS:
+            return None
+        return entry.shape[0]
 
     def _info(self, name: str) -> LayerInfo:
+        experts, files = self._stacked(name), self._files
+        numbers: Sequence[int | None] = [None] if experts is None else range(experts)
         try:
-            layer, stored_as = self._checked(name)
+            config = self._config_of(name)
+            stored = [Parts(name, files.entries, files.view, self.path, e) for e in numbers]
+            layers = [self._stored(parts, config).layer for parts in stored]
         except FerrumError as error:
             return LayerInfo(name, error=str(error))
+        layer = layers[0]
         return LayerInfo(
             name=name,
-            format=stored_as,
+            format=config.checkpoint_format,
             K=layer.in_features,
             N=layer.out_features,
             group_size=layer.group_size,
-            sym=layer.symmetric,
-            act_order=layer.act_order,
+            sym=all(layer.symmetric for layer in layers),
+            act_order=any(layer.act_order for layer in layers),
             bias=layer.bias is not None,
-            dtype=str(layer.scales.dtype),
+            dtype=_name_of(layer.scales.dtype),
+            experts=experts,
         )
 
+    def _refuse_16_bit(self, name: str, parts: Sequence[str]) -> None:
+        """Raise CheckpointError if some parts of a projection are int4 and others are not."""
+        entries = self._files.entries
+        dense = [p for p in parts if p not in self._layers and f"{p}.weight" in entries]
+        if dense:
+            int4 = " and ".join(part for part in parts if part in self._layers)
+            others = " and ".join(f"{p} ({entries[f'{p}.weight'].dtype})" for p in dense)
+            raise CheckpointError(
+                f"{self.path}: {name} cannot be one weight: {int4} is int4, {others} is not "
+                "quantised; load the parts by their own names"
+            )
+
     def _unknown(self, name: str) -> CheckpointError:
-        if self._has(name, "weight"):
+        if f"{name}.weight" in self._files.entries:
+            weight = weight_of(self.config.checkpoint_format)
             return CheckpointError(
                 f"{self.path}: {name} is not quantised; it has a tensor {name}.weight and no "
-                f"{name}.{self._weight}"
+                f"{name}.{weight}"
             )
         near = difflib.get_close_matches(name, self._names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"it has {len(self._names)} others"
         return CheckpointError(f"{self.path} has no quantised layer {name}; {hint}")
 
-    def _count(self, prefix: str) -> int:
+    def _count(self, pattern: Pattern, prefix: str) -> int:
         """Return how many experts there are, all of 0 to the last."""
-        before, hole, after = prefix.partition("{e}")
-        if not hole:
-            raise CheckpointError(f"a prefix of experts needs {{e}} for their number; got {prefix}")
-        pattern = re.compile(rf"{re.escape(before)}(\d+){re.escape(after)}\.")
-        found = {int(match[1]) for match in map(pattern.match, self._names) if match}
+        found = pattern.numbers(self._names)
         if not found:
             raise CheckpointError(f"{self.path} has no quantised layers {prefix}")
         missing = set(range(max(found))) - found
         if missing:
-            name = prefix.replace("{e}", str(min(missing)))
+            name = prefix.replace(NUMBER, str(min(missing)))
             raise CheckpointError(
                 f"{self.path} has {prefix} up to {max(found)}, but no quantised layers of {name}"
             )
         return len(found)
 
+    def _count_stacked(self, names: Sequence[str], prefix: str) -> int:
+        """Return how many experts are stacked in layers, as many in each."""
+        counts = {name: self._stacked(name) for name in names}
+        for name, count in counts.items():
+            if count is None and name not in self._layers:
+                raise CheckpointError(
+                    f"a prefix of experts needs {NUMBER} for their number; got {prefix}"
+                )
+            if count is None:
+                self._config_of(name)
+                raise CheckpointError(f"{self.path}: {name} is one layer, no stack of experts")
+        if len(set(counts.values())) > 1:
+            raise CheckpointError(f"{self.path}: {counts} must be as many experts each")
+        return next(iter(counts.values())) or 0
+
     def _experts(
-        self, prefix: str, projections: Sequence[str], num_experts: int
+        self, pattern: Pattern, projections: Sequence[str], num_experts: int
     ) -> Iterator[GptqTensors]:
         shape = None
         for e in range(num_experts):
-            expert = self._expert(prefix.replace("{e}", str(e)), projections)
+            expert = self._expert(pattern, projections, e)
             got = (expert.in_features, expert.out_features, expert.group_size)
             shape = shape or got
             if got != shape:
@@ -252,11 +299,20 @@ class GptqCheckpoint:
                 )
             yield expert
 
-    def _expert(self, name: str, projections: Sequence[str]) -> GptqTensors:
-        parts = [self.linear(f"{name}.{projection}") for projection in projections]
+    def _expert(self, pattern: Pattern, projections: Sequence[str], e: int) -> GptqTensors:
+        if pattern.numbered:
+            parts = [self.linear(pattern.name(projection, e)) for projection in projections]
+        else:
+            parts = [self._read(pattern.name(projection), e).loaded() for projection in projections]
         if len(parts) == 1:
             return parts[0]
-        return concatenate(parts, f"{name}.{'+'.join(projections)}")
+        return concatenate(parts, pattern.name("+".join(projections), e))
+
+
+@cache
+def _name_of(dtype: np.dtype[Any]) -> str:
+    """Return a type's name, which NumPy makes anew every time."""
+    return str(dtype)
 
 
 def _by_number(name: str) -> list[tuple[bool, int | str]]:

@@ -1,50 +1,55 @@
-"""How a checkpoint says it was quantised: its JSON, in the dialects of GPTQ's and AWQ's tools."""
+"""How a checkpoint says it was quantised: one model of what all exporters write."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ferrum_numba.errors import CheckpointError
+from ferrum_numba.gptq import sources
+from ferrum_numba.gptq.dialect import plain, said
+from ferrum_numba.gptq.on_disk import read_json as read_json
+from ferrum_numba.gptq.rules import Rule
+from ferrum_numba.gptq.sources import FILES as FILES
+from ferrum_numba.gptq.sources import MODEL_FILE as MODEL_FILE
+from ferrum_numba.gptq.sources import SECTION as SECTION
 
-# where a config may stand; the first that is there wins
-FILES = ("quantize_config.json", "quant_config.json")
-MODEL_FILE, SECTION = "config.json", "quantization_config"
-# our name -> what tools call it; all that are given must agree
-SYNONYMS = {
-    "bits": ("bits", "w_bit", "wbits"),
-    "group_size": ("group_size", "q_group_size"),
-    "desc_act": ("desc_act",),
-    "sym": ("sym", "zero_point"),
-    "quant_method": ("quant_method", "method"),
-    "checkpoint_format": ("checkpoint_format", "format", "version", "is_marlin_format"),
-    "lm_head": ("lm_head",),
-    "pack_dtype": ("pack_dtype",),
-}
-KINDS: dict[str, type] = {"bits": int, "group_size": int, "quant_method": str,
-         "checkpoint_format": str, "pack_dtype": str}  # fmt: skip
-WORDS = {int: "a whole number", bool: "true or false", str: "a string"}
 # method -> formats of its checkpoints that can be read, the default first
-FORMATS = {"gptq": ("gptq", "gptq_v2", "marlin"), "awq": ("gemm",), "marlin": ("marlin",)}
+FORMATS = {
+    "gptq": ("gptq", "gptq_v2", "marlin"),
+    "awq": ("gemm", "gemv", "gemv_fast", "llm-awq", "awq_marlin"),
+    "marlin": ("marlin",),
+    "auto-round": ("gptq", "gptq_v2", "gemm"),
+    "compressed-tensors": ("pack-quantized",),
+}
+# words of which a format's layers are packed; AWQ's fast GEMV has its own
+PACK_DTYPES = {"gemv_fast": ("int16", "int32"), "llm-awq": ("int16", "int32")}
+ORDERED = ("gemm", "gemv", "gemv_fast", "llm-awq", "marlin", "awq_marlin")
+# of activations, that are not quantised
+ACTIVATION_BITS = 16
 
 
 @dataclass(frozen=True)
 class GptqConfig:
     """What a checkpoint's layers have in common, and the rules for those that differ.
 
-    bits:              of a code; 4
+    bits:              of a code; other layers than those of 4 are refused one by one
     group_size:        rows that share a scale; -1 for all of them
     desc_act:          rows may be in act-order; then there is a g_idx
     sym:               every zero point is 8, whatever is stored; a file that does not say so may
                        be symmetric all the same, as its zero points show
-    quant_method:      "gptq", "awq" or "marlin"
-    checkpoint_format: "gptq", "gptq_v2", "gemm" (AWQ's) or "marlin"
+    quant_method:      "gptq", "awq", "marlin", "auto-round" or "compressed-tensors"
+    checkpoint_format: "gptq", "gptq_v2", "marlin", "gemm", "gemv", "gemv_fast", "llm-awq",
+                       "awq_marlin" or "pack-quantized"
     lm_head:           the head is quantised too
-    dynamic:           pattern of layer names -> what differs there; None: is not quantised
+    data_type:         of codes; "int"
+    act_bits:          of activations; 16
+    zero_overflow:     what a v1 zero point means that is stored as 15, as a caller says; see
+                       `gptq.overflow`
+    rules:             for layers that differ; the first that a name matches counts
     source:            the file it was read from; every error names it
     """
 
@@ -55,27 +60,22 @@ class GptqConfig:
     quant_method: str = "gptq"
     checkpoint_format: str = "gptq"
     lm_head: bool = False
-    dynamic: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
+    data_type: str = "int"
+    act_bits: int = ACTIVATION_BITS
+    zero_overflow: str | None = None
+    rules: tuple[Rule, ...] = ()
     source: str = "config"
 
     @classmethod
     def load(cls, folder: str | Path) -> GptqConfig:
-        """Read a folder's quantize_config.json, or quant_config.json, or the one in config.json.
+        """Read what a folder's config files, and the sections in its config.json, say together.
 
         Raises:
-            CheckpointError: there is none, it is damaged, or what it says is not supported.
+            CheckpointError: there is none, one is damaged, two contradict each other, or what they
+                say is not supported.
         """
-        for path in (Path(folder) / name for name in FILES):
-            if path.exists():
-                return cls.parse(read_json(path), str(path))
-        path = Path(folder) / MODEL_FILE
-        found = read_json(path).get(SECTION) if path.exists() else None
-        if found is None:
-            raise CheckpointError(
-                f"{folder} has no {FILES[0]} and no {MODEL_FILE} with a {SECTION}; "
-                "a quantised checkpoint needs one of them"
-            )
-        return cls.parse(found, f"{path}: {SECTION}")
+        places = [(name, said(found, name)) for name, found in sources.found_in(Path(folder))]
+        return cls._completed(sources.merged(places), places[0][0])
 
     @classmethod
     def parse(cls, found: Any, source: str = "config") -> GptqConfig:
@@ -85,10 +85,11 @@ class GptqConfig:
             CheckpointError: a value of another type, one that is not supported, or two that
                 contradict each other; it names source, key, found and needed.
         """
-        if not isinstance(found, dict):
-            raise CheckpointError(f"{source} must be a JSON object; got {found!r}")
-        values = _supported(_values(found, source), source)
-        return cls(**values, dynamic=_rules(found.get("dynamic"), source), source=source)
+        return cls._completed(said(found, source), source)
+
+    def rule(self, name: str) -> Rule | None:
+        """Return the rule that counts for a layer: the first that its name matches."""
+        return next((rule for rule in self.rules if rule.pattern.match(name)), None)
 
     def for_layer(self, name: str) -> GptqConfig | None:
         """Return the config of one layer: the first rule that its name matches, applied.
@@ -97,110 +98,81 @@ class GptqConfig:
             None where a rule says that the layer is not quantised.
 
         Raises:
-            CheckpointError: what the rule says is not supported; it names the layer.
+            CheckpointError: what is said of the layer is not supported; it names the layer.
         """
-        for pattern, changes in self.dynamic.items():
-            if re.match(pattern, name):
-                if changes is None:
-                    return None
-                source = f"{self.source}: dynamic {pattern!r}"
-                usual = {key: getattr(self, key) for key in SYNONYMS if key != "pack_dtype"}
-                values = usual | _values(changes, source)
-                return replace(self, **_supported(values, f"{name}: {source}"))
-        return self
+        rule, config, source = self.rule(name), self, self.source
+        if rule is not None:
+            if rule.changes is None:
+                return None
+            source = f"{self.source}: {rule.key}"
+            if rule.refusal is not None:
+                raise CheckpointError(f"{name} {rule.refusal} ({source})")
+            changes = plain(rule.changes, source)
+            if "checkpoint_format" in changes:
+                changes = _with_format({"quant_method": self.quant_method} | changes, source)
+            _check_group_size(changes, f"{name}: {source}")
+            changes.pop("pack_dtype", None)
+            told = {key: value for key, value in changes.items() if value is not None}
+            config = replace(self, **told)
+        config._check_layer(name, source)
+        return config
+
+    @classmethod
+    def _completed(cls, values: Mapping[str, Any], source: str) -> GptqConfig:
+        """Return the config of what is said, with defaults for what is not."""
+        values = _with_format(values, source)
+        stored_as = values["checkpoint_format"]
+        words = PACK_DTYPES.get(stored_as, ("int32",))
+        _need(source, "pack_dtype", values.pop("pack_dtype", None) or "int32", words)
+        _check_group_size(values, source)
+        told = {name: value for name, value in values.items() if value is not None}
+        config = cls(**told, source=source)
+        if stored_as in ORDERED:
+            _need(source, f"desc_act of {stored_as}", config.desc_act, (False,))
+        return config
+
+    def _check_layer(self, name: str, source: str) -> None:
+        """Raise CheckpointError unless these are codes that are read; of 10^5 layers, most are."""
+        if (self.bits, self.data_type) == (4, "int") and self.act_bits >= ACTIVATION_BITS:
+            return
+        where = f"{name}: {source}"
+        _need(where, "bits", self.bits, (4,))
+        _need(where, "data_type", self.data_type, ("int",))
+        raise CheckpointError(f"{where}: act_bits must be at least 16; got {self.act_bits}")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object of a JSON file.
+def _with_format(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return values with a method and a format of it, each found by the other where it is missing.
 
     Raises:
-        CheckpointError: it cannot be read, or is no JSON object; it names the file.
+        CheckpointError: an unknown method, or a format that is none of its own.
     """
-    try:
-        found = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    # what is no UTF-8 is a ValueError too; a nest of 10^5 brackets a RecursionError
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no JSON: {str(error).lower()}") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} must be a JSON object; got {type(found).__name__}")
-    return found
-
-
-def _values(found: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return what an object says, by our names; null says nothing."""
-    values: dict[str, Any] = {}
-    for name, synonyms in SYNONYMS.items():
-        given: dict[str, Any] = {}
-        for key in synonyms:
-            value = _value(name, key, found.get(key), source)
-            if value is not None:
-                given[key] = value
-        if len(set(given.values())) > 1:
-            said = " and ".join(f"{key} = {json.dumps(found[key])}" for key in given)
-            raise CheckpointError(f"{source}: {said} contradict each other")
-        if given:
-            values[name] = next(iter(given.values()))
-    return values
-
-
-def _value(name: str, key: str, value: Any, source: str) -> Any:
-    """Return a key's value in the sense of our name for it, or None."""
-    if value is None:
-        return None
-    # flags in their own words
-    flag = key in ("zero_point", "is_marlin_format")
-    kind = bool if flag else KINDS.get(name, bool)
-    # True is an int to Python
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise CheckpointError(f"{source}: {key} must be {WORDS[kind]}; got {json.dumps(value)}")
-    if key == "zero_point":
-        return not value
-    if key == "is_marlin_format":
-        return "marlin" if value else None
-    return value.lower() if isinstance(value, str) else value
-
-
-def _supported(values: dict[str, Any], source: str) -> dict[str, Any]:
-    """Return values with the method's own format where none is given, or say what cannot be."""
     values = dict(values)
-    _need(source, "pack_dtype", values.pop("pack_dtype", "int32"), ("int32",))
-    method = values.setdefault("quant_method", "gptq")
+    stored_as = values.get("checkpoint_format")
+    method = values.get("quant_method") or _method_of(stored_as)
     _need(source, "quant_method", method, tuple(FORMATS))
-    stored = values.setdefault("checkpoint_format", FORMATS[method][0])
-    _need(source, f"checkpoint_format of {method}", stored, FORMATS[method])
-    _need(source, "bits", values.get("bits", 4), (4,))
-    size = values.get("group_size", 128)
-    if size != -1 and size < 1:
-        raise CheckpointError(f"{source}: group_size must be -1 or at least 1; got {size}")
-    if stored in ("gemm", "marlin"):
-        _need(source, f"desc_act of {stored}", values.get("desc_act", False), (False,))
-    return values
+    stored_as = stored_as or FORMATS[method][0]
+    if method == "awq" and stored_as == "marlin":
+        # its tensors have AWQ's names
+        stored_as = "awq_marlin"
+    _need(source, f"checkpoint_format of {method}", stored_as, FORMATS[method])
+    return values | {"quant_method": method, "checkpoint_format": stored_as}
+
+
+def _method_of(stored_as: str | None) -> str:
+    return next((method for method, formats in FORMATS.items() if stored_as in formats), "gptq")
+
+
+def _check_group_size(values: Mapping[str, Any], source: str) -> None:
+    if "group_size" in values:
+        size = values["group_size"]
+        if size is None or (size != -1 and size < 1):
+            raise CheckpointError(
+                f"{source}: group_size must be -1 or at least 1; got {json.dumps(size)}"
+            )
 
 
 def _need(source: str, key: str, got: Any, known: tuple[Any, ...]) -> None:
     if got not in known:
         wanted = " or ".join(json.dumps(value) for value in known)
         raise CheckpointError(f"{source}: {key} must be {wanted}; got {json.dumps(got)}")
-
-
-def _rules(found: Any, source: str) -> dict[str, Mapping[str, Any] | None]:
-    """Return GPTQModel's `dynamic`; the prefix "-:" becomes None, "+:" means nothing."""
-    rules: dict[str, Mapping[str, Any] | None] = {}
-    if not isinstance(found, dict | None):
-        raise CheckpointError(f"{source}: dynamic must be an object; got {json.dumps(found)}")
-    for key, changes in (found or {}).items():
-        pattern = key.removeprefix("-:").removeprefix("+:")
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise CheckpointError(
-                f"{source}: dynamic {key!r} is no pattern of names: {error}"
-            ) from error
-        if not isinstance(changes, dict):
-            raise CheckpointError(
-                f"{source}: dynamic {key!r} must be an object; got {json.dumps(changes)}"
-            )
-        rules[pattern] = None if key.startswith("-:") else changes
-    return rules

@@ -75,7 +75,10 @@ def convert_checkpoint(
     if to not in TARGETS:
         known = ", ".join(f'"{name}"' for name in TARGETS)
         raise ProblemError(f"a checkpoint can be written as one of {known}; got {to!r}")
-    with _overflow_refused(), GptqCheckpoint.open(source, zero_overflow=zero_overflow) as checkpoint:
+    with (
+        _overflow_refused(),
+        GptqCheckpoint.open(source, zero_overflow=zero_overflow) as checkpoint,
+    ):
         made = _Conversion(checkpoint, TensorFiles.open(source), source, TARGETS[to])
         with new_folder(target) as folder:
             write_index(folder, made.write_files(folder, progress))

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 
 from ferrum_numba.contract import Array
 from ferrum_numba.errors import CheckpointError
-from ferrum_numba.gptq.config import read_json
+from ferrum_numba.gptq.on_disk import other_kind, read_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -38,8 +38,13 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Entry:
+# of a file that is not what it seems, what tells
+MAGIC_BYTES = 32
+# what a folder may hold instead, and what it is called then
+ELSEWHERE = {"*.gguf": "GGUF", "*.bin": "PyTorch's pickles", "*.pt": "PyTorch's pickles"}
+
+
+class Entry(NamedTuple):
     """Where a tensor is: its file, type in safetensors' words, shape and first byte."""
 
     path: Path
@@ -54,7 +59,7 @@ class TensorFiles:
     entries: name -> where it is, in the order of the headers
     """
 
-    def __init__(self, entries: dict[str, Entry], maps: Mapping[Path, Array]) -> None:
+    def __init__(self, entries: dict[str, Entry], maps: Mapping[str, Array]) -> None:
         self.entries = entries
         self._maps = maps
 
@@ -68,7 +73,7 @@ class TensorFiles:
         path = Path(path)
         index = _index(path)
         files = {file: _entries(file) for file in _paths(path, index)}
-        maps = {file: np.memmap(file, np.uint8, "r") for file in files}
+        maps = {str(file): np.memmap(file, np.uint8, "r") for file in files}
         return cls(_merged(path, files, index), maps)
 
     def read(self, name: str) -> Array:
@@ -77,27 +82,40 @@ class TensorFiles:
         Raises:
             CheckpointError: its type is none of NumPy's, or the file was closed or cut short.
         """
+        self._check(str(self.entries[name].path))
+        return self.view(name)
+
+    def check(self) -> None:
+        """Raise CheckpointError if a file was cut short since it was opened."""
+        for file in self._maps:
+            self._check(file)
+
+    def view(self, name: str) -> Array:
+        """Return a tensor as `read` does, without a look at its file, which costs a system call."""
         entry = self.entries[name]
-        if entry.path not in self._maps:
+        # text is quicker looked up than a path is, and a model has 10^5 tensors
+        found = self._maps.get(str(entry.path))
+        if found is None:
             raise CheckpointError(f"{entry.path} was closed")
-        # a removed file lives on in its map, what was cut off does not
-        with suppress(FileNotFoundError):
-            if entry.path.stat().st_size < len(self._maps[entry.path]):
-                raise CheckpointError(f"{entry.path} was cut short while it was open")
-        if entry.dtype not in DTYPES:
+        dtype = DTYPES.get(entry.dtype)
+        if dtype is None:
             raise CheckpointError(
                 f"{entry.path}: tensor {name} is {entry.dtype}; it needs to be one of "
                 f"{', '.join(DTYPES)}"
             )
-        view: Array = np.ndarray(
-            entry.shape, DTYPES[entry.dtype], self._maps[entry.path], entry.offset
-        )
+        view: Array = np.ndarray(entry.shape, dtype, found, entry.offset)
         # a header of odd length misaligns what follows
-        return np.require(view, requirements="A")
+        return view if view.flags.aligned else view.copy()
 
     def close(self) -> None:
         """Let go of the files; arrays that were read stay valid."""
         self._maps = {}
+
+    def _check(self, file: str) -> None:
+        # a removed file lives on in its map, what was cut off does not
+        with suppress(FileNotFoundError):
+            if file in self._maps and os.stat(file).st_size < self._maps[file].nbytes:
+                raise CheckpointError(f"{file} was cut short while it was open")
 
 
 def _index(path: Path) -> dict[str, str] | None:
@@ -108,9 +126,10 @@ def _index(path: Path) -> dict[str, str] | None:
     found = read_json(index).get("weight_map")
     if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
         raise CheckpointError(f"{index}: weight_map must be an object of tensors and their files")
-    for tensor, file in found.items():
+    for file in dict.fromkeys(found.values()):
         # a shard lies beside its index: no name leads elsewhere
         if Path(file).name != file or not (path / file).is_file():
+            tensor = next(tensor for tensor, where in found.items() if where == file)
             raise CheckpointError(
                 f"{index}: tensor {tensor} is said to be in {file!r}, which is no file here"
             )
@@ -127,7 +146,12 @@ def _paths(path: Path, index: dict[str, str] | None) -> list[Path]:
     single = path / SINGLE
     found = [single] if single.is_file() else sorted(path.glob("*.safetensors"))
     if not found:
-        raise CheckpointError(f"{path} holds no .safetensors file")
+        others = (
+            f"; {other.name} is {kind}, which is not read"
+            for pattern, kind in ELSEWHERE.items()
+            for other in sorted(path.glob(pattern))
+        )
+        raise CheckpointError(f"{path} holds no .safetensors file{next(others, '')}")
     return found
 
 
@@ -137,10 +161,13 @@ def _merged(
     """Return where each tensor is: as the index says, or in the only file that has it."""
     merged: dict[str, Entry] = {}
     if index is not None:
+        # a path is slow to make and to look up, and there may be 10^5 tensors
+        by_name = {file.name: entries for file, entries in files.items()}
         for tensor, file in index.items():
-            if tensor not in files[path / file]:
+            entry = by_name[file].get(tensor)
+            if entry is None:
                 raise CheckpointError(f"{path / INDEX}: tensor {tensor} is not in {file}")
-            merged[tensor] = files[path / file][tensor]
+            merged[tensor] = entry
         return merged
     for entries in files.values():
         for tensor, entry in entries.items():
@@ -160,6 +187,10 @@ def _entries(path: Path) -> dict[str, Entry]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:
+        with path.open("rb") as file:
+            other = other_kind(file.read(MAGIC_BYTES))
+        if other is not None:
+            raise CheckpointError(f"{path} {other}") from error
         words = str(error).removeprefix("Error while deserializing header: ")
         raise CheckpointError(f"{path} is damaged: {_fault(path) or words}") from error
     header, start = _header(path)

@@ -2,6 +2,8 @@
 
 B [K/16, 2*N] int32   codes in Marlin's tiles, zero point 8
 s [G, N]              scales, permuted within their rows
+
+AutoAWQ's `version: marlin` calls them qweight and scales.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import numpy as np
 
 from ferrum_numba.contract import Array
 from ferrum_numba.errors import ProblemError
+from ferrum_numba.gptq.config import GptqConfig
+from ferrum_numba.gptq.stored import Parts, Stored
 from ferrum_numba.gptq.tensors import FLOATS, GptqTensors, check_matrix, stand_in
 from ferrum_numba.reference.gptq import pack_codes, unpack_codes
 from ferrum_numba.reference.marlin_layout import (
@@ -24,6 +28,8 @@ from ferrum_numba.reference.marlin_layout import (
     unpermute_scales,
 )
 
+# of the weight and its scales
+NAMES, AWQ_NAMES = ("B", "s"), ("qweight", "scales")
 # rows of tiles whose codes, a byte each, are in memory at a time
 BLOCK = 16
 
@@ -42,18 +48,46 @@ def from_marlin(
     return replace(layer, qweight=weight_from_marlin(B))
 
 
+def read(parts: Parts, config: GptqConfig) -> Stored:
+    """Return a stored layer."""
+    return _stored(parts, config, *NAMES)
+
+
+def read_awq(parts: Parts, config: GptqConfig) -> Stored:
+    """Return a stored layer of AutoAWQ's."""
+    return _stored(parts, config, *AWQ_NAMES)
+
+
+def _stored(parts: Parts, config: GptqConfig, weight: str, scales: str) -> Stored:
+    B = parts.need(weight)
+    layer = checked(
+        parts.name, B, parts.need(scales), parts.optional("bias"), group_size=config.group_size,
+        names=(weight, scales),
+    )  # fmt: skip
+    return Stored(layer, lambda: weight_from_marlin(B))
+
+
 def checked(
-    name: str, B: Array, s: Array, bias: Array | None = None, *, group_size: int = 128
+    name: str,
+    B: Array,
+    s: Array,
+    bias: Array | None = None,
+    *,
+    group_size: int = 128,
+    names: tuple[str, str] = NAMES,
 ) -> GptqTensors:
     """Return the layer as `from_marlin` does, but for its weight: that is zeros without memory."""
-    check_matrix(name, "B", B, "[K/16, 2*N]")
+    weight, of_scales = names
+    check_matrix(name, weight, B, "[K/16, 2*N]")
     if B.shape[1] % TILE_WORDS:
         raise ProblemError(
-            f"{name}: B must have a multiple of {TILE_WORDS} columns; got {list(B.shape)}"
+            f"{name}: {weight} must have a multiple of {TILE_WORDS} columns; got {list(B.shape)}"
         )
     K, N = len(B) * TILE_K, B.shape[1] // 2
     if s.ndim != 2 or s.shape[1] != N or s.dtype not in FLOATS:
-        raise ProblemError(f"{name}: s must be [G, {N}] float16; got {list(s.shape)} {s.dtype}")
+        raise ProblemError(
+            f"{name}: {of_scales} must be [G, {N}] float16; got {list(s.shape)} {s.dtype}"
+        )
     scales = unpermute_scales(s, grouped=len(s) > 1)
     return GptqTensors.make(
         name, stand_in(K, N), scales, bias=bias, group_size=group_size, sym=True

@@ -20,6 +20,7 @@ from ferrum_numba.contract import Array
 from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.gptq import groups, overflow
+from ferrum_numba.reference.moe import GATE_RUN
 
 # codes of a word
 PACK_FACTOR = 8
@@ -125,6 +126,13 @@ class GptqTensors:
         return self.g_idx is not None
 
     @property
+    def overflows(self) -> bool:
+        """Tell whether some zero points are stored so that readers do not agree on them."""
+        if self.qzeros is None or self.checkpoint_format != "gptq":
+            return False
+        return overflow.count(self.qzeros) > 0
+
+    @property
     def row_groups(self) -> Array:
         """The group of each row, [K] int32."""
         if self.g_idx is not None:
@@ -159,6 +167,35 @@ def concatenate(parts: Sequence[GptqTensors], name: str) -> GptqTensors:
         bias=None if all(part.bias is None for part in parts) else joined(_bias_of),
         group_size=first.group_size,
         checkpoint_format=stored_as if mixed else first.checkpoint_format,
+    )
+
+
+def interleaved(layer: GptqTensors) -> GptqTensors:
+    """Return a layer of gate and up, side by side, with their columns in turn, in runs of 8.
+
+    Column 16 * i + j is column 8 * i + j of gate, column 16 * i + 8 + j that of up, j below 8. A
+    run's zero points are one word.
+
+    Raises:
+        ProblemError: two halves that are no whole runs.
+    """
+    N = layer.out_features
+    if N % (2 * GATE_RUN):
+        raise ProblemError(
+            f"{layer.name}: gate and up must have a multiple of {GATE_RUN} columns each; "
+            f"got {N} of both"
+        )
+
+    def in_turn(array: Array, run: int) -> Array:
+        halves = array.reshape(*array.shape[:-1], 2, -1, run)
+        return np.ascontiguousarray(np.swapaxes(halves, -3, -2)).reshape(array.shape)
+
+    return replace(
+        layer,
+        qweight=in_turn(layer.qweight, GATE_RUN),
+        scales=in_turn(layer.scales, GATE_RUN),
+        qzeros=None if layer.qzeros is None else in_turn(layer.qzeros, GATE_RUN // PACK_FACTOR),
+        bias=None if layer.bias is None else in_turn(layer.bias, GATE_RUN),
     )
 
 

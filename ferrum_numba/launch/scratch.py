@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cuda.bindings import driver
 
@@ -44,15 +44,20 @@ class Needs:
     """The scratch of a launch: bytes by name.
 
     What must be zero before a launch is left zero by every launch.
+
+    parts: places in these buffers by names of their own: the buffer's, and how many bytes from its
+           start
     """
 
     sizes: Mapping[str, int]
+    parts: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
 
 class Area:
     """The scratch of one stream: grow-only buffers by name, zero when they are new.
 
-    places: for needs that were met, the addresses of their buffers, in their order, 8 bytes each
+    places: for needs that were met, the addresses of their buffers, then of the parts of those, in
+            their order, 8 bytes each
     """
 
     def __init__(self, device: Device) -> None:
@@ -73,7 +78,8 @@ class Area:
                     if self._size(name) < size_bytes:
                         self._replace(name, size_bytes, stream)
             self.places.clear()
-        pointers = (self._buffers[name].pointer for name in needs.sizes)
+        pointers = [self._buffers[name].pointer for name in needs.sizes]
+        pointers += [self._buffers[whole].pointer + at for whole, at in needs.parts.values()]
         self.places[needs] = b"".join(pointer.to_bytes(8, "little") for pointer in pointers)
         return self.places[needs]
 
@@ -110,7 +116,7 @@ class Scratch:
         self._lock = threading.Lock()
 
     def addresses(self, stream: int, needs: Needs) -> bytes:
-        """Return the addresses of a stream's buffers, in the order of the needs, 8 bytes each.
+        """Return the addresses of a stream's buffers and their parts, in order, 8 bytes each.
 
         Raises:
             CaptureError: the stream is being captured and memory cannot be had.

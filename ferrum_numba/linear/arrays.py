@@ -25,6 +25,8 @@ ALIGNMENT_BYTES = 16
 _TYPES = {
     "torch.float16": "fp16", "torch.bfloat16": "bf16", "float16": "fp16", "bfloat16": "bf16",
     "<f2": "fp16", "<V2": "bf16",
+    "torch.float32": "fp32", "float32": "fp32", "<f4": "fp32",
+    "torch.int32": "int32", "<i4": "int32",
 }  # fmt: skip
 _names: dict[Any, str] = {}
 
@@ -34,7 +36,7 @@ class Seen(NamedTuple):
 
     address: of its first element
     shape:   its sizes
-    dtype:   "fp16", "bf16", or the name of another type
+    dtype:   "fp16", "bf16", "fp32", "int32", or the name of another type
     device:  number of its GPU, HOST, or None where it does not say
     keep:    what must live as long as the address is used
     """
@@ -86,7 +88,9 @@ def see(array: Any, stream: int | None = None) -> Seen:
     return Seen(shared.address, shared.shape, name, device, shared.read_only, shared.keep)
 
 
-def refuse(name: str, array: Seen, dtype: str, device: int) -> None:
+def refuse(
+    name: str, array: Seen, dtype: str, device: int, alignment_bytes: int = ALIGNMENT_BYTES
+) -> None:
     """Raise unless an array has a layer's type and is on its device.
 
     Raises:
@@ -99,9 +103,9 @@ def refuse(name: str, array: Seen, dtype: str, device: int) -> None:
         raise LaunchError(
             f"{name} must be on {place(device)} like the weight; it is on {place(array.device)}"
         )
-    if array.address % ALIGNMENT_BYTES and device != HOST:
+    if array.address % alignment_bytes and device != HOST:
         raise LaunchError(
-            f"{name} must begin at a multiple of {ALIGNMENT_BYTES} bytes; "
+            f"{name} must begin at a multiple of {alignment_bytes} bytes; "
             f"it begins at {array.address:#x}"
         )
 

@@ -36,6 +36,7 @@ class ExpertStack:
         device: Any = "cuda",
         store: Literal["marlin", "raw"] | None = None,
         dtype: str = "fp16",
+        bias_mode: Literal["fused", "two_step"] = "fused",
     ) -> ExpertStack:
         """Put experts on a device, one after the other as they come.
 
@@ -44,7 +45,7 @@ class ExpertStack:
         Args:
             experts:     such as `GptqCheckpoint.experts` returns
             num_experts: how many will come; without it what has no length is read to its end first
-            device, store, dtype: as for `MarlinLinear`
+            device, store, dtype, bias_mode: as for `MarlinLinear`
 
         Raises:
             ProblemError: they differ in K, N, group size or bias, or cannot be held so.
@@ -54,7 +55,10 @@ class ExpertStack:
             if not isinstance(experts, Sized):
                 experts = list(experts)
             num_experts = len(experts)
-        return cls(make_store(experts, num_experts, store=store, device=device, dtype=dtype))
+        made = make_store(
+            experts, num_experts, store=store, device=device, dtype=dtype, bias_mode=bias_mode
+        )
+        return cls(made)
 
     @property
     def num_experts(self) -> int:

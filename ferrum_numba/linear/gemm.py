@@ -72,7 +72,7 @@ class GpuGemm:
         """
 
         def prepared(M: int) -> LaunchPlan:
-            plan = self._runtime.plans.make(self._task(M))
+            plan = self._runtime.plans.make(self.task(M))
             if plan.needs is not None:
                 for each in (0, None) if stream is None else (stream,):
                     self._runtime.scratch.reserve(plan.needs, each)
@@ -86,7 +86,8 @@ class GpuGemm:
         weight = self._store.weight
         return planned(M, weight.K, weight.N, plan_of)
 
-    def _task(self, M: int) -> LayerTask:
+    def task(self, M: int) -> LayerTask:
+        """Return what M rows ask of a launch plan."""
         store, problem = self._store, self._store.problem(M)
         if self._own_bias is not None:
             problem = replace(problem, bias=True)
@@ -96,7 +97,7 @@ class GpuGemm:
         """Return the plan of a number of rows seen for the first time."""
 
         def made(rows: int) -> LaunchPlan:
-            task = self._task(rows)
+            task = self.task(rows)
             plan = self._runtime.plans.get(task)
             if plan is None:
                 if capturing(stream):

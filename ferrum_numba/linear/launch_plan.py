@@ -1,11 +1,11 @@
 """What runs a problem on a GPU: kernels chosen, built and loaded once for all layers that have it.
 
-A plan is a list of launches, one for each of the problem's stages (see `stages`). Buffers change
-from layer to layer and from call to call, so a plan has none; it takes addresses, in this order:
+A plan is a list of launches, one for each of the task's stages (see `stages`). Buffers change from
+layer to layer and from call to call, so a plan has none; it takes addresses, in this order:
 
     x, out                                of the call
     packed, scales, zero_points, ...      of the weight, as its kernels name them; 0 where absent
-    partials, counters, gathered, ...     of the stream's scratch
+    partials, counters, gathered, ...     of the stream's scratch, and parts of it
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ from ferrum_numba.launch import (
     load,
 )
 from ferrum_numba.linear.choice import shipped_decisions
-from ferrum_numba.linear.stages import LayerTask, Stage, stages
+from ferrum_numba.linear.stages import Stage, Task
 from ferrum_numba.results.decisions import Decision
 
-ELEMENT_BYTES = 2
 # of a call, given as numbers
 CALL = ("x", "out")
 
@@ -86,7 +85,7 @@ class LaunchPlans:
 
     def __init__(self, device: Device, scratch: Scratch) -> None:
         self._device, self._scratch = device, scratch
-        self._plans: dict[LayerTask, LaunchPlan] = {}
+        self._plans: dict[Task, LaunchPlan] = {}
         self._by_rows: WeakKeyDictionary[object, dict[int, Any]] = WeakKeyDictionary()
         self._loaded: dict[str, Loaded] = {}
         # read with the first plan: whoever only runs the reference needs none
@@ -99,11 +98,11 @@ class LaunchPlans:
         """Return the plans of one weight by rows of x, for its users to fill; they go with it."""
         return self._by_rows.setdefault(weight, {})
 
-    def get(self, task: LayerTask) -> LaunchPlan | None:
+    def get(self, task: Task) -> LaunchPlan | None:
         """Return a plan if it was made before."""
         return self._plans.get(task)
 
-    def make(self, task: LayerTask) -> LaunchPlan:
+    def make(self, task: Task) -> LaunchPlan:
         """Return a plan, choosing, compiling and loading what it needs.
 
         Raises:
@@ -123,19 +122,21 @@ class LaunchPlans:
             loaded = self._loaded[binary.fingerprint] = load(binary, self._device)
         return loaded.repeated(stage.launch(gpu), Order(names, stage.renamed))
 
-    def _make(self, task: LayerTask) -> LaunchPlan:
+    def _make(self, task: Task) -> LaunchPlan:
         gpu = self._device.gpu
         if self._decisions is None:
             self._decisions = shipped_decisions(gpu)
-        planned = tuple(stages(task, self._decisions, gpu))
+        planned = tuple(task.stages(self._decisions, gpu))
         scratch: dict[str, int] = {}
-        if task.gathered:
-            scratch["gathered"] = task.problem.M * task.problem.K * ELEMENT_BYTES
+        parts: dict[str, tuple[str, int]] = {}
         for stage in planned:
-            scratch |= stage.launch(gpu).workspace
-        names = (*CALL, *task.operands, *scratch)
+            parts |= stage.parts
+            # stages run one after the other: what several need is as large as the most
+            for name, size_bytes in {**stage.makes, **stage.launch(gpu).workspace}.items():
+                scratch[name] = max(size_bytes, scratch.get(name, 0))
+        names = (*CALL, *task.operands, *scratch, *parts)
         launches = tuple(self.launch(stage, names) for stage in planned)
-        needs = Needs(scratch) if scratch else None
+        needs = Needs(scratch, parts) if scratch else None
         several = len(launches) > 1 or not isinstance(launches[0], Repeated)
         return LaunchPlan(
             launches, len(task.operands), needs, self._device, self._scratch,

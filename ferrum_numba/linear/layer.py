@@ -72,6 +72,13 @@ class Linear:
         """A copy of the bias, [N] in the order of the columns; None where there is none."""
         return self.store.bias(self._expert) if self._bias is None else self._bias.copy()
 
+    @property
+    def gemm(self) -> GpuGemm:
+        """Launches of its weight; of a layer on a GPU."""
+        assert self._gemm is not None, "the layer is on a GPU"
+        found: GpuGemm = self._gemm
+        return found
+
     def forward(self, x: Any, out: Any, stream: Any = None) -> None:
         """Compute out = x times the weight, plus bias; on a GPU, when the stream gets there.
 
@@ -167,7 +174,7 @@ class Linear:
 
     def _handed_over(self, x: Any, seen: Seen, shape: tuple[int, ...]) -> Any:
         """Return the result as an array that another library makes of it when it is there."""
-        runtime, M = self.store.runtime, _rows_of(seen)
+        runtime, M = self.store.runtime, rows_of(seen)
         namespace = arrays.namespace(x)
         if runtime is None:
             there = np.empty(shape, DTYPES[self._dtype])
@@ -218,8 +225,8 @@ class Linear:
         """Return the rows of x, after checking both."""
         self._refuse_x(x)
         shape = out.shape
-        M = _rows_of(x)
-        if not shape or shape[-1] != self._N or _rows_of(out) != M:
+        M = rows_of(x)
+        if not shape or shape[-1] != self._N or rows_of(out) != M:
             raise ProblemError(
                 f"{self.name}: out must be [{M}, {self._N}] for x of {list(x.shape)}; "
                 f"got {list(shape)}"
@@ -241,7 +248,8 @@ class Linear:
         arrays.refuse(f"{self.name}: x", x, self._dtype, self._device)
 
 
-def _rows_of(array: Seen) -> int:
+def rows_of(array: Seen) -> int:
+    """Return the rows of an array: all of its elements but those of the last size."""
     rows = 1
     for size in array.shape[:-1]:
         rows *= size

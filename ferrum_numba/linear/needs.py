@@ -11,7 +11,7 @@ from ferrum_numba.gptq.checkpoint import FUSED, LayerInfo
 from ferrum_numba.gpu import Gpu
 from ferrum_numba.linear import choice
 from ferrum_numba.linear.select import usual_store
-from ferrum_numba.linear.stages import LayerTask, packing, stages
+from ferrum_numba.linear.stages import LayerTask, packing
 from ferrum_numba.linear.stores import MarlinStore
 from ferrum_numba.linear.weight import Weight
 from ferrum_numba.results.decisions import Decision
@@ -65,7 +65,7 @@ def _programs(
     kernels = choice.readers(kind.kind)
     for M in rows:
         task = LayerTask(weight.problem(M), kernels, gathered=packed and weight.act_order)
-        yield from ((stage.kernel, stage.config) for stage in stages(task, decisions, gpu))
+        yield from ((stage.kernel, stage.config) for stage in task.stages(decisions, gpu))
 
 
 def _fused(stored: dict[str, Weight]) -> Iterator[Weight]:

@@ -81,26 +81,45 @@ def marlin_gemm_with_offset_strided(
         LaunchError:  arrays elsewhere, not contiguous or overlapping.
     """
     expert = expert_index(weight, expert_offset, expert_n)
-    source = Rows("x", x, in_row_offset, m, weight.weight.K)
-    target = Rows("out", out, out_row_offset, m, expert_n)
-    places = _place(weight, source), _place(weight, target)
+    places = checked_rows(x, in_row_offset, weight, out, out_row_offset, m)
     if m == 0:
         return
-    _refuse_overlap(weight, source, target, places)
-    if weight.runtime is None:
+    handle = stream_of(weight, x, stream)
+    if handle is None:
         dtype = DTYPES[weight.weight.dtype]
         rows, results = (
-            arrays.host_array(at, (m, each.columns), dtype)
-            for at, each in zip(places, (source, target), strict=True)
+            arrays.host_array(at, (m, columns), dtype)
+            for at, columns in zip(places, (weight.weight.K, expert_n), strict=True)
         )
         HostGemm(weight, expert)(rows, results)
         return
-    handle = (
-        arrays.current_stream(x, weight.runtime.device.index)
-        if stream is None
-        else stream_handle(stream)
-    )
     GpuGemm(weight, expert)(handle, *places, m)
+
+
+def checked_rows(
+    x: Any, in_row_offset: int, weight: Store, out: Any, out_row_offset: int, m: int
+) -> tuple[int, int]:
+    """Return the addresses of rows of x and out, after checking that all are there and apart.
+
+    Raises:
+        ProblemError: rows that are not there, or types that are not the weight's.
+        LaunchError:  arrays elsewhere, not contiguous or overlapping.
+    """
+    source = Rows("x", x, in_row_offset, m, weight.weight.K)
+    target = Rows("out", out, out_row_offset, m, weight.weight.N)
+    places = _place(weight, source), _place(weight, target)
+    if m:
+        _refuse_overlap(weight, source, target, places)
+    return places
+
+
+def stream_of(weight: Store, x: Any, stream: Any) -> int | None:
+    """Return the handle of a stream, by default that on which x's library works; None on a host."""
+    if weight.runtime is None:
+        return None
+    if stream is None:
+        return arrays.current_stream(x, weight.runtime.device.index)
+    return stream_handle(stream)
 
 
 def _place(store: Store, rows: Rows) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from ferrum_numba.contract import Config, Kernel, Launch, Problem
 from ferrum_numba.gpu import Gpu
@@ -20,6 +21,22 @@ from ferrum_numba.linear.choice import kernel_for
 from ferrum_numba.results.decisions import Choice, Decision
 
 REPACK, GATHER, ADD_BIAS = Repack(), GatherColumns(), AddBias()
+ELEMENT_BYTES = 2
+
+
+class Task(Protocol):
+    """What is asked of a launch plan; equal tasks have one plan."""
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        """Names of the buffers whose addresses a call gives, in order, after x and out."""
+
+    def stages(self, decisions: Sequence[Decision], gpu: Gpu) -> Iterator[Stage]:
+        """Yield its stages, in order.
+
+        Raises:
+            ProblemError: no kernel can run the problem.
+        """
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,26 @@ class LayerTask:
     gathered: bool = False
     two_step: bool = False
 
+    def stages(self, decisions: Sequence[Decision], gpu: Gpu) -> Iterator[Stage]:
+        """Yield the stages: the columns' order, the product, the bias.
+
+        Raises:
+            ProblemError: no kernel can run the problem.
+        """
+        problem, renamed = self.problem, {}
+        if self.gathered:
+            gather = GatherProblem(problem.M, problem.K)
+            made = {"gathered": problem.M * problem.K * ELEMENT_BYTES}
+            yield default(GATHER, gather, gpu, {"out": "gathered"}, made)
+            problem, renamed = replace(problem, act_order=False), {"x": "gathered"}
+        if self.two_step:
+            problem = replace(problem, bias=False)
+        choice = kernel_for(problem, self.kernels, decisions, gpu)
+        yield Stage(choice.kernel, problem, choice.config, renamed, choice)
+        if self.two_step:
+            bias = AddBiasProblem(problem.M, problem.N, problem.dtype)
+            yield default(ADD_BIAS, bias, gpu, {"x": "out"})
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -45,6 +82,9 @@ class Stage:
 
     renamed: name of a buffer by the parameter that takes it, where they differ
     choice:  why this kernel, of the one that multiplies; None of a helper
+    makes:   bytes of scratch that it writes for later stages, by name
+    parts:   what of that has a name of its own, as `Needs` has them
+    scalars: in place of the launch's own
     """
 
     kernel: Kernel
@@ -52,30 +92,14 @@ class Stage:
     config: Config
     renamed: Mapping[str, str] = field(default_factory=dict)
     choice: Choice | None = None
+    makes: Mapping[str, int] = field(default_factory=dict)
+    parts: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    scalars: Mapping[str, int] = field(default_factory=dict)
 
     def launch(self, gpu: Gpu) -> Launch:
         """Return its launch."""
-        return self.kernel.launch(self.config, self.problem, gpu)
-
-
-def stages(task: LayerTask, decisions: Sequence[Decision], gpu: Gpu) -> Iterator[Stage]:
-    """Yield the stages of a task.
-
-    Raises:
-        ProblemError: no kernel can run the problem.
-    """
-    problem, renamed = task.problem, {}
-    if task.gathered:
-        gather = GatherProblem(problem.M, problem.K)
-        yield default(GATHER, gather, gpu, {"out": "gathered"})
-        problem, renamed = replace(problem, act_order=False), {"x": "gathered"}
-    if task.two_step:
-        problem = replace(problem, bias=False)
-    choice = kernel_for(problem, task.kernels, decisions, gpu)
-    yield Stage(choice.kernel, problem, choice.config, renamed, choice)
-    if task.two_step:
-        bias = AddBiasProblem(problem.M, problem.N, problem.dtype)
-        yield default(ADD_BIAS, bias, gpu, {"x": "out"})
+        found = self.kernel.launch(self.config, self.problem, gpu)
+        return replace(found, scalars={**found.scalars, **self.scalars})
 
 
 def packing(problem: W4A16Problem, gpu: Gpu) -> Stage:
@@ -85,7 +109,12 @@ def packing(problem: W4A16Problem, gpu: Gpu) -> Stage:
 
 
 def default(
-    kernel: Kernel, problem: Problem, gpu: Gpu, renamed: Mapping[str, str] | None = None
+    kernel: Kernel,
+    problem: Problem,
+    gpu: Gpu,
+    renamed: Mapping[str, str] | None = None,
+    makes: Mapping[str, int] | None = None,
 ) -> Stage:
     """Return a stage with a kernel's default config."""
-    return Stage(kernel, problem, kernel.default(problem, gpu), renamed or {})
+    config = kernel.default(problem, gpu)
+    return Stage(kernel, problem, config, renamed or {}, makes=makes or {})

@@ -17,7 +17,7 @@ from ferrum_numba.linear.weight import Weight
 
 TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 NAMES = {kind: name for name, kind in TYPES.items()}
-FLAGS = ("symmetric", "act_order", "bias", "dense")
+FLAGS = ("symmetric", "act_order", "bias", "dense", "two_step", "interleaved")
 _PATTERN = re.compile(r"(\w+) (\d+)x(\d+)x(\d+)/(\d+)((?: \w+)*)")
 
 
@@ -33,6 +33,8 @@ class Layout:
     act_order:   the rows' groups are permuted
     bias:        there is one
     dense:       very many rows may run with the whole weight dequantised
+    two_step:    the bias is added to the rounded result
+    interleaved: the columns are gate and up in runs of 8
 
     Its string is such as `marlin 1x4096x4096/128 symmetric bias`.
     """
@@ -46,6 +48,8 @@ class Layout:
     act_order: bool = False
     bias: bool = False
     dense: bool = False
+    two_step: bool = False
+    interleaved: bool = False
 
     def __str__(self) -> str:
         sizes = f"{self.num_experts}x{self.K}x{self.N}/{self.group_size}"
@@ -69,12 +73,12 @@ class Layout:
         return cls(match[1], num_experts, K, N, group_size, **flags)
 
     @classmethod
-    def of(cls, store: Store, *, dense: bool = False) -> Layout:
+    def of(cls, store: Store, *, dense: bool = False, interleaved: bool = False) -> Layout:
         """Return the layout of a store."""
         weight = store.weight
         return cls(
             store.kind, store.num_experts, weight.K, weight.N, weight.group_size,
-            weight.symmetric, weight.act_order, weight.bias, dense,
+            weight.symmetric, weight.act_order, weight.bias, dense, weight.two_step, interleaved,
         )  # fmt: skip
 
     def weight(self, dtype: torch.dtype) -> Weight:
@@ -87,7 +91,7 @@ class Layout:
             raise ProblemError(f"a layer is in float16 or bfloat16; got {dtype}")
         return Weight(
             f"linear layer {self.K} x {self.N}", self.K, self.N, self.group_size, NAMES[dtype],
-            self.bias, "fused", self.symmetric, self.act_order,
+            self.bias, "two_step" if self.two_step else "fused", self.symmetric, self.act_order,
         )  # fmt: skip
 
     def buffers(self, dtype: torch.dtype) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:

@@ -30,6 +30,7 @@ class MarlinLinear(OfStack):
         device: Any = "cuda",
         store: Literal["marlin", "raw"] | None = None,
         dtype: torch.dtype | str = torch.float16,
+        bias_mode: Literal["fused", "two_step"] = "fused",
         dense: bool = False,
     ) -> MarlinLinear:
         """Put a checkpoint's layer on a device.
@@ -40,16 +41,16 @@ class MarlinLinear(OfStack):
             store:  "marlin" for packed tiles, "raw" for the checkpoint's own layout; by default
                     packed where it can be
             dtype:  float16 or bfloat16, of x, y, scales and bias
-            dense:  very many rows may run with the whole weight dequantised; see
-                    `ferrum_numba.MarlinLinear.from_gptq`
+            bias_mode, dense: as for `ferrum_numba.MarlinLinear.from_gptq`
 
         Raises:
             ProblemError: the layer cannot be held so; it names the layer and says why.
             DeviceError:  no such device.
         """
         made = OnDevice.from_gptq(
-            layer, device=cls.place(device), store=store, dtype=type_name(dtype), dense=dense
-        )
+            layer, device=cls.place(device), store=store, dtype=type_name(dtype),
+            bias_mode=bias_mode, dense=dense,
+        )  # fmt: skip
         return cls.of(made.store, Layout.of(made.store, dense=dense))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -64,7 +64,7 @@ class Weights:
         zero_points: torch.Tensor | None,
         bias: torch.Tensor | None,
         order: torch.Tensor | None,
-        expert: int,
+        expert: int = 0,
     ) -> bytes:
         """Return the addresses of an expert's tensors, packed.
 
@@ -94,9 +94,11 @@ class Weights:
             CaptureError: the stream is being captured, and a kernel would have to be loaded.
         """
         gathered = self._layout.store == "marlin" and self._layout.act_order
+        weight, names = self._weight, self._kind.names
 
         def made(rows: int) -> LaunchPlan:
-            task = LayerTask(self._weight.problem(rows), self._kernels, self._kind.names, gathered)
+            problem = weight.problem(rows)
+            task = LayerTask(problem, self._kernels, names, gathered, weight.two_step)
             plan = self._runtime.plans.get(task)
             if plan is None:
                 if capturing(stream):

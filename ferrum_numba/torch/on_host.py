@@ -24,12 +24,12 @@ def linear(x: torch.Tensor, *arguments: Any, expert: int = 0) -> torch.Tensor:
     layout = parsed(text)
     if not x.shape or x.shape[-1] != layout.K:
         raise wrong_columns(x.shape, layout.K)
-    store = _store(layout, x.dtype, operands)
+    held = store(layout, x.dtype, operands)
     x = x.contiguous()
     out = x.new_empty((*x.shape[:-1], layout.N))
     M = x.numel() // layout.K
     if M:
-        HostGemm(store, expert)(_array(x).reshape(M, layout.K), _array(out).reshape(M, layout.N))
+        HostGemm(held, expert)(array(x).reshape(M, layout.K), array(out).reshape(M, layout.N))
     return out
 
 
@@ -73,7 +73,7 @@ def segments(counts: torch.Tensor, num_rows: int, num_experts: int) -> Iterator[
             yield expert, slice(first, end)
 
 
-def _store(layout: Layout, dtype: torch.dtype, operands: list[torch.Tensor | None]) -> Any:
+def store(layout: Layout, dtype: torch.dtype, operands: list[torch.Tensor | None]) -> Any:
     """Return a store of the host whose operands are the tensors' memory."""
     weight, kind = layout.weight(dtype), STORES[layout.store]
     known = layout.buffers(dtype)
@@ -85,7 +85,7 @@ def _store(layout: Layout, dtype: torch.dtype, operands: list[torch.Tensor | Non
                 raise LaunchError(
                     f"{weight.name}: {name} must be on the host like x; it is on {tensor.device}"
                 )
-            slabs.lend(name, _array(tensor).reshape(layout.num_experts, *known[name][0]))
+            slabs.lend(name, array(tensor).reshape(layout.num_experts, *known[name][0]))
     return kind(weight, slabs, None)
 
 
@@ -115,7 +115,7 @@ def check(
         raise LaunchError(f"{name} must be contiguous; its strides are {tensor.stride()}")
 
 
-def _array(tensor: torch.Tensor) -> Any:
+def array(tensor: torch.Tensor) -> Any:
     """Return a tensor's memory as a NumPy array, which knows no bfloat16 of torch's."""
     dtype = DTYPES[NAMES[tensor.dtype]] if tensor.dtype in NAMES else np.dtype(np.int32)
     return host_array(tensor.data_ptr(), tuple(tensor.shape), dtype)

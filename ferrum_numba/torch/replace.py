@@ -13,7 +13,7 @@ from ferrum_numba.errors import CheckpointError, ProblemError
 from ferrum_numba.gptq.checkpoint import FUSED, GptqCheckpoint
 from ferrum_numba.gptq.tensors import GptqTensors
 from ferrum_numba.torch.buffers import from_array
-from ferrum_numba.torch.experts import ExpertStack, GatedExperts
+from ferrum_numba.torch.experts import ExpertStack, GatedExperts, is_silu
 from ferrum_numba.torch.fused import Fused, Part
 from ferrum_numba.torch.layout import NAMES
 from ferrum_numba.torch.linear import MarlinLinear
@@ -110,9 +110,9 @@ class _Work:
             stacked = isinstance(weight, torch.Tensor) and weight.dim() == 3
             if not stacked or f"{name}.0.{DOWN}" not in self.names:
                 continue
-            gate_up, down = (
-                self._stack(name, projections, weight) for projections in (GATED, (DOWN,))
-            )
+            silu = is_silu(module.act_fn)
+            gate_up = self._stack(name, GATED, weight, interleave=silu)
+            down = self._stack(name, (DOWN,), weight)
             _set(self.model, name, GatedExperts(gate_up, down, module.act_fn))
             self.done.fused.append(name)
 
@@ -171,10 +171,19 @@ class _Work:
                 place.copy_(tensor)
             self.done.loaded.append(name)
 
-    def _stack(self, name: str, projections: tuple[str, ...], weight: torch.Tensor) -> ExpertStack:
+    def _stack(
+        self,
+        name: str,
+        projections: tuple[str, ...],
+        weight: torch.Tensor,
+        *,
+        interleave: bool = False,
+    ) -> ExpertStack:
         experts = self.checkpoint.experts(f"{name}.{{e}}", projections)
         place = self._place(name, weight)
-        stack = ExpertStack.from_gptq(list(experts), device=place, **self.options)
+        stack = ExpertStack.from_gptq(
+            list(experts), device=place, interleave=interleave, **self.options
+        )
         got, want = stack.layout.num_experts, weight.shape[0]
         if got != want:
             raise ProblemError(f"{name} has {want} experts in the model, {got} in the checkpoint")

@@ -76,7 +76,7 @@ class Config:
     dtype: str = "fp16"  # of x, scales, bias and out: fp16 or bf16
 
     def __post_init__(self) -> None:
-        if self.tile_m not in (8, 16, 24, 32):
+        if self.tile_m not in (8, 16, 32):
             raise ConfigError(f"tile_m must be 8, 16 or 32; got tile_m = {self.tile_m}")
         if self.warps_n not in (1, 2, 4, 8) or self.warps_k < 1:
             raise ConfigError(

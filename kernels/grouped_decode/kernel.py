@@ -11,7 +11,7 @@ topk_weights  [T, top_k] fp32                    gmem, read once in the epilogue
 list          int32, see shared/work_list.py     gmem, read where a slice begins
 out           [pairs, N] or [pairs, N/2]         gmem, a row a pair, written once
 
-The arithmetic is that of decode (docs/designs/decode.md). A slice is the columns of one block of
+The arithmetic is that of decode. A slice is the columns of one block of
 the work list: up to tile_m rows of one expert. The steps of all slices of all experts are numbered
 and cut into equal stripes, one a block, on the device: only there it is known how many there are.
 So every SM streams the same number of bytes, whatever the routing, no block is empty, and the
@@ -24,7 +24,8 @@ tokens share an expert, and saves sorting them.
 Where a launch's list was written by the one before it, it waits before it reads it; else only the
 activations are waited for, and the first weights are on their way before the launch before ends.
 
-Bound by gmem bandwidth and latency up to 8 rows an expert, by issue slots beyond.
+Bound by gmem bandwidth and latency up to 8 rows an expert, by issue slots beyond; see
+docs/designs/grouped_decode.md#bound.
 Limits: group_size in {-1, 32, 64, 128}, no act-order (gather x first).
 """
 
@@ -82,15 +83,12 @@ _SHAPES = {
     8: (
         ((2, 2), 128, 4), ((2, 4), 128, 2), ((1, 4), 128, 4), ((4, 4), 128, 1), ((4, 2), 128, 2),
         ((4, 1), 128, 4), ((2, 1), 128, 8), ((8, 1), 128, 2), ((1, 2), 128, 8), ((1, 3), 128, 5),
-        ((2, 3), 128, 2), ((1, 8), 128, 2), ((1, 8), 64, 2), ((2, 4), 64, 2), ((1, 4), 64, 1), ((1, 2), 64, 1),
+        ((2, 3), 128, 2), ((1, 8), 128, 2), ((1, 8), 64, 2), ((2, 4), 64, 2), ((1, 4), 64, 1),
+        ((1, 2), 64, 1),
     ),
     16: (
         ((2, 3), 128, 2), ((2, 2), 128, 3), ((4, 1), 128, 3), ((2, 1), 128, 6), ((4, 3), 128, 1),
         ((1, 6), 64, 2), ((1, 6), 128, 2), ((1, 4), 64, 3), ((1, 4), 64, 1), ((1, 2), 64, 1),
-    ),
-    24: (
-        ((2, 2), 64, 3), ((4, 1), 64, 3), ((1, 6), 64, 2), ((2, 2), 128, 2), ((4, 1), 128, 2),
-        ((1, 4), 64, 1), ((1, 2), 64, 1),
     ),
     32: (
         ((1, 4), 128, 2), ((1, 8), 128, 1), ((2, 4), 128, 1), ((1, 8), 64, 1), ((1, 4), 64, 1),
@@ -118,8 +116,8 @@ _LONG = ((4, 2, 2), (2, 2, 4), (1, 4, 4), (1, 3, 5), (1, 4, 1), (1, 2, 1))
 SHORT_STEPS = 8
 # one token's slices, where all of them find room: no block waits for another
 _WHOLE = ((1, 8, 2), (1, 4, 4))
-# pairs an expert up to which a block of 8 or 16 rows holds them, mostly
-FULL_ROWS = {8: 6, 16: 14}
+# pairs an expert up to which blocks of 8 or 16 rows take the least time; 32 take twice that of 16
+FULL_ROWS = {8: 6, 16: 32}
 
 
 class GroupedDecode(GroupedKernel):
@@ -127,7 +125,7 @@ class GroupedDecode(GroupedKernel):
 
     name = "grouped_decode"
     config = Config
-    blocks = (8, 16, 24, 32)
+    blocks = (8, 16, 32)
     models_shapes = True
     summary = "experts, few tokens: weights to registers, as A of mma; stripes over all experts"
 
@@ -178,6 +176,14 @@ class GroupedDecode(GroupedKernel):
         """Return whether two blocks an SM are as many as one token's slices."""
         slices = layout.stored_shape(problem.expert)[1] // layout.N_MULTIPLE
         return problem.num_pairs * slices <= 2 * gpu.num_sms
+
+    def reads(self, config):
+        """Return the list that a config reads, or the ids themselves."""
+        return config.list_name
+
+    def is_invariant(self, config):
+        """Return whether sums are cut alike for every routing: by slices, blocks or pairs."""
+        return config.whole or config.buckets or config.direct
 
     def build(self, config, arch):
         """Return the program: Grid: stripes; Block: warps_n * warps_k warps; smem: x + sums."""

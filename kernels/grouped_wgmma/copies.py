@@ -141,7 +141,9 @@ def make_fill(config, schedule, deal):
     tables_offset, table_bytes = config.tables_offset, config.table_bytes
     tile_m = config.tile_m
     two_panels, panel_bytes = config.panels > 1, tile_m * ROW_BYTES
-    row_bytes, own_rows = tile_n * 8, tile_k // 16 // PRODUCER_WARPS
+    row_bytes, own_rows = tile_n * 8, tile_k // 16 // config.word_warps
+    x_warps, first_word_warp = config.x_warps, PRODUCER_WARPS - config.word_warps
+    all_gather = config.x_warps == PRODUCER_WARPS
     per_channel, group_size = config.group_size < 0, max(config.group_size, 1)
     copy_scale_rows, scale_bytes = make_copy_scale_rows(config)
     corner, own_column, advance = schedule.corner, schedule.own_column, schedule.advance
@@ -154,12 +156,12 @@ def make_fill(config, schedule, deal):
     def places_of(role):
         """Return a warp's first chunk, the lane's places of two rows in it, and its column.
 
-        Of two panels the warps have one each, of half of the chunks.
+        Of two panels the warps that gather have one each.
         """
         lane_id = uint32(thread_id() & 31)
         panel, first_chunk = uint32(0), role
         if two_panels:
-            panel, first_chunk = uint32(role & 1), uint32(role >> 1)
+            panel, first_chunk = uint32(role & 1), uint32(0)
         row, piece = uint32(uint32(lane_id >> 3) * 2), uint32(lane_id & 7)
         at = uint32(smem_base() + panel * panel_bytes + first_chunk * CHUNK_BYTES + row * ROW_BYTES)
         # the swizzle: piece ^ (row & 7)
@@ -168,17 +170,17 @@ def make_fill(config, schedule, deal):
         return first_chunk, (first, second), uint32(panel * PANEL_K + piece * 8)
 
     @cuda.jit(device=True, forceinline=True)
-    def copy_words(stage, bar, words, row_step, scales, zero_points, group, n, column, role):
+    def copy_words(stage, bar, words, row_step, scales, zero_points, group, n, column, part):
         """Copy this warp's rows of words, and one warp the scales, by one lane."""
         copied_bytes = uint32(own_rows * row_bytes)
-        if not per_channel and role == 0:
+        if not per_channel and part == 0:
             copied_bytes = uint32(own_rows * row_bytes + scale_bytes)
         mbarrier_arrive_expect_tx(bar, copied_bytes)
-        to = uint32(stage + w_offset + role * (own_rows * row_bytes))
-        cp_async_bulk(to, words, uint32(row_bytes), bar)
-        if own_rows == 2:
-            cp_async_bulk(to + row_bytes, words + row_step, uint32(row_bytes), bar)
-        if not per_channel and role == 0:
+        to = uint32(stage + w_offset + part * (own_rows * row_bytes))
+        for i in range(own_rows):
+            gmem = words + row_step * uint64(i)
+            cp_async_bulk(uint32(to + i * row_bytes), gmem, uint32(row_bytes), bar)
+        if not per_channel and part == 0:
             copy_scale_rows(stage, scales, zero_points, group, n, column, bar)
 
     @cuda.jit(device=True, forceinline=True)
@@ -191,6 +193,8 @@ def make_fill(config, schedule, deal):
         bars = uint32(smem + bars_offset)
         lane_id = uint32(thread_id() & 31)
         first_chunk, to, column_of_lane = places_of(role)
+        part = uint32(role - first_word_warp)
+        gathers, copies = all_gather or role < x_warps, all_gather or role >= first_word_warp
         table = uint32(smem + tables_offset + role * table_bytes)
         own_table = uint32(table + uint32(lane_id >> 3) * 8)
         k_steps, row_step = uint32(k // uint32(tile_k)), uint64(n) << 3
@@ -199,9 +203,9 @@ def make_fill(config, schedule, deal):
         tile, k_step, k_stop, left = first_segment(k_steps, stripe_steps, striped_tiles)
         stage, phase = uint32(0), uint32(1)
         turn = uint32(0)
-        row, _ = corner(tile, m, n)
         found = (uint32(0), uint32(0), uint32(0), uint32(0))
         if tile < tiles:
+            row, _ = corner(tile, m, n)
             found = look_up(work_list, first_chunk, row, sizes)
         # once round the ring all rows are copied: later those without a pair are there to be read
         least = own_chunks_of(first_chunk, uint32(tile_m))
@@ -211,10 +215,11 @@ def make_fill(config, schedule, deal):
             slot, slot_bar, parity = slot_of(turn)
             # other lanes have read what they will of the rows before
             bar_warp_sync()
-            keep_rows(table, first_chunk, found, sizes)
+            if gathers:
+                keep_rows(table, first_chunk, found, sizes)
             own_chunks = own_chunks_of(first_chunk, rows)
             # of two panels one warp's rows are another's too
-            leaves = not two_panels or (role & 1) == 0
+            leaves = not two_panels or role == 0
             if leaves:
                 mbarrier_wait(slot_bar + 8, uint32(parity ^ 1))
                 leave_pairs(slot, topk_weights, first_chunk, found, sizes, has_weights)
@@ -231,26 +236,27 @@ def make_fill(config, schedule, deal):
                 next_row, _ = corner(next_tile, m, n)
                 found = look_up(work_list, first_chunk, next_row, sizes)
             word_row = uint32(uint32(expert * (k >> 4)) + uint32(k_step * (tile_k // 16)))
-            word_row = uint32(word_row + role * own_rows)
+            word_row = uint32(word_row + part * own_rows)
             words = packed + ((uint64(word_row) * uint64(n) + uint64(column)) << 3)
             first_group, x_column = uint32(expert * groups), uint32(k_step * tile_k)
             gmem = x + (uint64(uint32(x_column + column_of_lane)) << 1)
             while k_step < k_stop:
                 bar, at = uint32(bars + stage * 16), uint32(stage * stage_bytes)
                 mbarrier_wait(bar + 8, phase)
-                if lane_id == 0:
+                if copies and lane_id == 0:
                     group = uint32(first_group + uint32(k_step * tile_k) // uint32(group_size))
                     copy_words(
                         uint32(smem + at), bar, words, row_step, scales, zero_points, group, n,
-                        column, role,
+                        column, part,
                     )  # fmt: skip
-                inside = uint32(k_step * tile_k + column_of_lane) < x_columns
-                size_bytes = uint32(16) if inside else uint32(0)
-                copy_rows(
-                    (uint32(to[0] + at), uint32(to[1] + at)), own_table, gmem, size_bytes,
-                    own_chunks if own_chunks > least else least,
-                )  # fmt: skip
-                cp_async_mbarrier_arrive(bar)
+                if gathers:
+                    inside = uint32(k_step * tile_k + column_of_lane) < x_columns
+                    size_bytes = uint32(16) if inside else uint32(0)
+                    copy_rows(
+                        (uint32(to[0] + at), uint32(to[1] + at)), own_table, gmem, size_bytes,
+                        own_chunks if own_chunks > least else least,
+                    )  # fmt: skip
+                    cp_async_mbarrier_arrive(bar)
                 words = words + row_step * uint64(tile_k // 16)
                 gmem = gmem + uint64(tile_k * 2)
                 stage, phase = advance(stage, phase)

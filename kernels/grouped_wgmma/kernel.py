@@ -126,7 +126,17 @@ class Config(Tile):
     @property
     def chunk_step(self) -> int:
         """Chunks of 8 rows from one that a warp copies to its next; the panels are others'."""
-        return PRODUCER_WARPS // self.panels
+        return self.x_warps // self.panels
+
+    @property
+    def x_warps(self) -> int:
+        """Warps that gather x: all four share large tiles, of two panels two have one each."""
+        return 2 if self.panels > 1 else PRODUCER_WARPS
+
+    @property
+    def word_warps(self) -> int:
+        """Warps that copy words and scales, by one lane: those that do not gather, or all."""
+        return PRODUCER_WARPS - self.x_warps or PRODUCER_WARPS
 
     @property
     def warp_chunks(self) -> int:

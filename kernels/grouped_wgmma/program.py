@@ -11,7 +11,6 @@ from ferrum_numba.kernels.prefill.result import make_sum_of_blocks
 from ferrum_numba.kernels.prefill.schedule import make_schedule
 from ferrum_numba.kernels.prefill.tile import (
     CONSUMER_WARPS,
-    PRODUCER_WARPS,
 )
 from ferrum_numba.ptx.asynchronous import (
     fence_mbarrier_init,
@@ -38,7 +37,8 @@ def build(config):
     stage_bytes, bars_offset = config.stage_bytes, config.bars_offset
     slot_bars_offset, num_slots = config.slot_bars_offset, config.num_slots
     expert_offset = 8 * config.tile_m
-    panels, (more, fewer) = config.panels, config.registers
+    more, fewer = config.registers
+    copying, leaving = 32 * config.x_warps + config.word_warps, config.x_warps // config.panels
     places, column_zeros = 4 // config.strips, has_zero_points and per_channel
     schedule = make_schedule(config)
     corner, own_column, advance = schedule.corner, schedule.own_column, schedule.advance
@@ -56,12 +56,12 @@ def build(config):
         for i in range(num_stages):
             bar = uint32(smem + bars_offset + i * 16)
             # an arrival of each lane that gathers, and one a warp that copies words
-            mbarrier_init(bar, uint32(33 * PRODUCER_WARPS))
+            mbarrier_init(bar, uint32(copying))
             mbarrier_init(bar + 8, uint32(CONSUMER_WARPS))
         for i in range(num_slots):
             bar = uint32(smem + slot_bars_offset + i * 16)
             # of two panels' warps one says whose rows they are
-            mbarrier_init(bar, uint32(PRODUCER_WARPS // panels))
+            mbarrier_init(bar, uint32(leaving))
             mbarrier_init(bar + 8, uint32(CONSUMER_WARPS))
         fence_mbarrier_init()
 

@@ -8,10 +8,12 @@ import pytest
 
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.export.dispatch import layer_rows, repack_row, values_of
+from ferrum_numba.export.experts import Experts, experts_rows
 from ferrum_numba.export.formula import evaluate
 from ferrum_numba.export.layer import Layer, choose_stages, launch_of_rows
 from ferrum_numba.export.programs import Programs
 from ferrum_numba.gpu import KNOWN
+from ferrum_numba.kernels.grouped import GroupedProblem
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.linear.choice import READERS, shipped_decisions
 from ferrum_numba.linear.launch_plan import LaunchPlans
@@ -137,5 +139,10 @@ def test_a_store_that_cannot_hold_it_says_why():
 @pytest.mark.parametrize("name", PROBLEM_SETS)
 def test_every_set_has_rows(name):
     problem = PROBLEM_SETS[name][0]
+    if isinstance(problem, GroupedProblem):
+        block = Experts.of(problem, None, "fused")
+        rows = list(experts_rows(block, (problem.tokens,), DECISIONS, Programs(GPU)))
+        assert {row["tokens"] for row in rows} == {problem.tokens}
+        return
     rows, _ = rows_of(Layer.of(problem, None, "fused"), (problem.M,))
     assert rows[-1]["m_last"] == problem.M

@@ -50,6 +50,19 @@ def test_the_address_stays_while_the_capacity_suffices(host, scratch, stream):
     assert host.allocated == [1000, 16]
 
 
+@pytest.mark.parametrize("stream", [0, 5])
+def test_parts_lie_in_their_buffers_wherever_these_are(host, scratch, stream):
+    parts = {"ids": ("routing", 0), "weights": ("routing", 40)}
+    found = numbers(scratch.addresses(stream, Needs({"rows": 16, "routing": 80}, parts)))
+    _rows, routing, ids, weights = found
+    assert (ids, weights) == (routing, routing + 40)
+    # a larger one is elsewhere, and its parts with it
+    more = Needs({"routing": 800}, {"weights": ("routing", 400)})
+    larger, weights = numbers(scratch.addresses(stream, more))
+    assert larger != routing
+    assert weights == larger + 400
+
+
 def test_nothing_is_asked_of_the_driver_once_there_is_room(host, scratch):
     for stream, asked in ((5, ["cuStreamIsCapturing", "cuStreamGetId"]), (0, [])):
         numbers(scratch.addresses(stream, BOTH))

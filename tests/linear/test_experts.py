@@ -422,7 +422,7 @@ def test_wrong_arrays_of_functions(gpu):
     name = "experts.0.down_proj"
     for arguments, message in (
         ((rows(4, K), out), f"{name}: x must be on cuda:0 like the weight; it is on the host"),
-        ((x, gpu.empty((4, N), np.float32)), f"{name}: out must be fp16; got <f4"),
+        ((x, gpu.empty((4, N), np.float32)), f"{name}: out must be fp16; got fp32"),
         ((x, wide), f"{name}: rows of out overlap those of x"),
         (("x", out), f"{name}: x: a layer needs a torch tensor, a CuPy, JAX or NumPy array, or "),
     ):

@@ -107,7 +107,7 @@ def wrong(gpu):
 
     return [
         (DlpackArray(x), gpu.array(out), "x must be on cuda:0 like the weight; it is on the host"),
-        (on_gpu(gpu, x.astype(np.float32)), gpu.array(out), "x must be fp16; got float32"),
+        (on_gpu(gpu, x.astype(np.float32)), gpu.array(out), "x must be fp16; got fp32"),
         (DlpackArray(np.asfortranarray(x), on_gpu=True), gpu.array(out),
          "x: the array has shape (3, 128) and strides (2, 6) in bytes"),
         (Refusing(x), gpu.array(out), "x: Refusing does not share its memory: it is lent"),

@@ -9,11 +9,14 @@ from host_driver import binary
 
 from ferrum_numba import shipped
 from ferrum_numba.compile import Binary, Job, cache, function_fingerprint, recipe
+from ferrum_numba.contract import describe
 from ferrum_numba.errors import BuildError
 from ferrum_numba.gpu import KNOWN
-from ferrum_numba.kernels import KERNELS
+from ferrum_numba.kernels import GROUPED, KERNELS, MOE
+from ferrum_numba.kernels.grouped import GroupedProblem
 from ferrum_numba.kernels.tools.add_bias import AddBias, AddBiasConfig
 from ferrum_numba.perf import decisions, programs
+from ferrum_numba.results.decisions import Decision
 
 GPUS = [KNOWN[key] for key in decisions.gpu_keys()]
 MOST_BYTES = 10 << 20
@@ -141,3 +144,21 @@ def test_the_same_programs_are_the_same_files(compiled, tmp_path):
         programs.write(JOBS, tmp_path / name)
     first, second = (sorted((tmp_path / name).iterdir()) for name in "ab")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+@pytest.mark.parametrize("per_pair", [False, True])
+def test_what_a_layer_of_experts_needs_goes_with_its_decision(monkeypatch, per_pair):
+    N, K = (2048, 768) if per_pair else (1536, 2048)
+    problem = GroupedProblem(16, 128, 8, N, K, per_pair=per_pair)
+    gpu, kernel = KNOWN["h200"], GROUPED[0]
+    config = kernel.default(problem, gpu)
+    decided = Decision("grouped_gemm", describe(problem), kernel.name, describe(config), 1.0, "")
+    monkeypatch.setattr(programs, "shipped_decisions", lambda gpu: [decided])
+    jobs = programs.wanted(gpu)
+    names = {job.kernel.name for job in jobs}
+    assert {kernel.name for kernel in MOE} < names
+    assert {"repack", "gather_pairs", "add_bias_pairs", kernel.name} < names
+    assert (kernel.name, config) in {(job.kernel.name, job.config) for job in jobs}
+    # of each kind of logits
+    routes = {job.config.dtype for job in jobs if job.kernel.name == "route_topk"}
+    assert routes == {"fp16", "bf16", "fp32"}

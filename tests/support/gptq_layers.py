@@ -69,6 +69,25 @@ def permute_marlin_scales(scales):
     return s
 
 
+def padded(values, multiple):
+    """Return [multiple of `multiple`, ...] of [n, ...], zeros last."""
+    more = -len(values) % multiple
+    return np.pad(values, ((0, more), *(((0, 0),) * (values.ndim - 1))))
+
+
+def pack_gemv_fast(codes):
+    """Return qweight [N/4, K] int16: nibble by nibble, by the closed form."""
+    K, N = codes.shape
+    packed = np.zeros((N // 4, K), np.uint16)
+    for k in range(K):
+        block, half, row = k // 64, k % 64 // 32, k % 32
+        a, b, c = row // 8, row % 8 // 2, row % 2
+        for n in range(N):
+            word = 64 * block + 16 * (n % 4) + 8 * half + 2 * b + c
+            packed[n // 4, word] |= int(codes[k, n]) << 4 * a
+    return packed.view(np.int16)
+
+
 @dataclass
 class Layer:
     """What a layer means, before any packing."""
@@ -108,6 +127,46 @@ class Layer:
     def marlin(self):
         """Return the tensors of a legacy Marlin layer."""
         tensors = {"B": pack_marlin(self.codes), "s": permute_marlin_scales(self.scales)}
+        return self._with_bias(tensors)
+
+    def awq_marlin(self):
+        """Return the tensors of a layer of AutoAWQ's `version: marlin`."""
+        tensors = self.marlin()
+        return {"qweight": tensors.pop("B"), "scales": tensors.pop("s")} | tensors
+
+    def gemv(self, width=1):
+        """Return the tensors of a layer of AutoAWQ's "gemv", its groups padded to 8 * width."""
+        scales, zeros = padded(self.scales, 8 * width).T, padded(self.zeros, 8 * width).T
+        tensors = {
+            "qweight": pack_columns(self.codes.T),
+            "scales": np.ascontiguousarray(scales),
+            "qzeros": pack_columns(zeros),
+        }
+        return self._with_bias(tensors)
+
+    def gemv_fast(self, width=1, zeros="qzeros"):
+        """Return the tensors of a layer of AutoAWQ's "gemv_fast"."""
+        scaled = -(self.scales.astype(np.float32) * self.zeros).astype(self.scales.dtype)
+        tensors = {
+            "qweight": pack_gemv_fast(self.codes),
+            "scales": padded(self.scales, 8 * width),
+            zeros: padded(scaled, 8 * width),
+        }
+        return self._with_bias(tensors)
+
+    def compressed(self, sym=False, g_idx=False):
+        """Return the tensors of a layer of compressed-tensors' "pack-quantized"."""
+        K, N = self.codes.shape
+        tensors = {
+            "weight_packed": pack_columns(self.codes.T),
+            "weight_scale": np.ascontiguousarray(self.scales.T),
+            "weight_shape": np.array([N, K], np.int64),
+        }
+        if not sym:
+            zeros = padded(self.zeros.T, 8)
+            tensors["weight_zero_point"] = pack_rows(zeros)
+        if g_idx:
+            tensors["weight_g_idx"] = self.group
         return self._with_bias(tensors)
 
     def _with_bias(self, tensors):

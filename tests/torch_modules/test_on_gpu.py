@@ -16,7 +16,14 @@ from quantised import assert_close, layer, reference, rows  # noqa: E402
 import ferrum_numba  # noqa: E402
 from ferrum_numba.errors import CaptureError, LaunchError, ProblemError  # noqa: E402
 from ferrum_numba.launch import Graph  # noqa: E402
-from ferrum_numba.torch import ExpertStack, MarlinLinear, on_gpu, operator  # noqa: E402
+from ferrum_numba.torch import (  # noqa: E402
+    ExpertStack,
+    GatedExperts,
+    MarlinLinear,
+    moe,
+    on_gpu,
+    operator,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 STORES = ("marlin", "raw")
@@ -27,6 +34,7 @@ TENSORS = layer(128, 64, 64, zeros="gptq", act_order=True, bias=True)
 @pytest.fixture
 def gpu(monkeypatch):
     monkeypatch.setattr(on_gpu, "known", {})
+    monkeypatch.setattr(moe, "known", {})
     return gpu_of_host.install(monkeypatch)
 
 
@@ -130,6 +138,92 @@ def test_experts_in_a_capture_multiply_all_rows(gpu, tensors, monkeypatch):
         assert_close(y.numpy(), want)
 
 
+E, H, INNER = 4, 64, 32
+UP = [layer(H, 2 * INNER, 32, seed=e, name=f"up.{e}", zeros="gptq") for e in range(E)]
+DOWN = [layer(INNER, H, 32, seed=9 + e, name=f"down.{e}") for e in range(E)]
+
+
+def layer_of_experts(tensors, **options):
+    """Return a block on the host, and its operands in the GPU's memory."""
+    stacks = (
+        ExpertStack.from_gptq(UP, device="cpu", **options),
+        ExpertStack.from_gptq(DOWN, device="cpu"),
+    )
+    block = GatedExperts(*stacks, torch.nn.functional.silu)
+    return block, tuple(operand for stack in stacks for operand in on(tensors, stack))
+
+
+def routed(tokens, top_k, seed=0):
+    """Return x, ids and weights."""
+    rng = np.random.default_rng(seed)
+    ids = np.stack([rng.permutation(E)[:top_k] for _ in range(tokens)]).astype(np.int32)
+    return rows(tokens, H, seed=seed) / 4, ids, rng.random((tokens, top_k), np.float32)
+
+
+@pytest.mark.parametrize("interleave", [True, False])
+@pytest.mark.parametrize(("tokens", "top_k"), [(1, 2), (5, 3)])
+def test_a_layer_of_experts(gpu, tensors, tokens, top_k, interleave):
+    block, operands = layer_of_experts(tensors, interleave=interleave)
+    given = routed(tokens, top_k)
+    y = operator.moe_on_gpu(*map(tensors.of, given), *operands)
+    assert "combine" in gpu.launched
+    assert ("silu_mul" in gpu.launched) == (not interleave)
+    want = block(*map(torch.from_numpy, given)).numpy()
+    np.testing.assert_allclose(y.numpy(), want, rtol=0, atol=2e-3 * np.abs(want).max())
+
+
+def test_a_layer_of_experts_in_a_capture(gpu, tensors):
+    """One graph serves any routing; nothing waits for it."""
+    block, operands = layer_of_experts(tensors, interleave=True)
+    given, results = [tensors.of(each) for each in routed(3, 2)], []
+
+    def call(stream):
+        results.append(operator.moe_on_gpu(*given, *operands))
+
+    words = re.escape("before it, call the experts with 3 tokens, or their prepare([3], 2)")
+    with pytest.raises(CaptureError, match=words):
+        Graph.capture(gpu.device, [call], STREAM)
+    moe.experts(operands[5], operands[11], 2, torch.float16, 0).plan(3, STREAM)
+    graph = Graph.capture(gpu.device, [call], STREAM)
+    gpu.launched.clear()
+    for seed in (5, 6):
+        found = routed(3, 2, seed)
+        for place, value in zip(given, found, strict=True):
+            place.numpy()[...] = value
+        graph.launch(0)
+        want = block(*map(torch.from_numpy, found)).numpy()
+        np.testing.assert_allclose(results[0].numpy(), want, rtol=0, atol=2e-3 * np.abs(want).max())
+    assert gpu.launched.count("grouped_decode") == 4
+
+
+def test_dropped_ids_are_nobody_s_on_a_gpu(gpu, tensors):
+    _, operands = layer_of_experts(tensors, interleave=True)
+    x, ids, weights = routed(3, 2)
+    ids[0], ids[1, 1] = (-1, 9), -5
+    y = operator.moe_on_gpu(*map(tensors.of, (x, ids, weights)), *operands).numpy()
+    assert (y[0] == 0).all()
+    ids[1, 1], weights[1, 1] = 0, 0
+    again = operator.moe_on_gpu(*map(tensors.of, (x, ids, weights)), *operands).numpy()
+    np.testing.assert_array_equal(y[1:], again[1:])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({0: np.zeros((3, 32), np.float16)}, "x must be [T, 64]; got [3, 32]"),
+        ({1: np.zeros((2, 2), np.int32)}, "ids must be [3, top_k] for x of [3, 64]; got [2, 2]"),
+        ({2: np.zeros((3, 1), np.float32)}, "weights must be [3, top_k] for x of"),
+        ({1: np.zeros((3, 2), np.int64)}, "ids must be torch.int32; got torch.int64"),
+        ({2: np.zeros((3, 2), np.float16)}, "weights must be torch.float32; got torch.float16"),
+    ],
+)
+def test_a_layer_of_experts_is_given_what_fits(gpu, tensors, change, message):
+    _, operands = layer_of_experts(tensors)
+    given = {**dict(enumerate(routed(3, 2))), **change}
+    with pytest.raises(ProblemError, match=re.escape(message)):
+        operator.moe_on_gpu(*map(tensors.of, given.values()), *operands)
+
+
 @pytest.mark.parametrize(
     ("i", "move", "error", "message"),
     [
@@ -201,7 +295,7 @@ def test_streams_of_tensors_are_honoured(gpu, tensors, monkeypatch):
 def wrong(tensors):
     x, out = tensors.of(rows(4, 128)), tensors.empty((4, 64))
     return [
-        (x.float(), out, "x must be fp16; got torch.float32"),
+        (x.float(), out, "x must be fp16; got fp32"),
         (x[:, :64].contiguous(), out, "x must be [..., 128]; got [4, 64]"),
         (torch.zeros(4, 128, dtype=torch.float16), out, "x must be on cuda:0 like the weight"),
         (x.T.contiguous().T, out, "x: the tensor has shape (4, 128) and strides (1, 4)"),

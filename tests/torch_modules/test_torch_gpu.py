@@ -158,9 +158,9 @@ def test_another_context_is_current(device):
     assert torch.equal(out, want)
 
 
-def block():
-    stacks = (ExpertStack.from_gptq(layers) for layers in (UP, DOWN))
-    return GatedExperts(*stacks, torch.nn.functional.silu)
+def block(act=torch.nn.functional.silu, interleave=True):
+    gate_up = ExpertStack.from_gptq(UP, interleave=interleave)
+    return GatedExperts(gate_up, ExpertStack.from_gptq(DOWN), act)
 
 
 def routed(tokens, seed=0):
@@ -169,12 +169,16 @@ def routed(tokens, seed=0):
     return x_of(tokens, K=256, seed=seed) / 8, experts.cuda(), weights.half().cuda()
 
 
-def test_experts_eager_captured_and_compiled():
-    module, given = block(), routed(5)
+@pytest.mark.parametrize("interleave", [True, False])
+@pytest.mark.parametrize("act", [torch.nn.functional.silu, torch.nn.functional.gelu])
+def test_experts_eager_captured_and_compiled(act, interleave):
+    """Grouped with a SiLU, else one by one."""
+    module, given = block(act, interleave), routed(5)
+    assert module.grouped == (act is torch.nn.functional.silu)
     want = module(*given)
-    cpu = block().to("cpu")(*(each.cpu() for each in given))
+    cpu = block(act, interleave).to("cpu")(*(each.cpu() for each in given))
     torch.testing.assert_close(want.cpu(), cpu, rtol=0, atol=4e-3 * float(cpu.abs().max()))
-    module.prepare([10])
+    module.prepare([5], 2)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = module(*given)

@@ -72,7 +72,8 @@ def test_one_expert_may_take_all(direct):
 def test_a_dropped_pair_writes_nothing(grid):
     ids = np.array([[0, -1], [5, 2], [-7, 99], [4, 0]], np.int32)
     out = run_with(ids, replace(SMALL, **grid))
-    assert np.isnan(out[[1, 2, 4, 5]]).all() and not np.isnan(out[[0, 3, 6, 7]]).any()
+    assert np.isnan(out[[1, 2, 4, 5]]).all()
+    assert not np.isnan(out[[0, 3, 6, 7]]).any()
 
 
 @pytest.mark.parametrize("direct", [False, True])

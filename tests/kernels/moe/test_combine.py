@@ -100,7 +100,7 @@ def test_blocks_share_the_columns_evenly():
         return KERNEL.default(CombineProblem(tokens, 8, 2, columns), H200).num_threads
 
     assert [num_threads(1, columns) for columns in (2048, 2880, 64)] == [64, 64, 32]
-    assert [num_threads(4096, columns) for columns in (2048, 2880, 7168)] == [256, 192, 224]
+    assert [num_threads(4096, columns) for columns in (2048, 2880, 7168)] == [128, 128, 128]
 
 
 def test_a_config_is_for_one_top_k_and_type():
