@@ -75,10 +75,8 @@ def convert_checkpoint(
     if to not in TARGETS:
         known = ", ".join(f'"{name}"' for name in TARGETS)
         raise ProblemError(f"a checkpoint can be written as one of {known}; got {to!r}")
-    with (
-        _overflow_refused(),
-        GptqCheckpoint.open(source, zero_overflow=zero_overflow) as checkpoint,
-    ):
+    opened = GptqCheckpoint.open(source, zero_overflow=zero_overflow)
+    with _overflow_refused(), opened as checkpoint:
         made = _Conversion(checkpoint, TensorFiles.open(source), source, TARGETS[to])
         with new_folder(target) as folder:
             write_index(folder, made.write_files(folder, progress))
@@ -179,7 +177,8 @@ class _Conversion:
             layer, _, part = name.rpartition(".")
             if part not in READ:
                 raise CheckpointError(
-                    f"{self._source}: tensor {name} is none of a quantised layer's, and would be lost"
+                    f"{self._source}: tensor {name} is none of a quantised layer's, and would be "
+                    "lost"
                 )
             elements = _product(entry.shape)
             if elements > size[layer]:

@@ -62,7 +62,7 @@ def to_compressed_tensors(layer: GptqTensors, sym: bool) -> Tensors:
 
     weight_packed     [N, K/8] int32    nibble i of word [n, c] is the code of row 8*c + i
     weight_scale      [N, G]
-    weight_zero_point [N/8, G] int32    without sym: nibble i of word [c, g] is that of column 8*c + i
+    weight_zero_point [N/8, G] int32    not of sym: nibble i of word [c, g] is of column 8*c + i
     weight_shape      [2] int64         N, K
     bias              [N]               where there is one
 
@@ -110,7 +110,7 @@ TARGETS = {
     "awq": Target(
         lambda layer, sym: to_awq(layer),
         ("qweight", "scales", "qzeros", "bias"),
-        lambda layers, kept, head: described.awq(layers, kept),
+        lambda layers, kept, head: described.awq(layers, kept if head else [*kept, "lm_head"]),
         "quant_config.json",
     ),
     "compressed-tensors": Target(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from ferrum_numba.division import ceil_div, round_up
 from ferrum_numba.kernels.w4a16 import MOST_M
-from ferrum_numba.linear.launch_plan import ELEMENT_BYTES, LaunchPlan
+from ferrum_numba.linear.launch_plan import LaunchPlan
+from ferrum_numba.linear.stages import ELEMENT_BYTES
 
 # rows that every tile divides
 GRAIN = 128

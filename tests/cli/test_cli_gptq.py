@@ -11,9 +11,12 @@ from safetensors.numpy import save_file
 from toy_kernel import Toy
 
 from ferrum_numba import GptqCheckpoint, cli
+from ferrum_numba.cli import convert
 from ferrum_numba.cli.inspect import answers
 from ferrum_numba.gptq import quantize
 from ferrum_numba.gptq.checkpoint import LayerInfo
+from ferrum_numba.gptq.overflow import READINGS
+from ferrum_numba.gptq.targets import TARGETS
 from ferrum_numba.kernels import DENSE, KERNELS, PACKED
 
 
@@ -182,6 +185,37 @@ def test_quantize_keeps_what_it_is_told_to(run, source, tmp_path):
     assert err == "ferrum-numba: exclude 'mlp' is found in no name of a matrix\n"
 
 
+def test_convert_says_what_it_did(run, source, tmp_path):
+    run("quantize", "source", "quantised")
+    status, out, err = run("convert", "quantised", "awq", "--to", "awq")
+    assert (status, err) == (0, "")
+    assert out == "2 layers are in awq as awq, and 1 other tensors as they were\n"
+    status, out, _ = run("convert", "awq", "again", "--to", "compressed-tensors", "--json")
+    made = {"target": "again", "format": "compressed-tensors", "layers": 2, "others": 1}
+    assert (status, json.loads(out)) == (0, made)
+    with GptqCheckpoint.open(tmp_path / "again") as checkpoint:
+        assert [info.format for info in checkpoint.layers()] == ["pack-quantized"] * 2
+    assert {*convert.FORMATS} == {*TARGETS}
+    assert {*convert.READINGS} == {*READINGS}
+
+
+def test_convert_asks_what_a_15_means(run, tmp_path, rng):
+    layer = build.make(rng, sym=True)
+    layer.zeros[0, 5] = 0
+    build.write(tmp_path / "model", {"x": layer.gptq()}, {"group_size": 32})
+    status, out, err = run("convert", "model", "v2", "--to", "gptq_v2")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("ferrum-numba: x: 1 of 128 stored zero points are 15, which is read as")
+    assert run("convert", "model", "v2", "--to", "gptq_v2", "--zero-overflow", "wrap")[0] == 0
+    assert run("convert", "model", "v1", "--to", "awq", "--zero-overflow", "carry")[0] == 0
+    status, _, err = run("convert", "v1", "marlin", "--to", "marlin")
+    assert status == 2
+    assert err == (
+        "ferrum-numba: x: a Marlin checkpoint holds zero points of 8; this layer has others\n"
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "v2", "v1"}
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
@@ -195,6 +229,8 @@ def test_quantize_keeps_what_it_is_told_to(run, source, tmp_path):
         (["quantize", "source", "source"], "source is there already; the target must be a new"),
         (["quantize", "source", "no/target"], "no/target cannot be written: No such file"),
         (["quantize", "cut.safetensors", "target"], "cut.safetensors is damaged: "),
+        (["convert", "nowhere", "target", "--to", "awq"], "nowhere is not there; it must be a"),
+        (["convert", "source", "target", "--to", "awq"], "source has no quantize_config.json"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -228,6 +264,8 @@ def test_an_interrupted_quantize_leaves_nothing(run, source, tmp_path, monkeypat
         (["quantize", "a", "b", "--group-size", "x"], "of at least 1; got 'x'"),
         (["quantize", "a", "b", "--format", "awq"], "--format: invalid choice: 'awq'"),
         (["quantize", "a"], "the following arguments are required: TARGET"),
+        (["convert", "a", "b"], "the following arguments are required: --to"),
+        (["convert", "a", "b", "--to", "gguf"], "--to: invalid choice: 'gguf'"),
         (["quantize", "", "b"], "SOURCE: must not be empty"),
         (["inspect", ""], "FILE|FOLDER: must not be empty"),
     ],
