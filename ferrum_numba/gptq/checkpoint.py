@@ -18,9 +18,10 @@ from ferrum_numba.gptq import overflow
 from ferrum_numba.gptq.config import GptqConfig
 from ferrum_numba.gptq.files import TensorFiles
 from ferrum_numba.gptq.formats import READERS, find_layers, layer_of, weight_of
+from ferrum_numba.gptq.fused import concatenate
 from ferrum_numba.gptq.stacks import NUMBER, Pattern
 from ferrum_numba.gptq.stored import Parts, Stored
-from ferrum_numba.gptq.tensors import GptqTensors, concatenate
+from ferrum_numba.gptq.tensors import GptqTensors
 
 # last part of a fused projection's name -> those of its parts, in order
 FUSED = {

@@ -9,7 +9,7 @@ bias    [N]
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,6 @@ from ferrum_numba.contract import Array
 from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.gptq import groups, overflow
-from ferrum_numba.reference.moe import GATE_RUN
 
 # codes of a word
 PACK_FACTOR = 8
@@ -101,6 +100,11 @@ class GptqTensors:
         return layer if layer.g_idx is None else _regular(layer)
 
     @property
+    def weight_parts(self) -> tuple[Array, ...]:
+        """The weights, each [K/8, n] int32, whose columns side by side are those of qweight."""
+        return (self.qweight,)
+
+    @property
     def in_features(self) -> int:
         """Rows of the weight, K."""
         return len(self.qweight) * PACK_FACTOR
@@ -138,65 +142,6 @@ class GptqTensors:
         if self.g_idx is not None:
             return self.g_idx
         return groups.in_order(self.in_features, self.group_size)
-
-
-def concatenate(parts: Sequence[GptqTensors], name: str) -> GptqTensors:
-    """Return the layer whose columns are those of the parts, in order: a fused projection.
-
-    Where only some parts have zero points or a bias, the others' 8 and 0 become explicit.
-
-    Raises:
-        ProblemError: parts that differ in K, group size, type of scales or g_idx.
-    """
-    first = parts[0]
-    for part in parts[1:]:
-        _check_partner(name, first, part)
-
-    def joined(of: Callable[[GptqTensors], Array]) -> Array:
-        return np.concatenate([of(part) for part in parts], axis=-1)
-
-    stored = {part.checkpoint_format for part in parts if part.qzeros is not None}
-    stored_as = stored.pop() if len(stored) == 1 else "gptq_v2"
-    mixed = any(part.qzeros is not None for part in parts)
-    return GptqTensors(
-        name=name,
-        qweight=joined(lambda part: part.qweight),
-        scales=joined(lambda part: part.scales),
-        qzeros=joined(lambda part: zero_words(part, stored_as)) if mixed else None,
-        g_idx=first.g_idx,
-        bias=None if all(part.bias is None for part in parts) else joined(_bias_of),
-        group_size=first.group_size,
-        checkpoint_format=stored_as if mixed else first.checkpoint_format,
-    )
-
-
-def interleaved(layer: GptqTensors) -> GptqTensors:
-    """Return a layer of gate and up, side by side, with their columns in turn, in runs of 8.
-
-    Column 16 * i + j is column 8 * i + j of gate, column 16 * i + 8 + j that of up, j below 8. A
-    run's zero points are one word.
-
-    Raises:
-        ProblemError: two halves that are no whole runs.
-    """
-    N = layer.out_features
-    if N % (2 * GATE_RUN):
-        raise ProblemError(
-            f"{layer.name}: gate and up must have a multiple of {GATE_RUN} columns each; "
-            f"got {N} of both"
-        )
-
-    def in_turn(array: Array, run: int) -> Array:
-        halves = array.reshape(*array.shape[:-1], 2, -1, run)
-        return np.ascontiguousarray(np.swapaxes(halves, -3, -2)).reshape(array.shape)
-
-    return replace(
-        layer,
-        qweight=in_turn(layer.qweight, GATE_RUN),
-        scales=in_turn(layer.scales, GATE_RUN),
-        qzeros=None if layer.qzeros is None else in_turn(layer.qzeros, GATE_RUN // PACK_FACTOR),
-        bias=None if layer.bias is None else in_turn(layer.bias, GATE_RUN),
-    )
 
 
 def zero_words(layer: GptqTensors, checkpoint_format: str) -> Array:
@@ -325,31 +270,3 @@ def _regular(layer: GptqTensors) -> GptqTensors:
         layer, scales=kept(layer.scales), g_idx=regular.g_idx, group_size=regular.group_size,
         qzeros=None if layer.qzeros is None else kept(layer.qzeros),
     )  # fmt: skip
-
-
-def _check_partner(name: str, first: GptqTensors, part: GptqTensors) -> None:
-    for words, got, want in (
-        ("K", part.in_features, first.in_features),
-        ("group size", part.group_size, first.group_size),
-        ("type of scales", part.scales.dtype, first.scales.dtype),
-    ):
-        if got != want:
-            raise ProblemError(
-                f"{name}: its parts must have one {words}; "
-                f"{first.name} has {want}, {part.name} has {got}"
-            )
-    if part.act_order != first.act_order:
-        with_it, without = (part, first) if part.act_order else (first, part)
-        raise ProblemError(
-            f"{name}: all of its parts must have a g_idx, or none; "
-            f"{with_it.name} has one, {without.name} has none"
-        )
-    mine, others = part.g_idx, first.g_idx
-    if mine is not None and others is not None and not np.array_equal(mine, others):
-        raise ProblemError(
-            f"{name}: its parts must have the same g_idx; {first.name} and {part.name} differ"
-        )
-
-
-def _bias_of(part: GptqTensors) -> Array:
-    return np.zeros(part.out_features, part.scales.dtype) if part.bias is None else part.bias

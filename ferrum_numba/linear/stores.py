@@ -210,7 +210,7 @@ class MarlinStore(Store):
         }
         put_all(slabs, index, operands, absent)
         if repacker.runtime is None:
-            packed = marlin_weight(layer.qweight, operands.get("perm"), shape)
+            packed = marlin_weight(layer.weight_parts, operands.get("perm"), shape)
             slabs.put("packed", index, packed, owned=True)
             return
         if index == 0:

@@ -1,5 +1,7 @@
 """A layer's tensors: what is loaded means what was written, and what cannot be is said in words."""
 
+import copy
+import pickle
 from dataclasses import replace
 
 import gptq_layers as build
@@ -12,8 +14,8 @@ from hypothesis.extra.numpy import arrays
 
 from ferrum_numba import GptqTensors, ProblemError
 from ferrum_numba.gptq.awq import from_awq, to_awq
+from ferrum_numba.gptq.fused import concatenate
 from ferrum_numba.gptq.legacy_marlin import from_marlin, to_marlin
-from ferrum_numba.gptq.tensors import concatenate
 from ferrum_numba.reference import marlin_layout
 
 FORMATS = ("gptq", "gptq_v2")
@@ -220,6 +222,20 @@ def test_a_fused_layer_is_its_parts_side_by_side(rng, checkpoint_format, kinds):
     build.check(got, build.beside(*layers))
     assert (got.name, got.symmetric) == ("qkv_proj", all(kinds))
     assert got.checkpoint_format == checkpoint_format
+
+
+def test_the_weight_of_a_fused_layer_is_copied_when_it_is_asked_for(rng):
+    layers = [build.make(rng, N=8, bias=True) for _ in range(3)]
+    parts = [load(layer) for layer in layers]
+    got = concatenate([concatenate(parts[:2], "a"), parts[2]], "b")
+    assert [id(part) for part in got.weight_parts] == [id(part.qweight) for part in parts]
+    assert (got.in_features, got.out_features) == (64, 24)
+    whole = replace(got, name="c")
+    for one in (got, whole, copy.copy(got), pickle.loads(pickle.dumps(got))):
+        build.check(one, build.beside(*layers))
+    assert whole.weight_parts == (whole.qweight,)
+    with pytest.raises(AttributeError, match="Fused has no weight"):
+        _ = got.weight
 
 
 def test_parts_of_two_formats_fuse(rng):

@@ -12,7 +12,7 @@ from quantised import layer, reference, some_columns
 import ferrum_numba
 from ferrum_numba.contract import describe
 from ferrum_numba.errors import CaptureError, LaunchError, ProblemError
-from ferrum_numba.gptq.tensors import interleaved
+from ferrum_numba.gptq.fused import interleaved
 from ferrum_numba.kernels import GROUPED
 from ferrum_numba.launch import Graph
 from ferrum_numba.linear.dense import MarlinLinear
