@@ -31,8 +31,8 @@ WORD_ROWS = 8
 # a word of eight codes 8: with a scale of any size, weights of zero
 PADDING = np.uint32(0x88888888)
 NIBBLES, BYTES, HALVES = (4, 0x0F0F0F0F), (8, 0x00FF00FF), (16, 0x0000FFFF)
-# words a thread works on at a time: a call of NumPy, which leaves the interpreter to others, must be
-# longer than it takes another thread to wake up for it; see docs/designs/tools.md#host-packing
+# words a thread works on at a time: a call of NumPy, which leaves the interpreter to others, must
+# take longer than another thread needs to wake up; see docs/designs/tools.md#host-packing
 BLOCK_WORDS = 1 << 19
 # 16 bytes that move together; nothing is computed with them
 QUAD = np.complex128
