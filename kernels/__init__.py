@@ -31,7 +31,8 @@ DENSE = (DequantCublas(),)
 # on stacks of experts in the packed layout; APART to be held against them, not to be chosen
 GROUPED = (GroupedDecode(), GroupedWgmma())
 APART = (ExpertBuckets(), ExpertLoop())
-KERNELS = RAW + PACKED + DENSE + GROUPED + APART
+LINEAR = RAW + PACKED + DENSE
+KERNELS = LINEAR + GROUPED + APART
 TOOLS = (Repack(), GatherColumns(), AddBias(), Dequantize(), GatherPairs(), AddBiasPairs())
 # in the order in which a layer launches them
 MOE = (RouteTopk(), AlignTokens(), SiluMul(), Combine())

@@ -33,7 +33,8 @@ def programs(gpu: Any) -> list[tuple[Any, Any, Any]]:
     plain = [W4A16Problem(M, 4096, 4096) for M in ROWS]
     gemms = plain + [replace(problem, **kind) for kind in KINDS for problem in plain]
     found, seen = [], set()
-    for kernel in (*KERNELS, *TOOLS):
+    kernels: tuple[Any, ...] = (*KERNELS, *TOOLS)
+    for kernel in kernels:
         for problem in gemms if kernel.op is OP else kernel.op.tests:
             if not kernel.runs_on(gpu) or kernel.refuses(problem):
                 continue

@@ -68,8 +68,9 @@ def programs(names: Sequence[str] = (), space: bool = False) -> Iterator[Named]:
     names: of the kernels wanted; all of them by default
     space: every config that fits a problem instead of the default
     """
+    kernels: tuple[Kernel, ...] = (*KERNELS, *TOOLS, *MOE, *CEILINGS)
     for gpu in map(find, GPUS):
-        for kernel in (*KERNELS, *TOOLS, *MOE, *CEILINGS):
+        for kernel in kernels:
             if (names and kernel.name not in names) or not kernel.runs_on(gpu):
                 continue
             seen = set()

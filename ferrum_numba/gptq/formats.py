@@ -57,7 +57,8 @@ def layer_of(tensor: str) -> tuple[str, str]:
     for ending in STACKED:
         if part.endswith(ending):
             return f"{layer}{dot}{part.removesuffix(ending)}", ending[1:]
-    return layer, part
+    # bitsandbytes' scales are called after the weight
+    return layer.removesuffix(".weight"), part
 
 
 def find_layers(entries: Mapping[str, Entry]) -> dict[str, str | None]:

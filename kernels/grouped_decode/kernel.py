@@ -120,6 +120,10 @@ _WHOLE = ((1, 8, 2), (1, 4, 4))
 FULL_ROWS = {8: 6, 16: 32}
 
 
+# tokens up to which lists are worth doing without, and blocks of an expert's rows worth trying
+MOST_DIRECT_TOKENS, MOST_BLOCKS = 16, 8
+
+
 class GroupedDecode(GroupedKernel):
     """Weights as A, rows as n8; stripes over the slices of all experts, cut on the device."""
 
@@ -144,6 +148,14 @@ class GroupedDecode(GroupedKernel):
                 f"N must be a multiple of tile_n = {config.tile_n} and K of step_k = "
                 f"{config.step_k}; got N = {N}, K = {K}, as they are stored"
             )
+        if config.direct and problem.tokens > MOST_DIRECT_TOKENS:
+            return (
+                f"without a list weights are read once a pair; {problem.tokens} tokens share "
+                "experts"
+            )
+        rows = problem.num_pairs / expected_hits(problem)
+        if config.tile_m == 8 and rows > 8 * MOST_BLOCKS:
+            return f"tile_m = {config.tile_m} for {rows:.0f} rows an expert reads weights too often"
         if config.tile_m > 8 and config.tile_m >= 2 * problem.tokens:
             return f"tile_m = {config.tile_m} for {problem.tokens} tokens only adds rows of zeros"
         return decode.unfit(config, gpu)

@@ -17,11 +17,10 @@ SLOTS_AT_ONCE = 4
 
 
 def make_write(config, schedule):
-    """Return (items, write): what a thread writes at once, and how.
+    """Return what writes four columns of a row of out, whose pair says where.
 
-    items(row) -> items of a row of sums
-    write(first, second, item, place, buffers, work, sizes): write four columns of a pair; where
-    gated `second` are the sums of up, else it is not read
+    write(first, second, row, piece, place, buffers, work, sizes): first are the sums of the
+    columns, gated those of gate, and second those of up
     """
     tile_n, gated = config.tile_n, config.gated
     per_channel = config.half_groups == 0
@@ -34,10 +33,11 @@ def make_write(config, schedule):
     @cuda.jit(device=True, forceinline=True)
     def scaled(sums, buffers, expert, column, sizes):
         """Return four columns' sums, scaled if nobody did, plus the bias."""
-        scales, bias = buffers[0], buffers[1]
-        slab = uint64(expert) * uint64(uint32(sizes[0] * 2))
-        factors, shifts = load_factors(scales + slab, bias + slab, column, sizes[3])
-        return complete(sums, factors, shifts, sizes[3])
+        scales, bias, _, _, _ = buffers
+        n, _, _, has_bias, _ = sizes
+        slab = uint64(expert) * uint64(uint32(n * 2))
+        factors, shifts = load_factors(scales + slab, bias + slab, column, has_bias)
+        return complete(sums, factors, shifts, has_bias)
 
     @cuda.jit(device=True, forceinline=True)
     def write(first, second, row, piece, place, buffers, work, sizes):
@@ -47,8 +47,8 @@ def make_write(config, schedule):
         place: the block of the list, the slice's number in it, and the expert
         """
         block, slice_of, expert = place
-        out, topk_weights = buffers[2], buffers[3]
-        out_columns, has_weights = sizes[2], sizes[4]
+        _, _, out, topk_weights, _ = buffers
+        _, _, out_columns, _, has_weights = sizes
         column = uint32(slice_of * tile_n + piece * 4)
         if gated:
             column = uint32(slice_of * tile_n + (piece >> 1) * 16 + (piece & 1) * 4)
@@ -69,10 +69,7 @@ def make_write(config, schedule):
 
 
 def make_sums(config):
-    """Return (of_warps, taken): what is added of a row's four columns, and of those eight further.
-
-    of_warps(smem, row, piece) -> the sums of the warps along K
-    """
+    """Return what adds up four columns of a row, as the warps along K have them."""
     warps_k = config.warps_k
     sums_offset, sums_row_bytes = config.sums_offset, config.sums_row_bytes
     warp_sums_bytes = config.tile_m * sums_row_bytes
@@ -90,7 +87,7 @@ def make_sums(config):
     return of_warps
 
 
-def item_of(config):
+def make_item_of(config):
     """Return which four columns of a row of sums a piece of out begins with."""
     gated = config.gated
 
@@ -104,7 +101,13 @@ def item_of(config):
 
 
 def make_finish(config, schedule):
-    """Return what sums a slice over the warps along K, and writes it or hands it on."""
+    """Return what sums a slice over the warps along K, and writes it or hands it on.
+
+    finish(acc, slice_id, k_stop, buffers, work, sizes), take_over(buffers, work, sizes)
+
+    buffers: scales, bias, out, topk_weights, slots
+    sizes:   n, k, out_columns, has_bias, has_weights
+    """
     num_threads, row_items, gated = config.num_threads, config.row_items, config.gated
     row_pieces = row_items // 2 if gated else row_items
     warps_n = config.warps_n
@@ -116,7 +119,7 @@ def make_finish(config, schedule):
     kept_stripe, steps_of_slice = schedule.kept_stripe, schedule.steps_of_slice
     place_of = schedule.place_of
     expert_of, rows_of = schedule.expert_of, schedule.rows_of
-    write, of_warps, item_at = make_write(config, schedule), make_sums(config), item_of(config)
+    write, of_warps, item_at = make_write(config, schedule), make_sums(config), make_item_of(config)
 
     @cuda.jit(device=True, forceinline=True)
     def write_all(smem, place, rows, buffers, work, sizes):
@@ -136,13 +139,14 @@ def make_finish(config, schedule):
     @cuda.jit(device=True, forceinline=True)
     def finish(acc, slice_id, k_stop, buffers, work, sizes):
         """Sum a slice over the warps along K and over the blocks that share it, and write it."""
+        n, k, _, _, _ = sizes
         smem = smem_base()
         # indices are found again: kept, they would cost the main loop its registers
         tid = thread_id()
         lane_id = uint32(tid & 31)
         warp_n = uint32(uint32(tid >> 5) % uint32(warps_n))
         warp_k = uint32(uint32(tid >> 5) // uint32(warps_n))
-        (first, _), k_steps = kept_stripe(), steps_of_slice(sizes[1])
+        (first, _), k_steps = kept_stripe(), steps_of_slice(k)
         begin = uint32(slice_id * k_steps)
         if begin > first:
             # the sums of the slice before have been read
@@ -156,7 +160,7 @@ def make_finish(config, schedule):
             acc,
         )
         cuda.syncthreads()
-        block, slice_of = place_of(work, sizes[0], slice_id)
+        block, slice_of = place_of(work, n, slice_id)
         rows = rows_of(work, block)
         if k_stop == k_steps and begin >= first:
             place = (block, slice_of, expert_of(work, block))
@@ -190,7 +194,7 @@ def make_take_over(config, schedule):
     kept_stripe, steps_of_slice = schedule.kept_stripe, schedule.steps_of_slice
     first_stripe_of = schedule.first_stripe
     place_of, expert_of, rows_of = schedule.place_of, schedule.expert_of, schedule.rows_of
-    write, item_at = make_write(config, schedule), item_of(config)
+    write, item_at = make_write(config, schedule), make_item_of(config)
 
     @cuda.jit(device=True, forceinline=True)
     def take_all(smem, partial, count, item):
@@ -207,14 +211,15 @@ def make_take_over(config, schedule):
     @cuda.jit(device=True, forceinline=True)
     def take_over(buffers, work, sizes):
         """Add what the stripes before this one have of the slice that this one ends; write it."""
-        (first, end), k_steps = kept_stripe(), steps_of_slice(sizes[1])
+        n, k, _, _, _ = sizes
+        (first, end), k_steps = kept_stripe(), steps_of_slice(k)
         slice_id = uint32(first // k_steps)
         begin = uint32(slice_id * k_steps)
         if first > begin and uint32(begin + k_steps) <= end:
             smem = smem_base()
-            block, slice_of = place_of(work, sizes[0], slice_id)
+            block, slice_of = place_of(work, n, slice_id)
             place = (block, slice_of, expert_of(work, block))
-            first_stripe = first_stripe_of(work, sizes[0], sizes[1], begin)
+            first_stripe = first_stripe_of(work, n, k, begin)
             count = uint32(block_id() - first_stripe)
             slot = uint32(block_id_y() * uint32(cuda.gridDim.x) + first_stripe)
             partial = buffers[4] + uint64(slot) * uint64(partial_bytes)

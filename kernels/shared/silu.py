@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ferrum_numba.ptx.instruction import F32, Array, instruction
+from ferrum_numba.reference.moe import gated_product
 
 
 @instruction("""{
@@ -24,11 +25,6 @@ def silu_mul(gate: F32, up: F32) -> F32:
 
     Source: PTX ISA, "Floating Point Instructions: ex2, rcp".
     """
-    product: Array = _exact(gate, up).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        product: Array = gated_product(gate, up).astype(np.float32)
     return product
-
-
-def _exact(gate: Array, up: Array) -> Array:
-    wide = gate.astype(np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return wide / (1 + np.exp(-wide)) * up.astype(np.float64)

@@ -17,7 +17,7 @@ from ferrum_numba.gptq import quantize
 from ferrum_numba.gptq.checkpoint import LayerInfo
 from ferrum_numba.gptq.overflow import READINGS
 from ferrum_numba.gptq.targets import TARGETS
-from ferrum_numba.kernels import DENSE, KERNELS, PACKED
+from ferrum_numba.kernels import DENSE, KERNELS, LINEAR, PACKED
 
 
 @pytest.fixture
@@ -62,12 +62,17 @@ def test_inspect_prints_a_line_for_layers_of_a_kind(run, model):
          "float16"],
         ["32", "model.layers.*.self_attn.q_proj", "gptq", "64", "64", "32", "yes", "no", "yes",
          "float16"],
-        ["1", "model.layers.*.mlp.up_proj", *["no"] * len(KERNELS)],
+        ["1", "model.layers.*.mlp.up_proj", *["no"] * len(LINEAR)],
     ]  # fmt: skip
     # a column a kernel, in their order: the raw one first, then marlin
     assert rows[2][10:12] == ["yes", "yes"]
-    assert len(rows[2]) == 10 + len(KERNELS)
+    assert len(rows[2]) == 10 + len(LINEAR)
     assert "96 quantised layers" in out
+    # in act-order, another kernel first brings x into the order of the packed rows
+    assert rows[0][10:12] == ["yes", "yes"]
+    packed = ", ".join(kernel.name for kernel in PACKED if kernel.name != "prefill")
+    assert f"  32 of them by {packed}" in out
+    assert "on x whose columns are gathered first" in out
     assert "toy" not in out
     assert len(out.splitlines()) < 25
     # those that refuse the same layers for the same reason, together
@@ -86,10 +91,10 @@ def test_inspect_prints_every_layer_for_programs(run, model):
     assert row == {
         "name": "model.layers.7.mlp.down_proj", "format": "gptq", "K": 64, "N": 64,
         "group_size": 32, "sym": False, "act_order": True, "bias": False, "dtype": "float16",
-        "error": None,
+        "error": None, "experts": None,
     }  # fmt: skip
     assert said["w4a16_gptq"] == "yes"
-    assert {*said} == {kernel.name for kernel in KERNELS}
+    assert {*said} == {kernel.name for kernel in LINEAR}
     assert "bits must be 4" in by_name["model.layers.31.mlp.up_proj"]["error"]
 
 
@@ -126,7 +131,7 @@ def test_the_kernel_is_asked_for_the_layer_as_it_is(sym):
 
 def test_a_problem_that_cannot_be_is_the_kernels_answer():
     layer = LayerInfo("x", "gptq", 64, 12, 32, True, False, False, "float16")
-    said = answers(layer, KERNELS)
+    said = answers(layer, LINEAR)
     assert all(reason.startswith("N must be a multiple of 8") for reason in said.values())
 
 

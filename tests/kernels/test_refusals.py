@@ -50,8 +50,8 @@ CONTRADICTIONS = {
         ({"dtype": "fp32"}, 'dtype must be "fp16" or "bf16"; got "fp32"'),
     ],
     PREFILL: [
-        ({"tile_m": 24}, "tile_m must be a multiple of 16 up to 256; got 24"),
-        ({"tile_m": 272}, "tile_m must be a multiple of 16 up to 256; got 272"),
+        ({"tile_m": 24}, "tile_m must be a multiple of 16 from 16 to 256; got 24"),
+        ({"tile_m": 272}, "tile_m must be a multiple of 16 from 16 to 256; got 272"),
         ({"tile_n": 64}, "tile_n must be 128 or 256; got 64"),
         ({"cluster": 3}, "cluster must be 1, 2 or 4, .*; got cluster = 3, tile_m = 128"),
         (

@@ -15,7 +15,7 @@ from quantised import assert_close, layer, reference, rows
 from ferrum_numba import check
 from ferrum_numba.compile import build
 from ferrum_numba.gpu import KNOWN
-from ferrum_numba.kernels import KERNELS, PACKED
+from ferrum_numba.kernels import LINEAR, PACKED
 from ferrum_numba.kernels.marlin.kernel import Marlin
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.launch import Needs, Scratch
@@ -94,7 +94,7 @@ def test_defect_13_streams_share_no_scratch_and_no_launch_needs_the_whole_gpu(gp
     first, second = (scratch.addresses(stream, needs) for stream in (5, 6))
     first, second = (set(np.frombuffer(addresses, "<u8")) for addresses in (first, second))
     assert not first & second
-    for kernel in KERNELS:
+    for kernel in LINEAR:
         problem = W4A16Problem(16, 4096, 4096)
         assert not kernel.launch(kernel.default(problem, H200), problem, H200).co_resident
 

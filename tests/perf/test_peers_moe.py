@@ -101,7 +101,11 @@ def test_each_kernel_runs_what_was_decided_for_it():
     problems = [PROBLEM, replace(PROBLEM, tokens=64)]
     usual = peers_moe.chosen_for(problems, gpu, [kernel], [], None)
     assert usual == {p: [(kernel, kernel.default(p, gpu))] for p in problems}
-    other = next(c for _, c in usual[problems[1]])
+    other = next(
+        c
+        for c in kernel.configs(gpu)
+        if c != usual[PROBLEM][0][1] and kernel.misfit(c, PROBLEM, gpu) is None
+    )
     stored = Decision(OP.name, asdict(PROBLEM), kernel.name, asdict(other), 1.0, "final")
     decided = peers_moe.chosen_for(problems[:1], gpu, [kernel], [stored], None)
     assert decided[PROBLEM] == [(kernel, other)]

@@ -12,7 +12,7 @@ from ferrum_numba.compile import Binary, Job, cache, function_fingerprint, recip
 from ferrum_numba.contract import describe
 from ferrum_numba.errors import BuildError
 from ferrum_numba.gpu import KNOWN
-from ferrum_numba.kernels import GROUPED, KERNELS, MOE
+from ferrum_numba.kernels import GROUPED, LINEAR, MOE
 from ferrum_numba.kernels.grouped import GroupedProblem
 from ferrum_numba.kernels.tools.add_bias import AddBias, AddBiasConfig
 from ferrum_numba.perf import decisions, programs
@@ -46,7 +46,7 @@ def test_every_decision_ships_as_its_source_is_today(gpu):
              if not isinstance(why, Binary)}  # fmt: skip
     assert not wrong, f"run {programs.COMMAND}"
     around = {"repack", "gather_columns", "add_bias"}
-    assert around | {kernel.name for kernel in KERNELS} <= {job.kernel.name for job in jobs}
+    assert around | {kernel.name for kernel in LINEAR} <= {job.kernel.name for job in jobs}
     assert all(found.arch == gpu.arch for found in found.values())
 
 

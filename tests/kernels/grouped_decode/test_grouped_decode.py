@@ -46,7 +46,7 @@ def run_with(ids, config=SMALL, problem=None):
 
 @pytest.mark.parametrize("gpu", KNOWN.values(), ids=KNOWN)
 def test_every_problem_it_accepts_has_a_config_on_every_gpu(gpu):
-    for tokens, n, k in product((1, 2, 9, 100), (64, 128, 320), (64, 128, 192, 448, 2048)):
+    for tokens, n, k in product((1, 2, 9, 100, 9000), (64, 128, 320), (64, 128, 192, 448, 2048)):
         for group_size, gated in product((32, 64, -1), (False, True)):
             problem = GroupedProblem(tokens, 60, 4, n, k, group_size, gated=gated)
             assert KERNEL.refuses(problem) is None
