@@ -44,6 +44,7 @@ class LayerInfo:
     dtype:      of the scales, such as float16
     error:      why the layer cannot be loaded; then the fields between name and error are None
     experts:    how many weights are stacked in it; None of no stack
+    uneven:     where groups are not of one size: which, in words
     """
 
     name: str
@@ -57,6 +58,7 @@ class LayerInfo:
     dtype: str | None = None
     error: str | None = None
     experts: int | None = None
+    uneven: str | None = None
 
 
 class GptqCheckpoint:
@@ -231,6 +233,7 @@ class GptqCheckpoint:
             bias=layer.bias is not None,
             dtype=_name_of(layer.scales.dtype),
             experts=experts,
+            uneven=next((each.uneven for each in layers if each.uneven), None),
         )
 
     def _refuse_16_bit(self, name: str, parts: Sequence[str]) -> None:
@@ -238,11 +241,11 @@ class GptqCheckpoint:
         entries = self._files.entries
         dense = [p for p in parts if p not in self._layers and f"{p}.weight" in entries]
         if dense:
-            int4 = " and ".join(part for part in parts if part in self._layers)
-            others = " and ".join(f"{p} ({entries[f'{p}.weight'].dtype})" for p in dense)
+            int4 = ", ".join(part for part in parts if part in self._layers)
+            others = ", ".join(f"{p} ({entries[f'{p}.weight'].dtype})" for p in dense)
             raise CheckpointError(
-                f"{self.path}: {name} cannot be one weight: {int4} is int4, {others} is not "
-                "quantised; load the parts by their own names"
+                f"{self.path}: {name} cannot be one weight: int4 is {int4}, not quantised is "
+                f"{others}; load the parts by their own names"
             )
 
     def _unknown(self, name: str) -> CheckpointError:

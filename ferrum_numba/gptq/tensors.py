@@ -130,6 +130,13 @@ class GptqTensors:
         return self.g_idx is not None
 
     @property
+    def uneven(self) -> str | None:
+        """Which group has another number of rows than in order, in words; None where none has."""
+        if self.g_idx is None:
+            return None
+        return groups.uneven(self.g_idx, self.num_groups, self.group_size)
+
+    @property
     def overflows(self) -> bool:
         """Tell whether some zero points are stored so that readers do not agree on them."""
         if self.qzeros is None or self.checkpoint_format != "gptq":

@@ -18,6 +18,8 @@ from ferrum_numba.results.decisions import Decision
 
 # (done, of how many)
 Progress = Callable[[int, int], None]
+# what a layer and its weight have alike
+KNOWN = ("K", "N", "group_size", "bias", "act_order", "uneven")
 
 
 def kinds(layers: Iterable[LayerInfo], dtype: str) -> list[Weight]:
@@ -33,7 +35,7 @@ def kinds(layers: Iterable[LayerInfo], dtype: str) -> list[Weight]:
 
 
 def _weight(layer: LayerInfo, dtype: str) -> Weight:
-    known = {name: getattr(layer, name) for name in ("K", "N", "group_size", "bias", "act_order")}
+    known = {name: getattr(layer, name) for name in KNOWN}
     return Weight(layer.name, dtype=dtype, bias_mode="fused", symmetric=bool(layer.sym), **known)
 
 

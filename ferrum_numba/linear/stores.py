@@ -15,7 +15,6 @@ import numpy as np
 
 from ferrum_numba.contract import Array
 from ferrum_numba.errors import ProblemError
-from ferrum_numba.gptq import groups
 from ferrum_numba.gptq.repack import marlin_weight
 from ferrum_numba.gptq.tensors import GptqTensors, zero_words
 from ferrum_numba.kernels.shared.packed import pack_bias, pack_other_operands, stored_shape
@@ -168,10 +167,8 @@ class MarlinStore(Store):
     @classmethod
     def refusal(cls, layer: GptqTensors, weight: Weight) -> str | None:
         """Return why a layer cannot be packed, or None."""
-        if layer.g_idx is not None:
-            uneven = groups.uneven(layer.g_idx, weight.num_groups, weight.group_size)
-            if uneven is not None:
-                return f"the packed layout needs groups of one size; by g_idx {uneven}"
+        if weight.unpackable is not None:
+            return weight.unpackable
         # packed rows are in the order of their groups, and so are the columns of x that kernels get
         return super().refusal(layer, replace(weight, act_order=False))
 

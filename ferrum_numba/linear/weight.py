@@ -31,6 +31,7 @@ class Weight:
                 again
     symmetric:  every zero point is 8
     act_order:  the rows' groups are permuted
+    uneven:     which of them has another number of rows than in order, in words, if one has
     """
 
     name: str
@@ -42,6 +43,7 @@ class Weight:
     bias_mode: str
     symmetric: bool
     act_order: bool
+    uneven: str | None = None
 
     @classmethod
     def of(cls, layer: GptqTensors, dtype: str, bias_mode: str) -> Weight:
@@ -64,7 +66,15 @@ class Weight:
             bias_mode=bias_mode,
             symmetric=layer.symmetric,
             act_order=layer.act_order,
+            uneven=layer.uneven,
         )
+
+    @property
+    def unpackable(self) -> str | None:
+        """Why its rows cannot be packed in the order of their groups, or None."""
+        if self.uneven is None:
+            return None
+        return f"the packed layout needs groups of one size; by g_idx {self.uneven}"
 
     @property
     def num_groups(self) -> int:

@@ -91,7 +91,7 @@ def test_inspect_prints_every_layer_for_programs(run, model):
     assert row == {
         "name": "model.layers.7.mlp.down_proj", "format": "gptq", "K": 64, "N": 64,
         "group_size": 32, "sym": False, "act_order": True, "bias": False, "dtype": "float16",
-        "error": None, "experts": None,
+        "error": None, "experts": None, "uneven": None,
     }  # fmt: skip
     assert said["w4a16_gptq"] == "yes"
     assert {*said} == {kernel.name for kernel in LINEAR}
@@ -133,6 +133,18 @@ def test_a_problem_that_cannot_be_is_the_kernels_answer():
     layer = LayerInfo("x", "gptq", 64, 12, 32, True, False, False, "float16")
     said = answers(layer, LINEAR)
     assert all(reason.startswith("N must be a multiple of 8") for reason in said.values())
+
+
+def test_groups_of_several_sizes_are_the_raw_kernel_s(run, tmp_path, rng):
+    layer = build.make(rng, act_order=True, sym=True)
+    layer.group[layer.group.argmax()] = 0
+    build.write(tmp_path / "model", {"x": layer.gptq()}, {"group_size": 32})
+    (row,) = json.loads(run("inspect", "model", "--json")[1])
+    said = "group 0 has 33 rows, not 32"
+    assert row["uneven"] == said
+    refusal = f"needs groups of one size; by g_idx {said}"
+    others = dict.fromkeys((kernel.name for kernel in (*PACKED, *DENSE)), refusal)
+    assert row["kernels"] == {"w4a16_gptq": "yes"} | others
 
 
 def test_inspect_without_a_quantised_layer(run, tmp_path):

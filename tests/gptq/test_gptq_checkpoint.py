@@ -583,8 +583,8 @@ def test_a_16_bit_part_of_a_projection_is_named(tmp_path, rng):
     dense = {"a.v_proj.weight": np.zeros((8, 64), np.float16)}
     checkpoint = GptqCheckpoint.open(build.write(tmp_path, layers, CONFIG, **dense))
     words = (
-        "a.qkv_proj cannot be one weight: a.q_proj and a.k_proj is int4, a.v_proj (F16) is not "
-        "quantised; load the parts by their own names"
+        "a.qkv_proj cannot be one weight: int4 is a.q_proj, a.k_proj, not quantised is "
+        "a.v_proj (F16); load the parts by their own names"
     )
     with pytest.raises(CheckpointError, match=re.escape(words)):
         checkpoint.linear("a.qkv_proj")
