@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -30,6 +31,8 @@ FUSED = {
     "in_proj_qkvz": ("in_proj_qkv", "in_proj_z"),
     "in_proj_ba": ("in_proj_b", "in_proj_a"),
 }
+# in names, padded to as many digits
+NUMBERS, DIGITS = re.compile(r"\d+"), 12
 # of a weight that is a stack of experts
 STACK_DIMENSIONS = 3
 
@@ -319,5 +322,5 @@ def _name_of(dtype: np.dtype[Any]) -> str:
     return str(dtype)
 
 
-def _by_number(name: str) -> list[tuple[bool, int | str]]:
-    return [(part.isdecimal(), int(part) if part.isdecimal() else part) for part in name.split(".")]
+def _by_number(name: str) -> str:
+    return NUMBERS.sub(lambda number: number[0].zfill(DIGITS), name)

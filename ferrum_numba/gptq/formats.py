@@ -54,9 +54,9 @@ def weight_of(stored_as: str) -> str:
 def layer_of(tensor: str) -> tuple[str, str]:
     """Return the layer that a tensor's name says it is of, and the last part of the name."""
     layer, dot, part = tensor.rpartition(".")
-    for ending in STACKED:
-        if part.endswith(ending):
-            return f"{layer}{dot}{part.removesuffix(ending)}", ending[1:]
+    if part.endswith(STACKED):
+        stack, _, ending = part.rpartition("_")
+        return f"{layer}{dot}{stack}", ending
     # bitsandbytes' scales are called after the weight
     return layer.removesuffix(".weight"), part
 

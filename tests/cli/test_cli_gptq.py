@@ -93,7 +93,7 @@ def test_inspect_prints_every_layer_for_programs(run, model):
         "group_size": 32, "sym": False, "act_order": True, "bias": False, "dtype": "float16",
         "error": None, "experts": None, "uneven": None,
     }  # fmt: skip
-    assert said["w4a16_gptq"] == "yes"
+    assert (said["w4a16_gptq"], said["marlin"]) == ("yes", "yes, on gathered x")
     assert {*said} == {kernel.name for kernel in LINEAR}
     assert "bits must be 4" in by_name["model.layers.31.mlp.up_proj"]["error"]
 

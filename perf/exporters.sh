@@ -2,7 +2,7 @@
 # Make tiny checkpoints with the exporters of these versions and compare every layer with what is read.
 # On a CPU, in about ten minutes and 12 GB; the exporters need environments of their own.
 #
-#     findings/exporters.sh [FOLDER]
+#     perf/exporters.sh [FOLDER]
 #
 # 2026-11-30: "right" of all 24: gptqmodel sym, asym, v2, planar, channel, act-order, moe; optimum sym,
 # asym; auto_round sym, asym, awq, gptq, auto_gptq, auto_awq, llm_compressor, moe; llmcompressor sym,
@@ -23,7 +23,7 @@ environment() {
 
 make() {
     for exporter in $2; do
-        "$folder/$1/bin/python" findings/exporters.py make "$exporter" "$folder/out"
+        "$folder/$1/bin/python" perf/exporters.py make "$exporter" "$folder/out"
     done
 }
 
@@ -35,4 +35,4 @@ environment llmcompressor llmcompressor==0.14.0 transformers==5.17.0
 make gptqmodel "gptqmodel optimum autoawq"
 make auto-round auto_round
 make llmcompressor llmcompressor
-.venv/bin/python findings/exporters.py compare "$folder/out"
+.venv/bin/python perf/exporters.py compare "$folder/out"
