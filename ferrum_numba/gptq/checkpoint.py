@@ -201,7 +201,8 @@ class GptqCheckpoint:
 
     def _stored(self, parts: Parts, config: GptqConfig) -> Stored:
         """Return a stored layer as its config says; what is read in one of several ways, once."""
-        config = replace(config, zero_overflow=self._zero_overflow)
+        if config.zero_overflow != self._zero_overflow:
+            config = replace(config, zero_overflow=self._zero_overflow)
         stored = READERS[config.checkpoint_format](parts, config)
         if self._zero_overflow is None and stored.layer.overflows:
             self._zero_overflow = overflow.CARRY

@@ -51,6 +51,8 @@ def checked(
                 f"{name}: g_idx is missing; desc_act with {G} groups needs [{K}] int32"
             )
         return None
+    if ceil_div(K, group_size) == G and np.array_equal(g_idx, in_order(K, group_size)):
+        return None
     low, high = int(g_idx.min()), int(g_idx.max())
     if several and low == high == 0:
         # a buffer that nobody filled
@@ -62,8 +64,7 @@ def checked(
         return None
     if low < 0 or high >= G:
         raise ProblemError(f"{name}: g_idx must be 0..{G - 1}; got {low}..{high}")
-    whole = ceil_div(K, group_size) == G
-    return None if whole and np.array_equal(g_idx, in_order(K, group_size)) else g_idx
+    return g_idx
 
 
 def regular(g_idx: Array, G: int, group_size: int) -> Regular | None:

@@ -90,11 +90,11 @@ class GptqTensors:
         layer = cls(name, qweight, scales, qzeros, g_idx, bias, group_size, checkpoint_format)
         _check_weight(layer)
         layer = replace(layer, group_size=_group_rows(layer))
-        layer = replace(layer, g_idx=_group_index(layer, desc_act))
-        _check_scales(layer)
+        g_idx = _group_index(layer, desc_act)
+        _check_scales(layer, any_number=g_idx is not None)
         if bias is not None:
             _check(layer, "bias", bias, (layer.out_features,), FLOATS)
-        layer = replace(layer, qzeros=None if sym else _zero_points(layer))
+        layer = replace(layer, g_idx=g_idx, qzeros=None if sym else _zero_points(layer))
         if layer.qzeros is not None and checkpoint_format == "gptq":
             layer = _without_overflow(layer, zero_overflow)
         return layer if layer.g_idx is None else _regular(layer)
@@ -216,11 +216,12 @@ def _group_rows(layer: GptqTensors) -> int:
     return K if size == -1 else min(size, K)
 
 
-def _check_scales(layer: GptqTensors) -> None:
+def _check_scales(layer: GptqTensors, *, any_number: bool) -> None:
+    """Raise ProblemError unless there are scales for each group, or for `any_number` of them."""
     G = ceil_div(layer.in_features, layer.group_size)
     scales = layer.scales
     if scales.ndim == 2 and scales.shape[1] == layer.out_features:
-        if layer.g_idx is not None:
+        if any_number:
             # those of more groups than these rows fill
             G = len(scales)
         elif len(scales) != G:
