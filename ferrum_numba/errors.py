@@ -1,4 +1,4 @@
-"""Every error that is raised on purpose, in one place.
+"""Every error that is raised and every warning that is given on purpose, in one place.
 
 A message says what was got and what is needed, in the user's numbers, lower case, one sentence.
 The command line prints it and exits with status 2; a traceback means a bug of ours.
@@ -65,3 +65,11 @@ class StoreError(FerrumError, ValueError):
 
 class CheckpointError(FerrumError, ValueError):
     """A checkpoint's file, index or config that is missing, damaged or of an unknown format."""
+
+
+class ZeroOverflowWarning(UserWarning):
+    """Zero points of a GPTQ v1 checkpoint that tools read in different ways."""
+
+
+class PrecisionWarning(UserWarning):
+    """Values that lose much of their precision in the type that was asked for."""

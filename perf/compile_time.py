@@ -15,14 +15,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,11 +28,9 @@ from typing import Any
 from ferrum_numba.errors import FerrumError
 from ferrum_numba.gpu import find
 from ferrum_numba.kernels import KERNELS, TOOLS
-from ferrum_numba.results.file import write_json
-from ferrum_numba.results.provenance import source_state, versions
+from ferrum_numba.perf.host_rows import save
 
 WORKER = Path(__file__).with_name("compile_worker.py")
-SCHEMA = 1
 COMMAND = "python -m ferrum_numba.perf.compile_time"
 PHASES = ("nvvm", "link", "sass")
 
@@ -151,41 +147,6 @@ def ratios(built: Sequence[Built]) -> list[float]:
     return [one.cpu_s / against.cpu_s for one, against in pairs if against]
 
 
-def save(path: Path, command: Sequence[str], gpu: str, built: Sequence[Built]) -> None:
-    """Write the times with what is needed to believe them."""
-    commit, dirty = source_state()
-    head = {
-        "schema": SCHEMA,
-        "environment": {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "cpu": _cpu(),
-            "versions": versions(),
-            "commit": commit,
-            "dirty": dirty,
-            # by what they are called, wherever they lie
-            "command": " ".join((COMMAND, *(Path(word).name for word in command))),
-            "compiled_for": gpu,
-        },
-    }
-    write_json(path, head, "rows", [_rounded(asdict(one)) for one in built])
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _rounded(item) for name, item in value.items()}
-    return round(value, 4) if isinstance(value, float) else value
-
-
-def _cpu() -> str:
-    """Return the processor's name as Linux gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} threads" if names else platform.processor()
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line of the module's docstring."""
     parser = argparse.ArgumentParser(prog=COMMAND)
@@ -224,7 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"this / other: median {median(found):.3f}, {min(found):.3f} to {max(found):.3f}")
     if args.out:
         try:
-            save(args.out, arguments if arguments is not None else sys.argv[1:], args.gpu, built)
+            words = arguments if arguments is not None else sys.argv[1:]
+            save(args.out, COMMAND, words, map(asdict, built), compiled_for=args.gpu)
         except FerrumError as error:
             parser.error(str(error))
     return 0

@@ -15,6 +15,7 @@ from ferrum_numba import __version__
 from ferrum_numba.cli import (
     bench,
     check,
+    convert,
     doctor,
     export,
     inspect,
@@ -42,6 +43,7 @@ COMMANDS = {
     "report": report,
     "inspect": inspect,
     "quantize": quantize,
+    "convert": convert,
     "export": export,
     "warm": warm,
 }

@@ -100,6 +100,8 @@ def _answer(layer: LayerInfo, kernel: Kernel) -> str:
             return YES
         # as `MarlinLinear` runs it
         sorted_rows = replace(layer, act_order=False)
+        if layer.uneven is not None:
+            return f"needs groups of one size; by g_idx {layer.uneven}"
         if layer.act_order and not kernel.refuses(_problem(sorted_rows, kernel.op.problem)):
             return GATHERED
         return refused

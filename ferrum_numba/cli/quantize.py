@@ -28,6 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format", choices=("gptq", "gptq_v2"), default="gptq", help="how zero points are stored"
     )
     parser.add_argument("--include-lm-head", action="store_true", help="quantise the head too")
+    for option, what in (
+        ("--include", "quantise what has this in its name, though it would be kept"),
+        ("--exclude", "keep what has this in its name; wins"),
+    ):
+        parser.add_argument(
+            option, type=options.given, action="append", default=[], metavar="REGEX",
+            help=f"{what}; may be given more than once",
+        )  # fmt: skip
 
 
 def run(session: Session) -> int:
@@ -35,7 +43,10 @@ def run(session: Session) -> int:
     from ferrum_numba.gptq.quantize import Recipe, quantize_checkpoint
 
     args = session.args
-    recipe = Recipe(args.group_size, not args.asym, args.format, args.include_lm_head)
+    recipe = Recipe(
+        args.group_size, not args.asym, args.format, args.include_lm_head, tuple(args.include),
+        tuple(args.exclude),
+    )  # fmt: skip
     with progress("quantize") as bar:
         made = quantize_checkpoint(args.source, args.target, recipe, bar)
     if args.json:

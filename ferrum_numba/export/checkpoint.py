@@ -45,11 +45,12 @@ def _fused(layers: Iterable[LayerInfo]) -> Iterator[LayerInfo]:
 
 def _together(parts: list[LayerInfo]) -> LayerInfo | None:
     """Return layers side by side as one, None where they do not go together."""
-    alike = {(p.K, p.group_size, p.act_order, p.bias, p.dtype, p.format) for p in parts}
+    alike = {(p.K, p.group_size, p.act_order, p.dtype, p.format) for p in parts}
     if len(alike) != 1:
         return None
     N = sum(part.N or 0 for part in parts)
-    return replace(parts[0], N=N, sym=all(part.sym for part in parts))
+    sym, bias = all(part.sym for part in parts), any(part.bias for part in parts)
+    return replace(parts[0], N=N, sym=sym, bias=bias)
 
 
 def _problem(layer: LayerInfo) -> W4A16Problem:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -15,12 +15,14 @@ import numpy as np
 
 from ferrum_numba.contract import Array
 from ferrum_numba.errors import CheckpointError, FerrumError, ProblemError
+from ferrum_numba.gptq import overflow
 from ferrum_numba.gptq.config import GptqConfig
 from ferrum_numba.gptq.files import TensorFiles
 from ferrum_numba.gptq.formats import READERS, find_layers, layer_of, weight_of
+from ferrum_numba.gptq.fused import concatenate
 from ferrum_numba.gptq.stacks import NUMBER, Pattern
 from ferrum_numba.gptq.stored import Parts, Stored
-from ferrum_numba.gptq.tensors import GptqTensors, concatenate
+from ferrum_numba.gptq.tensors import GptqTensors
 
 # last part of a fused projection's name -> those of its parts, in order
 FUSED = {
@@ -45,6 +47,7 @@ class LayerInfo:
     dtype:      of the scales, such as float16
     error:      why the layer cannot be loaded; then the fields between name and error are None
     experts:    how many weights are stacked in it; None of no stack
+    uneven:     where groups are not of one size: which, in words
     """
 
     name: str
@@ -58,6 +61,7 @@ class LayerInfo:
     dtype: str | None = None
     error: str | None = None
     experts: int | None = None
+    uneven: str | None = None
 
 
 class GptqCheckpoint:
@@ -69,6 +73,8 @@ class GptqCheckpoint:
 
     def __init__(self, config: GptqConfig, files: TensorFiles, path: Path) -> None:
         self.config = config
+        # as the config says, until it was told which reading that is
+        self._zero_overflow = config.zero_overflow
         self.path = path
         self._files = files
         # name -> None, or what it is where that is no int4 weight
@@ -77,8 +83,10 @@ class GptqCheckpoint:
         self._names = sorted(self._layers, key=_by_number)
 
     @classmethod
-    def open(cls, path: str | Path) -> GptqCheckpoint:
+    def open(cls, path: str | Path, *, zero_overflow: str | None = None) -> GptqCheckpoint:
         """Open a folder as Hugging Face has them, or one .safetensors file beside its config.
+
+        zero_overflow: what a GPTQ v1 zero point means that is stored as 15; see `gptq.overflow`
 
         Raises:
             CheckpointError: config, index or a file is missing, damaged or not supported.
@@ -92,7 +100,7 @@ class GptqCheckpoint:
             for name, kind in others.items():
                 raise CheckpointError(f"{error}; {name} is {kind}, and only int4 is read") from None
             raise
-        return cls(config, files, path)
+        return cls(replace(config, zero_overflow=zero_overflow), files, path)
 
     def linear(self, name: str) -> GptqTensors:
         """Return a layer, stored under this name or put together of the parts of its projection.
@@ -107,6 +115,7 @@ class GptqCheckpoint:
         parts = [f"{prefix}.{part}" if prefix else part for part in FUSED.get(last, ())]
         if not any(part in self._layers for part in parts):
             raise self._unknown(name)
+        self._refuse_16_bit(name, parts)
         return concatenate([self._read(part).loaded() for part in parts], name)
 
     def experts(self, prefix: str, projections: Sequence[str] = ()) -> Iterator[GptqTensors]:
@@ -188,7 +197,16 @@ class GptqCheckpoint:
         """Return a stored layer, or one of a stack."""
         config = self._config_of(name)
         parts = Parts(name, self._files.entries, self._files.read, self.path, expert)
-        return READERS[config.checkpoint_format](parts, config)
+        return self._stored(parts, config)
+
+    def _stored(self, parts: Parts, config: GptqConfig) -> Stored:
+        """Return a stored layer as its config says; what is read in one of several ways, once."""
+        if config.zero_overflow != self._zero_overflow:
+            config = replace(config, zero_overflow=self._zero_overflow)
+        stored = READERS[config.checkpoint_format](parts, config)
+        if self._zero_overflow is None and stored.layer.overflows:
+            self._zero_overflow = overflow.CARRY
+        return stored
 
     def _stacked(self, name: str) -> int | None:
         """Return how many experts are stacked in a layer; None where it is no stack."""
@@ -203,9 +221,8 @@ class GptqCheckpoint:
         numbers: Sequence[int | None] = [None] if experts is None else range(experts)
         try:
             config = self._config_of(name)
-            read = READERS[config.checkpoint_format]
             stored = [Parts(name, files.entries, files.view, self.path, e) for e in numbers]
-            layers = [read(parts, config).layer for parts in stored]
+            layers = [self._stored(parts, config).layer for parts in stored]
         except FerrumError as error:
             return LayerInfo(name, error=str(error))
         layer = layers[0]
@@ -220,7 +237,20 @@ class GptqCheckpoint:
             bias=layer.bias is not None,
             dtype=_name_of(layer.scales.dtype),
             experts=experts,
+            uneven=next((each.uneven for each in layers if each.uneven), None),
         )
+
+    def _refuse_16_bit(self, name: str, parts: Sequence[str]) -> None:
+        """Raise CheckpointError if some parts of a projection are int4 and others are not."""
+        entries = self._files.entries
+        dense = [p for p in parts if p not in self._layers and f"{p}.weight" in entries]
+        if dense:
+            int4 = ", ".join(part for part in parts if part in self._layers)
+            others = ", ".join(f"{p} ({entries[f'{p}.weight'].dtype})" for p in dense)
+            raise CheckpointError(
+                f"{self.path}: {name} cannot be one weight: int4 is {int4}, not quantised is "
+                f"{others}; load the parts by their own names"
+            )
 
     def _unknown(self, name: str) -> CheckpointError:
         if f"{name}.weight" in self._files.entries:

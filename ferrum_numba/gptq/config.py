@@ -49,6 +49,8 @@ class GptqConfig:
     lm_head:           the head is quantised too
     data_type:         of codes; "int"
     act_bits:          of activations; 16
+    zero_overflow:     what a v1 zero point means that is stored as 15, as a caller says; see
+                       `gptq.overflow`
     rules:             for layers that differ; the first that a name matches counts
     source:            the file it was read from; every error names it
     """
@@ -62,6 +64,7 @@ class GptqConfig:
     lm_head: bool = False
     data_type: str = "int"
     act_bits: int = ACTIVATION_BITS
+    zero_overflow: str | None = None
     rules: tuple[Rule, ...] = ()
     source: str = "config"
 

@@ -17,6 +17,7 @@ def read_gptq(parts: Parts, config: GptqConfig) -> Stored:
         parts.name, parts.need("qweight"), parts.need("scales"), parts.optional("qzeros"),
         parts.optional("g_idx"), parts.optional("bias"), group_size=config.group_size,
         sym=config.sym, desc_act=config.desc_act, checkpoint_format=config.checkpoint_format,
+        zero_overflow=config.zero_overflow,
     )  # fmt: skip
     return Stored(layer)
 

@@ -1,52 +1,48 @@
 """Round a model's weights to nearest, into a GPTQ checkpoint.
 
 It is for who has no quantised model to try things with: the rounding knows nothing of activations,
-so the result is worse than GPTQ's. Each file of the source becomes a file of its own. The library
-writes a file from tensors that are all in memory: what is copied is a view of the source, what is
-quantised takes a quarter of a 16-bit weight, so that a shard of 5 GB takes 1.3 GB, and a block of
-one layer's columns in float32 on top.
+so the result is worse than GPTQ's. Each file of the source becomes a file of its own, a tensor in
+memory at a time, and a block of its columns in float32 on top. What was written is read back.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import secrets
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from ferrum_numba.contract import Array
 from ferrum_numba.errors import CheckpointError, ProblemError
+from ferrum_numba.gptq import described, selection
+from ferrum_numba.gptq.checkpoint import GptqCheckpoint
 from ferrum_numba.gptq.config import FILES, MODEL_FILE, SECTION, read_json
-from ferrum_numba.gptq.files import INDEX, SINGLE, TensorFiles
-from ferrum_numba.gptq.tensors import FLOATS, PACK_FACTOR
+from ferrum_numba.gptq.files import DTYPES, SINGLE, TensorFiles
+from ferrum_numba.gptq.selection import Linear, Model, Selection
+from ferrum_numba.gptq.tensors import MOST_SCALE_ERROR, PACK_FACTOR
+from ferrum_numba.gptq.writing import (
+    TensorWriter,
+    aligned,
+    copy_rest,
+    new_folder,
+    write_index,
+    write_json,
+)
 from ferrum_numba.reference.gptq import pack_codes, pack_zero_points
 
 LARGEST_CODE = 15
 SYMMETRIC_ZERO_POINT = 8
 # columns of the weight, rows of torch's, that are in memory as float32 at a time
 BLOCK_COLUMNS = 512
-ENDING = ".weight"
+# tensors of a quantised layer, by the last part of their names
+PARTS = ("qweight", "scales", "qzeros", "g_idx")
 # tensors that only a quantised layer has
-QUANTISED = (".qweight", ".B")
-# parts of names of matrices that are no linear layers
-NOT_LINEAR = ("embed", "wte", "wpe", "norm")
-# last parts of names of routers: small, and quantising them sends tokens to other experts
-ROUTERS = ("gate", "router", "shared_expert_gate")
-HEAD = "lm_head"
-# why a matrix is kept that no loader takes for quantised
-THE_HEAD, NO_LAYER = "the head", "no linear layer"
-# beside the weights, what a loader needs: configs, tokenizer, chat template
-COPIED = (".json", ".txt", ".model", ".jinja", ".tiktoken")
+QUANTISED = (".qweight", ".B", ".weight_packed")
 
 Progress = Callable[[int, int, str], None]
 
@@ -59,12 +55,16 @@ class Recipe:
     sym:               zero points of 8, else of their own
     checkpoint_format: of zero points, "gptq" or "gptq_v2"
     lm_head:           quantise the head too
+    include, exclude:  regular expressions of names: of what is quantised though it is kept by
+                       default, and of what is kept, which wins
     """
 
     group_size: int = 128
     sym: bool = True
     checkpoint_format: str = "gptq"
     lm_head: bool = False
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.group_size != -1 and self.group_size < 1:
@@ -112,18 +112,26 @@ def quantize_weight(name: str, weight: Array, recipe: Recipe) -> dict[str, Array
     qweight = np.empty((K // PACK_FACTOR, N), np.int32)
     scales = np.empty((G, N), ml_dtypes.bfloat16 if bf16 else np.float16)
     zeros = np.full((G, N), SYMMETRIC_ZERO_POINT, np.uint8)
+    # sums of squares, of scales and of what their type makes of them
+    whole = lost = 0.0
     for first in range(0, N, BLOCK_COLUMNS):
         block = slice(first, first + BLOCK_COLUMNS)
         values = weight[block].astype(np.float32)
-        ends = _ends(name, values, rows)
-        scale = _scales(name, ends, recipe.sym, scales.dtype)
-        zero = np.full(scale.shape, np.float32(SYMMETRIC_ZERO_POINT))
-        if not recipe.sym:
-            zero = np.clip(np.rint(-ends[0] / scale), 0, LARGEST_CODE)
+        exact, zero = _grid(_ends(name, values, rows), recipe)
+        scale = _stored(name, exact, scales.dtype)
+        whole += float(np.square(exact, dtype=np.float64).sum())
+        lost += float(np.square(scale - exact, dtype=np.float64).sum())
+        scale[scale == 0] = 1
         codes = np.rint(values / scale[:, group]) + zero[:, group]
         codes = np.clip(codes, 0, LARGEST_CODE).astype(np.uint8)
         qweight[:, block] = pack_codes(np.ascontiguousarray(codes.T))
         scales[:, block], zeros[:, block] = scale.T, zero.T.astype(np.uint8)
+    if lost > MOST_SCALE_ERROR**2 * whole:
+        raise ProblemError(
+            f"{name}: {scales.dtype} makes an error of {np.sqrt(lost / whole):.1%} of its scales, "
+            f"which must be at most {MOST_SCALE_ERROR:.0%}: its weights are too small; bfloat16 "
+            "ones keep their range"
+        )
     qzeros = pack_zero_points(zeros, recipe.checkpoint_format)
     return {"qweight": qweight, "scales": scales, "qzeros": qzeros, "g_idx": group}
 
@@ -138,19 +146,33 @@ def _ends(name: str, values: Array, rows: int) -> tuple[Array, Array]:
     return low, high
 
 
-def _scales(name: str, ends: tuple[Array, Array], sym: bool, dtype: np.dtype[Any]) -> Array:
-    """Return [n, G] float32, the scales as they will be stored; 1 where a group is all zeros."""
+def _grid(ends: tuple[Array, Array], recipe: Recipe) -> tuple[Array, Array]:
+    """Return the scale and the zero point of each group, [n, G] float32 each."""
     low, high = ends
     # symmetric: from -8 to 7; the range to +-7.5 keeps both ends within half a scale
-    with np.errstate(over="ignore"):
-        span = 2 * np.maximum(-low, high) if sym else high - low
-        scale = (span / LARGEST_CODE).astype(dtype).astype(np.float32)
-    if not np.isfinite(scale).all():
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        if recipe.sym:
+            scale = 2 * np.maximum(-low, high) / LARGEST_CODE
+            return scale, np.full(scale.shape, np.float32(SYMMETRIC_ZERO_POINT))
+        scale = (high - low) / LARGEST_CODE
+        zero = np.clip(np.nan_to_num(np.rint(-low / scale)), 0, LARGEST_CODE)
+    if recipe.checkpoint_format == "gptq":
+        # v1 stores 0 as 15, which readers take for three values: a code of the range is given up
+        scale = np.where(zero == 0, np.maximum(scale, high / (LARGEST_CODE - 1)), scale)
+        zero = np.maximum(zero, 1)
+    return scale, zero
+
+
+def _stored(name: str, scale: Array, dtype: np.dtype[Any]) -> Array:
+    """Return [n, G] float32, scales as they will be stored."""
+    with np.errstate(over="ignore", under="ignore"):
+        stored: Array = scale.astype(dtype).astype(np.float32)
+    if not np.isfinite(stored).all():
         raise ProblemError(
-            f"{name}: a group's weights span {span.max():.4g}, whose scale is too large for {dtype}"
+            f"{name}: a group's weights span {LARGEST_CODE * float(scale.max()):.4g}, whose scale "
+            f"is too large for {dtype}"
         )
-    scale[scale == 0] = 1
-    return scale
+    return stored
 
 
 def quantize_checkpoint(
@@ -179,21 +201,30 @@ def quantize_checkpoint(
     if quantised or SECTION in model:
         found = f"a tensor {quantised[0]}" if quantised else f"a {SECTION} in {MODEL_FILE}"
         raise CheckpointError(f"{source} is quantised already: it has {found}")
-    report = Quantized()
-    with _new_folder(Path(target)) as folder:
-        weight_map = _write_files(files, folder, recipe, report, progress)
-        if not report.layers:
-            raise ProblemError(f"{source} has no linear layer to quantise: no [N, K] {ENDING}")
-        _write_configs(folder, recipe, report, model, weight_map)
+    chosen = Selection(
+        files.entries, Model.of(model), head=recipe.lm_head, include=recipe.include,
+        exclude=recipe.exclude,
+    )  # fmt: skip
+    if not chosen.linears:
+        raise ProblemError(f"{source} has no linear layer to quantise: no [N, K] .weight")
+    report = Quantized([linear.name for linear in chosen.linears.values()], chosen.kept)
+    with new_folder(Path(target)) as folder:
+        weight_map = _write_files(files, folder, recipe, chosen, progress)
+        write_index(folder, weight_map)
+        config = _config(recipe, chosen)
+        write_json(folder / FILES[0], config)
+        if model:
+            write_json(folder / MODEL_FILE, {**model, SECTION: config})
         if source.is_dir():
-            _copy_rest(source, folder)
+            copy_rest(source, folder)
+        _read_back(folder, Path(target), recipe, chosen)
     return report
 
 
 def _write_files(
-    files: TensorFiles, folder: Path, recipe: Recipe, report: Quantized, progress: Progress
+    files: TensorFiles, folder: Path, recipe: Recipe, chosen: Selection, progress: Progress
 ) -> dict[str, str]:
-    """Write a file for each of the source and return tensor -> file; the report is filled."""
+    """Write a file for each of the source and return tensor -> file."""
     by_file: dict[Path, list[str]] = {}
     for name, entry in files.entries.items():
         by_file.setdefault(entry.path, []).append(name)
@@ -201,50 +232,40 @@ def _write_files(
     weight_map: dict[str, str] = {}
     for path, names in by_file.items():
         file = SINGLE if len(by_file) == 1 else path.name
-        tensors: dict[str, Array] = {}
-        for name in names:
-            progress(done, len(files.entries), name)
-            tensors |= _converted(files, name, recipe, report)
-            done += 1
-        # what Hugging Face's loader asks for
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-        # the library's files are for their owner only
+        made = {name: _names(name, chosen) for name in names}
+        # what is quantised first: whole words
+        sizes = {
+            name: 16 if name in chosen.linears else DTYPES[files.entries[name].dtype].itemsize
+            for name in names
+        }
+        with TensorWriter(folder / file, chain.from_iterable(made.values())) as out:
+            for name in aligned(names, sizes):
+                progress(done, len(files.entries), name)
+                for part, array in _converted(files.read(name), name, recipe, chosen):
+                    out.add(part, array)
+                done += 1
         shutil.copymode(path, folder / file)
-        weight_map |= dict.fromkeys(tensors, file)
+        weight_map |= {part: file for parts in made.values() for part in parts}
     progress(done, done, "")
     return weight_map
 
 
+def _names(name: str, chosen: Selection) -> list[str]:
+    """Return the tensors that one becomes."""
+    linear = chosen.linears.get(name)
+    return [name] if linear is None else [f"{linear.name}.{part}" for part in PARTS]
+
+
 def _converted(
-    files: TensorFiles, name: str, recipe: Recipe, report: Quantized
-) -> dict[str, Array]:
+    tensor: Array, name: str, recipe: Recipe, chosen: Selection
+) -> list[tuple[str, Array]]:
     """Return what becomes of one tensor: a layer's tensors, or itself."""
-    entry = files.entries[name]
-    tensor = files.read(name)
-    if not name.endswith(ENDING) or len(entry.shape) != 2 or tensor.dtype not in FLOATS:
-        return {name: tensor}
-    layer = name.removesuffix(ENDING)
-    reason = _kept_because(layer, entry.shape, recipe)
-    if reason is not None:
-        report.kept[layer] = reason
-        return {name: tensor}
-    report.layers.append(layer)
-    made = quantize_weight(layer, tensor, recipe)
-    return {f"{layer}.{part}": array for part, array in made.items()}
-
-
-def _kept_because(layer: str, shape: tuple[int, ...], recipe: Recipe) -> str | None:
-    last = layer.rpartition(".")[2]
-    if last == HEAD and not recipe.lm_head:
-        return THE_HEAD
-    if any(word in last for word in NOT_LINEAR):
-        return NO_LAYER
-    if last in ROUTERS:
-        return "a router"
-    N, K = shape
-    if N % PACK_FACTOR or K % PACK_FACTOR or not (N and K):
-        return f"K = {K} and N = {N} must be multiples of {PACK_FACTOR}"
-    return None
+    linear = chosen.linears.get(name)
+    if linear is None:
+        return [(name, tensor)]
+    weight = tensor.T if linear.by_rows else tensor
+    made = quantize_weight(linear.name, weight, recipe)
+    return [(f"{linear.name}.{part}", array) for part, array in made.items()]
 
 
 def _model_config(folder: Path) -> dict[str, Any]:
@@ -252,53 +273,28 @@ def _model_config(folder: Path) -> dict[str, Any]:
     return read_json(path) if path.exists() else {}
 
 
-def _write_configs(
-    folder: Path,
-    recipe: Recipe,
-    report: Quantized,
-    model: dict[str, Any],
-    weight_map: dict[str, str],
-) -> None:
-    config = {
-        "bits": 4, "desc_act": False, "quant_method": "gptq", "pack_dtype": "int32",
-        **asdict(recipe),
-    }  # fmt: skip
-    # a loader takes every other linear layer for quantised
-    exceptions = [name for name, why in report.kept.items() if why not in (THE_HEAD, NO_LAYER)]
-    if exceptions:
-        config["dynamic"] = {f"-:{re.escape(name)}$": {} for name in exceptions}
-    _write_json(folder / FILES[0], config)
-    if model:
-        _write_json(folder / MODEL_FILE, {**model, SECTION: config})
-    if len(set(weight_map.values())) > 1:
-        _write_json(folder / INDEX, {"metadata": {}, "weight_map": weight_map})
+def _kind(linear: Linear, recipe: Recipe) -> described.Kind:
+    size = linear.K if recipe.group_size == -1 else min(recipe.group_size, linear.K)
+    return described.Kind(linear.K, size, recipe.sym)
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
+def _config(recipe: Recipe, chosen: Selection) -> dict[str, Any]:
+    """Return the config of what was written."""
+    layers = {linear.name: _kind(linear, recipe) for linear in chosen.linears.values()}
+    head = any(name.rpartition(".")[2] in selection.HEADS for name in layers)
+    config = described.gptq(layers, chosen.exceptions, recipe.checkpoint_format, lm_head=head)
+    return config | {"group_size": recipe.group_size}
 
 
-def _copy_rest(source: Path, folder: Path) -> None:
-    """Copy what else a loader needs, but no index of files that are others now."""
-    for path in sorted(source.iterdir()):
-        wanted = path.suffix in COPIED and not path.name.endswith(".index.json")
-        if wanted and path.is_file() and not (folder / path.name).exists():
-            shutil.copyfile(path, folder / path.name)
-
-
-@contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
-    """Give a folder to fill, which gets its name at the end; after an error it is gone."""
-    if target.exists():
-        raise CheckpointError(f"{target} is there already; the target must be a new folder")
-    folder = target.parent / f".{target.name}.{secrets.token_hex(4)}"
-    try:
-        folder.mkdir()
-        yield folder
-        folder.rename(target)
-    except OSError as error:
-        raise CheckpointError(f"{target} cannot be written: {error.strerror or error}") from error
-    except SafetensorError as error:
-        raise CheckpointError(f"{target} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _read_back(folder: Path, target: Path, recipe: Recipe, chosen: Selection) -> None:
+    """Raise CheckpointError unless a loader finds the layers that were quantised, and no other."""
+    want = {
+        linear.name: (linear.K, linear.N, _kind(linear, recipe).group_size)
+        for linear in chosen.linears.values()
+    }
+    with GptqCheckpoint.open(folder) as made:
+        got = {info.name: (info.K, info.N, info.group_size) for info in made.layers()}
+        listed = [name for name in chosen.exceptions if made.config.for_layer(name) is not None]
+    wrong = listed + [name for name in want.keys() | got.keys() if want.get(name) != got.get(name)]
+    if wrong:
+        raise CheckpointError(f"{target} was not written as it was meant: {sorted(wrong)[0]}")

@@ -14,7 +14,7 @@ row at once. Each is its own inverse, so the way back is the same steps in rever
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -31,22 +31,22 @@ WORD_ROWS = 8
 # a word of eight codes 8: with a scale of any size, weights of zero
 PADDING = np.uint32(0x88888888)
 NIBBLES, BYTES, HALVES = (4, 0x0F0F0F0F), (8, 0x00FF00FF), (16, 0x0000FFFF)
-# words a thread works on at a time, enough for NumPy to leave the interpreter alone meanwhile; see
-# docs/designs/tools.md#host-packing
-BLOCK_WORDS = 1 << 17
-# blocks that are worth a thread: a few are done before it has started
-THREAD_BLOCKS = 4
+# words a thread works on at a time: a call of NumPy, which leaves the interpreter to others, must
+# take longer than another thread needs to wake up; see docs/designs/tools.md#host-packing
+BLOCK_WORDS = 1 << 19
 # 16 bytes that move together; nothing is computed with them
 QUAD = np.complex128
 
 
 def marlin_weight(
-    qweight: Array, perm: Array | None = None, shape: tuple[int, int] | None = None
+    qweight: Array | Sequence[Array],
+    perm: Array | None = None,
+    shape: tuple[int, int] | None = None,
 ) -> Array:
     """Return a GPTQ weight in Marlin's layout; the bits of `pack_weight` on its codes.
 
     Args:
-        qweight: [K/8, N] int32
+        qweight: [K/8, N] int32, or several of them that are one side by side
         perm:    [K] int32, row perm[k] becomes row k; None for rows as they are
         shape:   (K, N) to pad to with codes 8, multiples of 16 and 64; None for the weight's own
 
@@ -56,8 +56,9 @@ def marlin_weight(
     Raises:
         ProblemError: a shape that does not divide into tiles, or a perm that is no permutation.
     """
-    words = _matrix(qweight, "qweight")
-    K, N = WORD_ROWS * len(words), words.shape[1]
+    parts = [qweight] if isinstance(qweight, np.ndarray) else qweight
+    words = [_matrix(part, "qweight") for part in parts]
+    K, N = WORD_ROWS * len(words[0]), sum(part.shape[1] for part in words)
     K_padded, N_padded = _padded_shape(K, N, shape)
     order = None if perm is None else _permutation(perm, K)
     columns = _column_order(N_padded)
@@ -66,10 +67,11 @@ def marlin_weight(
     def pack(k_tiles: slice, scratch: Array) -> None:
         rows = slice(2 * k_tiles.start, 2 * k_tiles.stop)
         if order is None:
-            block = words[rows]
+            blocks = [part[rows] for part in words]
         else:
-            block = _gathered(words, order[WORD_ROWS * rows.start : WORD_ROWS * rows.stop], scratch)
-        block = _padded(block, (rows.stop - rows.start, N_padded))
+            codes = order[WORD_ROWS * rows.start : WORD_ROWS * rows.stop]
+            blocks = [_gathered(part, codes, scratch) for part in words]
+        block = _padded(_beside(blocks, scratch), (rows.stop - rows.start, N_padded))
         _to_marlin(block, columns, packed.view(np.uint32)[k_tiles], scratch)
 
     _for_each_block(pack, K_padded // TILE_K, N_padded)
@@ -183,6 +185,16 @@ def _gathered(words: Array, order: Array, scratch: Array) -> Array:
     return found
 
 
+def _beside(blocks: Sequence[Array], scratch: Array) -> Array:
+    """Return blocks of as many rows side by side."""
+    if len(blocks) == 1:
+        return blocks[0]
+    rows, columns = len(blocks[0]), sum(block.shape[1] for block in blocks)
+    # the first half is for what comes next
+    beside = scratch[1, : rows * columns].reshape(rows, columns)
+    return np.concatenate(blocks, axis=1, out=beside)
+
+
 def _padded(rows: Array, shape: tuple[int, int]) -> Array:
     """Return rows of words, with codes 8 where there are none."""
     if rows.shape == shape:
@@ -207,7 +219,7 @@ def _for_each_block(work: Callable[[slice, Array], None], k_tiles: int, N: int) 
         for block in remaining:
             work(block, scratch)
 
-    num_threads = min(len(blocks) // THREAD_BLOCKS, len(os.sched_getaffinity(0)))
+    num_threads = min(len(blocks), len(os.sched_getaffinity(0)))
     if num_threads < 2:
         run()
         return

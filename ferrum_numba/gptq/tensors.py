@@ -9,7 +9,7 @@ bias    [N]
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,11 +19,13 @@ import numpy as np
 from ferrum_numba.contract import Array
 from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ProblemError
-from ferrum_numba.reference.moe import GATE_RUN
+from ferrum_numba.gptq import groups, overflow
 
 # codes of a word
 PACK_FACTOR = 8
 FLOATS = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32))
+# RMS error of a weight by the rounding of its scales, relative to them: a tenth of what int4 costs
+MOST_SCALE_ERROR = 0.01
 # the word of zero points of 8 everywhere, by the checkpoint format that stores it
 SYMMETRIC_WORD = {"gptq": 0x77777777, "gptq_v2": 0x88888888}
 
@@ -38,7 +40,8 @@ class GptqTensors:
     qzeros:            [G, N/8] int32; None for a zero point of 8 everywhere
     g_idx:             [K] int32; None where rows are in order: k // group_size
     bias:              [N] float16, bfloat16 or float32, or None
-    group_size:        rows that share a scale, at least 1; K where there is one group
+    group_size:        rows that share a scale, at least 1; K where there is one group. K divided by
+                       it and rounded up is G, also where a g_idx gives groups other numbers of rows
     checkpoint_format: how qzeros are stored: "gptq" (each word less 0x11111111) or "gptq_v2"
     """
 
@@ -65,14 +68,21 @@ class GptqTensors:
         sym: bool = False,
         desc_act: bool = False,
         checkpoint_format: str = "gptq",
+        zero_overflow: str | None = None,
     ) -> GptqTensors:
         """Check a checkpoint's tensors and bring them to one form, without a copy.
 
         Zero points of 8 everywhere and the g_idx of ordered rows become None. `sym` means that
         stored zero points are ignored, whatever they say. A g_idx that orders rows otherwise counts
-        whatever `desc_act` says; `desc_act` alone asks for one. In a single group it is nothing.
+        whatever `desc_act` says; one of zeros alone counts with `desc_act` only, which asks for
+        one. In a single group it is nothing.
 
-        group_size: -1 for one group
+        With a g_idx, scales may be those of the whole layer of which these are some rows: groups
+        that no row is in are dropped, and `group_size` becomes what divides K into so many groups.
+
+        group_size:    -1 for one group
+        zero_overflow: what a v1 zero point means that is stored as 15: "carry", "wrap" or "sixteen"
+                       (see `gptq.overflow`); None for "carry", with a warning
 
         Raises:
             ProblemError: tensors that do not fit each other; it names the layer and the tensor.
@@ -80,14 +90,19 @@ class GptqTensors:
         layer = cls(name, qweight, scales, qzeros, g_idx, bias, group_size, checkpoint_format)
         _check_weight(layer)
         layer = replace(layer, group_size=_group_rows(layer))
-        _check_scales(layer)
+        g_idx = _group_index(layer, desc_act)
+        _check_scales(layer, any_number=g_idx is not None)
         if bias is not None:
             _check(layer, "bias", bias, (layer.out_features,), FLOATS)
-        return replace(
-            layer,
-            qzeros=None if sym else _zero_points(layer),
-            g_idx=_group_index(layer, desc_act),
-        )
+        layer = replace(layer, g_idx=g_idx, qzeros=None if sym else _zero_points(layer))
+        if layer.qzeros is not None and checkpoint_format == "gptq":
+            layer = _without_overflow(layer, zero_overflow)
+        return layer if layer.g_idx is None else _regular(layer)
+
+    @property
+    def weight_parts(self) -> tuple[Array, ...]:
+        """The weights, each [K/8, n] int32, whose columns side by side are those of qweight."""
+        return (self.qweight,)
 
     @property
     def in_features(self) -> int:
@@ -114,65 +129,26 @@ class GptqTensors:
         """Tell whether the rows' groups are permuted."""
         return self.g_idx is not None
 
+    @property
+    def uneven(self) -> str | None:
+        """Which group has another number of rows than in order, in words; None where none has."""
+        if self.g_idx is None:
+            return None
+        return groups.uneven(self.g_idx, self.num_groups, self.group_size)
 
-def concatenate(parts: Sequence[GptqTensors], name: str) -> GptqTensors:
-    """Return the layer whose columns are those of the parts, in order: a fused projection.
+    @property
+    def overflows(self) -> bool:
+        """Tell whether some zero points are stored so that readers do not agree on them."""
+        if self.qzeros is None or self.checkpoint_format != "gptq":
+            return False
+        return overflow.count(self.qzeros) > 0
 
-    Where only some parts have zero points, the others' 8 becomes explicit.
-
-    Raises:
-        ProblemError: parts that differ in K, group size, type of scales or g_idx, or some but not
-            all of which have a bias.
-    """
-    first = parts[0]
-    for part in parts[1:]:
-        _check_partner(name, first, part)
-
-    def joined(of: Callable[[GptqTensors], Array]) -> Array:
-        return np.concatenate([of(part) for part in parts], axis=-1)
-
-    stored = {part.checkpoint_format for part in parts if part.qzeros is not None}
-    stored_as = stored.pop() if len(stored) == 1 else "gptq_v2"
-    mixed = any(part.qzeros is not None for part in parts)
-    return GptqTensors(
-        name=name,
-        qweight=joined(lambda part: part.qweight),
-        scales=joined(lambda part: part.scales),
-        qzeros=joined(lambda part: zero_words(part, stored_as)) if mixed else None,
-        g_idx=first.g_idx,
-        bias=None if first.bias is None else joined(_bias_of),
-        group_size=first.group_size,
-        checkpoint_format=stored_as if mixed else first.checkpoint_format,
-    )
-
-
-def interleaved(layer: GptqTensors) -> GptqTensors:
-    """Return a layer of gate and up, side by side, with their columns in turn, in runs of 8.
-
-    Column 16 * i + j is column 8 * i + j of gate, column 16 * i + 8 + j that of up, j below 8. A
-    run's zero points are one word.
-
-    Raises:
-        ProblemError: two halves that are no whole runs.
-    """
-    N = layer.out_features
-    if N % (2 * GATE_RUN):
-        raise ProblemError(
-            f"{layer.name}: gate and up must have a multiple of {GATE_RUN} columns each; "
-            f"got {N} of both"
-        )
-
-    def in_turn(array: Array, run: int) -> Array:
-        halves = array.reshape(*array.shape[:-1], 2, -1, run)
-        return np.ascontiguousarray(np.swapaxes(halves, -3, -2)).reshape(array.shape)
-
-    return replace(
-        layer,
-        qweight=in_turn(layer.qweight, GATE_RUN),
-        scales=in_turn(layer.scales, GATE_RUN),
-        qzeros=None if layer.qzeros is None else in_turn(layer.qzeros, GATE_RUN // PACK_FACTOR),
-        bias=None if layer.bias is None else in_turn(layer.bias, GATE_RUN),
-    )
+    @property
+    def row_groups(self) -> Array:
+        """The group of each row, [K] int32."""
+        if self.g_idx is not None:
+            return self.g_idx
+        return groups.in_order(self.in_features, self.group_size)
 
 
 def zero_words(layer: GptqTensors, checkpoint_format: str) -> Array:
@@ -240,18 +216,20 @@ def _group_rows(layer: GptqTensors) -> int:
     return K if size == -1 else min(size, K)
 
 
-def _check_scales(layer: GptqTensors) -> None:
+def _check_scales(layer: GptqTensors, *, any_number: bool) -> None:
+    """Raise ProblemError unless there are scales for each group, or for `any_number` of them."""
     G = ceil_div(layer.in_features, layer.group_size)
-    if (
-        layer.scales.ndim == 2
-        and layer.scales.shape[1] == layer.out_features
-        and len(layer.scales) != G
-    ):
-        raise ProblemError(
-            f"{layer.name}: scales must have {G} rows, one for each {layer.group_size} of K = "
-            f"{layer.in_features}; got {len(layer.scales)}"
-        )
-    _check(layer, "scales", layer.scales, (G, layer.out_features), FLOATS)
+    scales = layer.scales
+    if scales.ndim == 2 and scales.shape[1] == layer.out_features:
+        if any_number:
+            # those of more groups than these rows fill
+            G = len(scales)
+        elif len(scales) != G:
+            raise ProblemError(
+                f"{layer.name}: scales must have {G} rows, one for each {layer.group_size} of K = "
+                f"{layer.in_features}; got {len(scales)}"
+            )
+    _check(layer, "scales", scales, (G, layer.out_features), FLOATS)
 
 
 def _zero_points(layer: GptqTensors) -> Array | None:
@@ -267,59 +245,36 @@ def _zero_points(layer: GptqTensors) -> Array | None:
 
 
 def _group_index(layer: GptqTensors, desc_act: bool) -> Array | None:
-    """Return the stored g_idx, or None where it says k // group_size."""
-    K, G = layer.in_features, layer.num_groups
-    if layer.g_idx is None:
-        if desc_act and G > 1:
-            raise ProblemError(
-                f"{layer.name}: g_idx is missing; desc_act with {G} groups needs [{K}] int32"
-            )
-        return None
-    _check(layer, "g_idx", layer.g_idx, (K,), (np.dtype(np.int32),))
-    ordered = np.arange(K, dtype=np.int32) // np.int32(layer.group_size)
-    if np.array_equal(layer.g_idx, ordered):
-        return None
-    low, high = int(layer.g_idx.min()), int(layer.g_idx.max())
-    if low < 0 or high >= G:
-        raise ProblemError(f"{layer.name}: g_idx must be 0..{G - 1}; got {low}..{high}")
-    _check_balance(layer, np.bincount(layer.g_idx, minlength=G), np.bincount(ordered))
-    return layer.g_idx
+    """Return the stored g_idx, or None where rows are in order."""
+    if layer.g_idx is not None:
+        _check(layer, "g_idx", layer.g_idx, (layer.in_features,), (np.dtype(np.int32),))
+    G = layer.num_groups if layer.scales.ndim == 2 else 0
+    shape = (layer.in_features, G, layer.group_size)
+    return groups.checked(layer.name, layer.g_idx, *shape, desc_act=desc_act)
 
 
-def _check_balance(layer: GptqTensors, got: Array, want: Array) -> None:
-    """Raise ProblemError unless each group has its rows: sorted rows then are in order."""
-    for group in np.flatnonzero(got != want)[:1]:
-        raise ProblemError(
-            f"{layer.name}: g_idx must give group {group} {want[group]} rows; got {got[group]}"
-        )
+def _without_overflow(layer: GptqTensors, zero_overflow: str | None) -> GptqTensors:
+    """Return a layer whose v1 zero points all readers take for the same, by whole words."""
+    assert layer.qzeros is not None
+    qzeros = overflow.resolved(layer.name, layer.qzeros, zero_overflow)
+    if zero_overflow != overflow.SIXTEEN or qzeros is layer.qzeros:
+        return replace(layer, qzeros=qzeros)
+    at = overflow.of_15(layer.qzeros)
+    qweight = overflow.lowered(layer.name, layer.qweight, layer.row_groups, at)
+    return replace(layer, qweight=qweight, qzeros=qzeros)
 
 
-def _check_partner(name: str, first: GptqTensors, part: GptqTensors) -> None:
-    for words, got, want in (
-        ("K", part.in_features, first.in_features),
-        ("group size", part.group_size, first.group_size),
-        ("type of scales", part.scales.dtype, first.scales.dtype),
-    ):
-        if got != want:
-            raise ProblemError(
-                f"{name}: its parts must have one {words}; "
-                f"{first.name} has {want}, {part.name} has {got}"
-            )
-    for tensor in ("g_idx", "bias"):
-        lacks = getattr(part, tensor) is None
-        if lacks != (getattr(first, tensor) is None):
-            with_it, without = (first, part) if lacks else (part, first)
-            raise ProblemError(
-                f"{name}: all of its parts must have a {tensor}, or none; "
-                f"{with_it.name} has one, {without.name} has none"
-            )
-    mine, others = part.g_idx, first.g_idx
-    if mine is not None and others is not None and not np.array_equal(mine, others):
-        raise ProblemError(
-            f"{name}: its parts must have the same g_idx; {first.name} and {part.name} differ"
-        )
+def _regular(layer: GptqTensors) -> GptqTensors:
+    """Return a layer with a g_idx whose groups are as many as its group size divides K into."""
+    assert layer.g_idx is not None
+    regular = groups.regular(layer.g_idx, layer.num_groups, layer.group_size)
+    if regular is None:
+        return layer
 
+    def kept(rows: Array) -> Array:
+        return np.pad(rows[regular.used], ((0, regular.num_unused), (0, 0)))
 
-def _bias_of(part: GptqTensors) -> Array:
-    assert part.bias is not None
-    return part.bias
+    return replace(
+        layer, scales=kept(layer.scales), g_idx=regular.g_idx, group_size=regular.group_size,
+        qzeros=None if layer.qzeros is None else kept(layer.qzeros),
+    )  # fmt: skip

@@ -64,6 +64,7 @@ def see(array: Any, stream: int | None = None) -> Seen:
         LaunchError: it is no array, or not contiguous.
     """
     if hasattr(array, "data_ptr"):
+        _refuse_without_memory(array)
         if not array.is_contiguous():
             raise not_contiguous("tensor", array.shape, array.stride(), "elements")
         device = array.get_device()
@@ -122,11 +123,20 @@ def copy_to_host(array: Any) -> Array:
     if isinstance(array, np.ndarray):
         return array
     if hasattr(array, "data_ptr"):
+        _refuse_without_memory(array)
         values = array.detach().cpu().contiguous()
         dtype = DTYPES.get(_name(values.dtype))
         # NumPy knows no bfloat16 of torch's
         return np.asarray(values.numpy()) if dtype is None else _copied(values, dtype)
     return np.asarray(array.get() if hasattr(array, "get") else array)
+
+
+def _refuse_without_memory(tensor: Any) -> None:
+    if getattr(tensor, "is_meta", False):
+        raise LaunchError(
+            f"a tensor {list(tensor.shape)} of torch's meta device has no values; "
+            'make it on a device, as with device="cuda"'
+        )
 
 
 def _copied(tensor: Any, dtype: npt.DTypeLike) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from ferrum_numba.kernels.dtypes import DTYPES
 from ferrum_numba.launch import Order, capturing
 from ferrum_numba.linear.choice import readers
 from ferrum_numba.linear.launch_plan import LaunchPlan
+from ferrum_numba.linear.pieces import Plan, planned
 from ferrum_numba.linear.runtime import Runtime
 from ferrum_numba.linear.slabs import Slabs, filling
 from ferrum_numba.linear.stages import LayerTask
@@ -42,7 +43,7 @@ class GpuGemm:
         self._kernels = readers(store.kind, dense=dense)
         # experts of a stack share theirs, unless they ask for other kernels or another problem
         own = dense or bias is not None
-        self.plans: dict[int, LaunchPlan] = {} if own else self._runtime.plans.of(store)
+        self.plans: dict[int, Plan] = {} if own else self._runtime.plans.of(store)
         self._own_bias: Slabs | None = None
         if bias is not None:
             with filling(self._runtime.device, 1) as self._own_bias:
@@ -69,14 +70,21 @@ class GpuGemm:
 
         stream: whose scratch; None for the default stream's and that of captures to come
         """
+
+        def prepared(M: int) -> LaunchPlan:
+            plan = self._runtime.plans.make(self.task(M))
+            if plan.needs is not None:
+                for each in (0, None) if stream is None else (stream,):
+                    self._runtime.scratch.reserve(plan.needs, each)
+            return plan
+
         for M in rows:
-            if M == 0:
-                continue
-            plan = self.plans[M] = self._runtime.plans.make(self.task(M))
-            if plan.needs is None:
-                continue
-            for each in (0, None) if stream is None else (stream,):
-                self._runtime.scratch.reserve(plan.needs, each)
+            if M:
+                self.plans[M] = self._planned(M, prepared)
+
+    def _planned(self, M: int, plan_of: Callable[[int], LaunchPlan]) -> Plan:
+        weight = self._store.weight
+        return planned(M, weight.K, weight.N, plan_of)
 
     def task(self, M: int) -> LayerTask:
         """Return what M rows ask of a launch plan."""
@@ -85,15 +93,19 @@ class GpuGemm:
             problem = replace(problem, bias=True)
         return LayerTask(problem, self._kernels, store.names, store.gathered, store.weight.two_step)
 
-    def _plan(self, M: int, stream: int) -> LaunchPlan:
+    def _plan(self, M: int, stream: int) -> Plan:
         """Return the plan of a number of rows seen for the first time."""
-        task = self.task(M)
-        plan = self._runtime.plans.get(task)
-        if plan is None:
-            if capturing(stream):
-                raise self._unprepared(M, "a kernel cannot be loaded while a graph is captured")
-            plan = self._runtime.plans.make(task)
-        self.plans[M] = plan
+
+        def made(rows: int) -> LaunchPlan:
+            task = self.task(rows)
+            plan = self._runtime.plans.get(task)
+            if plan is None:
+                if capturing(stream):
+                    raise self._unprepared(M, "a kernel cannot be loaded while a graph is captured")
+                plan = self._runtime.plans.make(task)
+            return plan
+
+        plan = self.plans[M] = self._planned(M, made)
         return plan
 
     def _unprepared(self, M: int, reason: str) -> CaptureError:

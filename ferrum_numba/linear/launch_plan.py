@@ -86,7 +86,7 @@ class LaunchPlans:
     def __init__(self, device: Device, scratch: Scratch) -> None:
         self._device, self._scratch = device, scratch
         self._plans: dict[Task, LaunchPlan] = {}
-        self._by_rows: WeakKeyDictionary[object, dict[int, LaunchPlan]] = WeakKeyDictionary()
+        self._by_rows: WeakKeyDictionary[object, dict[int, Any]] = WeakKeyDictionary()
         self._loaded: dict[str, Loaded] = {}
         # read with the first plan: whoever only runs the reference needs none
         self._decisions: list[Decision] | None = None
@@ -94,7 +94,7 @@ class LaunchPlans:
         # a program is compiled once, however many threads ask for it
         self._lock = threading.Lock()
 
-    def of(self, weight: object) -> dict[int, LaunchPlan]:
+    def of(self, weight: object) -> dict[int, Any]:
         """Return the plans of one weight by rows of x, for its users to fill; they go with it."""
         return self._by_rows.setdefault(weight, {})
 

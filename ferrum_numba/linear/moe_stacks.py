@@ -9,7 +9,8 @@ import numpy as np
 
 from ferrum_numba.contract import Array
 from ferrum_numba.errors import ProblemError
-from ferrum_numba.gptq.tensors import GptqTensors, concatenate, interleaved
+from ferrum_numba.gptq.fused import concatenate, interleaved
+from ferrum_numba.gptq.tensors import GptqTensors
 from ferrum_numba.linear.select import make_store
 from ferrum_numba.linear.stores import MarlinStore, Store
 

@@ -21,6 +21,8 @@ from ferrum_numba.results.decisions import Decision
 Progress = Callable[[int, int], None]
 # (rows, decisions, gpu) -> what is launched
 Needs = Callable[[Sequence[int], Sequence[Decision], Gpu], Iterable[tuple[Kernel, Config]]]
+# what a layer and its weight have alike
+KNOWN = ("K", "N", "group_size", "bias", "act_order", "uneven")
 
 
 def kinds(layers: Iterable[LayerInfo], dtype: str) -> list[Weight]:
@@ -41,7 +43,7 @@ def weights(layers: Iterable[LayerInfo], dtype: str) -> dict[str, Weight]:
 
 
 def _weight(layer: LayerInfo, dtype: str) -> Weight:
-    known = {name: getattr(layer, name) for name in ("K", "N", "group_size", "bias", "act_order")}
+    known = {name: getattr(layer, name) for name in KNOWN}
     return Weight(layer.name, dtype=dtype, bias_mode="fused", symmetric=bool(layer.sym), **known)
 
 
@@ -99,15 +101,17 @@ def _fused(stored: dict[str, Weight]) -> Iterator[Weight]:
 
 
 def side_by_side(name: str, parts: Sequence[Weight | None]) -> Weight | None:
-    """Return the weight of all parts' columns, as `gptq.tensors.concatenate` has it, or None."""
+    """Return the weight of all parts' columns, as `gptq.fused.concatenate` has it, or None."""
     found = [part for part in parts if part is not None]
     if len(found) < len(parts):
         return None
     first = found[0]
     for part in found:
-        if part != replace(first, name=part.name, N=part.N, symmetric=part.symmetric):
+        like = replace(first, name=part.name, N=part.N, symmetric=part.symmetric, bias=part.bias)
+        if part != like:
             return None
     return replace(
         first, name=name, N=sum(part.N for part in found),
         symmetric=all(part.symmetric for part in found),
+        bias=any(part.bias for part in found),
     )  # fmt: skip

@@ -48,8 +48,9 @@ def usual_store(weight: Weight) -> type[Store]:
         ProblemError: no store can hold it.
     """
     # packed rows are in the order of their groups
-    packed = replace(weight, act_order=False)
-    if not _says_raw() and choice.refusal(MarlinStore.kind, packed.problem(1)) is None:
+    packed = replace(weight, act_order=False).problem(1)
+    can_be = weight.unpackable is None and choice.refusal(MarlinStore.kind, packed) is None
+    if can_be and not _says_raw():
         return MarlinStore
     reason = choice.refusal(RawGptqStore.kind, weight.problem(1))
     if reason is not None:

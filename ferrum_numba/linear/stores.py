@@ -23,7 +23,7 @@ from ferrum_numba.linear import choice
 from ferrum_numba.linear.repacker import Repacker
 from ferrum_numba.linear.runtime import Runtime, runtime
 from ferrum_numba.linear.slabs import Slabs, filling, put_all
-from ferrum_numba.linear.weight import Weight, rounded
+from ferrum_numba.linear.weight import Weight, rounded, rounded_scales
 from ferrum_numba.reference import gptq, marlin_layout
 
 # eight zero points of 8, in any order
@@ -61,7 +61,7 @@ class Store(ABC):
         """Put a layer's weight on a device; scales and bias are rounded to dtype once.
 
         Raises:
-            ProblemError: no kernel on this layout can run it.
+            ProblemError: no kernel on this layout can run it, or its scales are lost in dtype.
             DeviceError:  no such device.
         """
         return cls.from_experts([layer], 1, device=device, dtype=dtype, bias_mode=bias_mode)
@@ -167,14 +167,8 @@ class MarlinStore(Store):
     @classmethod
     def refusal(cls, layer: GptqTensors, weight: Weight) -> str | None:
         """Return why a layer cannot be packed, or None."""
-        if layer.g_idx is not None:
-            got = np.bincount(layer.g_idx, minlength=weight.num_groups)
-            want = np.bincount(weight.ordered_groups)
-            for group in np.flatnonzero(got != want)[:1]:
-                return (
-                    f"the packed layout needs {want[group]} rows in group {group}; "
-                    f"g_idx gives it {got[group]}"
-                )
+        if weight.unpackable is not None:
+            return weight.unpackable
         # packed rows are in the order of their groups, and so are the columns of x that kernels get
         return super().refusal(layer, replace(weight, act_order=False))
 
@@ -213,7 +207,7 @@ class MarlinStore(Store):
         }
         put_all(slabs, index, operands, absent)
         if repacker.runtime is None:
-            packed = marlin_weight(layer.qweight, operands.get("perm"), shape)
+            packed = marlin_weight(layer.weight_parts, operands.get("perm"), shape)
             slabs.put("packed", index, packed, owned=True)
             return
         if index == 0:
@@ -274,7 +268,7 @@ class RawGptqStore(Store):
     ) -> None:
         operands = {
             "qweight": layer.qweight,
-            "scales": rounded(layer.name, "scales", layer.scales, weight.dtype),
+            "scales": rounded_scales(layer, weight.dtype),
             "qzeros": zero_words(layer, "gptq"),
         }
         if layer.g_idx is not None:
@@ -323,7 +317,7 @@ class RawGptqStore(Store):
 
 def _packed_operands(layer: GptqTensors, weight: Weight) -> dict[str, Array]:
     """Return all operands of a packed weight but the weight itself."""
-    inputs = {"scales": rounded(layer.name, "scales", layer.scales, weight.dtype)}
+    inputs = {"scales": rounded_scales(layer, weight.dtype)}
     if layer.qzeros is not None:
         inputs["zero_points"] = gptq.unpack_zero_points(layer.qzeros, layer.checkpoint_format)
     if layer.g_idx is not None:

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from ferrum_numba.errors import ProblemError
-from ferrum_numba.gptq.tensors import GptqTensors, interleaved
+from ferrum_numba.gptq.fused import interleaved
+from ferrum_numba.gptq.tensors import GptqTensors
 from ferrum_numba.kernels.grouped import MOST_TOP_K
 from ferrum_numba.linear.experts import ExpertStack as OnDevice
 from ferrum_numba.torch import moe, operator

@@ -11,6 +11,7 @@ from ferrum_numba.errors import CaptureError, LaunchError
 from ferrum_numba.launch import capturing
 from ferrum_numba.linear.choice import readers
 from ferrum_numba.linear.launch_plan import LaunchPlan
+from ferrum_numba.linear.pieces import Plan, planned
 from ferrum_numba.linear.runtime import runtime
 from ferrum_numba.linear.select import STORES
 from ferrum_numba.linear.stages import LayerTask
@@ -45,7 +46,7 @@ class Weights:
         on = runtime(device)
         assert on is not None, "a number is a GPU"
         self.K, self.N = layout.K, layout.N
-        self.plans: dict[int, LaunchPlan] = {}
+        self.plans: dict[int, Plan] = {}
         self._layout, self._dtype, self._device, self._runtime = layout, dtype, device, on
         self._weight, self._kind = layout.weight(dtype), STORES[layout.store]
         self._kernels = readers(layout.store, dense=layout.dense)
@@ -86,27 +87,30 @@ class Weights:
             return self._pack(*first)
         return self._pack(*(a + expert * n for a, n in zip(first, self._bytes, strict=True)))
 
-    def plan(self, M: int, stream: int) -> LaunchPlan:
+    def plan(self, M: int, stream: int) -> Plan:
         """Return the plan of a number of rows that was not seen before.
 
         Raises:
             CaptureError: the stream is being captured, and a kernel would have to be loaded.
         """
         gathered = self._layout.store == "marlin" and self._layout.act_order
-        weight = self._weight
-        task = LayerTask(
-            weight.problem(M), self._kernels, self._kind.names, gathered, weight.two_step
-        )
-        made = self._runtime.plans.get(task)
-        if made is None:
-            if capturing(stream):
-                raise CaptureError(
-                    f"{self._weight.name}: a kernel cannot be loaded while a graph is captured; "
-                    f"before it, call the layer with {M} rows, or its prepare([{M}])"
-                )
-            made = self._runtime.plans.make(task)
-        self.plans[M] = made
-        return made
+        weight, names = self._weight, self._kind.names
+
+        def made(rows: int) -> LaunchPlan:
+            problem = weight.problem(rows)
+            task = LayerTask(problem, self._kernels, names, gathered, weight.two_step)
+            plan = self._runtime.plans.get(task)
+            if plan is None:
+                if capturing(stream):
+                    raise CaptureError(
+                        f"{self._weight.name}: a kernel cannot be loaded while a graph is "
+                        f"captured; before it, call the layer with {M} rows, or its prepare([{M}])"
+                    )
+                plan = self._runtime.plans.make(task)
+            return plan
+
+        plan = self.plans[M] = planned(M, self.K, self.N, made)
+        return plan
 
     def _check(self, *tensors: torch.Tensor | None) -> None:
         for what, tensor, known in zip(self._kind.names, tensors, self._buffers, strict=True):

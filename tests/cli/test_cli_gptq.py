@@ -11,9 +11,12 @@ from safetensors.numpy import save_file
 from toy_kernel import Toy
 
 from ferrum_numba import GptqCheckpoint, cli
+from ferrum_numba.cli import convert
 from ferrum_numba.cli.inspect import answers
 from ferrum_numba.gptq import quantize
 from ferrum_numba.gptq.checkpoint import LayerInfo
+from ferrum_numba.gptq.overflow import READINGS
+from ferrum_numba.gptq.targets import TARGETS
 from ferrum_numba.kernels import DENSE, KERNELS, LINEAR, PACKED
 
 
@@ -88,7 +91,7 @@ def test_inspect_prints_every_layer_for_programs(run, model):
     assert row == {
         "name": "model.layers.7.mlp.down_proj", "format": "gptq", "K": 64, "N": 64,
         "group_size": 32, "sym": False, "act_order": True, "bias": False, "dtype": "float16",
-        "error": None, "experts": None,
+        "error": None, "experts": None, "uneven": None,
     }  # fmt: skip
     assert (said["w4a16_gptq"], said["marlin"]) == ("yes", "yes, on gathered x")
     assert {*said} == {kernel.name for kernel in LINEAR}
@@ -132,6 +135,18 @@ def test_a_problem_that_cannot_be_is_the_kernels_answer():
     assert all(reason.startswith("N must be a multiple of 8") for reason in said.values())
 
 
+def test_groups_of_several_sizes_are_the_raw_kernel_s(run, tmp_path, rng):
+    layer = build.make(rng, act_order=True, sym=True)
+    layer.group[layer.group.argmax()] = 0
+    build.write(tmp_path / "model", {"x": layer.gptq()}, {"group_size": 32})
+    (row,) = json.loads(run("inspect", "model", "--json")[1])
+    said = "group 0 has 33 rows, not 32"
+    assert row["uneven"] == said
+    refusal = f"needs groups of one size; by g_idx {said}"
+    others = dict.fromkeys((kernel.name for kernel in (*PACKED, *DENSE)), refusal)
+    assert row["kernels"] == {"w4a16_gptq": "yes"} | others
+
+
 def test_inspect_without_a_quantised_layer(run, tmp_path):
     (tmp_path / "quantize_config.json").write_text("{}")
     save_file({"x.weight": np.zeros((8, 8), np.float16)}, tmp_path / "model.safetensors")
@@ -170,6 +185,54 @@ def test_every_option_of_quantize_counts(run, source, tmp_path):
     assert run("inspect", "target")[0] == 0
 
 
+def test_quantize_keeps_what_it_is_told_to(run, source, tmp_path):
+    options = ("--include", "^lm", "--exclude", r"\.0\.", "--exclude", "head")
+    status, out, _ = run("quantize", "source", "target", *options)
+    assert status == 0
+    assert out == (
+        "1 layers are quantised in target\n"
+        "  kept 1: excluded by 'head', such as lm_head\n"
+        "  kept 1: excluded by '\\\\.0\\\\.', such as model.layers.0.q_proj\n"
+    )
+    with GptqCheckpoint.open(tmp_path / "target") as checkpoint:
+        assert checkpoint.names == ["model.layers.1.q_proj"]
+        assert checkpoint.config.for_layer("model.layers.0.q_proj") is None
+    status, out, err = run("quantize", "source", "again", "--exclude", "mlp")
+    assert (status, out) == (2, "")
+    assert err == "ferrum-numba: exclude 'mlp' is found in no name of a matrix\n"
+
+
+def test_convert_says_what_it_did(run, source, tmp_path):
+    run("quantize", "source", "quantised")
+    status, out, err = run("convert", "quantised", "awq", "--to", "awq")
+    assert (status, err) == (0, "")
+    assert out == "2 layers are in awq as awq, and 1 other tensors as they were\n"
+    status, out, _ = run("convert", "awq", "again", "--to", "compressed-tensors", "--json")
+    made = {"target": "again", "format": "compressed-tensors", "layers": 2, "others": 1}
+    assert (status, json.loads(out)) == (0, made)
+    with GptqCheckpoint.open(tmp_path / "again") as checkpoint:
+        assert [info.format for info in checkpoint.layers()] == ["pack-quantized"] * 2
+    assert {*convert.FORMATS} == {*TARGETS}
+    assert {*convert.READINGS} == {*READINGS}
+
+
+def test_convert_asks_what_a_15_means(run, tmp_path, rng):
+    layer = build.make(rng, sym=True)
+    layer.zeros[0, 5] = 0
+    build.write(tmp_path / "model", {"x": layer.gptq()}, {"group_size": 32})
+    status, out, err = run("convert", "model", "v2", "--to", "gptq_v2")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("ferrum-numba: x: 1 of 128 stored zero points are 15, which is read as")
+    assert run("convert", "model", "v2", "--to", "gptq_v2", "--zero-overflow", "wrap")[0] == 0
+    assert run("convert", "model", "v1", "--to", "awq", "--zero-overflow", "carry")[0] == 0
+    status, _, err = run("convert", "v1", "marlin", "--to", "marlin")
+    assert status == 2
+    assert err == (
+        "ferrum-numba: x: a Marlin checkpoint holds zero points of 8; this layer has others\n"
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "v2", "v1"}
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
@@ -183,6 +246,8 @@ def test_every_option_of_quantize_counts(run, source, tmp_path):
         (["quantize", "source", "source"], "source is there already; the target must be a new"),
         (["quantize", "source", "no/target"], "no/target cannot be written: No such file"),
         (["quantize", "cut.safetensors", "target"], "cut.safetensors is damaged: "),
+        (["convert", "nowhere", "target", "--to", "awq"], "nowhere is not there; it must be a"),
+        (["convert", "source", "target", "--to", "awq"], "source has no quantize_config.json"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -216,6 +281,8 @@ def test_an_interrupted_quantize_leaves_nothing(run, source, tmp_path, monkeypat
         (["quantize", "a", "b", "--group-size", "x"], "of at least 1; got 'x'"),
         (["quantize", "a", "b", "--format", "awq"], "--format: invalid choice: 'awq'"),
         (["quantize", "a"], "the following arguments are required: TARGET"),
+        (["convert", "a", "b"], "the following arguments are required: --to"),
+        (["convert", "a", "b", "--to", "gguf"], "--to: invalid choice: 'gguf'"),
         (["quantize", "", "b"], "SOURCE: must not be empty"),
         (["inspect", ""], "FILE|FOLDER: must not be empty"),
     ],

@@ -52,9 +52,15 @@ def test_kinds_are_those_of_the_layers(tmp_path):
 
 
 def test_parts_that_differ_are_not_fused(tmp_path):
-    parts = [named("q_proj", 64), named("k_proj", 64), named("v_proj", 64, bias=True)]
+    parts = [named("q_proj", 64), named("k_proj", 64), named("v_proj", 64, act_order=True)]
     problems = checkpoint_problems(checkpoint(tmp_path / "model", parts), [1])
     assert [problem.N for problem in problems] == [64, 64]
+
+
+def test_one_bias_among_parts_is_one_of_the_whole(tmp_path):
+    parts = [named("q_proj", 64), named("k_proj", 64), named("v_proj", 64, bias=True)]
+    problems = checkpoint_problems(checkpoint(tmp_path / "model", parts), [1])
+    assert [(problem.N, problem.bias) for problem in problems][-1] == (192, True)
 
 
 def test_a_layer_that_cannot_be_loaded_is_an_error(tmp_path):

@@ -1,8 +1,10 @@
 """Checkpoints on disk: folders, shards, fusion, experts; and files that are cut short or lie."""
 
 import json
+import re
 import struct
 import tracemalloc
+import warnings
 import weakref
 
 import gptq_layers as build
@@ -564,12 +566,43 @@ def test_places_without_a_checkpoint_are_named(tmp_path):
 def test_a_layer_of_the_file_is_refused_and_the_next_one_loads(tmp_path, model):
     layers = stored(model)
     bad, good = "model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj"
-    layers[bad]["scales"] = layers[bad]["scales"][:1]
-    checkpoint = GptqCheckpoint.open(build.write(tmp_path, layers, CONFIG))
+    layers[bad]["scales"] = layers[bad]["scales"][:, :8]
+    folder = build.write(tmp_path, layers, CONFIG)
+    checkpoint = GptqCheckpoint.open(folder, zero_overflow="carry")
     before = vars(checkpoint).copy()
     for name in (bad, "model.layers.0.mlp.gate_up_proj"):
-        with pytest.raises(ProblemError, match=f"^{bad}: scales must have 2 rows"):
+        with pytest.raises(ProblemError, match=rf"^{bad}: scales must be \[2, "):
             checkpoint.linear(name)
     # nothing of it is kept
     assert vars(checkpoint) == before
     build.check(checkpoint.linear(good), model[good])
+
+
+def test_a_16_bit_part_of_a_projection_is_named(tmp_path, rng):
+    layers = {f"a.{name}": build.make(rng, N=8).gptq() for name in ("q_proj", "k_proj")}
+    dense = {"a.v_proj.weight": np.zeros((8, 64), np.float16)}
+    checkpoint = GptqCheckpoint.open(build.write(tmp_path, layers, CONFIG, **dense))
+    words = (
+        "a.qkv_proj cannot be one weight: int4 is a.q_proj, a.k_proj, not quantised is "
+        "a.v_proj (F16); load the parts by their own names"
+    )
+    with pytest.raises(CheckpointError, match=re.escape(words)):
+        checkpoint.linear("a.qkv_proj")
+
+
+@pytest.mark.parametrize("reading", [None, "carry", "wrap"])
+def test_how_a_stored_15_is_read_is_told_once(tmp_path, rng, reading):
+    layers = {f"layers.{i}.x": build.make(rng, N=64) for i in range(3)}
+    for layer in layers.values():
+        layer.zeros[:, 3] = 0
+    stored = {name: layer.gptq() for name, layer in layers.items()}
+    checkpoint = GptqCheckpoint.open(build.write(tmp_path, stored, CONFIG), zero_overflow=reading)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        got = [checkpoint.linear(name) for name in layers]
+        infos = checkpoint.layers()
+    assert [str(each.message).partition(":")[0] for each in told] == ["layers.0.x"][: not reading]
+    assert not any(info.error for info in infos)
+    for tensors, layer in zip(got, layers.values(), strict=True):
+        same = np.array_equal(build.weight_of(tensors), layer.weight)
+        assert same == (reading != "wrap")

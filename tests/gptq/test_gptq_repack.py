@@ -74,6 +74,20 @@ def test_what_does_not_divide_is_padded_with_codes_8(rng, shape, with_perm):
 
 
 @pytest.mark.usefixtures("_blocks")
+@pytest.mark.parametrize("with_perm", [False, True])
+@pytest.mark.parametrize("columns", [(64, 128), (8, 40, 24), (200, 8)], ids=str)
+def test_parts_are_packed_as_if_they_were_one(rng, columns, with_perm):
+    parts = [random_words(rng, 80, N) for N in columns]
+    perm = rng.permutation(80).astype(np.int32) if with_perm else None
+    shape = (128, 256)
+    want = marlin_weight(np.concatenate(parts, axis=1), perm, shape)
+    np.testing.assert_array_equal(marlin_weight(parts, perm, shape), want)
+    np.testing.assert_array_equal(
+        marlin_weight(tuple(parts[:1]), perm, shape), marlin_weight(parts[0], perm, shape)
+    )
+
+
+@pytest.mark.usefixtures("_blocks")
 @pytest.mark.parametrize("shape", [(16, 64), (24, 72), (208, 832), (136, 8)], ids=str)
 def test_a_weight_comes_back(rng, shape):
     words = random_words(rng, *shape)

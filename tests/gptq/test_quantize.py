@@ -6,14 +6,16 @@ import gptq_layers as build
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from ferrum_numba import CheckpointError, GptqCheckpoint, GptqTensors, ProblemError
+from ferrum_numba.gptq import overflow
 from ferrum_numba.gptq import quantize as module
 from ferrum_numba.gptq.files import TensorFiles
 from ferrum_numba.gptq.quantize import Recipe, quantize_checkpoint, quantize_weight
+from ferrum_numba.reference.gptq import unpack_zero_points
 
 # relative error of a scale that is rounded to its type, times the 7.5 or 15 scales it stands for
 SCALE_ERROR = {"fp16": 2.0**-11, "bf16": 2.0**-8, "fp32": 2.0**-11}
@@ -69,6 +71,8 @@ def test_zero_stays_zero(rng):
 )  # fmt: skip
 def test_any_range_is_met(low, high, sym):
     weight = np.tile(np.linspace(low, high, 8, dtype=np.float32).astype(np.float16), (8, 1))
+    # so small that a scale has few bits left
+    assume(max(abs(low), abs(high)) == 0 or max(abs(low), abs(high)) > 15e-5)
     got = rounded(weight, Recipe(-1, sym))
     error = np.abs(build.weight_of(got).T - weight.astype(np.float32))
     # below 2^-14 a scale is a subnormal float16, off by half of 2^-24
@@ -97,6 +101,30 @@ def test_a_weight_that_cannot_be_rounded_is_named(value, words):
     with pytest.raises(ProblemError) as error:
         quantize_weight("x", weight, Recipe())
     assert str(error.value) == words
+
+
+@pytest.mark.parametrize("sym", [True, False])
+def test_a_weight_whose_scales_vanish_is_refused(rng, sym):
+    """It would be all zeros, without a word."""
+    weight = rng.standard_normal((8, 32), np.float32) * np.float32(1e-8)
+    words = "x: float16 makes an error of 100.0% of its scales, which must be at most 1%: its"
+    with pytest.raises(ProblemError, match=words):
+        quantize_weight("x", weight, Recipe(32, sym))
+    got = build.weight_of(rounded(weight.astype(ml_dtypes.bfloat16), Recipe(32, sym))).T
+    assert np.abs(got - weight).max() < 0.2 * np.abs(weight).max()
+
+
+def test_v1_stores_no_zero_point_of_0(rng):
+    """It would store 15, which readers take for three values."""
+    weight = rng.uniform(0, 1, (8, 64)).astype(np.float16)
+    for checkpoint_format, least in (("gptq", 1), ("gptq_v2", 0)):
+        recipe = Recipe(32, False, checkpoint_format)
+        qzeros = quantize_weight("x", weight, recipe)["qzeros"]
+        assert unpack_zero_points(qzeros, checkpoint_format).min() == least
+        assert overflow.count(qzeros) == 0
+        got = rounded(weight, recipe)
+        error = np.abs(build.weight_of(got).T - weight.astype(np.float32))
+        assert error.max() <= got.scales.astype(np.float32).max() * 0.51
 
 
 @pytest.mark.parametrize(
@@ -153,6 +181,7 @@ def test_a_model_is_written_and_loads(tmp_path, source, weights):
     assert made.kept == {
         "lm_head": "the head",
         "model.embed_tokens": "no linear layer",
+        "model.layers.0.conv": "a tensor of 3 dimensions",
         "model.layers.0.mlp.gate": "a router",
         "model.layers.0.odd": "K = 64 and N = 12 must be multiples of 8",
     }
@@ -179,7 +208,10 @@ def test_configs_say_what_was_done(tmp_path, source):
         "bits": 4, "group_size": -1, "desc_act": False, "sym": False, "lm_head": True,
         "quant_method": "gptq", "checkpoint_format": "gptq_v2", "pack_dtype": "int32",
         # a loader must not look for codes of these; gate_proj is no gate
-        "dynamic": {r"-:model\.layers\.0\.mlp\.gate$": {}, r"-:model\.layers\.0\.odd$": {}},
+        "dynamic": {
+            r"-:model\.layers\.\d+\.conv$": {}, r"-:model\.layers\.\d+\.mlp\.gate$": {},
+            r"-:model\.layers\.\d+\.odd$": {},
+        },
     }  # fmt: skip
     model = json.loads((target / "config.json").read_text())
     assert model == {"hidden_size": 64, "quantization_config": config}
@@ -260,10 +292,95 @@ def test_an_interruption_leaves_nothing_behind(tmp_path, source, monkeypatch, fa
     def fail(*args, **kwargs):
         raise failure
 
-    monkeypatch.setattr(module, "_write_configs", fail)
+    monkeypatch.setattr(module, "write_index", fail)
     expected = KeyboardInterrupt if isinstance(failure, KeyboardInterrupt) else CheckpointError
     with pytest.raises(expected) as error:
         quantize_checkpoint(source, tmp_path / "target")
     if expected is CheckpointError:
         assert str(error.value).endswith("target cannot be written: No space left on device")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_what_is_written_is_read_back(tmp_path, source, monkeypatch):
+    """A config that does not say what is there is never left for others to find."""
+    config = module._config
+
+    def wrong(recipe, chosen):
+        return config(recipe, chosen) | {"dynamic": {}}
+
+    monkeypatch.setattr(module, "_config", wrong)
+    words = "target was not written as it was meant: model.layers.0.conv"
+    with pytest.raises(CheckpointError, match=words):
+        quantize_checkpoint(source, tmp_path / "target", Recipe(32))
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def write(folder, tensors, config=None):
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors")
+    if config is not None:
+        (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("config", [{"model_type": "gpt2"}, None])
+def test_gpt2_has_its_weights_in_in_by_out(tmp_path, rng, config):
+    """transformers' Conv1D: quantised along the other axis a weight is 78 % off."""
+    sizes = {"attn.c_attn": (64, 192), "mlp.c_fc": (64, 256), "mlp.c_proj": (256, 64)}
+    # which of two equal sizes is K only the model type can say
+    sizes |= {"attn.c_proj": (64, 64)} if config else {}
+    tensors = {}
+    for name, shape in sizes.items():
+        tensors[f"h.0.{name}.weight"] = rng.standard_normal(shape, np.float32).astype(np.float16)
+        tensors[f"h.0.{name}.bias"] = np.zeros(shape[1], np.float16)
+    tensors["wte.weight"] = np.zeros((512, 64), np.float16)
+    made = quantize_checkpoint(
+        write(tmp_path / "source", tensors, config), tmp_path / "target", Recipe(32)
+    )
+    assert made.kept == {"wte": "no linear layer"}
+    with GptqCheckpoint.open(tmp_path / "target") as checkpoint:
+        for name, (K, N) in sizes.items():
+            layer = checkpoint.linear(f"h.0.{name}")
+            assert (layer.in_features, layer.out_features) == (K, N)
+            want = tensors[f"h.0.{name}.weight"].astype(np.float32)
+            scale = np.repeat(layer.scales.astype(np.float32), 32, axis=0)
+            assert (np.abs(build.weight_of(layer) - want) <= 0.51 * scale).all()
+
+
+def test_experts_in_one_tensor_are_named(tmp_path, rng):
+    weight = rng.standard_normal((4, 128, 64), np.float32).astype(np.float16)
+    tensors = {f"model.layers.{i}.mlp.experts.gate_up_proj": weight for i in range(2)}
+    tensors["model.layers.0.self_attn.o_proj.weight"] = weight[0]
+    folder = write(tmp_path / "source", tensors, {"model_type": "qwen3_moe"})
+    made = quantize_checkpoint(folder, tmp_path / "target", Recipe(32))
+    reason = "experts in one tensor of 3 dimensions"
+    assert made.kept == dict.fromkeys(sorted(tensors)[:1] + sorted(tensors)[2:], reason)
+    with GptqCheckpoint.open(tmp_path / "target") as checkpoint:
+        assert checkpoint.config.for_layer("model.layers.1.mlp.experts") is None
+        assert checkpoint.config.for_layer("model.layers.0.self_attn.o_proj") is not None
+
+
+@pytest.mark.parametrize(
+    ("config", "stored", "head", "reason"),
+    [
+        ({}, True, True, None),
+        ({}, True, False, "the head"),
+        ({"tie_word_embeddings": True}, True, True, "the head: it is the embedding"),
+        ({"tie_word_embeddings": True}, False, True, "the head: it is the embedding"),
+        ({"text_config": {"tie_word_embeddings": True}}, True, True,
+         "the head: it is the embedding"),
+        ({}, False, True, "the head: it has no tensor of its own"),
+        ({"tie_word_embeddings": True}, False, False, None),
+    ],
+)  # fmt: skip
+def test_the_config_says_whether_there_is_a_quantised_head(
+    tmp_path, weights, config, stored, head, reason
+):
+    if not stored:
+        del weights["lm_head.weight"]
+    folder = write(tmp_path / "source", weights, {"model_type": "llama"} | config)
+    made = quantize_checkpoint(folder, tmp_path / "target", Recipe(32, lm_head=head))
+    assert made.kept.get("lm_head") == reason
+    with GptqCheckpoint.open(tmp_path / "target") as checkpoint:
+        assert checkpoint.config.lm_head == ("lm_head" in checkpoint.names)
+        assert checkpoint.config.lm_head == (stored and head and reason is None)

@@ -23,6 +23,7 @@ from ferrum_numba.kernels.grouped import GroupedProblem
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.launch import Graph
 from ferrum_numba.linear import choice, launch_plan
+from ferrum_numba.linear.arrays import copy_to_host
 from ferrum_numba.linear.dense import MarlinLinear
 from ferrum_numba.linear.runtime import runtime
 from ferrum_numba.results import Decision
@@ -344,6 +345,25 @@ class Tensor:
         return (1, self.shape[0])
 
 
+class Meta:
+    """What torch's tensors of the meta device look like."""
+
+    shape, dtype, is_meta = (2, 128), "torch.float16", True
+
+    def data_ptr(self):
+        return 0
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_tensor_without_memory_is_named(gpu, device):
+    linear = make(ORDERED, device=device)
+    words = "a tensor [2, 128] of torch's meta device has no values; make it on a device"
+    with pytest.raises(LaunchError, match=re.escape(f"{NAME}: x: {words}")):
+        linear.forward(Meta(), np.zeros((2, 64), np.float16), 0)
+    with pytest.raises(LaunchError, match=re.escape(words)):
+        copy_to_host(Meta())
+
+
 NO_ARRAY = "a layer needs a torch tensor, a CuPy, JAX or NumPy array, or another with DLPack"
 
 
@@ -422,12 +442,14 @@ def test_a_call_is_checked_before_it_allocates(gpu):
     assert gpu.host.allocated[len(allocated) :] == [512]
 
 
-def test_more_decidedthan_any_kernel_takes_are_an_error(gpu):
+def test_an_error_in_forward_ends_nothing(gpu):
     """Defect 14: there every error in forward is a panic, which ends the program."""
     linear = make(layer(8, 8, -1))
-    source, out = gpu.empty((65_537, 8)), gpu.empty((65_537, 8))
-    with pytest.raises(ProblemError, match=f"{NAME}: M must be at most 65536; got M = 65537"):
+    source, out = gpu.empty((2, 8)), gpu.empty((3, 8))
+    with pytest.raises(ProblemError, match=f"{NAME}: out must be "):
         linear.forward(source, out, 0)
+    x = rows(2, 8)
+    assert_close(linear(x), reference(layer(8, 8, -1), x))
 
 
 def test_an_unknown_bias_mode_is_refused_when_the_layer_is_made():

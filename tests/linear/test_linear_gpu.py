@@ -458,3 +458,40 @@ def test_numpy_arrays(device):
     x = rows(6, 512)
     y = MarlinLinear.from_gptq(tensors)(x.reshape(2, 3, 512))
     assert_both_norms(y.reshape(6, 576), reference(tensors, x))
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_70_000_rows_are_those_of_two_calls(device, store):
+    """More than a kernel counts."""
+    M, tensors = 70_000, big(256, 128)
+    linear = MarlinLinear.from_gptq(tensors, store=store)
+    x, source, out = on(device, tensors, M)
+    linear.forward(source, out, 0)
+    got = out.read()
+    assert_both_norms(got[::1000], reference(tensors, x[::1000]))
+    first = 35_072  # the larger of two pieces, in rows of 128
+    for rows_of in (slice(0, first), slice(first, M)):
+        _, piece, want = on(device, tensors, rows_of.stop - rows_of.start)
+        piece = CudaArray.of(device, x[rows_of])
+        linear.forward(piece, want, 0)
+        np.testing.assert_array_equal(got[rows_of], want.read())
+
+
+@pytest.mark.parametrize("M", [1, 17, 300])
+@pytest.mark.parametrize("rows_of", [slice(0, 2048), slice(2048, 4096), slice(72, 1096)])
+@pytest.mark.parametrize("act_order", [True, False])
+def test_rows_of_a_layer_with_all_of_its_scales(device, act_order, rows_of, M):
+    """As tensor parallelism cuts them; groups of any size, which the raw store runs."""
+    whole = layer(4096, 256, 128, zeros="gptq", act_order=act_order)
+    tensors = GptqTensors.make(
+        "cut", whole.qweight[rows_of.start // 8 : rows_of.stop // 8], whole.scales, whole.qzeros,
+        whole.row_groups[rows_of], group_size=128,
+    )  # fmt: skip
+    linear = MarlinLinear.from_gptq(tensors)
+    assert (linear.store.kind == "marlin") == (not act_order and rows_of.start % 128 == 0)
+    x = np.zeros((M, 4096), np.float16)
+    x[:, rows_of] = rows(M, rows_of.stop - rows_of.start)
+    source = CudaArray.of(device, np.ascontiguousarray(x[:, rows_of]))
+    out = CudaArray.of(device, np.full((M, 256), np.nan, np.float16))
+    linear.forward(source, out, 0)
+    assert_both_norms(out.read(), reference(whole, x))

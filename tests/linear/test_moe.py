@@ -13,7 +13,7 @@ import ferrum_numba
 from ferrum_numba.contract import describe
 from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import CaptureError, LaunchError, ProblemError
-from ferrum_numba.gptq.tensors import interleaved
+from ferrum_numba.gptq.fused import interleaved
 from ferrum_numba.gpu import KNOWN
 from ferrum_numba.kernels import GROUPED
 from ferrum_numba.kernels.grouped import GroupedProblem

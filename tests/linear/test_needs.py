@@ -1,5 +1,7 @@
 """What a checkpoint's layers will need is what they ask for when they run."""
 
+from dataclasses import replace
+
 import pytest
 import shipped_driver
 from host_driver import binary
@@ -47,12 +49,22 @@ def test_projections_that_can_be_fused_are_too():
     )
 
 
-@pytest.mark.parametrize(
-    "changes", [{"K": 512}, {"group_size": 64}, {"act_order": True}, {"bias": True}], ids=str
-)
+def test_one_bias_among_parts_is_one_of_the_whole():
+    parts = [info("a.gate_proj"), info("a.up_proj", bias=True)]
+    assert ("a.gate_up_proj", 256, 256, True, False, True) in described(needs.kinds(parts, "fp16"))
+
+
+@pytest.mark.parametrize("changes", [{"K": 512}, {"group_size": 64}, {"act_order": True}], ids=str)
 def test_projections_that_differ_are_not_fused(changes):
     layers = [info("a.gate_proj"), info("a.up_proj", **changes)]
     assert [weight.name for weight in needs.kinds(layers, "fp16")] == ["a.gate_proj", "a.up_proj"]
+
+
+def test_groups_of_several_sizes_need_the_raw_kernel():
+    uneven = replace(info("a.x", act_order=True), uneven="group 0 has 3 rows, not 128")
+    (weight,) = needs.kinds([uneven], "fp16")
+    jobs = needs.programs([weight], [1, 64], H200, silent)
+    assert {job.kernel.name for job in jobs} == {"w4a16_gptq"}
 
 
 def test_a_layer_that_cannot_be_loaded_is_left_out():

@@ -7,7 +7,8 @@ import gpu_of_host
 import ml_dtypes
 import numpy as np
 import pytest
-from quantised import NAME, layer, words
+from quantised import NAME, assert_close, layer, reference, words
+from quantised import rows as activations
 
 from ferrum_numba.errors import BuildError, DeviceError, ProblemError
 from ferrum_numba.gptq import awq
@@ -16,6 +17,7 @@ from ferrum_numba.gptq.tensors import GptqTensors
 from ferrum_numba.kernels import DENSE, PACKED, RAW
 from ferrum_numba.kernels.shared.packed import pack_operands
 from ferrum_numba.linear import choice
+from ferrum_numba.linear.dense import MarlinLinear
 from ferrum_numba.linear.select import make_store
 from ferrum_numba.linear.stores import MarlinStore, RawGptqStore
 from ferrum_numba.reference import gptq
@@ -206,9 +208,28 @@ def unbalanced():
 def test_groups_of_unequal_size_are_not_packed():
     """Sorted rows would lie in other groups than `k // group_size` says."""
     assert choose(unbalanced()) == "raw"
-    message = f"{NAME}: .* the packed layout needs 64 rows in group 0; g_idx gives it 63"
+    message = f"{NAME}: .* needs groups of one size; by g_idx group 0 has 63 rows, not 64"
     with pytest.raises(ProblemError, match=message):
         choose(unbalanced(), "marlin")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("rows", [slice(0, 128), slice(128, 256), slice(72, 200), slice(64, 128)])
+@pytest.mark.parametrize("act_order", [True, False])
+def test_rows_of_a_layer_with_all_of_its_scales(gpu, act_order, rows, device):
+    """As tensor parallelism cuts them: groups of any size, whose kernels look each row up."""
+    whole = layer(256, 64, 64, zeros="gptq", act_order=act_order, bias=True)
+    tensors = GptqTensors.make(
+        NAME, whole.qweight[rows.start // 8 : rows.stop // 8], whole.scales, whole.qzeros,
+        whole.row_groups[rows], whole.bias, group_size=64,
+    )  # fmt: skip
+    x = activations(3, 256)[:, rows]
+    linear = MarlinLinear.from_gptq(tensors, device=device)
+    even = not act_order and rows.start % 64 == 0
+    assert linear.store.kind == ("marlin" if even else "raw")
+    zeroed = np.zeros((3, 256), x.dtype)
+    zeroed[:, rows] = x
+    assert_close(linear(np.ascontiguousarray(x)), reference(whole, zeroed))
 
 
 @pytest.mark.parametrize(("value", "kind"), [("1", "raw"), ("true", "marlin"), ("0", "marlin")])

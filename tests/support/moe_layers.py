@@ -3,7 +3,8 @@
 import numpy as np
 from quantised import layer, reference, rows
 
-from ferrum_numba.gptq.tensors import GptqTensors, concatenate
+from ferrum_numba.gptq.fused import concatenate
+from ferrum_numba.gptq.tensors import GptqTensors
 from ferrum_numba.kernels.dtypes import DTYPES
 from ferrum_numba.reference.moe import route_topk
 

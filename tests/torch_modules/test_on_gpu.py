@@ -15,7 +15,9 @@ from quantised import assert_close, layer, reference, rows  # noqa: E402
 
 import ferrum_numba  # noqa: E402
 from ferrum_numba.errors import CaptureError, LaunchError, ProblemError  # noqa: E402
+from ferrum_numba.kernels import w4a16  # noqa: E402
 from ferrum_numba.launch import Graph  # noqa: E402
+from ferrum_numba.linear import pieces  # noqa: E402
 from ferrum_numba.torch import (  # noqa: E402
     ExpertStack,
     GatedExperts,
@@ -60,6 +62,17 @@ def test_the_operator_runs_kernels(gpu, tensors, store, M):
         y = operator.linear_on_gpu(tensors.of(x).reshape(shape), *operands)
         assert tuple(y.shape) == (*shape[:-1], 64)
         assert_close(y.numpy().reshape(M, 64), reference(TENSORS, x))
+
+
+def test_more_rows_than_a_kernel_counts(gpu, tensors, monkeypatch):
+    for module in (pieces, w4a16):
+        monkeypatch.setattr(module, "MOST_M", 16)
+    monkeypatch.setattr(pieces, "GRAIN", 4)
+    operands = on(tensors, MarlinLinear.from_gptq(TENSORS, device="cpu"))
+    x = rows(35, 128)
+    for _ in range(2):
+        got = operator.linear_on_gpu(tensors.of(x), *operands)
+        assert_close(got.numpy(), reference(TENSORS, x))
 
 
 def test_operands_are_looked_at_again_when_one_is_another(gpu, tensors):

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from quantised import layer, rows  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
 from ferrum_numba.errors import CheckpointError, ProblemError  # noqa: E402
@@ -152,17 +152,23 @@ def test_a_fused_model_compiled_whole_copied_and_saved(model, checkpoint):
     assert "attn.q_proj.packed" not in model.state_dict()
 
 
-def test_projections_quantised_in_different_ways_stay_apart(model, tmp_path):
-    # only some have a bias
-    path = quantised(model, tmp_path)
-    mixed = Model().half()
-    mixed.attn.q_proj = nn.Linear(64, 64).half()
-    save_file(mixed.state_dict(), tmp_path / "mixed.safetensors")
-    quantize_checkpoint(tmp_path / "mixed.safetensors", tmp_path / "of_mixed", Recipe(32))
-    done = replace_linears(mixed, tmp_path / "of_mixed")
+def test_projections_quantised_in_different_ways_stay_apart(model, checkpoint):
+    stored = load_file(checkpoint / "model.safetensors")
+    stored["attn.k_proj.scales"] = stored["attn.k_proj.scales"].float()
+    save_file(stored, checkpoint / "model.safetensors")
+    done = replace_linears(model, checkpoint)
     assert done.fused == []
-    assert isinstance(mixed.attn.q_proj, MarlinLinear)
+    assert isinstance(model.attn.q_proj, MarlinLinear)
+
+
+def test_projections_of_which_only_some_have_a_bias_are_one(tmp_path):
+    model = Model().half()
+    model.attn.q_proj = nn.Linear(64, 64).half()
+    path = quantised(model, tmp_path)
+    want = dequantised(model, path)(TOKENS)
     assert replace_linears(model, path).fused == ["attn.qkv_proj"]
+    assert model.attn.qkv_proj.linear.bias[0, 64:].count_nonzero() == 0
+    torch.testing.assert_close(model(TOKENS), want, rtol=0.01, atol=0.01)
 
 
 def test_a_checkpoint_of_another_model(model, checkpoint):
