@@ -19,13 +19,18 @@ def checkpoint_problems(path: str | Path, rows: Iterable[int]) -> list[W4A16Prob
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
-        ProblemError:    it has no quantised layer, or one that cannot be loaded.
+        ProblemError:    it has no quantised layer, or one that cannot be loaded or exported.
     """
     with GptqCheckpoint.open(path) as checkpoint:
         layers = checkpoint.layers()
     for layer in layers:
         if layer.error is not None:
             raise ProblemError(f"{layer.name}: {layer.error}")
+        if layer.uneven is not None:
+            # a problem does not say so, and most of its kernels would read other scales
+            raise ProblemError(
+                f"{layer.name}: what is exported needs groups of one size; by g_idx {layer.uneven}"
+            )
     if not layers:
         raise ProblemError(f"{path} has no quantised layer")
     kinds = dict.fromkeys(_problem(layer) for layer in [*layers, *_fused(layers)])

@@ -1,6 +1,7 @@
 """The problems of a checkpoint: its layers as they are stored, and those that engines fuse."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -67,6 +68,15 @@ def test_a_layer_that_cannot_be_loaded_is_an_error(tmp_path):
     broken = named("o_proj", 64)
     folder = checkpoint(tmp_path / "model", [broken], group_size=48)
     with pytest.raises(ProblemError, match=rf"{ATTENTION}\.o_proj: "):
+        checkpoint_problems(folder, [1])
+
+
+def test_groups_of_several_sizes_are_an_error(tmp_path):
+    """No problem says so: they would be exported as groups of one size."""
+    sliced = replace(named("o_proj", 64), g_idx=np.repeat(np.arange(4, dtype=np.int32), 64))
+    sliced.g_idx[:32] = 3
+    folder = checkpoint(tmp_path / "model", [sliced], desc_act=True)
+    with pytest.raises(ProblemError, match=r"o_proj: what is exported needs groups of one size; "):
         checkpoint_problems(folder, [1])
 
 
