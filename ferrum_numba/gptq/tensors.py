@@ -89,7 +89,9 @@ class GptqTensors:
         """
         layer = cls(name, qweight, scales, qzeros, g_idx, bias, group_size, checkpoint_format)
         _check_weight(layer)
-        layer = replace(layer, group_size=_group_rows(layer))
+        rows = _group_rows(layer)
+        if rows != layer.group_size:
+            layer = replace(layer, group_size=rows)
         g_idx = _group_index(layer, desc_act)
         _check_scales(layer, any_number=g_idx is not None)
         if bias is not None:
