@@ -268,13 +268,20 @@ class GptqCheckpoint:
         found = pattern.numbers(self._names)
         if not found:
             raise CheckpointError(f"{self.path} has no quantised layers {prefix}")
-        missing = set(range(max(found))) - found
-        if missing:
-            name = prefix.replace(NUMBER, str(min(missing)))
+        # those that are not quantised count too: a layer of fewer experts is another layer
+        last = max(found | pattern.numbers(self._dense_names()))
+        if last >= len(found):
+            missing = next(number for number in range(last + 1) if number not in found)
+            name = prefix.replace(NUMBER, str(missing))
             raise CheckpointError(
-                f"{self.path} has {prefix} up to {max(found)}, but no quantised layers of {name}"
+                f"{self.path} has {prefix} up to {last}, but no quantised layers of {name}"
             )
         return len(found)
+
+    def _dense_names(self) -> set[str]:
+        """Return the names of layers that are not quantised."""
+        ending = ".weight"
+        return {name[: -len(ending)] for name in self._files.entries if name.endswith(ending)}
 
     def _count_stacked(self, names: Sequence[str], prefix: str) -> int:
         """Return how many experts are stacked in layers, as many in each."""

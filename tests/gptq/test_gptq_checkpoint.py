@@ -266,6 +266,21 @@ def test_an_expert_unlike_the_first_is_named_at_its_turn(tmp_path, rng):
     )
 
 
+def test_a_last_expert_that_is_not_quantised_is_missing(tmp_path, rng):
+    dense = {f"{PREFIX.format(e=2)}.down_proj.weight": np.zeros((8, 64), np.float16)}
+    checkpoint = write_experts(tmp_path, {e: expert(rng, N=8) for e in (0, 1)}, **dense)
+    with pytest.raises(
+        CheckpointError, match=r"up to 2, but no quantised layers of .*\.experts\.2$"
+    ):
+        checkpoint.experts(PREFIX, ["down_proj"])
+
+
+def test_a_number_beyond_all_others_is_looked_for_in_no_time(tmp_path, rng):
+    checkpoint = write_experts(tmp_path, {e: expert(rng, N=8) for e in (0, 999_999_999_999)})
+    with pytest.raises(CheckpointError, match=r"no quantised layers of .*\.experts\.1$"):
+        checkpoint.experts(PREFIX, ["down_proj"])
+
+
 @pytest.mark.parametrize(
     ("prefix", "words"),
     [
