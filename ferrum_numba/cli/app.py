@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,7 +83,7 @@ def main(
         args, tuple(kernels), problem_sets, tuple(ceilings), recorded, peers, tuple(tools)
     )
     try:
-        with _cache(args.no_cache):
+        with _cache(args.no_cache), warnings_said():
             status: int = COMMANDS[args.command].run(session)
         sys.stdout.flush()
     except FerrumError as error:
@@ -129,6 +130,18 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(kernel=[], kernels=None, store=None, no_cache=False)
         module.add_arguments(command)
     return parser
+
+
+@contextmanager
+def warnings_said() -> Iterator[None]:
+    """Say a warning in a line as errors are said; where in the code it came up tells nobody."""
+
+    def line(message: Warning | str, *_: Any, **__: Any) -> None:
+        say(f"ferrum-numba: warning: {message}")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = line
+        yield
 
 
 @contextmanager

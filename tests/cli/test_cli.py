@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass, replace
 
 import pytest
@@ -12,7 +13,9 @@ from toy_kernel import Toy
 
 from ferrum_numba import check, cli, gpu, tune
 from ferrum_numba.cli import names
+from ferrum_numba.cli.app import warnings_said
 from ferrum_numba.cli.doctor import newer
+from ferrum_numba.errors import ZeroOverflowWarning
 from ferrum_numba.perf.problems import PROBLEM_SETS
 from ferrum_numba.tune.search import SearchTask, search
 from ferrum_numba.tune.worker import Outcome
@@ -411,3 +414,11 @@ def test_a_reader_that_has_enough_is_no_error():
         process.stdout.close()
         assert b"Traceback" not in process.stderr.read()
     assert process.returncode == 0
+
+
+def test_a_warning_is_one_line(capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with warnings_said():
+            warnings.warn("3 zero points are stored as 15", ZeroOverflowWarning, stacklevel=1)
+    assert capsys.readouterr().err == "ferrum-numba: warning: 3 zero points are stored as 15\n"
