@@ -19,6 +19,7 @@ from ferrum_numba.gptq.checkpoint import GptqCheckpoint, LayerInfo
 from ferrum_numba.gptq.config import FILES, MODEL_FILE, SECTION, read_json
 from ferrum_numba.gptq.described import Kind
 from ferrum_numba.gptq.files import DTYPES, SINGLE, TensorFiles
+from ferrum_numba.gptq.formats import PARTS
 from ferrum_numba.gptq.quantize import Progress
 from ferrum_numba.gptq.selection import HEADS, Model, Selection
 from ferrum_numba.gptq.targets import TARGETS, Target
@@ -175,7 +176,7 @@ class _Conversion:
             if name in others:
                 continue
             layer, _, part = name.rpartition(".")
-            if part not in READ:
+            if part not in PARTS:
                 raise CheckpointError(
                     f"{self._source}: tensor {name} is none of a quantised layer's, and would be "
                     "lost"
@@ -196,10 +197,6 @@ class _Conversion:
         entries = {name: self._files.entries[name] for name in self.others}
         found = Selection(entries, Model.of(model))
         return [*(linear.name for linear in found.linears.values()), *found.exceptions]
-
-
-# last parts of names of the tensors that make a layer, of any format
-READ = {part for target in TARGETS.values() for part in target.parts}
 
 
 def _unquantised(model: Mapping[str, Any]) -> dict[str, Any]:
