@@ -22,6 +22,7 @@ from ferrum_numba.gptq.files import DTYPES, SINGLE, TensorFiles
 from ferrum_numba.gptq.formats import PARTS
 from ferrum_numba.gptq.quantize import Progress
 from ferrum_numba.gptq.selection import HEADS, Model, Selection
+from ferrum_numba.gptq.sources import unquantised
 from ferrum_numba.gptq.targets import TARGETS, Target
 from ferrum_numba.gptq.writing import (
     TensorWriter,
@@ -152,7 +153,7 @@ class _Conversion:
         if self._target.file is not None:
             write_json(folder / self._target.file, config)
         if model or self._target.file is None:
-            write_json(folder / MODEL_FILE, {**_unquantised(model), SECTION: config})
+            write_json(folder / MODEL_FILE, {**unquantised(model), SECTION: config})
         if self._source.is_dir():
             copy_rest(self._source, folder, left_out=CONFIGS)
 
@@ -197,13 +198,6 @@ class _Conversion:
         entries = {name: self._files.entries[name] for name in self.others}
         found = Selection(entries, Model.of(model))
         return [*(linear.name for linear in found.linears.values()), *found.exceptions]
-
-
-def _unquantised(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model's config without what it says of the source's quantisation."""
-    rest = {key: value for key, value in model.items() if key != SECTION}
-    text = rest.get("text_config")
-    return rest | ({"text_config": _unquantised(text)} if isinstance(text, dict) else {})
 
 
 def _same(one: LayerInfo, other: LayerInfo) -> bool:

@@ -248,6 +248,36 @@ def test_the_config_says_what_is_there(tmp_path, rng, to):
         }  # fmt: skip
 
 
+@pytest.mark.parametrize("to", TARGETS)
+@pytest.mark.parametrize("part", [None, "text_config", "llm_config", "thinker_config.text_config"])
+@pytest.mark.parametrize("section", ["quantization_config", "compression_config"])
+def test_the_source_s_config_is_gone_wherever_it_was(tmp_path, rng, section, part, to):
+    layers = model(rng, sym=True)
+    source = write(tmp_path / "source", layers, "gptq", {})
+    said = json.loads((source / "config.json").read_text()).pop("quantization_config")
+    config = {"hidden_size": 64, section: said}
+    for name in reversed(part.split(".") if part else []):
+        config = {name: config}
+    (source / "config.json").write_text(json.dumps(config))
+    convert_checkpoint(source, tmp_path / "target", to)
+    assert_the_same(tmp_path / "target", layers, {})
+    made = json.loads((tmp_path / "target/config.json").read_text())
+    del made["quantization_config"]
+    for name in part.split(".") if part else []:
+        made = made[name]
+    assert made == {"hidden_size": 64}
+
+
+def test_a_sentence_names_the_target(tmp_path, rng, monkeypatch):
+    """Until it is whole the folder has another name, which says nothing to anybody."""
+    source = write(tmp_path / "source", model(rng, sym=True), "gptq", {})
+    monkeypatch.setattr(module, "unquantised", lambda model: {"part": model})
+    with pytest.raises(CheckpointError) as error:
+        convert_checkpoint(source, tmp_path / "target", "awq")
+    assert str(error.value).count(f"{tmp_path / 'target'}/") == 2
+    assert "/." not in str(error.value)
+
+
 def test_compressed_tensors_by_its_formulas(tmp_path, rng):
     """weight_packed [N, K/8], the lowest nibble first; zero points packed along N."""
     layer = build.make(rng, 64, 72, 32)
