@@ -24,9 +24,15 @@ SHARED = "shared"
 HEADS = ("lm_head", "head", "output", "output_layer", "embed_out")
 # any part of a name: small, and quantising them sends tokens to other experts
 ROUTERS = ("gate", "router", "shared_expert_gate")
-# any part of a name: what stands before a language model in one of several senses
+# what stands before a language model in one of several senses: words of any part of a name, as in
+# vision_backbone or image_vit, and what such words begin with, as in siglip2
 SENSES = (
-    "visual", "vision", "vision_tower", "vision_model", "audio_tower", "multi_modal_projector",
+    "vit", "vpm", "apm", "sam", "clip", "img", "mm", "projector", "aligner", "resampler", "qformer",
+    "perceiver",
+)  # fmt: skip
+SENSE_STEMS = (
+    "vision", "visual", "image", "video", "audio", "speech", "whisper", "conformer", "siglip",
+    "dino", "wav2vec", "hubert",
 )  # fmt: skip
 NUM_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
@@ -106,6 +112,10 @@ class Selection:
         matrices = [n for n, entry in entries.items() if _is_matrix(entry)]
         # outside of its blocks a model has embeddings, heads and adapters
         self._blocks = any(len(entries[n].shape) == 2 and _numbered(n) for n in matrices)
+        # a model of one sense alone has no other to keep it from
+        self._language = any(
+            name.endswith(ENDING) and _numbered(name) and _sense(name) is None for name in matrices
+        )
         self.linears: dict[str, Linear] = {}
         self.kept: dict[str, str] = {}
         for name in matrices:
@@ -167,8 +177,9 @@ class Selection:
             return None if self._head else HEAD
         if any(word in last for word in NOT_LINEAR) or last == SHARED or of_vocabulary:
             return NO_LAYER
-        if any(part in SENSES for part in parts):
-            return f"not of the language model, but of {next(p for p in parts if p in SENSES)}"
+        sense = _sense(layer)
+        if self._language and sense is not None:
+            return f"not of the language model, but of {sense}"
         # a router has a row an expert
         routes = self._model.num_experts == linear.N and not last.endswith("_proj")
         if routes or any(part in ROUTERS for part in parts):
@@ -209,6 +220,15 @@ class _Patterns:
 def _is_matrix(entry: Entry) -> bool:
     is_float = DTYPES.get(entry.dtype) in FLOATS
     return is_float and len(entry.shape) >= 2 and 0 not in entry.shape
+
+
+def _sense(name: str) -> str | None:
+    """Return the part of a name that says it is of no language model, or None."""
+    for part in name.split("."):
+        words = part.lower().split("_")
+        if any(word in SENSES or word.startswith(SENSE_STEMS) for word in words):
+            return part
+    return None
 
 
 def _numbered(name: str) -> bool:

@@ -43,6 +43,19 @@ def kept(name, shape=(64, 128), config=None, **options):
         (f"{BLOCK}.mlp.shared_expert_gate", "a router"),
         ("visual.blocks.0.attn.qkv", "not of the language model, but of visual"),
         ("model.vision_tower.layers.0.q", "not of the language model, but of vision_tower"),
+        (
+            "model.vision_backbone.image_vit.transformer.resblocks.0.attention.wq",
+            "not of the language model, but of vision_backbone",
+        ),
+        ("vpm.encoder.layers.0.mlp.fc1", "not of the language model, but of vpm"),
+        ("vision_encoder.transformer.0.q", "not of the language model, but of vision_encoder"),
+        ("model.vision_embed.layers.0.q_proj", "not of the language model, but of vision_embed"),
+        ("conformer.layers.0.fc", "not of the language model, but of conformer"),
+        ("model.sam_model.blocks.0.qkv", "not of the language model, but of sam_model"),
+        ("model.mm_projector.0", "not of the language model, but of mm_projector"),
+        ("siglip2.layers.0.q", "not of the language model, but of siglip2"),
+        (f"{BLOCK}.lora_A.speech", "not of the language model, but of speech"),
+        (f"{BLOCK}.sample.activity_proj", None),
         ("score", "outside of the model's blocks"),
         ("model.project_in", "outside of the model's blocks"),
         (f"{BLOCK}.mlp.gate_proj", None),
@@ -77,6 +90,12 @@ def test_a_row_an_expert_is_a_router(config, shape, reason):
 def test_a_row_a_word_is_an_embedding():
     assert kept("model.tok", (512, 64), {"vocab_size": 512}) == "no linear layer"
     assert kept(f"{BLOCK}.up", (512, 64), {"vocab_size": 512}) is None
+
+
+@pytest.mark.parametrize("block", ["vit.encoder.layer.0", "conformer.layers.0", "visual.blocks.0"])
+def test_a_model_of_one_sense_is_all_blocks(block):
+    found = chosen({f"{block}.q.weight": (64, 64), "score.weight": (8, 64)})
+    assert [*found.linears] == [f"{block}.q.weight"]
 
 
 def test_a_model_without_numbered_blocks_is_all_blocks():
