@@ -37,6 +37,7 @@ SENSE_STEMS = (
 NUM_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 HEAD, NO_LAYER, ROUTER = "the head", "no linear layer", "a router"
+TIED = f"{HEAD}: it is the embedding"
 EXPERTS = "experts in one tensor"
 # reasons of what no loader takes for quantised
 SAID_OTHERWISE = (HEAD, NO_LAYER)
@@ -124,10 +125,10 @@ class Selection:
                 self.linears[name] = linear
             else:
                 self.kept[name.removesuffix(ENDING)] = reason or NO_LAYER
-        if head and not any(_last(linear.name) in HEADS for linear in self.linears.values()):
-            tied = "it is the embedding" if model.tied else "it has no tensor of its own"
-            if not any(_last(name) in HEADS for name in self.kept):
-                self.kept[HEADS[0]] = f"{HEAD}: {tied}"
+        names = (*self.kept, *(linear.name for linear in self.linears.values()))
+        if head and not any(_last(name) in HEADS for name in names):
+            missing = f"{HEAD}: it has no tensor of its own"
+            self.kept[HEADS[0]] = TIED if model.tied else missing
         for patterns in (self._include, self._exclude):
             patterns.refuse_unused()
 
@@ -153,7 +154,8 @@ class Selection:
         if excluded is not None:
             return linear, f"excluded by {excluded}"
         reason = self._by_name(layer, linear)
-        if included is not None:
+        # nobody reads a tied head, whoever asks for it
+        if included is not None and reason != TIED:
             reason = None
         if reason is None and (linear.N % PACK_FACTOR or linear.K % PACK_FACTOR):
             reason = f"K = {linear.K} and N = {linear.N} must be multiples of {PACK_FACTOR}"
@@ -173,7 +175,7 @@ class Selection:
         of_vocabulary = self._model.vocab_size == linear.N and not _numbered(layer)
         if last in HEADS and (not self._blocks or not _numbered(layer)):
             if self._model.tied:
-                return f"{HEAD}: it is the embedding"
+                return TIED
             return None if self._head else HEAD
         if any(word in last for word in NOT_LINEAR) or last == SHARED or of_vocabulary:
             return NO_LAYER

@@ -125,6 +125,13 @@ def test_sizes_that_are_no_words_are_kept_even_if_asked_for():
     assert kept(f"{BLOCK}.odd", (12, 128), include=["odd"]) == reason
 
 
+@pytest.mark.parametrize("options", [{"include": ["lm_head"]}, {"head": True}])
+def test_a_tied_head_stays_though_it_is_stored(options):
+    tied = {"tie_word_embeddings": True}
+    assert kept("lm_head", config=tied, **options) == "the head: it is the embedding"
+    assert kept("lm_head", **options) is None
+
+
 def test_exclusion_wins():
     assert kept("score", include=["score"], exclude=["sco"]) == "excluded by 'sco'"
 
