@@ -1,6 +1,8 @@
 """`inspect` and `quantize`: what they print, and mistakes in one sentence."""
 
 import json
+import os
+import signal
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -261,15 +263,45 @@ def test_a_mistake_is_one_sentence_and_status_2(run, source, tmp_path, argv, wor
     assert {path.name for path in tmp_path.iterdir()} == {"source", "cut.safetensors"}
 
 
-def test_an_interrupted_quantize_leaves_nothing(run, source, tmp_path, monkeypatch):
-    def interrupted(*args):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_quantize_leaves_nothing(run, source, tmp_path, monkeypatch, number):
+    def stopped(*args):
+        os.kill(os.getpid(), number)
+        raise AssertionError("the signal is handled before the next line")
 
-    monkeypatch.setattr(quantize, "quantize_weight", interrupted)
+    monkeypatch.setattr(quantize, "quantize_weight", stopped)
     status, out, err = run("quantize", "source", "target")
     assert (status, out) == (130, "")
-    assert "ferrum-numba: stopped" in err
+    assert err == "ferrum-numba: stopped; nothing half-written is kept\n"
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_stopped_convert_leaves_nothing(run, source, tmp_path, monkeypatch):
+    run("quantize", "source", "quantised")
+
+    def stopped(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal is handled before the next line")
+
+    monkeypatch.setattr(GptqCheckpoint, "linear", stopped)
+    status, out, err = run("convert", "quantised", "target", "--to", "gptq_v2")
+    assert (status, out) == (130, "")
+    assert err == "ferrum-numba: stopped; nothing half-written is kept\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "quantised"}
+
+
+def test_who_handles_sigterm_keeps_it(run, source, monkeypatch):
+    ours = []
+    before = signal.signal(signal.SIGTERM, lambda *args: ours.append(args))
+    try:
+        monkeypatch.setattr(
+            quantize, "copy_rest", lambda *args: os.kill(os.getpid(), signal.SIGTERM)
+        )
+        assert run("quantize", "source", "target")[0] == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert len(ours) == 1
 
 
 @pytest.mark.parametrize(
