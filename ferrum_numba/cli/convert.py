@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 
 from ferrum_numba.cli import options
-from ferrum_numba.cli.output import print_json, progress
+from ferrum_numba.cli.output import counted, print_json, progress
 from ferrum_numba.cli.session import Session
 from ferrum_numba.cli.stopping import all_or_nothing
 
@@ -41,7 +41,7 @@ def run(session: Session) -> int:
         print_json({"target": args.target, "format": args.to, **asdict(made)})
         return 0
     print(
-        f"{made.layers} layers are in {args.target} as {args.to}, "
-        f"and {made.others} other tensors as they were"
+        f"{args.target} has {counted(made.layers, 'layer')} as {args.to}, "
+        f"and {counted(made.others, 'other tensor')} unchanged"
     )
     return 0

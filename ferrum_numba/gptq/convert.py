@@ -71,7 +71,8 @@ def convert_checkpoint(
     Raises:
         CheckpointError: a damaged source, one that is not quantised, or a target that cannot be
             written.
-        ProblemError: a layer that the format cannot hold; it names the layer.
+        ProblemError: a layer that the format cannot hold, by its name; or an unknown format or
+            zero_overflow.
     """
     source, target = Path(source), Path(target)
     if to not in TARGETS:
@@ -220,4 +221,4 @@ def _overflow_refused() -> Iterator[None]:
             warnings.simplefilter("error", ZeroOverflowWarning)
             yield
     except ZeroOverflowWarning as warning:
-        raise CheckpointError(str(warning)) from None
+        raise CheckpointError(f"{warning} (--zero-overflow)") from None
