@@ -24,8 +24,8 @@ SHARED = "shared"
 HEADS = ("lm_head", "head", "output", "output_layer", "embed_out")
 # any part of a name: small, and quantising them sends tokens to other experts
 ROUTERS = ("gate", "router", "shared_expert_gate")
-# what stands before a language model in one of several senses: words of any part of a name, as in
-# vision_backbone or image_vit, and what such words begin with, as in siglip2
+# what stands before a language model in one of several senses: words of a name before its first
+# number, as in vision_backbone or image_vit, and what such words begin with, as in siglip2
 SENSES = (
     "vit", "vpm", "apm", "sam", "clip", "img", "mm", "projector", "aligner", "resampler", "qformer",
     "perceiver",
@@ -226,9 +226,12 @@ def _is_matrix(entry: Entry) -> bool:
 
 def _sense(name: str) -> str | None:
     """Return the part of a name that says it is of no language model, or None."""
+    inside = False
     for part in name.split("."):
-        words = part.lower().split("_")
-        if any(word in SENSES or word.startswith(SENSE_STEMS) for word in words):
+        # in a block, as in img_mlp, such words tell tokens of one model apart; an adapter's do not
+        inside = inside or part.isdecimal()
+        words = [] if inside else part.lower().split("_")
+        if part in SENSE_STEMS or any(w in SENSES or w.startswith(SENSE_STEMS) for w in words):
             return part
     return None
 

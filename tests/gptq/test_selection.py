@@ -56,6 +56,8 @@ def kept(name, shape=(64, 128), config=None, **options):
         ("siglip2.layers.0.q", "not of the language model, but of siglip2"),
         (f"{BLOCK}.lora_A.speech", "not of the language model, but of speech"),
         (f"{BLOCK}.sample.activity_proj", None),
+        (f"{BLOCK}.img_mlp.net.0.proj", None),
+        (f"{BLOCK}.mlp.vision_mlp.up_proj", None),
         ("score", "outside of the model's blocks"),
         ("model.project_in", "outside of the model's blocks"),
         (f"{BLOCK}.mlp.gate_proj", None),
