@@ -76,7 +76,8 @@ def main(
         tools:        kernels that a command works on only where they are named
 
     Returns:
-        0: done. 1: a check failed. 2: a mistake, or what is asked for is not there. 130: Ctrl-C.
+        0: done. 1: a check failed. 2: a mistake, or what is asked for is not there. 130: Ctrl-C,
+        or SIGTERM where a checkpoint is written.
     """
     args = _parser().parse_args(argv)
     session = Session(
@@ -105,7 +106,8 @@ def main(
     except KeyboardInterrupt:
         session.stopped = True
     if session.stopped:
-        say(f"ferrum-numba: stopped; {session.rows_kept} {session.kept} kept")
+        what = "nothing half-written is" if session.whole else f"{session.rows_kept} {session.kept}"
+        say(f"ferrum-numba: stopped; {what} kept")
         return INTERRUPTED
     return status
 

@@ -6,8 +6,9 @@ import argparse
 from dataclasses import asdict
 
 from ferrum_numba.cli import options
-from ferrum_numba.cli.output import print_json, progress
+from ferrum_numba.cli.output import counted, print_json, progress
 from ferrum_numba.cli.session import Session
+from ferrum_numba.cli.stopping import all_or_nothing
 
 HELP = "a quantised checkpoint in another format, the same to the bit"
 FORMATS = ("gptq", "gptq_v2", "awq", "compressed-tensors", "marlin")
@@ -32,7 +33,7 @@ def run(session: Session) -> int:
     from ferrum_numba.gptq.convert import convert_checkpoint
 
     args = session.args
-    with progress("convert") as bar:
+    with all_or_nothing(session), progress("convert") as bar:
         made = convert_checkpoint(
             args.source, args.target, args.to, zero_overflow=args.zero_overflow, progress=bar
         )
@@ -40,7 +41,7 @@ def run(session: Session) -> int:
         print_json({"target": args.target, "format": args.to, **asdict(made)})
         return 0
     print(
-        f"{made.layers} layers are in {args.target} as {args.to}, "
-        f"and {made.others} other tensors as they were"
+        f"{args.target} has {counted(made.layers, 'layer')} as {args.to}, "
+        f"and {counted(made.others, 'other tensor')} unchanged"
     )
     return 0

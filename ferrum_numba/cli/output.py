@@ -32,6 +32,11 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things, in words whose plural is an s."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def make_folder(path: str | Path) -> None:
     """Make a folder and write into it, before the work whose results go there.
 

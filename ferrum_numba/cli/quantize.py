@@ -7,8 +7,9 @@ from collections import Counter
 from dataclasses import asdict
 
 from ferrum_numba.cli import options
-from ferrum_numba.cli.output import print_json, progress
+from ferrum_numba.cli.output import counted, print_json, progress
 from ferrum_numba.cli.session import Session
+from ferrum_numba.cli.stopping import all_or_nothing
 
 HELP = "a GPTQ checkpoint of a 16-bit model, by rounding to nearest"
 
@@ -47,12 +48,12 @@ def run(session: Session) -> int:
         args.group_size, not args.asym, args.format, args.include_lm_head, tuple(args.include),
         tuple(args.exclude),
     )  # fmt: skip
-    with progress("quantize") as bar:
+    with all_or_nothing(session), progress("quantize") as bar:
         made = quantize_checkpoint(args.source, args.target, recipe, bar)
     if args.json:
         print_json({"target": args.target, "recipe": asdict(recipe), **asdict(made)})
         return 0
-    print(f"{len(made.layers)} layers are quantised in {args.target}")
+    print(f"{args.target} has {counted(len(made.layers), 'quantised layer')}")
     for reason, count in Counter(made.kept.values()).items():
         names = [name for name, why in made.kept.items() if why == reason]
         print(f"  kept {count}: {reason}, such as {names[0]}")

@@ -36,6 +36,7 @@ class Session:
     stopped:   Ctrl-C came; what was done until then is kept
     rows_kept: results that outlive this call
     kept:      what they are
+    whole:     the result is there at the end or not at all
     """
 
     args: argparse.Namespace
@@ -48,6 +49,7 @@ class Session:
     stopped: bool = False
     rows_kept: int = 0
     kept: str = "rows"
+    whole: bool = False
 
     @cached_property
     def kernels(self) -> tuple[Kernel, ...]:

@@ -90,7 +90,9 @@ class GptqCheckpoint:
 
         Raises:
             CheckpointError: config, index or a file is missing, damaged or not supported.
+            ProblemError: an unknown zero_overflow.
         """
+        overflow.check(zero_overflow)
         path = Path(path)
         files = TensorFiles.open(path)
         try:

@@ -19,8 +19,10 @@ from ferrum_numba.gptq.checkpoint import GptqCheckpoint, LayerInfo
 from ferrum_numba.gptq.config import FILES, MODEL_FILE, SECTION, read_json
 from ferrum_numba.gptq.described import Kind
 from ferrum_numba.gptq.files import DTYPES, SINGLE, TensorFiles
+from ferrum_numba.gptq.formats import PARTS
 from ferrum_numba.gptq.quantize import Progress
 from ferrum_numba.gptq.selection import HEADS, Model, Selection
+from ferrum_numba.gptq.sources import unquantised
 from ferrum_numba.gptq.targets import TARGETS, Target
 from ferrum_numba.gptq.writing import (
     TensorWriter,
@@ -69,7 +71,8 @@ def convert_checkpoint(
     Raises:
         CheckpointError: a damaged source, one that is not quantised, or a target that cannot be
             written.
-        ProblemError: a layer that the format cannot hold; it names the layer.
+        ProblemError: a layer that the format cannot hold, by its name; or an unknown format or
+            zero_overflow.
     """
     source, target = Path(source), Path(target)
     if to not in TARGETS:
@@ -151,7 +154,7 @@ class _Conversion:
         if self._target.file is not None:
             write_json(folder / self._target.file, config)
         if model or self._target.file is None:
-            write_json(folder / MODEL_FILE, {**_unquantised(model), SECTION: config})
+            write_json(folder / MODEL_FILE, {**unquantised(model), SECTION: config})
         if self._source.is_dir():
             copy_rest(self._source, folder, left_out=CONFIGS)
 
@@ -175,7 +178,7 @@ class _Conversion:
             if name in others:
                 continue
             layer, _, part = name.rpartition(".")
-            if part not in READ:
+            if part not in PARTS:
                 raise CheckpointError(
                     f"{self._source}: tensor {name} is none of a quantised layer's, and would be "
                     "lost"
@@ -198,17 +201,6 @@ class _Conversion:
         return [*(linear.name for linear in found.linears.values()), *found.exceptions]
 
 
-# last parts of names of the tensors that make a layer, of any format
-READ = {part for target in TARGETS.values() for part in target.parts}
-
-
-def _unquantised(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model's config without what it says of the source's quantisation."""
-    rest = {key: value for key, value in model.items() if key != SECTION}
-    text = rest.get("text_config")
-    return rest | ({"text_config": _unquantised(text)} if isinstance(text, dict) else {})
-
-
 def _same(one: LayerInfo, other: LayerInfo) -> bool:
     """Tell whether two layers are the same but for their formats."""
     return astuple(one)[:1] + astuple(one)[2:] == astuple(other)[:1] + astuple(other)[2:]
@@ -229,4 +221,4 @@ def _overflow_refused() -> Iterator[None]:
             warnings.simplefilter("error", ZeroOverflowWarning)
             yield
     except ZeroOverflowWarning as warning:
-        raise CheckpointError(str(warning)) from None
+        raise CheckpointError(f"{warning} (--zero-overflow)") from None

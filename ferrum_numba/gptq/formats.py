@@ -36,6 +36,11 @@ READERS: dict[str, Callable[[Parts, GptqConfig], Stored]] = {
 # the tensor that makes a layer, by format; every other format has a qweight
 WEIGHTS = {"marlin": "B", "pack-quantized": "weight_packed"}
 MAKERS = ("qweight", "weight_packed")
+# last parts of names of the tensors that make a layer, of any format
+PARTS = frozenset({
+    "qweight", "scales", "qzeros", "g_idx", "bias", "scaled_zeros", *legacy_marlin.NAMES,
+    "weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx",
+})  # fmt: skip
 FP8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FN", "F8_E5M2FNUZ", "F8_E4M3FNUZ")
 MATRIX = 2
 # of a weight of bytes, as exporters call them

@@ -24,6 +24,13 @@ READINGS = (CARRY, WRAP, SIXTEEN)
 ONES, TOPS = np.uint32(0x11111111), np.uint32(0x88888888)
 
 
+def check(reading: str | None, where: str = "") -> None:
+    """Raise ProblemError for an unknown reading; `where` begins the sentence."""
+    if reading is not None and reading not in READINGS:
+        known = ", ".join(f'"{each}"' for each in READINGS)
+        raise ProblemError(f"{where}zero_overflow must be one of {known}; got {reading!r}")
+
+
 def resolved(name: str, qzeros: Array, reading: str | None) -> Array:
     """Return v1 words that mean, whole words at a time, what stored ones do in a reading.
 
@@ -35,9 +42,7 @@ def resolved(name: str, qzeros: Array, reading: str | None) -> Array:
     Raises:
         ProblemError: an unknown reading.
     """
-    if reading is not None and reading not in READINGS:
-        known = ", ".join(f'"{each}"' for each in READINGS)
-        raise ProblemError(f"{name}: zero_overflow must be one of {known}; got {reading!r}")
+    check(reading, f"{name}: ")
     number = count(qzeros)
     if not number:
         return qzeros

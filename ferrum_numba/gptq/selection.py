@@ -24,13 +24,20 @@ SHARED = "shared"
 HEADS = ("lm_head", "head", "output", "output_layer", "embed_out")
 # any part of a name: small, and quantising them sends tokens to other experts
 ROUTERS = ("gate", "router", "shared_expert_gate")
-# any part of a name: what stands before a language model in one of several senses
+# what stands before a language model in one of several senses: words of a name before its first
+# number, as in vision_backbone or image_vit, and what such words begin with, as in siglip2
 SENSES = (
-    "visual", "vision", "vision_tower", "vision_model", "audio_tower", "multi_modal_projector",
+    "vit", "vpm", "apm", "sam", "clip", "img", "mm", "projector", "aligner", "resampler", "qformer",
+    "perceiver",
+)  # fmt: skip
+SENSE_STEMS = (
+    "vision", "visual", "image", "video", "audio", "speech", "whisper", "conformer", "siglip",
+    "dino", "wav2vec", "hubert",
 )  # fmt: skip
 NUM_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 HEAD, NO_LAYER, ROUTER = "the head", "no linear layer", "a router"
+TIED = f"{HEAD}: it is the embedding"
 EXPERTS = "experts in one tensor"
 # reasons of what no loader takes for quantised
 SAID_OTHERWISE = (HEAD, NO_LAYER)
@@ -106,6 +113,10 @@ class Selection:
         matrices = [n for n, entry in entries.items() if _is_matrix(entry)]
         # outside of its blocks a model has embeddings, heads and adapters
         self._blocks = any(len(entries[n].shape) == 2 and _numbered(n) for n in matrices)
+        # a model of one sense alone has no other to keep it from
+        self._language = any(
+            name.endswith(ENDING) and _numbered(name) and _sense(name) is None for name in matrices
+        )
         self.linears: dict[str, Linear] = {}
         self.kept: dict[str, str] = {}
         for name in matrices:
@@ -114,10 +125,10 @@ class Selection:
                 self.linears[name] = linear
             else:
                 self.kept[name.removesuffix(ENDING)] = reason or NO_LAYER
-        if head and not any(_last(linear.name) in HEADS for linear in self.linears.values()):
-            tied = "it is the embedding" if model.tied else "it has no tensor of its own"
-            if not any(_last(name) in HEADS for name in self.kept):
-                self.kept[HEADS[0]] = f"{HEAD}: {tied}"
+        names = (*self.kept, *(linear.name for linear in self.linears.values()))
+        if head and not any(_last(name) in HEADS for name in names):
+            missing = f"{HEAD}: it has no tensor of its own"
+            self.kept[HEADS[0]] = TIED if model.tied else missing
         for patterns in (self._include, self._exclude):
             patterns.refuse_unused()
 
@@ -143,7 +154,8 @@ class Selection:
         if excluded is not None:
             return linear, f"excluded by {excluded}"
         reason = self._by_name(layer, linear)
-        if included is not None:
+        # nobody reads a tied head, whoever asks for it
+        if included is not None and reason != TIED:
             reason = None
         if reason is None and (linear.N % PACK_FACTOR or linear.K % PACK_FACTOR):
             reason = f"K = {linear.K} and N = {linear.N} must be multiples of {PACK_FACTOR}"
@@ -163,12 +175,13 @@ class Selection:
         of_vocabulary = self._model.vocab_size == linear.N and not _numbered(layer)
         if last in HEADS and (not self._blocks or not _numbered(layer)):
             if self._model.tied:
-                return f"{HEAD}: it is the embedding"
+                return TIED
             return None if self._head else HEAD
         if any(word in last for word in NOT_LINEAR) or last == SHARED or of_vocabulary:
             return NO_LAYER
-        if any(part in SENSES for part in parts):
-            return f"not of the language model, but of {next(p for p in parts if p in SENSES)}"
+        sense = _sense(layer)
+        if self._language and sense is not None:
+            return f"not of the language model, but of {sense}"
         # a router has a row an expert
         routes = self._model.num_experts == linear.N and not last.endswith("_proj")
         if routes or any(part in ROUTERS for part in parts):
@@ -209,6 +222,18 @@ class _Patterns:
 def _is_matrix(entry: Entry) -> bool:
     is_float = DTYPES.get(entry.dtype) in FLOATS
     return is_float and len(entry.shape) >= 2 and 0 not in entry.shape
+
+
+def _sense(name: str) -> str | None:
+    """Return the part of a name that says it is of no language model, or None."""
+    inside = False
+    for part in name.split("."):
+        # in a block, as in img_mlp, such words tell tokens of one model apart; an adapter's do not
+        inside = inside or part.isdecimal()
+        words = [] if inside else part.lower().split("_")
+        if part in SENSE_STEMS or any(w in SENSES or w.startswith(SENSE_STEMS) for w in words):
+            return part
+    return None
 
 
 def _numbered(name: str) -> bool:

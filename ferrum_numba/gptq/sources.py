@@ -83,6 +83,15 @@ def _sections(model: Mapping[str, Any], place: str) -> Iterator[tuple[str, Any]]
             yield from _sections(value, f"{place}{key}.")
 
 
+def unquantised(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's config without what it says of its quantisation, wherever it does."""
+    return {
+        key: unquantised(value) if isinstance(value, dict) else value
+        for key, value in model.items()
+        if key not in (SECTION, OLD_SECTION)
+    }
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return f"{len(value)} rules"

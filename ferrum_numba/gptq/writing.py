@@ -92,6 +92,9 @@ def new_folder(target: Path) -> Iterator[Path]:
         folder.mkdir()
         yield folder
         folder.rename(target)
+    except CheckpointError as error:
+        # who reads what was written knows no other name of it
+        raise CheckpointError(str(error).replace(str(folder), str(target))) from error
     except OSError as error:
         raise CheckpointError(f"{target} cannot be written: {error.strerror or error}") from error
     finally:

@@ -1,6 +1,8 @@
 """`inspect` and `quantize`: what they print, and mistakes in one sentence."""
 
 import json
+import os
+import signal
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -167,7 +169,7 @@ def source(tmp_path, rng):
 def test_quantize_says_what_it_did(run, source, tmp_path):
     status, out, err = run("quantize", "source", "target")
     assert (status, err) == (0, "")
-    assert out == "2 layers are quantised in target\n  kept 1: the head, such as lm_head\n"
+    assert out == "target has 2 quantised layers\n  kept 1: the head, such as lm_head\n"
     with GptqCheckpoint.open(tmp_path / "target") as checkpoint:
         (first, _) = checkpoint.layers()
     assert (first.format, first.group_size, first.sym) == ("gptq", 128, True)
@@ -190,7 +192,7 @@ def test_quantize_keeps_what_it_is_told_to(run, source, tmp_path):
     status, out, _ = run("quantize", "source", "target", *options)
     assert status == 0
     assert out == (
-        "1 layers are quantised in target\n"
+        "target has 1 quantised layer\n"
         "  kept 1: excluded by 'head', such as lm_head\n"
         "  kept 1: excluded by '\\\\.0\\\\.', such as model.layers.0.q_proj\n"
     )
@@ -206,7 +208,7 @@ def test_convert_says_what_it_did(run, source, tmp_path):
     run("quantize", "source", "quantised")
     status, out, err = run("convert", "quantised", "awq", "--to", "awq")
     assert (status, err) == (0, "")
-    assert out == "2 layers are in awq as awq, and 1 other tensors as they were\n"
+    assert out == "awq has 2 layers as awq, and 1 other tensor unchanged\n"
     status, out, _ = run("convert", "awq", "again", "--to", "compressed-tensors", "--json")
     made = {"target": "again", "format": "compressed-tensors", "layers": 2, "others": 1}
     assert (status, json.loads(out)) == (0, made)
@@ -223,6 +225,7 @@ def test_convert_asks_what_a_15_means(run, tmp_path, rng):
     status, out, err = run("convert", "model", "v2", "--to", "gptq_v2")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("ferrum-numba: x: 1 of 128 stored zero points are 15, which is read as")
+    assert err.endswith('say so, or "wrap" or "sixteen" (--zero-overflow)\n')
     assert run("convert", "model", "v2", "--to", "gptq_v2", "--zero-overflow", "wrap")[0] == 0
     assert run("convert", "model", "v1", "--to", "awq", "--zero-overflow", "carry")[0] == 0
     status, _, err = run("convert", "v1", "marlin", "--to", "marlin")
@@ -261,15 +264,45 @@ def test_a_mistake_is_one_sentence_and_status_2(run, source, tmp_path, argv, wor
     assert {path.name for path in tmp_path.iterdir()} == {"source", "cut.safetensors"}
 
 
-def test_an_interrupted_quantize_leaves_nothing(run, source, tmp_path, monkeypatch):
-    def interrupted(*args):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_quantize_leaves_nothing(run, source, tmp_path, monkeypatch, number):
+    def stopped(*args):
+        os.kill(os.getpid(), number)
+        raise AssertionError("the signal is handled before the next line")
 
-    monkeypatch.setattr(quantize, "quantize_weight", interrupted)
+    monkeypatch.setattr(quantize, "quantize_weight", stopped)
     status, out, err = run("quantize", "source", "target")
     assert (status, out) == (130, "")
-    assert "ferrum-numba: stopped" in err
+    assert err == "ferrum-numba: stopped; nothing half-written is kept\n"
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_stopped_convert_leaves_nothing(run, source, tmp_path, monkeypatch):
+    run("quantize", "source", "quantised")
+
+    def stopped(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal is handled before the next line")
+
+    monkeypatch.setattr(GptqCheckpoint, "linear", stopped)
+    status, out, err = run("convert", "quantised", "target", "--to", "gptq_v2")
+    assert (status, out) == (130, "")
+    assert err == "ferrum-numba: stopped; nothing half-written is kept\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "quantised"}
+
+
+def test_who_handles_sigterm_keeps_it(run, source, monkeypatch):
+    ours = []
+    before = signal.signal(signal.SIGTERM, lambda *args: ours.append(args))
+    try:
+        monkeypatch.setattr(
+            quantize, "copy_rest", lambda *args: os.kill(os.getpid(), signal.SIGTERM)
+        )
+        assert run("quantize", "source", "target")[0] == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert len(ours) == 1
 
 
 @pytest.mark.parametrize(

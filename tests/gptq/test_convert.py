@@ -106,6 +106,44 @@ def test_zero_points_into_every_format(tmp_path, rng, stored_as, to):
     assert_the_same(tmp_path / "target", layers, rest)
 
 
+@pytest.mark.parametrize("version", ["gemv", "gemv_fast", "llm-awq"])
+def test_awq_s_other_layouts(tmp_path, rng, version):
+    layers, rest = model(rng), others(rng)
+    stored = {
+        name: layer.gemv() if version == "gemv"
+        else layer.gemv_fast(zeros="scaled_zeros" if version == "llm-awq" else "qzeros")
+        for name, layer in layers.items()
+    }  # fmt: skip
+    config = {"quant_method": "awq", "version": version, "group_size": 32}
+    build.write(tmp_path / "source", stored, config, **rest)
+    convert_checkpoint(tmp_path / "source", tmp_path / "target", "awq")
+    assert_the_same(tmp_path / "target", layers, rest)
+
+
+@pytest.mark.parametrize("g_idx", ["order", "nothing"])
+def test_compressed_tensors_before_0_20(tmp_path, rng, g_idx):
+    """They have a weight_g_idx; one of -1 says nothing."""
+    layers, rest = model(rng, act_order=g_idx == "order"), others(rng)
+    stored = {name: layer.compressed(g_idx=True) for name, layer in layers.items()}
+    if g_idx == "nothing":
+        for parts in stored.values():
+            parts["weight_g_idx"] = np.full_like(parts["weight_g_idx"], -1)
+    weights = {
+        "num_bits": 4, "symmetric": False, "strategy": "group", "group_size": 32,
+        "actorder": "group" if g_idx == "order" else None,
+    }  # fmt: skip
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
+    config = {
+        "quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": groups,
+        "ignore": ["lm_head"],
+    }  # fmt: skip
+    build.write(tmp_path / "source", stored, **rest)
+    described = {"quantization_config": config}
+    (tmp_path / "source/config.json").write_text(json.dumps(described))
+    convert_checkpoint(tmp_path / "source", tmp_path / "target", "gptq_v2")
+    assert_the_same(tmp_path / "target", layers, rest)
+
+
 @pytest.mark.parametrize("to", ["awq", "compressed-tensors", "gptq_v2", "marlin"])
 def test_there_and_back_is_the_same_file(tmp_path, rng, to):
     layers, rest = model(rng, sym=True), others(rng)
@@ -208,6 +246,36 @@ def test_the_config_says_what_is_there(tmp_path, rng, to):
             "quant_method": "gptq", "checkpoint_format": to, "pack_dtype": "int32",
             "dynamic": {r"-:model\.layers\.\d+\.mlp\.gate$": {}},
         }  # fmt: skip
+
+
+@pytest.mark.parametrize("to", TARGETS)
+@pytest.mark.parametrize("part", [None, "text_config", "llm_config", "thinker_config.text_config"])
+@pytest.mark.parametrize("section", ["quantization_config", "compression_config"])
+def test_the_source_s_config_is_gone_wherever_it_was(tmp_path, rng, section, part, to):
+    layers = model(rng, sym=True)
+    source = write(tmp_path / "source", layers, "gptq", {})
+    said = json.loads((source / "config.json").read_text()).pop("quantization_config")
+    config = {"hidden_size": 64, section: said}
+    for name in reversed(part.split(".") if part else []):
+        config = {name: config}
+    (source / "config.json").write_text(json.dumps(config))
+    convert_checkpoint(source, tmp_path / "target", to)
+    assert_the_same(tmp_path / "target", layers, {})
+    made = json.loads((tmp_path / "target/config.json").read_text())
+    del made["quantization_config"]
+    for name in part.split(".") if part else []:
+        made = made[name]
+    assert made == {"hidden_size": 64}
+
+
+def test_a_sentence_names_the_target(tmp_path, rng, monkeypatch):
+    """Until it is whole the folder has another name, which says nothing to anybody."""
+    source = write(tmp_path / "source", model(rng, sym=True), "gptq", {})
+    monkeypatch.setattr(module, "unquantised", lambda model: {"part": model})
+    with pytest.raises(CheckpointError) as error:
+        convert_checkpoint(source, tmp_path / "target", "awq")
+    assert str(error.value).count(f"{tmp_path / 'target'}/") == 2
+    assert "/." not in str(error.value)
 
 
 def test_compressed_tensors_by_its_formulas(tmp_path, rng):

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ferrum_numba import GptqTensors, ProblemError
+from ferrum_numba import GptqCheckpoint, GptqTensors, ProblemError
 from ferrum_numba.errors import ZeroOverflowWarning
 from ferrum_numba.gptq import overflow
+from ferrum_numba.gptq.convert import convert_checkpoint
 
 WORDS = arrays(np.int32, (2, 1), elements=st.integers(-(2**31), 2**31 - 1))
 
@@ -110,3 +111,11 @@ def test_a_reading_that_is_none():
     words = 'zero_overflow must be one of "carry", "wrap", "sixteen"; got "16"'
     with pytest.raises(ProblemError, match=words.replace('"16"', "'16'")):
         weight(stored(*[0] * 8), "16")
+
+
+def test_an_unknown_reading_is_refused_before_anything_is_read(tmp_path):
+    words = '^zero_overflow must be one of "carry", "wrap", "sixteen"; got \'16\'$'
+    with pytest.raises(ProblemError, match=words):
+        GptqCheckpoint.open(tmp_path / "nowhere", zero_overflow="16")
+    with pytest.raises(ProblemError, match=words):
+        convert_checkpoint(tmp_path / "nowhere", tmp_path / "x", "awq", zero_overflow="16")

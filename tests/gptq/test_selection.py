@@ -43,6 +43,21 @@ def kept(name, shape=(64, 128), config=None, **options):
         (f"{BLOCK}.mlp.shared_expert_gate", "a router"),
         ("visual.blocks.0.attn.qkv", "not of the language model, but of visual"),
         ("model.vision_tower.layers.0.q", "not of the language model, but of vision_tower"),
+        (
+            "model.vision_backbone.image_vit.transformer.resblocks.0.attention.wq",
+            "not of the language model, but of vision_backbone",
+        ),
+        ("vpm.encoder.layers.0.mlp.fc1", "not of the language model, but of vpm"),
+        ("vision_encoder.transformer.0.q", "not of the language model, but of vision_encoder"),
+        ("model.vision_embed.layers.0.q_proj", "not of the language model, but of vision_embed"),
+        ("conformer.layers.0.fc", "not of the language model, but of conformer"),
+        ("model.sam_model.blocks.0.qkv", "not of the language model, but of sam_model"),
+        ("model.mm_projector.0", "not of the language model, but of mm_projector"),
+        ("siglip2.layers.0.q", "not of the language model, but of siglip2"),
+        (f"{BLOCK}.lora_A.speech", "not of the language model, but of speech"),
+        (f"{BLOCK}.sample.activity_proj", None),
+        (f"{BLOCK}.img_mlp.net.0.proj", None),
+        (f"{BLOCK}.mlp.vision_mlp.up_proj", None),
         ("score", "outside of the model's blocks"),
         ("model.project_in", "outside of the model's blocks"),
         (f"{BLOCK}.mlp.gate_proj", None),
@@ -79,6 +94,12 @@ def test_a_row_a_word_is_an_embedding():
     assert kept(f"{BLOCK}.up", (512, 64), {"vocab_size": 512}) is None
 
 
+@pytest.mark.parametrize("block", ["vit.encoder.layer.0", "conformer.layers.0", "visual.blocks.0"])
+def test_a_model_of_one_sense_is_all_blocks(block):
+    found = chosen({f"{block}.q.weight": (64, 64), "score.weight": (8, 64)})
+    assert [*found.linears] == [f"{block}.q.weight"]
+
+
 def test_a_model_without_numbered_blocks_is_all_blocks():
     assert not chosen({"attn.q_proj.weight": (64, 64), "fc.weight": (8, 64)}).kept
 
@@ -104,6 +125,13 @@ def test_sizes_that_are_no_words_are_kept_even_if_asked_for():
     reason = "K = 128 and N = 12 must be multiples of 8"
     assert kept(f"{BLOCK}.odd", (12, 128)) == reason
     assert kept(f"{BLOCK}.odd", (12, 128), include=["odd"]) == reason
+
+
+@pytest.mark.parametrize("options", [{"include": ["lm_head"]}, {"head": True}])
+def test_a_tied_head_stays_though_it_is_stored(options):
+    tied = {"tie_word_embeddings": True}
+    assert kept("lm_head", config=tied, **options) == "the head: it is the embedding"
+    assert kept("lm_head", **options) is None
 
 
 def test_exclusion_wins():
