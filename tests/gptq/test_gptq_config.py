@@ -409,6 +409,32 @@ def test_two_places_that_contradict_each_other_are_named(tmp_path, first, second
 
 
 @pytest.mark.parametrize(
+    "rules",
+    [
+        {"dynamic": {"x": {"sym": False}}},
+        {"dynamic": {"+:x": {"zero_point": True}}},
+        {"extra_config": {"x": {"sym": False}}},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("both", [True, False])
+def test_zero_points_that_count_in_one_layer_have_one_format(tmp_path, rules, both):
+    first = TWO | {"format": "gptq", "sym": True} | rules
+    second = TWO | {"format": "gptq_v2", "sym": True} | (rules if both else {})
+    write(tmp_path, quantize_config=first, config={"quantization_config": second})
+    with pytest.raises(CheckpointError) as error:
+        GptqConfig.load(tmp_path)
+    assert 'checkpoint_format is "gptq" in the one, "gptq_v2" in the other' in str(error.value)
+
+
+def test_rules_of_symmetric_layers_leave_either_format(tmp_path):
+    rules = {"dynamic": {"-:gate": {}, "x": {"sym": True, "group_size": 64}}}
+    first, second = (TWO | {"format": f, "sym": True} | rules for f in ("gptq", "gptq_v2"))
+    write(tmp_path, quantize_config=first, config={"quantization_config": second})
+    assert GptqConfig.load(tmp_path).for_layer("x").checkpoint_format == "gptq"
+
+
+@pytest.mark.parametrize(
     ("first", "second", "want"),
     [
         # optimum's two files; zero points do not count
