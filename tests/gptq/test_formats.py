@@ -71,6 +71,19 @@ def test_zero_points_of_old_files_are_bytes(tmp_path, rng):
         opened(tmp_path, {"x": tensors}, compressed_config()).linear("x")
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_zero_points_of_a_symmetric_layer_are_8(tmp_path, rng, old):
+    layer = build.make(rng, sym=True)
+    tensors = layer.compressed()
+    if old:
+        tensors["weight_zero_point"] = np.zeros((64, 2), np.int8)
+    build.check(opened(tmp_path, {"x": tensors}, compressed_config(sym=True)).linear("x"), layer)
+    tensors["weight_zero_point"][3, 1] += 1
+    words = "^x: weight_zero_point must say 8 everywhere, as symmetric = true does; it does not$"
+    with pytest.raises(ProblemError, match=words):
+        opened(tmp_path, {"x": tensors}, compressed_config(sym=True)).linear("x")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
