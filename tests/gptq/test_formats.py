@@ -226,6 +226,24 @@ def test_marlin_of_autoawq(tmp_path, rng, group_size):
     assert checkpoint.layers()[0].format == "awq_marlin"
 
 
+@pytest.mark.parametrize(
+    "config",
+    [{"quant_method": "awq", "version": "marlin", "zero_point": False, "q_group_size": 32},
+     {"checkpoint_format": "marlin", "group_size": 32}],
+    ids=["awq", "gptq"],
+)  # fmt: skip
+def test_zero_points_beside_marlin_are_8(tmp_path, rng, config):
+    layer = build.make(rng, sym=True)
+    tensors = layer.awq_marlin() if "version" in config else layer.marlin()
+    tensors["qzeros"] = build.pack_columns(layer.zeros)
+    build.check(opened(tmp_path, {"x": tensors}, config).linear("x"), layer)
+    tensors["qzeros"][1, 3] ^= 1
+    with pytest.raises(
+        ProblemError, match=r"^x: qzeros must say 8 everywhere, as a checkpoint for"
+    ):
+        opened(tmp_path, {"x": tensors}, config).linear("x")
+
+
 @pytest.mark.parametrize("version", ["gemm", "gemv"])
 def test_awq_without_its_zero_points_is_refused(tmp_path, rng, version):
     """What is read as 8 then is off by as much as the zero points are."""

@@ -105,6 +105,14 @@ def test_a_key_by_any_of_its_names(found, field, want):
             'checkpoint_format = "gptq_v2" and format = "gptq" contradict each other',
         ),
         ({"format": "marlin", "desc_act": True}, "desc_act of marlin must be false; got true"),
+        (
+            {"format": "marlin", "sym": False},
+            "here: a checkpoint for Marlin holds zero points of 8",
+        ),
+        (
+            {"quant_method": "awq", "version": "marlin", "zero_point": True},
+            "here: a checkpoint for Marlin holds zero points of 8 only; got sym = false or zero_",
+        ),
         ({"dynamic": []}, "here: dynamic must be an object; got []"),
         ({"dynamic": {"(": {}}}, "here: dynamic '(' is no pattern of names: missing )"),
         ({"dynamic": {"x": 4}}, "here: dynamic 'x' must be an object; got 4"),
@@ -358,6 +366,14 @@ def test_a_rule_for_eight_bits_hurts_only_its_layers():
     assert str(error.value) == (
         "model.layers.5.mlp.down_proj: here: dynamic '.*\\\\.down_proj': bits must be 4; got 8"
     )
+
+
+def test_a_rule_gives_no_layer_of_marlin_other_zero_points():
+    rules = {"dynamic": {"x": {"sym": False}, "z": {"group_size": 32}}}
+    config = GptqConfig.parse({"format": "marlin"} | rules, "here")
+    assert config.for_layer("z").group_size == 32
+    with pytest.raises(CheckpointError, match=r"^x: here: dynamic 'x': a checkpoint for Marlin ho"):
+        config.for_layer("x")
 
 
 def write(folder, **files):
