@@ -313,13 +313,38 @@ def test_a_rotation_that_is_in_the_weights_is_none():
         ({"config_groups": {"W4A16": ["Linear"]}}, "here: config_groups: W4A16 must be an object;"),
         ({"ignore": "lm_head"}, 'here: ignore must be strings; got "lm_head"'),
         ({"ignore": ["re:("]}, "here: ignore 're:(' is no pattern of names: missing )"),
+        ({"sparsity_config": "x"}, 'here: sparsity_config must be an object; got "x"'),
+        ({"transform_config": "x"}, 'here: transform_config must be an object; got "x"'),
+        ({"transform_config": {"config_groups": {"a": [1]}}},
+         "here: transform_config: config_groups: a must be an object; got [1]"),
+        ({"transform_config": {"config_groups": {"a": {"apply": ["x"]}}}},
+         """here: transform_config: config_groups 'a': apply must be objects; got ["x"]"""),
+        ({"transform_config": {"config_groups": {"a": {"apply": 4}}}}, "apply must be objects; g"),
         ({"ignore": ["re:[[:digit:]]"]}, "[:digit:] is a class of another engine than"),
     ],
-)
+)  # fmt: skip
 def test_a_damaged_config_of_compressed_tensors_is_refused(found, words):
     with pytest.raises(CheckpointError) as error:
         GptqConfig.parse(compressed() | found, "here")
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("weights", "group", "words"),
+    [
+        ({}, {"input_activations": {"num_bits": None}},
+         "input_activations: num_bits must be a whole number; got null"),
+        ({}, {"input_activations": "x"}, 'input_activations must be an object; got "x"'),
+        ({}, {"weights": [4]}, "weights must be an object; got [4]"),
+        ({"num_bits": None}, {}, "weights: num_bits must be a whole number; got null"),
+        ({"num_bits": "4"}, {}, 'weights: num_bits must be a whole number; got "4"'),
+    ],
+)  # fmt: skip
+def test_a_damaged_group_of_compressed_tensors_is_refused(weights, group, words):
+    with pytest.raises(CheckpointError) as error:
+        GptqConfig.parse(compressed((["Linear"], weights, group)), "here")
+    assert str(error.value).startswith("here: config_groups 'group_0'")
+    assert str(error.value).endswith(words)
 
 
 def test_a_layer_that_is_no_target_is_not_quantised():
