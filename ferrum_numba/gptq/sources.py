@@ -32,7 +32,7 @@ def found_in(folder: Path) -> list[tuple[str, Any]]:
     """Return every config of a folder with the name of its place, in the order in which they count.
 
     Raises:
-        CheckpointError: there is none, or a file is damaged.
+        CheckpointError: there is none, all are empty, or a file is damaged.
     """
     configs = [
         (str(path), read_json(path)) for path in (folder / n for n in FILES) if path.exists()
@@ -45,6 +45,9 @@ def found_in(folder: Path) -> list[tuple[str, Any]]:
             f"{folder} has no {FILES[0]} and no {MODEL_FILE} with a {SECTION}; "
             "a quantised checkpoint needs one of them"
         )
+    # what is no object is another error
+    if all(found == {} for _, found in configs):
+        raise CheckpointError(f"{configs[0][0]} says nothing of how it was quantised; it is empty")
     return configs
 
 

@@ -540,6 +540,24 @@ def test_a_config_that_cannot_be_had_names_the_file(tmp_path, files, words):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("files", "place"),
+    [
+        ({"config": {"quantization_config": {}}}, "config.json: quantization_config"),
+        ({"quantize_config": {}, "config": {"quantization_config": {}}}, "quantize_config.json"),
+    ],
+)
+def test_an_empty_config_says_nothing(tmp_path, files, place):
+    write(tmp_path, **files)
+    with pytest.raises(CheckpointError) as error:
+        GptqConfig.load(tmp_path)
+    words = "says nothing of how it was quantised; it is empty"
+    assert str(error.value) == f"{tmp_path}/{place} {words}"
+    # another place may say it
+    write(tmp_path, quant_config={"q_group_size": 32})
+    assert GptqConfig.load(tmp_path).group_size == 32
+
+
 def test_a_config_that_is_a_folder_cannot_be_read(tmp_path):
     (tmp_path / "quantize_config.json").mkdir()
     with pytest.raises(CheckpointError, match=r"quantize_config\.json cannot be read: Is a dir"):
