@@ -224,6 +224,12 @@ def test_marlin_of_autoawq(tmp_path, rng, group_size):
     checkpoint = opened(tmp_path, {"x": layer.awq_marlin()}, config)
     build.check(checkpoint.linear("x"), layer)
     assert checkpoint.layers()[0].format == "awq_marlin"
+    # its own file lacks the method; beside the model's section or alone
+    del config["quant_method"]
+    (tmp_path / "quant_config.json").write_text(json.dumps(config))
+    build.check(GptqCheckpoint.open(tmp_path).linear("x"), layer)
+    (tmp_path / "config.json").unlink()
+    build.check(GptqCheckpoint.open(tmp_path).linear("x"), layer)
 
 
 @pytest.mark.parametrize(

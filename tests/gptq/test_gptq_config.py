@@ -59,6 +59,10 @@ def test_defaults_are_those_of_the_loaders():
          "checkpoint_format", "gemv_fast"),
         ({"quant_method": "awq", "backend": "llm-awq"}, "checkpoint_format", "llm-awq"),
         ({"quant_method": "awq", "version": "marlin"}, "checkpoint_format", "awq_marlin"),
+        # AutoAWQ's own file lacks the method
+        ({"version": "Marlin", "w_bit": 4, "zero_point": False}, "checkpoint_format", "awq_marlin"),
+        ({"version": "marlin", "format": "marlin"}, "checkpoint_format", "marlin"),
+        ({"version": "marlin", "method": "gptq"}, "checkpoint_format", "marlin"),
         ({"quant_method": "auto-round"}, "checkpoint_format", "gptq"),
         ({"quant_method": "intel/auto-round"}, "quant_method", "auto-round"),
         ({"quant_method": "Auto_Round"}, "quant_method", "auto-round"),
