@@ -3,7 +3,7 @@
 weight_packed     [N, K/8] int32   nibble i of word [n, c] is the code of row 8*c + i, column n
 weight_scale      [N, G]
 weight_zero_point [N/8, G] int32   nibble i of word [c, g] is the zero point of column 8*c + i; in
-                                   old files [N, G] int8, less 8; none if symmetric
+                                   old files [N, G] int8, less 8; none, or 8s, if symmetric
 weight_shape      [2] int64        N, K: the last word of a column may hold fewer codes
 weight_g_idx      [K] int32        the group of each row, in files before 0.20; -1 says nothing
 """
@@ -17,7 +17,7 @@ from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.gptq.config import GptqConfig
 from ferrum_numba.gptq.stored import Parts, Stored
-from ferrum_numba.gptq.tensors import PACK_FACTOR, GptqTensors, check_matrix, stand_in
+from ferrum_numba.gptq.tensors import PACK_FACTOR, GptqTensors, check_matrix, need_8, stand_in
 from ferrum_numba.reference.gptq import pack_nibbles
 
 CHECKPOINT_FORMAT = "gptq_v2"
@@ -29,7 +29,10 @@ def read(parts: Parts, config: GptqConfig) -> Stored:
     packed = parts.need("weight_packed")
     check_matrix(parts.name, "weight_packed", packed, "[N, K/8]")
     N, K = _shape(parts, packed)
-    zeros = None if config.sym else _zero_points(parts, N)
+    zeros = _zero_points(parts, N)
+    if config.sym and zeros is not None:
+        need_8(parts.name, "weight_zero_point", zeros, "symmetric = true")
+        zeros = None
     layer = GptqTensors.make(
         parts.name, stand_in(K, N), _transposed(parts, "weight_scale"), zeros, _group_index(parts),
         parts.optional("bias"), group_size=config.group_size, sym=config.sym,

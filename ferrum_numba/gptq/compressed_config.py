@@ -31,12 +31,17 @@ def said(found: Mapping[str, Any], source: str) -> dict[str, Any]:
         CheckpointError: a value of another type.
     """
     groups = _object(found, "config_groups", source)
+    # of the whole model
+    refusal_of_all = _global_refusal(found, source)
     rules: list[tuple[int, Rule]] = []
     for name in groups:
         group = _object(groups, name, f"{source}: config_groups")
         where = f"config_groups {name!r}"
-        changes = _changes(group.get("weights") or {}, f"{source}: {where}")
-        refusal = _global_refusal(found) or _refusal(group, found.get("format"))
+        weights = _optional(group, "weights", f"{source}: {where}")
+        changes = _changes(weights, f"{source}: {where}")
+        refusal = refusal_of_all or _refusal(
+            group, weights, found.get("format"), f"{source}: {where}"
+        )
         for target in _strings(group, "targets", f"{source}: {where}"):
             for rank, pattern in _matched(target, f"{source}: {where} target {target!r}"):
                 key = f"{where} target {target!r}"
@@ -73,24 +78,25 @@ def _matched(target: str, where: str) -> Iterator[tuple[int, Any]]:
 
 def _changes(weights: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return a group's weights in GPTQ's keys."""
-    if not isinstance(weights, dict):
-        raise CheckpointError(f"{where}: weights must be an object; got {json.dumps(weights)}")
     size = weights.get("group_size")
     channel = weights.get("strategy") == "channel" or size is None
     return {
-        "bits": weights.get("num_bits", 8),
+        "bits": _bits(weights, 8, f"{where} weights"),
         "group_size": -1 if channel else size,
         "sym": weights.get("symmetric", True),
         "desc_act": weights.get("actorder") in ("group", "dynamic", True),
     }
 
 
-def _refusal(group: Mapping[str, Any], stored_as: Any) -> str | None:
+def _refusal(
+    group: Mapping[str, Any], weights: Mapping[str, Any], stored_as: Any, where: str
+) -> str | None:
     """Return why layers of a group are not what is read here."""
-    weights = group.get("weights")
     if not weights:
         return "has no weights: only activations are quantised"
     kind, bits = weights.get("type", "int"), weights.get("num_bits", 8)
+    activations = _optional(group, "input_activations", where)
+    of_activations = _bits(activations, ACTIVATION_BITS, f"{where} input_activations")
     stored_as = group.get("format") or stored_as
     if kind != "int":
         return f"is {stored_as}, {kind} of {bits} bits; only int4 is read"
@@ -100,22 +106,38 @@ def _refusal(group: Mapping[str, Any], stored_as: Any) -> str | None:
         return f"is stored as {stored_as}; only {FORMAT} is read"
     if weights.get("strategy", "group") not in ("group", "channel"):
         return f"has scales by {weights['strategy']}; only group and channel are read"
-    activations = group.get("input_activations") or {}
-    if activations.get("num_bits", ACTIVATION_BITS) < ACTIVATION_BITS:
-        return f"is for activations of {activations['num_bits']} bits; only 16 bits are run"
+    if of_activations < ACTIVATION_BITS:
+        return f"is for activations of {of_activations} bits; only 16 bits are run"
     return None
 
 
-def _global_refusal(found: Mapping[str, Any]) -> str | None:
-    sparse = (found.get("sparsity_config") or {}).get("format", "dense")
+def _global_refusal(found: Mapping[str, Any], source: str) -> str | None:
+    sparse = _optional(found, "sparsity_config", source).get("format", "dense")
     if sparse != "dense":
         return f"is sparse ({sparse}); only dense weights are read"
-    transforms = (found.get("transform_config") or {}).get("config_groups") or {}
-    for name, transform in transforms.items():
-        places = [place.get("location") for place in transform.get("apply", [])]
-        if any(place in ONLINE for place in places):
+    where = f"{source}: transform_config"
+    transforms = _optional(_optional(found, "transform_config", source), "config_groups", where)
+    for name in transforms:
+        places = _object(transforms, name, f"{where}: config_groups").get("apply") or []
+        if not isinstance(places, list) or not all(isinstance(place, dict) for place in places):
+            raise CheckpointError(
+                f"{where}: config_groups {name!r}: apply must be objects; got {json.dumps(places)}"
+            )
+        if any(place.get("location") in ONLINE for place in places):
             return f"needs its activations rotated (transform_config {name!r}); that is not done"
     return None
+
+
+def _bits(found: Mapping[str, Any], default: int, where: str) -> int:
+    bits = found.get("num_bits", default)
+    if type(bits) is not int:
+        raise CheckpointError(f"{where}: num_bits must be a whole number; got {json.dumps(bits)}")
+    return bits
+
+
+def _optional(found: Mapping[str, Any], key: str, source: str) -> dict[str, Any]:
+    """Return an object, or an empty one where there is none or null."""
+    return {} if found.get(key) is None else _object(found, key, source)
 
 
 def _object(found: Mapping[str, Any], key: str, source: str) -> dict[str, Any]:

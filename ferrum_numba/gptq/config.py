@@ -28,6 +28,8 @@ FORMATS = {
 # words of which a format's layers are packed; AWQ's fast GEMV has its own
 PACK_DTYPES = {"gemv_fast": ("int16", "int32"), "llm-awq": ("int16", "int32")}
 ORDERED = ("gemm", "gemv", "gemv_fast", "llm-awq", "marlin", "awq_marlin")
+# that hold no zero points but 8
+SYMMETRIC = ("marlin", "awq_marlin")
 # of activations, that are not quantised
 ACTIVATION_BITS = 16
 # what models call the experts of a token
@@ -116,6 +118,8 @@ class GptqConfig:
             changes.pop("pack_dtype", None)
             told = {key: value for key, value in changes.items() if value is not None}
             config = replace(self, **told)
+            if config.checkpoint_format in SYMMETRIC:
+                _check_symmetric(changes, f"{name}: {source}")
         config._check_layer(name, source)
         return config
 
@@ -131,6 +135,8 @@ class GptqConfig:
         config = cls(**told, source=source)
         if stored_as in ORDERED:
             _need(source, f"desc_act of {stored_as}", config.desc_act, (False,))
+        if stored_as in SYMMETRIC:
+            _check_symmetric(values, source)
         return config
 
     def _check_layer(self, name: str, source: str) -> None:
@@ -172,6 +178,14 @@ def _check_group_size(values: Mapping[str, Any], source: str) -> None:
             raise CheckpointError(
                 f"{source}: group_size must be -1 or at least 1; got {json.dumps(size)}"
             )
+
+
+def _check_symmetric(values: Mapping[str, Any], source: str) -> None:
+    if values.get("sym") is False:
+        raise CheckpointError(
+            f"{source}: a checkpoint for Marlin holds zero points of 8 only; got sym = false or "
+            "zero_point = true"
+        )
 
 
 def _need(source: str, key: str, got: Any, known: tuple[Any, ...]) -> None:

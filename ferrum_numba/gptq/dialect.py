@@ -74,6 +74,8 @@ def said(found: Any, source: str) -> dict[str, Any]:
     elif found.get("backend") == "llm-awq":
         found = {**found, "version": "llm-awq"}
     values = plain(found, source)
+    if method is None and _is_marlin_of_awq(found):
+        values["quant_method"] = "awq"
     layer_rules = (
         *rules.extra_config(found.get("extra_config"), source),
         *rules.dynamic(found.get("dynamic"), source),
@@ -95,6 +97,15 @@ def plain(found: Mapping[str, Any], source: str) -> dict[str, Any]:
     if values.get("packing_format") is not None:
         values["checkpoint_format"] = _packing(values.pop("packing_format"), source)
     return values
+
+
+def _is_marlin_of_awq(found: Mapping[str, Any]) -> bool:
+    """Tell whether a config without a method is AutoAWQ's own: GPTQ calls no format a version."""
+    version, *others = (
+        found.get(key) for key in ("version", "checkpoint_format", "format", "is_marlin_format")
+    )
+    of_marlin = isinstance(version, str) and _spelled("checkpoint_format", version) == "marlin"
+    return of_marlin and all(other is None for other in others)
 
 
 def _method(found: Mapping[str, Any]) -> str | None:

@@ -3,7 +3,7 @@
 "gemv"
     qweight [N, K/8] int32   nibble i of word [n, c] is the code of row 8*c + i, column n
     qzeros  [N, W] int32     nibble i of word [n, w] is the zero point of group 8*w + i
-    scales  [N, 8*W]         W words or more for G groups; what is beyond them is padding
+    scales  [N, 8*W]         W words for G groups (see `_padded_groups`), zeros beyond them
 
 "gemv_fast", and "llm-awq", whose qzeros are called scaled_zeros
     qweight [N/4, K] int16   of 64 rows and 4 columns, word w, nibble a is the code of column w / 16
@@ -29,6 +29,8 @@ from ferrum_numba.reference.gptq import pack_nibbles, unpack_nibbles
 BLOCK_K, BLOCK_N, WORD_CODES = 64, 4, 4
 LARGEST_ZERO_POINT = 15
 NO_ZERO_POINT = 8
+# AutoAWQ stores the groups of as many rows as this by whole words: of 32 rows, in fours
+ROWS_OF_WORDS = 128
 
 
 def read(parts: Parts, config: GptqConfig) -> Stored:
@@ -41,7 +43,8 @@ def read(parts: Parts, config: GptqConfig) -> Stored:
     if zeros is not None:
         check_matrix(parts.name, "qzeros", zeros, "[N, W]")
         unpacked = unpack_nibbles(zeros).reshape(len(zeros), -1).T
-        zeros = _packed(parts.name, unpacked, len(scales), N)
+        unpacked = _unpadded(parts.name, unpacked, K, config.group_size, "qzeros")
+        zeros = _packed(parts.name, unpacked, N)
     layer = _made(parts, config, (K, N), scales, zeros)
     return Stored(layer, lambda: np.ascontiguousarray(qweight.T))
 
@@ -82,7 +85,7 @@ def _fast(parts: Parts, config: GptqConfig, of_zeros: str) -> Stored:
     zeros = None
     if scaled is not None:
         scaled = _groups(name, scaled, K, N, config.group_size, of_zeros)
-        zeros = _packed(name, _unscaled(name, scales, scaled, of_zeros), len(scales), N)
+        zeros = _packed(name, _unscaled(name, scales, scaled, of_zeros), N)
     layer = _made(parts, config, (K, N), scales, zeros)
     return Stored(layer, lambda: weight_from_fast(qweight))
 
@@ -96,27 +99,59 @@ def _made(
     )  # fmt: skip
 
 
+def _num_groups(K: int, group_size: int) -> int:
+    return 1 if group_size == -1 else ceil_div(K, group_size)
+
+
+def _padded_groups(K: int, group_size: int) -> int:
+    """Return how many groups are stored: in words, and in more than one where groups are small."""
+    together = max(1, ROWS_OF_WORDS // (K if group_size == -1 else group_size))
+    words = ceil_div(_num_groups(K, group_size), PACK_FACTOR)
+    return ceil_div(words, together) * together * PACK_FACTOR
+
+
 def _groups(
     name: str, padded: Array, K: int, N: int, group_size: int, tensor: str = "scales"
 ) -> Array:
-    """Return [G, N] of [G or more, N]."""
-    G = 1 if group_size == -1 else ceil_div(K, group_size)
-    if padded.ndim != 2 or padded.shape[1] != N or len(padded) < G or padded.dtype not in FLOATS:
+    """Return [G, N] of [as many as are stored, N]; another group size would show in the padding."""
+    if padded.ndim != 2 or padded.shape[1] != N or padded.dtype not in FLOATS:
         raise ProblemError(
-            f"{name}: {tensor} must be of {N} columns and at least {G} groups; "
-            f"got {list(padded.shape)} {padded.dtype}"
+            f"{name}: {tensor} must be of {N} columns; got {list(padded.shape)} {padded.dtype}"
         )
-    return np.ascontiguousarray(padded[:G])
+    groups = _unpadded(name, padded, K, group_size, tensor)
+    # a scale is never 0 in a whole group: AWQ's are at least 1e-5 / 15
+    if tensor == "scales" and len(groups) > 1 and not groups[-1].any():
+        raise ProblemError(
+            f"{name}: scales of the last of {len(groups)} groups are 0; group_size {group_size} "
+            "is not that of this layer"
+        )
+    return np.ascontiguousarray(groups)
 
 
-def _packed(name: str, zeros: Array, G: int, N: int) -> Array:
-    """Return [G, N/8] int32 of [G or more, N] zero points."""
-    if zeros.shape[1] != N or len(zeros) < G or N % PACK_FACTOR:
+def _unpadded(name: str, padded: Array, K: int, group_size: int, tensor: str) -> Array:
+    """Return the first G rows of padded ones."""
+    G, stored = _num_groups(K, group_size), _padded_groups(K, group_size)
+    if len(padded) != stored:
         raise ProblemError(
-            f"{name}: qzeros must be of {N} columns, a multiple of {PACK_FACTOR}, and at least {G} "
-            f"groups; got {zeros.shape[1]} columns and {len(zeros)} groups"
+            f"{name}: {tensor} must be of {stored} groups, padding and all, for group_size "
+            f"{group_size} and K = {K}; got {len(padded)}"
         )
-    return pack_nibbles(zeros[:G].reshape(G, -1, PACK_FACTOR))
+    if padded[G:].any():
+        raise ProblemError(
+            f"{name}: {tensor} must be 0 beyond the {G} groups of group_size {group_size} and "
+            f"K = {K}; group {G + int(np.argwhere(padded[G:])[0, 0])} is not"
+        )
+    return padded[:G]
+
+
+def _packed(name: str, zeros: Array, N: int) -> Array:
+    """Return [G, N/8] int32 of [G, N] zero points."""
+    if zeros.shape[1] != N or N % PACK_FACTOR:
+        raise ProblemError(
+            f"{name}: qzeros must be of {N} columns, a multiple of {PACK_FACTOR}; "
+            f"got {zeros.shape[1]} columns"
+        )
+    return pack_nibbles(zeros.reshape(len(zeros), -1, PACK_FACTOR))
 
 
 def _unscaled(name: str, scales: Array, scaled: Array, tensor: str) -> Array:

@@ -3,7 +3,7 @@
 B [K/16, 2*N] int32   codes in Marlin's tiles, zero point 8
 s [G, N]              scales, permuted within their rows
 
-AutoAWQ's `version: marlin` calls them qweight and scales.
+AutoAWQ's `version: marlin` calls them qweight and scales. Stored qzeros may only repeat the 8s.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ferrum_numba.contract import Array
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.gptq.config import GptqConfig
 from ferrum_numba.gptq.stored import Parts, Stored
-from ferrum_numba.gptq.tensors import FLOATS, GptqTensors, check_matrix, stand_in
+from ferrum_numba.gptq.tensors import FLOATS, GptqTensors, check_matrix, need_8, stand_in
 from ferrum_numba.reference.gptq import pack_codes, unpack_codes
 from ferrum_numba.reference.marlin_layout import (
     TILE_K,
@@ -59,7 +59,9 @@ def read_awq(parts: Parts, config: GptqConfig) -> Stored:
 
 
 def _stored(parts: Parts, config: GptqConfig, weight: str, scales: str) -> Stored:
-    B = parts.need(weight)
+    B, qzeros = parts.need(weight), parts.optional("qzeros")
+    if qzeros is not None:
+        need_8(parts.name, "qzeros", qzeros, "a checkpoint for Marlin")
     layer = checked(
         parts.name, B, parts.need(scales), parts.optional("bias"), group_size=config.group_size,
         names=(weight, scales),

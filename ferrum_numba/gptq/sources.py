@@ -2,8 +2,8 @@
 
 Whatever two of them say of the same thing must agree, but for what changes no weight: a head that
 is quantised or not is seen by its tensors, and of GPTQ's two formats either will do where `sym`
-says that stored zero points do not count (optimum writes "gptq" into one file and "gptq_v2" into
-the other). There the first place counts.
+says that stored zero points do not count, in any layer (optimum writes "gptq" into one file and
+"gptq_v2" into the other). There the first place counts.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def found_in(folder: Path) -> list[tuple[str, Any]]:
     """Return every config of a folder with the name of its place, in the order in which they count.
 
     Raises:
-        CheckpointError: there is none, or a file is damaged.
+        CheckpointError: there is none, all are empty, or a file is damaged.
     """
     configs = [
         (str(path), read_json(path)) for path in (folder / n for n in FILES) if path.exists()
@@ -45,6 +45,9 @@ def found_in(folder: Path) -> list[tuple[str, Any]]:
             f"{folder} has no {FILES[0]} and no {MODEL_FILE} with a {SECTION}; "
             "a quantised checkpoint needs one of them"
         )
+    # what is no object is another error
+    if all(found == {} for _, found in configs):
+        raise CheckpointError(f"{configs[0][0]} says nothing of how it was quantised; it is empty")
     return configs
 
 
@@ -56,7 +59,7 @@ def merged(places: Sequence[Said]) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     told_by: dict[str, str] = {}
-    symmetric = all(said.get("sym") is True for _, said in places)
+    symmetric = all(_symmetric(said) for _, said in places)
     for source, said in places:
         for key, value in said.items():
             if values.get(key) is None:
@@ -71,6 +74,15 @@ def merged(places: Sequence[Said]) -> dict[str, Any]:
                     f"{_shown(values[key])} in the one, {_shown(value)} in the other"
                 )
     return values
+
+
+def _symmetric(said: Mapping[str, Any]) -> bool:
+    """Tell whether a config says of every layer that its zero points do not count."""
+    # a rule says False by either of its keys
+    rules = [rule.changes or {} for rule in said.get("rules", ())]
+    return said.get("sym") is True and not any(
+        changes.get("sym") is False or changes.get("zero_point") is True for changes in rules
+    )
 
 
 def _sections(model: Mapping[str, Any], place: str) -> Iterator[tuple[str, Any]]:

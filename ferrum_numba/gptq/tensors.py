@@ -169,6 +169,14 @@ def all_say_8(qzeros: Array, checkpoint_format: str) -> bool:
     return bool((qzeros.view(np.uint32) == SYMMETRIC_WORD[checkpoint_format]).all())
 
 
+def need_8(name: str, tensor: str, zeros: Array, because: str) -> None:
+    """Raise ProblemError unless stored zero points are 8, as something else says they are."""
+    if zeros.dtype != np.int32 or not all_say_8(zeros, "gptq_v2"):
+        raise ProblemError(
+            f"{name}: {tensor} must say 8 everywhere, as {because} does; it does not"
+        )
+
+
 def stand_in(K: int, N: int) -> Array:
     """Return [K/8, N] int32 of zeros that take no memory, for a weight in another layout."""
     return np.broadcast_to(np.int32(0), (K // PACK_FACTOR, N))

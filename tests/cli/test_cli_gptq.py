@@ -150,7 +150,7 @@ def test_groups_of_several_sizes_are_the_raw_kernel_s(run, tmp_path, rng):
 
 
 def test_inspect_without_a_quantised_layer(run, tmp_path):
-    (tmp_path / "quantize_config.json").write_text("{}")
+    (tmp_path / "quantize_config.json").write_text('{"bits": 4}')
     save_file({"x.weight": np.zeros((8, 8), np.float16)}, tmp_path / "model.safetensors")
     assert run("inspect", ".")[:2] == (0, ". has no quantised layer\n")
     assert json.loads(run("inspect", ".", "--json")[1]) == []

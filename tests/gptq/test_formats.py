@@ -71,6 +71,19 @@ def test_zero_points_of_old_files_are_bytes(tmp_path, rng):
         opened(tmp_path, {"x": tensors}, compressed_config()).linear("x")
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_zero_points_of_a_symmetric_layer_are_8(tmp_path, rng, old):
+    layer = build.make(rng, sym=True)
+    tensors = layer.compressed()
+    if old:
+        tensors["weight_zero_point"] = np.zeros((64, 2), np.int8)
+    build.check(opened(tmp_path, {"x": tensors}, compressed_config(sym=True)).linear("x"), layer)
+    tensors["weight_zero_point"][3, 1] += 1
+    words = "^x: weight_zero_point must say 8 everywhere, as symmetric = true does; it does not$"
+    with pytest.raises(ProblemError, match=words):
+        opened(tmp_path, {"x": tensors}, compressed_config(sym=True)).linear("x")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -131,37 +144,71 @@ def test_layouts_of_autoawq(tmp_path, rng, version, group_size, width):
     assert (info.format, info.K, info.N) == (version.lower(), 256, 24)
 
 
+@pytest.mark.parametrize(
+    ("K", "group_size", "width", "said", "words"),
+    [
+        (1024, 32, 4, {}, "x: scales must be of 8 groups, padding and all, for group_size 128 and"),
+        (1024, 128, 1, {"q_group_size": 64}, "x: scales must be of 16 groups, padding and all"),
+        (256, 128, 1, {"q_group_size": -1}, "x: scales must be 0 beyond the 1 groups of group_"),
+        (1024, 128, 1, {"q_group_size": 256}, "group_size 256 and K = 1024; group 4 is not"),
+        (256, -1, 1, {"q_group_size": 128}, "x: scales of the last of 2 groups are 0; group_size"),
+    ],
+)
+@pytest.mark.parametrize("version", ["gemv", "gemv_fast", "llm-awq"])
+def test_another_group_size_than_a_layer_has_is_seen(
+    tmp_path, rng, version, K, group_size, width, said, words
+):
+    layer = build.make(rng, K, 8, group_size)
+    of_zeros = "scaled_zeros" if version == "llm-awq" else "qzeros"
+    tensors = layer.gemv(width) if version == "gemv" else layer.gemv_fast(width, of_zeros)
+    with pytest.raises(ProblemError) as error:
+        opened(tmp_path, {"x": tensors}, AWQ | {"version": version} | said).linear("x")
+    assert words in str(error.value)
+
+
+def test_zero_points_beyond_the_groups_are_seen(tmp_path, rng):
+    tensors = build.make(rng, 256, 8, 128).gemv()
+    tensors["qzeros"] = np.full_like(tensors["qzeros"], 0x01888888)
+    config = AWQ | {"version": "gemv"}
+    with pytest.raises(ProblemError, match=r"^x: qzeros must be 0 beyond the 2 groups of group_"):
+        opened(tmp_path, {"x": tensors}, config).linear("x")
+    tensors["qzeros"] = np.zeros((8, 2), np.int32)
+    with pytest.raises(ProblemError, match=r"^x: qzeros must be of 8 groups, padding and all"):
+        opened(tmp_path, {"x": tensors}, config).linear("x")
+
+
 def test_every_zero_point_of_gemv_fast_is_found_whatever_the_scale(tmp_path, rng):
     """Its product with the scale is what is stored, in fp16."""
     layer = build.make(rng, 64, 16 * 8, 64)
     layer.zeros[:] = np.arange(128) % 16
     layer.scales[:] = np.repeat([6e-8, 1e-7, 6.1e-5, 1e-3, -0.02, 1.0, 100.0, 4000.0], 16)
     config = AWQ | {"version": "gemv_fast", "group_size": 64}
-    build.check(opened(tmp_path, {"x": layer.gemv_fast()}, config).linear("x"), layer)
+    build.check(opened(tmp_path, {"x": layer.gemv_fast(2)}, config).linear("x"), layer)
 
 
 def test_a_scale_of_0_has_any_zero_point(tmp_path, rng):
     layer = build.make(rng, 64, 8, 64)
     layer.scales[:, :4] = 0
     config = AWQ | {"version": "gemv_fast", "group_size": 64}
-    build.check(opened(tmp_path, {"x": layer.gemv_fast()}, config).linear("x"), layer)
+    build.check(opened(tmp_path, {"x": layer.gemv_fast(2)}, config).linear("x"), layer)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"qzeros": np.full((8, 8), 0.5, np.float16)},
+        ({"qzeros": np.pad(np.full((1, 8), 0.5, np.float16), ((0, 15), (0, 0)))},
          "x: qzeros must be minus scale times a zero point of 0..15; got 0.5 for a scale of"),
-        ({"qzeros": np.full((8, 8), -np.inf, np.float16)}, "x: qzeros must be minus scale times"),
+        ({"qzeros": np.pad(np.full((1, 8), -np.inf, np.float16), ((0, 15), (0, 0)))},
+         "x: qzeros must be minus scale times"),
         ({"qweight": np.zeros((2, 32), np.int16)}, "x: qweight must be [N/4, multiple of 64] of"),
         ({"qweight": np.zeros((2, 64), np.int32)}, "of int16; got [2, 64] int32"),
-        ({"scales": np.ones((8, 16), np.float16)}, "x: scales must be of 8 columns and at least"),
+        ({"scales": np.ones((8, 16), np.float16)}, "x: scales must be of 8 columns; got [8, 16]"),
         ({"qzeros": None}, "x: qzeros are missing; AWQ's zero points are stored but where"),
     ],
     ids=str,
 )  # fmt: skip
 def test_a_layer_of_gemv_fast_that_lies_is_named(tmp_path, rng, change, words):
-    tensors = build.make(rng, 64, 8, 64).gemv_fast() | change
+    tensors = build.make(rng, 64, 8, 64).gemv_fast(2) | change
     tensors = {name: array for name, array in tensors.items() if array is not None}
     config = AWQ | {"version": "gemv_fast", "group_size": 64}
     with pytest.raises(ProblemError) as error:
@@ -177,13 +224,37 @@ def test_marlin_of_autoawq(tmp_path, rng, group_size):
     checkpoint = opened(tmp_path, {"x": layer.awq_marlin()}, config)
     build.check(checkpoint.linear("x"), layer)
     assert checkpoint.layers()[0].format == "awq_marlin"
+    # its own file lacks the method; beside the model's section or alone
+    del config["quant_method"]
+    (tmp_path / "quant_config.json").write_text(json.dumps(config))
+    build.check(GptqCheckpoint.open(tmp_path).linear("x"), layer)
+    (tmp_path / "config.json").unlink()
+    build.check(GptqCheckpoint.open(tmp_path).linear("x"), layer)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"quant_method": "awq", "version": "marlin", "zero_point": False, "q_group_size": 32},
+     {"checkpoint_format": "marlin", "group_size": 32}],
+    ids=["awq", "gptq"],
+)  # fmt: skip
+def test_zero_points_beside_marlin_are_8(tmp_path, rng, config):
+    layer = build.make(rng, sym=True)
+    tensors = layer.awq_marlin() if "version" in config else layer.marlin()
+    tensors["qzeros"] = build.pack_columns(layer.zeros)
+    build.check(opened(tmp_path, {"x": tensors}, config).linear("x"), layer)
+    tensors["qzeros"][1, 3] ^= 1
+    with pytest.raises(
+        ProblemError, match=r"^x: qzeros must say 8 everywhere, as a checkpoint for"
+    ):
+        opened(tmp_path, {"x": tensors}, config).linear("x")
 
 
 @pytest.mark.parametrize("version", ["gemm", "gemv"])
 def test_awq_without_its_zero_points_is_refused(tmp_path, rng, version):
     """What is read as 8 then is off by as much as the zero points are."""
     layer = build.make(rng, sym=True)
-    tensors = layer.awq() if version == "gemm" else layer.gemv()
+    tensors = layer.awq() if version == "gemm" else layer.gemv(4)
     del tensors["qzeros"]
     config = {"quant_method": "awq", "version": version, "group_size": 32}
     words = "x: qzeros are missing; AWQ's zero points are stored but where zero_point = false"

@@ -348,7 +348,11 @@ def test_a_layer_is_a_view_of_the_file(tmp_path, model):
 def test_no_layer_is_in_memory_more_than_twice(tmp_path, rng, kind, name, most):
     """What maps of files take is the system's to give back; codes of a byte are a block's only."""
     layer = build.make(rng, 8192, 64, 128, sym=True)
-    config = {"gptq": {}, "awq": {"quant_method": "awq"}, "marlin": {"quant_method": "marlin"}}
+    config = {
+        "gptq": {"bits": 4},
+        "awq": {"quant_method": "awq"},
+        "marlin": {"quant_method": "marlin"},
+    }
     layers = dict.fromkeys(("gate_proj", "up_proj"), getattr(layer, kind)())
     checkpoint = GptqCheckpoint.open(build.write(tmp_path, layers, config[kind]))
     tracemalloc.start()
@@ -462,7 +466,7 @@ BAD = {
 def test_a_file_that_lies_is_refused_by_name(tmp_path, case):
     content, words = BAD[case]
     (tmp_path / "model.safetensors").write_bytes(content)
-    (tmp_path / "quantize_config.json").write_text("{}")
+    (tmp_path / "quantize_config.json").write_text('{"bits": 4}')
     with pytest.raises(CheckpointError) as error:
         GptqCheckpoint.open(tmp_path)
     message = str(error.value)
@@ -519,7 +523,7 @@ def test_wrong_tensors_of_a_layer_name_it(tmp_path, rng):
 def test_a_type_that_numpy_lacks_is_named(tmp_path):
     content = raw({"x.qweight": entry("F8_E8M0", (4,), (0, 4))}, b"\0" * 4)
     (tmp_path / "model.safetensors").write_bytes(content)
-    (tmp_path / "quantize_config.json").write_text("{}")
+    (tmp_path / "quantize_config.json").write_text('{"bits": 4}')
     with pytest.raises(CheckpointError, match=r"tensor x\.qweight is F8_E8M0; it needs to be one"):
         GptqCheckpoint.open(tmp_path).linear("x")
 

@@ -59,6 +59,10 @@ def test_defaults_are_those_of_the_loaders():
          "checkpoint_format", "gemv_fast"),
         ({"quant_method": "awq", "backend": "llm-awq"}, "checkpoint_format", "llm-awq"),
         ({"quant_method": "awq", "version": "marlin"}, "checkpoint_format", "awq_marlin"),
+        # AutoAWQ's own file lacks the method
+        ({"version": "Marlin", "w_bit": 4, "zero_point": False}, "checkpoint_format", "awq_marlin"),
+        ({"version": "marlin", "format": "marlin"}, "checkpoint_format", "marlin"),
+        ({"version": "marlin", "method": "gptq"}, "checkpoint_format", "marlin"),
         ({"quant_method": "auto-round"}, "checkpoint_format", "gptq"),
         ({"quant_method": "intel/auto-round"}, "quant_method", "auto-round"),
         ({"quant_method": "Auto_Round"}, "quant_method", "auto-round"),
@@ -105,6 +109,14 @@ def test_a_key_by_any_of_its_names(found, field, want):
             'checkpoint_format = "gptq_v2" and format = "gptq" contradict each other',
         ),
         ({"format": "marlin", "desc_act": True}, "desc_act of marlin must be false; got true"),
+        (
+            {"format": "marlin", "sym": False},
+            "here: a checkpoint for Marlin holds zero points of 8",
+        ),
+        (
+            {"quant_method": "awq", "version": "marlin", "zero_point": True},
+            "here: a checkpoint for Marlin holds zero points of 8 only; got sym = false or zero_",
+        ),
         ({"dynamic": []}, "here: dynamic must be an object; got []"),
         ({"dynamic": {"(": {}}}, "here: dynamic '(' is no pattern of names: missing )"),
         ({"dynamic": {"x": 4}}, "here: dynamic 'x' must be an object; got 4"),
@@ -305,13 +317,38 @@ def test_a_rotation_that_is_in_the_weights_is_none():
         ({"config_groups": {"W4A16": ["Linear"]}}, "here: config_groups: W4A16 must be an object;"),
         ({"ignore": "lm_head"}, 'here: ignore must be strings; got "lm_head"'),
         ({"ignore": ["re:("]}, "here: ignore 're:(' is no pattern of names: missing )"),
+        ({"sparsity_config": "x"}, 'here: sparsity_config must be an object; got "x"'),
+        ({"transform_config": "x"}, 'here: transform_config must be an object; got "x"'),
+        ({"transform_config": {"config_groups": {"a": [1]}}},
+         "here: transform_config: config_groups: a must be an object; got [1]"),
+        ({"transform_config": {"config_groups": {"a": {"apply": ["x"]}}}},
+         """here: transform_config: config_groups 'a': apply must be objects; got ["x"]"""),
+        ({"transform_config": {"config_groups": {"a": {"apply": 4}}}}, "apply must be objects; g"),
         ({"ignore": ["re:[[:digit:]]"]}, "[:digit:] is a class of another engine than"),
     ],
-)
+)  # fmt: skip
 def test_a_damaged_config_of_compressed_tensors_is_refused(found, words):
     with pytest.raises(CheckpointError) as error:
         GptqConfig.parse(compressed() | found, "here")
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("weights", "group", "words"),
+    [
+        ({}, {"input_activations": {"num_bits": None}},
+         "input_activations: num_bits must be a whole number; got null"),
+        ({}, {"input_activations": "x"}, 'input_activations must be an object; got "x"'),
+        ({}, {"weights": [4]}, "weights must be an object; got [4]"),
+        ({"num_bits": None}, {}, "weights: num_bits must be a whole number; got null"),
+        ({"num_bits": "4"}, {}, 'weights: num_bits must be a whole number; got "4"'),
+    ],
+)  # fmt: skip
+def test_a_damaged_group_of_compressed_tensors_is_refused(weights, group, words):
+    with pytest.raises(CheckpointError) as error:
+        GptqConfig.parse(compressed((["Linear"], weights, group)), "here")
+    assert str(error.value).startswith("here: config_groups 'group_0'")
+    assert str(error.value).endswith(words)
 
 
 def test_a_layer_that_is_no_target_is_not_quantised():
@@ -360,6 +397,14 @@ def test_a_rule_for_eight_bits_hurts_only_its_layers():
     )
 
 
+def test_a_rule_gives_no_layer_of_marlin_other_zero_points():
+    rules = {"dynamic": {"x": {"sym": False}, "z": {"group_size": 32}}}
+    config = GptqConfig.parse({"format": "marlin"} | rules, "here")
+    assert config.for_layer("z").group_size == 32
+    with pytest.raises(CheckpointError, match=r"^x: here: dynamic 'x': a checkpoint for Marlin ho"):
+        config.for_layer("x")
+
+
 def write(folder, **files):
     for name, value in files.items():
         text = value if isinstance(value, bytes) else json.dumps(value).encode()
@@ -406,6 +451,32 @@ def test_two_places_that_contradict_each_other_are_named(tmp_path, first, second
         f"{tmp_path}/quantize_config.json and {tmp_path}/config.json: quantization_config "
         f"contradict each other: {words}"
     )
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"dynamic": {"x": {"sym": False}}},
+        {"dynamic": {"+:x": {"zero_point": True}}},
+        {"extra_config": {"x": {"sym": False}}},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("both", [True, False])
+def test_zero_points_that_count_in_one_layer_have_one_format(tmp_path, rules, both):
+    first = TWO | {"format": "gptq", "sym": True} | rules
+    second = TWO | {"format": "gptq_v2", "sym": True} | (rules if both else {})
+    write(tmp_path, quantize_config=first, config={"quantization_config": second})
+    with pytest.raises(CheckpointError) as error:
+        GptqConfig.load(tmp_path)
+    assert 'checkpoint_format is "gptq" in the one, "gptq_v2" in the other' in str(error.value)
+
+
+def test_rules_of_symmetric_layers_leave_either_format(tmp_path):
+    rules = {"dynamic": {"-:gate": {}, "x": {"sym": True, "group_size": 64}}}
+    first, second = (TWO | {"format": f, "sym": True} | rules for f in ("gptq", "gptq_v2"))
+    write(tmp_path, quantize_config=first, config={"quantization_config": second})
+    assert GptqConfig.load(tmp_path).for_layer("x").checkpoint_format == "gptq"
 
 
 @pytest.mark.parametrize(
@@ -471,6 +542,24 @@ def test_a_config_that_cannot_be_had_names_the_file(tmp_path, files, words):
     assert words in str(error.value)
     assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "place"),
+    [
+        ({"config": {"quantization_config": {}}}, "config.json: quantization_config"),
+        ({"quantize_config": {}, "config": {"quantization_config": {}}}, "quantize_config.json"),
+    ],
+)
+def test_an_empty_config_says_nothing(tmp_path, files, place):
+    write(tmp_path, **files)
+    with pytest.raises(CheckpointError) as error:
+        GptqConfig.load(tmp_path)
+    words = "says nothing of how it was quantised; it is empty"
+    assert str(error.value) == f"{tmp_path}/{place} {words}"
+    # another place may say it
+    write(tmp_path, quant_config={"q_group_size": 32})
+    assert GptqConfig.load(tmp_path).group_size == 32
 
 
 def test_a_config_that_is_a_folder_cannot_be_read(tmp_path):
