@@ -110,8 +110,8 @@ def test_zero_points_into_every_format(tmp_path, rng, stored_as, to):
 def test_awq_s_other_layouts(tmp_path, rng, version):
     layers, rest = model(rng), others(rng)
     stored = {
-        name: layer.gemv() if version == "gemv"
-        else layer.gemv_fast(zeros="scaled_zeros" if version == "llm-awq" else "qzeros")
+        name: layer.gemv(4) if version == "gemv"
+        else layer.gemv_fast(4, "scaled_zeros" if version == "llm-awq" else "qzeros")
         for name, layer in layers.items()
     }  # fmt: skip
     config = {"quant_method": "awq", "version": version, "group_size": 32}
