@@ -39,8 +39,10 @@ class Tensors:
         """Tell whether a tensor is in the GPU's memory."""
         at = tensor.data_ptr()
         known = self._machine.host.memory.items()
+        # it begins where it is aligned, inside of its array: what lies after the array is another's
+        ends = ((start, memory.ctypes.data + memory.nbytes) for start, memory in known)
         # one without elements says of no other where it is
-        return not at or any(start <= at < start + memory.nbytes for start, memory in known)
+        return not at or any(start <= at < end for start, end in ends)
 
 
 def install(monkeypatch, machine):
