@@ -20,24 +20,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ferrum_numba.contract import Launch, Op, Program, Tolerance, Work, pointers, sizes
-from ferrum_numba.division import ceil_div
+from ferrum_numba.contract import Op, Program, Tolerance, Work, pointers, sizes
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.kernels.dtypes import DTYPES, refuse_dtype
 from ferrum_numba.kernels.moe import align_tokens as align
-from ferrum_numba.kernels.moe.align_tokens import AlignProblem
-from ferrum_numba.kernels.moe.chained import (
-    ChainedKernel,
-    chained_space,
-    even_threads,
-    refuse_threads,
-)
-from ferrum_numba.kernels.w4a16 import MOST
+from ferrum_numba.kernels.moe.chained import chained_space, refuse_threads
+from ferrum_numba.kernels.moe.pairs import PairsKernel, RowsOfPairs
 from ferrum_numba.reference.moe import add_bias_pairs
 
-# columns of a thread: 16 bytes of 2
-COLUMNS = 8
-MOST_THREADS = 256
 PARAMETERS = (
     *pointers("x", "bias", "ids", "expert_map", "out"),
     *sizes("num_pairs", "columns", "num_experts", "num_ids", "has_map"),
@@ -45,7 +35,7 @@ PARAMETERS = (
 
 
 @dataclass(frozen=True)
-class PairBiasProblem:
+class PairBiasProblem(RowsOfPairs):
     """Sizes and kind of one sum.
 
     tokens, num_experts, top_k, num_ids, dropped: of the routing, as in `AlignProblem`
@@ -62,20 +52,8 @@ class PairBiasProblem:
     dtype: str = "fp16"
 
     def __post_init__(self):
-        # refuses what no routing can be
-        _ = self.routing
-        if not 1 <= self.columns <= MOST or self.columns % COLUMNS:
-            raise ProblemError(
-                f"columns must be a multiple of {COLUMNS} up to {MOST}; got {self.columns}"
-            )
+        super().__post_init__()
         refuse_dtype(self.dtype, ProblemError)
-
-    @property
-    def routing(self):
-        """Ids of such tokens."""
-        return AlignProblem(
-            self.tokens, self.num_experts, self.top_k, num_ids=self.num_ids, dropped=self.dropped
-        )
 
 
 @dataclass(frozen=True)
@@ -134,7 +112,7 @@ OP = Op(
 )  # fmt: skip
 
 
-class AddBiasPairs(ChainedKernel):
+class AddBiasPairs(PairsKernel):
     """Eight columns a thread, of one pair."""
 
     name = "add_bias_pairs"
@@ -147,31 +125,9 @@ class AddBiasPairs(ChainedKernel):
         """Return the config for the problem's type."""
         return replace(config, dtype=problem.dtype)
 
-    def default(self, problem, gpu):
-        """Return blocks that share the columns evenly."""
-        num_threads = even_threads(problem.columns // COLUMNS, MOST_THREADS)
-        return self.fitted(PairBiasConfig(num_threads), problem, gpu)
-
     def build(self, config, arch):
         """Return the program. Grid: pairs, columns; Block: 8 columns a thread."""
         # not above: what is compiled already runs without numba
         from ferrum_numba.kernels.moe.add_bias_pairs_program import build
 
         return Program(build(config), PARAMETERS, config.num_threads)
-
-    def prepare(self, problem, inputs):
-        """Return the inputs, and the map or nothing."""
-        return {"expert_map": np.zeros(1, np.int32), **inputs}
-
-    def launch(self, config, problem, gpu):
-        """Return a thread for every 8 columns of a pair."""
-        pairs = problem.tokens * problem.top_k
-        grid = (pairs, ceil_div(problem.columns, COLUMNS * config.num_threads), 1)
-        scalars = {
-            "num_pairs": pairs,
-            "columns": problem.columns,
-            "num_experts": problem.num_experts,
-            "num_ids": problem.routing.most_ids,
-            "has_map": int(problem.num_ids > 0),
-        }
-        return Launch(grid, scalars, programmatic=config.programmatic)

@@ -29,18 +29,15 @@ from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.kernels.dtypes import DTYPES, refuse_dtype
 from ferrum_numba.kernels.moe import align_tokens as align
-from ferrum_numba.kernels.moe.align_tokens import AlignProblem
 from ferrum_numba.kernels.moe.chained import (
     ChainedKernel,
     chained_space,
     even_threads,
     refuse_threads,
 )
-from ferrum_numba.kernels.w4a16 import MOST
+from ferrum_numba.kernels.moe.pairs import COLUMNS, RowsOfPairs
 from ferrum_numba.reference.moe import combine, local_experts
 
-# columns of a thread: 16 bytes of 2
-COLUMNS = 8
 PARAMETERS = (
     *pointers("rows", "ids", "topk_weights", "shared", "expert_map", "out"),
     *sizes(
@@ -50,7 +47,7 @@ PARAMETERS = (
 
 
 @dataclass(frozen=True)
-class CombineProblem:
+class CombineProblem(RowsOfPairs):
     """Sizes and kind of one sum.
 
     tokens, num_experts, top_k, num_ids, dropped: of the routing, as in `AlignProblem`
@@ -71,20 +68,8 @@ class CombineProblem:
     dtype: str = "fp16"
 
     def __post_init__(self):
-        # refuses what no routing can be
-        _ = self.routing
-        if not 1 <= self.columns <= MOST or self.columns % COLUMNS:
-            raise ProblemError(
-                f"columns must be a multiple of {COLUMNS} up to {MOST}; got {self.columns}"
-            )
+        super().__post_init__()
         refuse_dtype(self.dtype, ProblemError)
-
-    @property
-    def routing(self):
-        """Ids of such tokens."""
-        return AlignProblem(
-            self.tokens, self.num_experts, self.top_k, num_ids=self.num_ids, dropped=self.dropped
-        )
 
 
 @dataclass(frozen=True)

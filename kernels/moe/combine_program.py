@@ -4,8 +4,8 @@ from numba import cuda
 from numba.cuda.types import float32, uint32, uint64
 
 from ferrum_numba.kernels.dtypes import HALVES
-from ferrum_numba.kernels.moe.combine import COLUMNS
 from ferrum_numba.kernels.moe.experts_here import make_load_experts
+from ferrum_numba.kernels.moe.pairs import COLUMNS
 from ferrum_numba.ptx.convert import PACK, UNPACK
 from ferrum_numba.ptx.memory import ld_global_f32, ld_global_v4, ld_global_v4_if, st_global_v4
 from ferrum_numba.ptx.sync import griddepcontrol_launch_dependents, griddepcontrol_wait

@@ -22,23 +22,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ferrum_numba.contract import Launch, Op, Program, Tolerance, Work, pointers, sizes
-from ferrum_numba.division import ceil_div
-from ferrum_numba.errors import ProblemError
+from ferrum_numba.contract import Op, Program, Tolerance, Work, pointers, sizes
 from ferrum_numba.kernels.moe import align_tokens as align
-from ferrum_numba.kernels.moe.align_tokens import AlignProblem
-from ferrum_numba.kernels.moe.chained import (
-    ChainedKernel,
-    chained_space,
-    even_threads,
-    refuse_threads,
-)
-from ferrum_numba.kernels.w4a16 import MOST
+from ferrum_numba.kernels.moe.chained import chained_space, refuse_threads
+from ferrum_numba.kernels.moe.pairs import PairsKernel, RowsOfPairs
 from ferrum_numba.reference.moe import gather_pairs
 
-# columns of a thread: 16 bytes of 2
-COLUMNS = 8
-MOST_THREADS = 256
 PARAMETERS = (
     *pointers("x", "perm", "ids", "expert_map", "out"),
     *sizes("num_pairs", "columns", "x_divisor", "num_experts", "num_ids", "has_map"),
@@ -46,7 +35,7 @@ PARAMETERS = (
 
 
 @dataclass(frozen=True)
-class GatherPairsProblem:
+class GatherPairsProblem(RowsOfPairs):
     """Sizes and kind of one gather.
 
     tokens, num_experts, top_k, num_ids, dropped: of the routing, as in `AlignProblem`
@@ -61,21 +50,6 @@ class GatherPairsProblem:
     per_pair: bool = False
     num_ids: int = 0
     dropped: bool = False
-
-    def __post_init__(self):
-        # refuses what no routing can be
-        _ = self.routing
-        if not 1 <= self.columns <= MOST or self.columns % COLUMNS:
-            raise ProblemError(
-                f"columns must be a multiple of {COLUMNS} up to {MOST}; got {self.columns}"
-            )
-
-    @property
-    def routing(self):
-        """Ids of such tokens."""
-        return AlignProblem(
-            self.tokens, self.num_experts, self.top_k, num_ids=self.num_ids, dropped=self.dropped
-        )
 
 
 @dataclass(frozen=True)
@@ -133,7 +107,7 @@ OP = Op(
 )  # fmt: skip
 
 
-class GatherPairs(ChainedKernel):
+class GatherPairs(PairsKernel):
     """Eight columns a thread, of one pair."""
 
     name = "gather_pairs"
@@ -142,11 +116,6 @@ class GatherPairs(ChainedKernel):
     summary = "columns in the order of each pair's expert; 16-byte stores"
     space = chained_space(GatherPairsConfig, num_threads=(64, 128, 256))
 
-    def default(self, problem, gpu):
-        """Return blocks that share the columns evenly."""
-        num_threads = even_threads(problem.columns // COLUMNS, MOST_THREADS)
-        return self.fitted(GatherPairsConfig(num_threads), problem, gpu)
-
     def build(self, config, arch):
         """Return the program. Grid: pairs, columns; Block: 8 columns a thread."""
         # not above: what is compiled already runs without numba
@@ -154,20 +123,6 @@ class GatherPairs(ChainedKernel):
 
         return Program(build(config), PARAMETERS, config.num_threads)
 
-    def prepare(self, problem, inputs):
-        """Return the inputs, and the map or nothing."""
-        return {"expert_map": np.zeros(1, np.int32), **inputs}
-
-    def launch(self, config, problem, gpu):
-        """Return a thread for every 8 columns of a pair."""
-        pairs = problem.tokens * problem.top_k
-        grid = (pairs, ceil_div(problem.columns, COLUMNS * config.num_threads), 1)
-        scalars = {
-            "num_pairs": pairs,
-            "columns": problem.columns,
-            "x_divisor": 1 if problem.per_pair else problem.top_k,
-            "num_experts": problem.num_experts,
-            "num_ids": problem.routing.most_ids,
-            "has_map": int(problem.num_ids > 0),
-        }
-        return Launch(grid, scalars, programmatic=config.programmatic)
+    def scalars(self, problem):
+        """Return the sizes, and how many pairs have a row of x together."""
+        return {**super().scalars(problem), "x_divisor": 1 if problem.per_pair else problem.top_k}

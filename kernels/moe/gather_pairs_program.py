@@ -4,7 +4,7 @@ from numba import cuda
 from numba.cuda.types import uint32, uint64
 
 from ferrum_numba.kernels.moe.experts_here import make_load_experts
-from ferrum_numba.kernels.moe.gather_pairs import COLUMNS
+from ferrum_numba.kernels.moe.pairs import COLUMNS
 from ferrum_numba.ptx.memory import ld_global_nc_v4, ld_global_u16, st_global_v4
 from ferrum_numba.ptx.sync import griddepcontrol_launch_dependents, griddepcontrol_wait
 
