@@ -303,12 +303,17 @@ class Kernel(ABC):
         """Return whether the kernel has a config for this GPU at all."""
         return bool(self.configs(gpu))
 
-    def default(self, problem: Problem, gpu: Gpu) -> Config:
-        """Return the config to run an untuned problem with: the first of `configs` that fits."""
+    def fitting(self, problem: Problem, gpu: Gpu) -> Iterator[Config]:
+        """Yield the configs of the space that fit a problem, made for it, the likeliest first."""
         for choice in self.configs(gpu):
             config = self.specialise(choice, problem)
             if self.misfit(config, problem, gpu) is None:
-                return config
+                yield config
+
+    def default(self, problem: Problem, gpu: Gpu) -> Config:
+        """Return the config to run an untuned problem with: the first of `configs` that fits."""
+        for config in self.fitting(problem, gpu):
+            return config
         raise AssertionError(f"{self.name}: no config fits {problem}; the default must")
 
     @abstractmethod

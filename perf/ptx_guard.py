@@ -88,8 +88,7 @@ def programs(names: Sequence[str] = (), space: bool = False) -> Iterator[Named]:
 def _configs(kernel: Kernel, problem: Problem, gpu: Gpu, space: bool) -> list[Config]:
     if not space:
         return [kernel.default(problem, gpu)]
-    special = [kernel.specialise(config, problem) for config in kernel.configs(gpu)]
-    return [config for config in special if kernel.misfit(config, problem, gpu) is None]
+    return list(kernel.fitting(problem, gpu))
 
 
 def write(folder: Path, names: Sequence[str] = (), space: bool = False) -> int:

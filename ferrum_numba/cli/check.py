@@ -122,8 +122,7 @@ def _cases(session: Session, kernel: Kernel, facts: Gpu) -> list[Case]:
 def _configs(session: Session, kernel: Kernel, problem: Problem, facts: Gpu) -> list[Config]:
     wanted = session.args.configs
     if wanted == "all":
-        configs = [kernel.specialise(c, problem) for c in kernel.configs(facts)]
-        return [c for c in configs if kernel.misfit(c, problem, facts) is None]
+        return list(kernel.fitting(problem, facts))
     config = kernel.default(problem, facts)
     if wanted == "default":
         return [config]

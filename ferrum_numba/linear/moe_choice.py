@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from math import log
 from typing import Any
@@ -59,19 +59,11 @@ def grouped_choice(
         return choice
     others = [kernel for kernel in able if kernel is not choice.kernel]
     for kernel in (choice.kernel, *others):
-        found = [c for c in _configs(kernel, alike, gpu) if may_run(kernel, c)]
+        found = [c for c in kernel.fitting(alike, gpu) if may_run(kernel, c)]
         if found:
             config = min(found, key=lambda config: _unlike(config, choice.config))
             return Choice(kernel, config, f"{choice.rule}, of those that may be chosen")
     raise ProblemError(f"no config of {', '.join(k.name for k in kernels)} may run {problem}")
-
-
-def _configs(kernel: GroupedKernel, problem: GroupedProblem, gpu: Gpu) -> Iterator[Any]:
-    """Yield what fits, in the order of the kernel's space."""
-    for generic in kernel.configs(gpu):
-        config = kernel.specialise(generic, problem)
-        if kernel.misfit(config, problem, gpu) is None:
-            yield config
 
 
 def _unlike(config: Any, wanted: Any) -> int:

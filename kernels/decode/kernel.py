@@ -286,8 +286,7 @@ class Decode(layout.PackedKernel):
 
     def default(self, problem, gpu):
         """Return what was fastest for such a problem on an H200, or the first that fits."""
-        space = [self.specialise(c, problem) for c in self.configs(gpu)]
-        fitting = [c for c in space if self.misfit(c, problem, gpu) is None]
+        fitting = list(self.fitting(problem, gpu))
         tile_m = max(c.tile_m for c in fitting)
         fitting = [c for c in fitting if c.tile_m == tile_m]
         shapes = {(c.warps_n, c.warps_k, c.blocks_per_sm, c.cluster): c for c in reversed(fitting)}

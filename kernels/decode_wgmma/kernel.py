@@ -163,9 +163,8 @@ class DecodeWgmma(layout.PackedKernel):
 
     def default(self, problem, gpu):
         """Return the first config whose tile holds all tokens, or as many as a tile can."""
-        for choice in self.configs(gpu):
-            config = self.specialise(choice, problem)
-            if config.tile_m >= min(problem.M, 32) and self.misfit(config, problem, gpu) is None:
+        for config in self.fitting(problem, gpu):
+            if config.tile_m >= min(problem.M, 32):
                 return config
         return super().default(problem, gpu)
 

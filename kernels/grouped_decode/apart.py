@@ -39,8 +39,7 @@ class ExpertBuckets(GroupedDecode):
 
     def default(self, problem, gpu):
         """Return the first that fits."""
-        fitting = (self.specialise(c, problem) for c in self.configs(gpu))
-        return next(c for c in fitting if self.misfit(c, problem, gpu) is None)
+        return next(self.fitting(problem, gpu))
 
 
 class ExpertLoop(ExpertBuckets):

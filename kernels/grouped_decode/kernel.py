@@ -187,8 +187,7 @@ class GroupedDecode(GroupedKernel):
 
     def default(self, problem, gpu):
         """Return what was fastest for such problems on an H200, or the first that fits."""
-        space = [self.specialise(c, problem) for c in self.configs(gpu)]
-        fitting = [c for c in space if self.misfit(c, problem, gpu) is None]
+        fitting = list(self.fitting(problem, gpu))
         # sorting one token's experts saves nothing
         direct = problem.tokens == 1
         whole = direct and self._finds_room(problem, gpu)

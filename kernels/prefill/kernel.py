@@ -196,11 +196,7 @@ class Prefill(layout.PackedKernel):
 
     def default(self, problem, gpu):
         """Return the config that takes the fewest cycles by the model of `_cycles`."""
-        fitting = [
-            config
-            for config in (self.specialise(c, problem) for c in self.configs(gpu))
-            if self.misfit(config, problem, gpu) is None
-        ]
+        fitting = self.fitting(problem, gpu)
         return min(fitting, key=lambda config: self._cycles(config, problem, gpu))
 
     def _cycles(self, config, problem, gpu):
