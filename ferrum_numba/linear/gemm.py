@@ -10,7 +10,7 @@ import numpy as np
 from ferrum_numba.contract import Array
 from ferrum_numba.errors import CaptureError
 from ferrum_numba.kernels.dtypes import DTYPES
-from ferrum_numba.launch import Order, capturing
+from ferrum_numba.launch import Order
 from ferrum_numba.linear.choice import readers
 from ferrum_numba.linear.launch_plan import LaunchPlan
 from ferrum_numba.linear.pieces import Plan, planned
@@ -97,12 +97,9 @@ class GpuGemm:
         """Return the plan of a number of rows seen for the first time."""
 
         def made(rows: int) -> LaunchPlan:
-            task = self.task(rows)
-            plan = self._runtime.plans.get(task)
+            plan = self._runtime.plans.get(self.task(rows), stream)
             if plan is None:
-                if capturing(stream):
-                    raise self._unprepared(M, "a kernel cannot be loaded while a graph is captured")
-                plan = self._runtime.plans.make(task)
+                raise self._unprepared(M, "a kernel cannot be loaded while a graph is captured")
             return plan
 
         plan = self.plans[M] = self._planned(M, made)

@@ -28,6 +28,7 @@ from ferrum_numba.launch import (
     Order,
     Repeated,
     Scratch,
+    capturing,
     load,
 )
 from ferrum_numba.linear.choice import shipped_decisions
@@ -98,9 +99,16 @@ class LaunchPlans:
         """Return the plans of one weight by rows of x, for its users to fill; they go with it."""
         return self._by_rows.setdefault(weight, {})
 
-    def get(self, task: Task) -> LaunchPlan | None:
-        """Return a plan if it was made before."""
-        return self._plans.get(task)
+    def get(self, task: Task, stream: int) -> LaunchPlan | None:
+        """Return a plan, making it where it is new: but None where the stream is being captured.
+
+        Raises:
+            ProblemError: no kernel can run the problem.
+        """
+        made = self._plans.get(task)
+        if made is None and not capturing(stream):
+            made = self.make(task)
+        return made
 
     def make(self, task: Task) -> LaunchPlan:
         """Return a plan, choosing, compiling and loading what it needs.

@@ -9,7 +9,7 @@ import numpy as np
 from ferrum_numba.contract import Array
 from ferrum_numba.errors import CaptureError
 from ferrum_numba.kernels.dtypes import DTYPES
-from ferrum_numba.launch import Order, capturing
+from ferrum_numba.launch import Order
 from ferrum_numba.linear.gemm import HostGemm
 from ferrum_numba.linear.launch_plan import LaunchPlan
 from ferrum_numba.linear.layer import Linear
@@ -90,14 +90,9 @@ class GpuMoe:
 
     def _plan(self, tokens: int, logits: str | None, stream: int) -> LaunchPlan:
         """Return the plan of a number of tokens that this layer sees for the first time."""
-        task = self._task(tokens, logits)
-        plan = self._runtime.plans.get(task)
+        plan = self._runtime.plans.get(self._task(tokens, logits), stream)
         if plan is None:
-            if capturing(stream):
-                raise self._unprepared(
-                    tokens, "a kernel cannot be loaded while a graph is captured"
-                )
-            plan = self._runtime.plans.make(task)
+            raise self._unprepared(tokens, "a kernel cannot be loaded while a graph is captured")
         self._plans[tokens, logits] = plan
         return plan
 

@@ -19,7 +19,7 @@ from ferrum_numba.gpu import Gpu
 from ferrum_numba.kernels.dtypes import DTYPES
 from ferrum_numba.kernels.moe.combine import CombineProblem
 from ferrum_numba.kernels.tools.add_bias import AddBiasProblem
-from ferrum_numba.launch import Order, capturing, stream_handle
+from ferrum_numba.launch import Order, stream_handle
 from ferrum_numba.launch.interop import HOST
 from ferrum_numba.linear import arrays, runtime
 from ferrum_numba.linear.arrays import Seen
@@ -153,14 +153,12 @@ def _launch(
     on = runtime.runtime(device)
     assert on is not None, "a number is a GPU"
     handle = arrays.current_stream(array, device) if stream is None else stream_handle(stream)
-    plan = on.plans.get(task)
+    plan = on.plans.get(task, handle)
     if plan is None:
-        if capturing(handle):
-            raise CaptureError(
-                f"{name}: a kernel cannot be loaded while a graph is captured; call it with such "
-                "arrays before"
-            )
-        plan = on.plans.make(task)
+        raise CaptureError(
+            f"{name}: a kernel cannot be loaded while a graph is captured; call it with such "
+            "arrays before"
+        )
     x, out, *operands = addresses
     plan(handle, x, out, Order.packed(operands))
 

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from ferrum_numba.errors import CaptureError, LaunchError, ProblemError
-from ferrum_numba.launch import capturing
 from ferrum_numba.launch.interop import HOST
 from ferrum_numba.linear.launch_plan import LaunchPlan
 from ferrum_numba.linear.moe_arguments import Arguments
@@ -106,16 +105,13 @@ class Experts:
         Raises:
             CaptureError: the stream is being captured, and a kernel would have to be loaded.
         """
-        task = self._spec.task(tokens, None)
-        made = self._runtime.plans.get(task)
+        made = self._runtime.plans.get(self._spec.task(tokens, None), stream)
         if made is None:
-            if capturing(stream):
-                raise CaptureError(
-                    f"{self._spec.name}: a kernel cannot be loaded while a graph is captured; "
-                    f"before it, call the experts with {tokens} tokens, or their "
-                    f"prepare([{tokens}], {self._spec.top_k})"
-                )
-            made = self._runtime.plans.make(task)
+            raise CaptureError(
+                f"{self._spec.name}: a kernel cannot be loaded while a graph is captured; "
+                f"before it, call the experts with {tokens} tokens, or their "
+                f"prepare([{tokens}], {self._spec.top_k})"
+            )
         self._plans[tokens] = made
         return made
 

@@ -8,7 +8,6 @@ import struct
 import torch
 
 from ferrum_numba.errors import CaptureError, LaunchError
-from ferrum_numba.launch import capturing
 from ferrum_numba.linear.choice import readers
 from ferrum_numba.linear.launch_plan import LaunchPlan
 from ferrum_numba.linear.pieces import Plan, planned
@@ -99,14 +98,12 @@ class Weights:
         def made(rows: int) -> LaunchPlan:
             problem = weight.problem(rows)
             task = LayerTask(problem, self._kernels, names, gathered, weight.two_step)
-            plan = self._runtime.plans.get(task)
+            plan = self._runtime.plans.get(task, stream)
             if plan is None:
-                if capturing(stream):
-                    raise CaptureError(
-                        f"{self._weight.name}: a kernel cannot be loaded while a graph is "
-                        f"captured; before it, call the layer with {M} rows, or its prepare([{M}])"
-                    )
-                plan = self._runtime.plans.make(task)
+                raise CaptureError(
+                    f"{self._weight.name}: a kernel cannot be loaded while a graph is captured; "
+                    f"before it, call the layer with {M} rows, or its prepare([{M}])"
+                )
             return plan
 
         plan = self.plans[M] = planned(M, self.K, self.N, made)
