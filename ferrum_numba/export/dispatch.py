@@ -11,6 +11,8 @@ from ferrum_numba.export.formula import Formula, segments
 from ferrum_numba.export.layer import Chosen, Layer, choose_stages, launch_of_rows, repack_stage
 from ferrum_numba.export.programs import Programs
 from ferrum_numba.gpu import Gpu
+from ferrum_numba.kernels.grouped import GroupedProblem
+from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.linear.stages import Stage
 from ferrum_numba.results.decisions import Decision
 
@@ -53,12 +55,18 @@ def repack_row(layer: Layer, programs: Programs) -> Json | None:
     stage = repack_stage(layer, programs.gpu)
     if stage is None:
         return None
-    problem, (K, N) = layer.problem, layer.stored()
-    launch = stage.launch(programs.gpu)
+    return packing_record(stage, layer.problem, layer.stored(), programs)
+
+
+def packing_record(
+    stage: Stage, weight: W4A16Problem | GroupedProblem, stored: tuple[int, int], programs: Programs
+) -> Json:
+    """Return the row of a stage that packs a weight, or that of an expert."""
+    launch, (K, N) = stage.launch(programs.gpu), stored
     return {
-        "K": problem.K,
-        "N": problem.N,
-        "act_order": problem.act_order,
+        "K": weight.K,
+        "N": weight.N,
+        "act_order": weight.act_order,
         "stored": {"K": K, "N": N},
         "launches": [launch_record(stage, launch, values_of(launch), programs)],
     }

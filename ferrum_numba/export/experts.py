@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ferrum_numba.errors import ProblemError
-from ferrum_numba.export.dispatch import Json, launch_record, values_of
+from ferrum_numba.export.dispatch import Json, launch_record, packing_record, values_of
 from ferrum_numba.export.programs import Programs
 from ferrum_numba.kernels import GROUPED
 from ferrum_numba.kernels.grouped import GroupedProblem
@@ -88,14 +88,7 @@ def experts_repacks(layer: Experts, programs: Programs) -> Iterator[Json]:
     """Yield the rows that pack an expert's words, of gate and up and of down."""
     for stack in (layer.gate_up, layer.down):
         stage = replace(packing(stack.expert, programs.gpu), renamed={"out": "packed"})
-        launch, (K, N) = stage.launch(programs.gpu), stored_shape(stack.expert)
-        yield {
-            "K": stack.K,
-            "N": stack.N,
-            "act_order": stack.act_order,
-            "stored": {"K": K, "N": N},
-            "launches": [launch_record(stage, launch, values_of(launch), programs)],
-        }
+        yield packing_record(stage, stack, stored_shape(stack.expert), programs)
 
 
 def _row(
