@@ -42,9 +42,12 @@ def run(
     Raises:
         InterpreterError: the kernel broke a rule of the machine; names file, line and thread.
     """
-    for one in launch.one_by_one() if launch.repeats else ():
-        run(program, one, buffers, unwritten=unwritten if one.scalars == launch.scalars else ())
     if launch.repeats:
+        first, *others = launch.one_by_one()
+        run(program, first, buffers, unwritten=unwritten)
+        for one in others:
+            # whatever the first has not written, it was to leave alone
+            run(program, one, buffers, unwritten=())
         return
     machine = Machine(GlobalMemory(buffers, unwritten))
     function = rebind(program.function, FakeCuda(launch.grid, program.num_threads))

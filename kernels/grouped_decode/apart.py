@@ -25,17 +25,10 @@ class ExpertBuckets(GroupedDecode):
     def configs(self, gpu):
         """Return a config for each size of a block, and a wider one."""
         shapes = {(8, 2, 4), (8, 4, 2), (16, 2, 3), (32, 1, 4)}
-        return tuple(
-            replace(c, buckets=True)
-            for c in super().configs(gpu)
-            if not (c.direct or c.whole or c.buckets)
-            and c.step_k == 128 and (c.tile_m, c.warps_n, c.warps_k) in shapes
-        ) + tuple(
-            replace(c, buckets=True)
-            for c in super().configs(gpu)
-            if not (c.direct or c.whole or c.buckets)
-            and c.step_k == 64 and (c.warps_n, c.warps_k) == (1, 2)
-        )  # fmt: skip
+        plain = [c for c in super().configs(gpu) if not (c.direct or c.whole or c.buckets)]
+        wide = [c for c in plain if c.step_k == 128 and (c.tile_m, c.warps_n, c.warps_k) in shapes]
+        narrow = [c for c in plain if c.step_k == 64 and (c.warps_n, c.warps_k) == (1, 2)]
+        return tuple(replace(c, buckets=True) for c in (*wide, *narrow))
 
     def default(self, problem, gpu):
         """Return the first that fits."""

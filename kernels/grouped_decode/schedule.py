@@ -6,7 +6,7 @@ from numba import cuda
 from numba.cuda.types import uint32, uint64
 
 from ferrum_numba.kernels.shared.stripes import DeviceFunction
-from ferrum_numba.kernels.shared.work_list import HEADER
+from ferrum_numba.kernels.shared.work_list import HEADER, NUM_BLOCKS
 from ferrum_numba.ptx.memory import ld_global_u32, ld_shared_u32, st_shared_u32
 from ferrum_numba.ptx.special import block_id, block_id_y, smem_base, thread_id
 from ferrum_numba.ptx.sync import bar_warp_sync
@@ -59,7 +59,7 @@ def make_schedule(config):
     @cuda.jit(device=True, forceinline=True)
     def num_blocks(work):
         """Return how many blocks of the list there are."""
-        return work[2] if direct else read(work[0], uint32(0))
+        return work[2] if direct else read(work[0], uint32(NUM_BLOCKS))
 
     @cuda.jit(device=True, forceinline=True)
     def steps_of_slice(k):

@@ -28,7 +28,7 @@ from ferrum_numba.errors import ProblemError
 MOST_BLOCK = 256
 # int32 before `expert_ids`
 HEADER = 4
-NUM_BLOCKS, NUM_PADDED, NUM_PAIRS = 0, 1, 2
+NUM_BLOCKS, NUM_PADDED = 0, 1
 
 
 def refuse_block(block: int, error: type[Exception] = ProblemError) -> None:
