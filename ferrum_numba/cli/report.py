@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 from ferrum_numba import gpu
 from ferrum_numba.cli import options
-from ferrum_numba.cli.bench import ceilings
 from ferrum_numba.cli.check import Case, checked, on_interpreter
 from ferrum_numba.cli.output import make_folder, print_json, progress, say
 from ferrum_numba.cli.plan import SOME_ROWS, planned, was_built
+from ferrum_numba.cli.refining import Refining, measure
 from ferrum_numba.cli.session import Session
-from ferrum_numba.cli.tune import WRONG, tuned
+from ferrum_numba.cli.tune import WRONG
 from ferrum_numba.contract import Kernel
 
 if TYPE_CHECKING:
-    from ferrum_numba.report import Sources
-    from ferrum_numba.results import CheckRow, ResultFile
+    from ferrum_numba.report import Document
+    from ferrum_numba.results import CheckRow
 
 HELP = "one HTML file, Markdown, JSON and figures: measured here, or planned and recorded"
 # a fresh machine of two cores, with or without a GPU, is through in minutes
@@ -40,6 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder, report by default",
     )
+    parser.add_argument(
+        "--compare", type=options.given, metavar="OLD.json",
+        help="a result file of before: what has become faster or slower since",
+    )  # fmt: skip
+    parser.add_argument(
+        "--from", dest="origin", type=options.given, metavar="REPORT.json",
+        help="write an earlier report's pages and pictures again, without measuring",
+    )  # fmt: skip
+    parser.add_argument("--ceilings", action="store_true", help="measure the board's ceilings anew")
     options.add_timeout(parser)
     options.add_effort(parser, f"configs a kernel and problem, {LIMIT} by default")
     parser.set_defaults(arch=None, limit=LIMIT)
@@ -48,55 +57,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(session: Session) -> int:
     """Write the report and print its paths; 1 where a check failed or a candidate is wrong."""
     args = session.args
+    if args.origin:
+        return _again(session)
     measures = not args.gpu and gpu.driver_present()
     # a mistake in what to report on leaves no folder behind
-    session.problems(SOME_ROWS)
+    problems = session.problems(SOME_ROWS)
+    refining = Refining(session, problems, measured_here=measures)
+    refining.document()
     make_folder(args.out)
-    status = _measure(session) if measures else 0
-    sources = _sources(session, measures)
-    from ferrum_numba.report import write
-
-    paths = [str(path) for path in write(Path(args.out), sources)]
-    if args.json:
-        print_json({"paths": paths})
+    refining.write()
+    if measures:
+        status = measure(refining)
     else:
-        print("\n".join(paths))
-    return status or (WRONG if any(not row.ok for row in sources.checks) else 0)
+        status = _without_gpu(refining)
+    _print(session, refining.write())
+    return status
 
 
-def _measure(session: Session) -> int:
-    """Measure the GPU's ceilings and tune on it, into the store; 1 where a candidate is wrong."""
-    from ferrum_numba import results
+def _again(session: Session) -> int:
+    """Write a report from its JSON."""
+    from ferrum_numba.report import Document, Writer
 
-    problems = session.problems(SOME_ROWS)
-    make_folder(session.store / session.gpu.key)
-    if session.ceilings:
-        results.save(session.store_path(session.gpu.key, "ceilings"), ceilings(session))
-    files = [file for _, file in tuned(session, problems)]
-    return WRONG if any(row.status == "wrong" for f in files for row in f.rows) else 0
+    found: Document = Document.load(session.args.origin)
+    make_folder(session.args.out)
+    _print(session, Writer(session.args.out).write(found))
+    return 0
 
 
-def _sources(session: Session, measured_here: bool) -> Sources:
-    """Return what there is to report: results, and what needs no GPU where there is none."""
-    from dataclasses import asdict
+def _print(session: Session, paths: Sequence[Path]) -> None:
+    texts = [str(path) for path in paths]
+    if session.args.json:
+        print_json({"paths": texts})
+    else:
+        print("\n".join(texts))
 
-    from ferrum_numba.report import Sources
 
-    files = session.measured(session.gpu.key)
-    names = {kernel.op.name for kernel in session.ceilings}
-    ceiling_files = [file for file in files if _ops(file) <= names]
-    others = [file for file in files if not _ops(file) <= names]
-    if measured_here:
-        return Sources(others, ceiling_files, peers=session.peers)
+def _without_gpu(refining: Refining) -> int:
+    """Plan and check, both without a GPU; 1 where a check failed."""
+    session = refining.session
     say(f"no GPU is used: planning for {session.gpu.name}, checking by the interpreter")
-    problems = session.problems(SOME_ROWS)
-    plan_rows = [row for row in planned(session, problems, session.args.limit) if was_built(row)]
-    checks = _checks(session)
-    return Sources(others, ceiling_files, plan_rows, checks, session.peers, gpu=asdict(session.gpu))
-
-
-def _ops(file: ResultFile) -> set[str]:
-    return {row.op for row in file.rows}
+    rows = planned(session, refining.problems, session.args.limit)
+    refining.plan = [row for row in rows if was_built(row)]
+    refining.write()
+    refining.checks = _checks(session)
+    return WRONG if any(not row.ok for row in refining.checks) else 0
 
 
 def _checks(session: Session) -> list[CheckRow]:

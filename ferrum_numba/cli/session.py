@@ -98,16 +98,34 @@ class Session:
         """
         from ferrum_numba import results
 
+        found = self.result_paths(key)
+        return [results.load(path) for path in found if path.parent.name == key]
+
+    def result_paths(self, key: str, *, both: bool = False) -> list[Path]:
+        """Return the result files of a GPU in the store, or else those that ship; ceilings last.
+
+        both: those that ship and then the store's, which are newer
+
+        Raises:
+            StoreError: the store is no folder, or cannot be read.
+        """
         try:
             with suppress(FileNotFoundError):
                 os.scandir(self.store).close()
         except OSError as error:
             raise StoreError(f"{self.store} cannot be read: {error.strerror}") from error
-        for folder in (self.store, self.recorded):
-            files = sorted((folder / key).glob("*.json")) if folder else []
-            if files:
-                return [results.load(file) for file in files]
-        return []
+        kept, shipped = (self._files(folder, key) for folder in (self.store, self.recorded))
+        if not both:
+            return kept or shipped
+        theirs = {path.resolve() for path in kept}
+        return [*(path for path in shipped if path.resolve() not in theirs), *kept]
+
+    @staticmethod
+    def _files(folder: Path | None, key: str) -> list[Path]:
+        if folder is None:
+            return []
+        own = folder / key
+        return [*sorted(own.glob("*.json")), *sorted((own / "ceilings").glob("*.json"))]
 
     def problems(self, rows: Sequence[int] = ()) -> list[Problem]:
         """Return the problems that the user named, or those of the first set for these kernels.

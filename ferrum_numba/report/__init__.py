@@ -1,6 +1,11 @@
 """What was measured, as one HTML file, Markdown, JSON and figures. Data only: no CUDA."""
 
-from ferrum_numba.report.data import Board, Sources, boards
-from ferrum_numba.report.writer import write
+from ferrum_numba.report.data import Asked, Group, Sources, groups
+from ferrum_numba.report.document import Document, document
+from ferrum_numba.report.inputs import checked_results
+from ferrum_numba.report.writer import Writer, write
 
-__all__ = ["Board", "Sources", "boards", "write"]
+__all__ = [
+    "Asked", "Document", "Group", "Sources", "Writer", "checked_results", "document", "groups",
+    "write",
+]  # fmt: skip

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-WORDS = frozenset({"config", "problem", "reason", "value", "status", "reason (of the first)"})
+WORDS = frozenset({
+    "config", "problem", "reason", "value", "status", "reason (of the first)", "worst at", "Op",
+    "command", "what limits", "before", "now",
+})  # fmt: skip
 Emphasis = Literal["", "best", "tie", "bad"]
 
 
 @dataclass(frozen=True)
 class Heading:
-    """The title of a section."""
+    """The title of a section, or of a part of one; each is there once."""
 
     text: str
+    level: int = 2
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Table:
 
     regime:   "cold", "warm", "eager", or why there is none
     emphasis: of each row; all plain if empty
+    of:       which board, date and commit its numbers are of
+    folded:   shown as its title until it is opened
     """
 
     title: str
@@ -40,11 +46,14 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     emphasis: tuple[Emphasis, ...] = ()
+    of: str = ""
+    folded: bool = False
 
     @property
     def caption(self) -> str:
-        """Return regime and units in a sentence."""
-        return f"Regime: {self.regime}. Units: {self.units}."
+        """Return regime, units and origin in a sentence each."""
+        origin = f" Of {self.of}." if self.of else ""
+        return f"Regime: {self.regime}. Units: {self.units}.{origin}"
 
     def words(self, column: int) -> bool:
         """Return whether a column holds sentences or lists, which may wrap."""
@@ -59,15 +68,41 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure: its file name without ending, what it shows, and it itself."""
+    """A figure: its file name without ending, what it shows, and all that is drawn.
+
+    kind: which figure it is, one of `drawing.FIGURES`
+    data: lists of flat objects by name, as JSON has them
+    of:   which board, date and commit its numbers are of
+    """
 
     name: str
     title: str
-    svg: str
-    png: bytes
+    kind: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    of: str = ""
 
 
 Block = Heading | Paragraph | Table | Picture
+KINDS: dict[str, type[Any]] = {
+    "heading": Heading, "paragraph": Paragraph, "table": Table, "picture": Picture,
+}  # fmt: skip
+
+
+def to_json(block: Block) -> dict[str, Any]:
+    """Return a block as JSON has it, its kind first."""
+    (name,) = (name for name, kind in KINDS.items() if isinstance(block, kind))
+    return {"block": name, **asdict(block)}
+
+
+def from_json(found: Mapping[str, Any]) -> Block:
+    """Return the block that `to_json` wrote."""
+    values = {name: value for name, value in found.items() if name != "block"}
+    if found["block"] == "table":
+        values["columns"] = tuple(values["columns"])
+        values["rows"] = tuple(map(tuple, values["rows"]))
+        values["emphasis"] = tuple(values["emphasis"])
+    block: Block = KINDS[found["block"]](**values)
+    return block
 
 
 def significant(value: float | None, digits: int = 4) -> str:
@@ -77,6 +112,16 @@ def significant(value: float | None, digits: int = 4) -> str:
     if value == 0:
         return "0"
     return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
+
+
+def per_cent(fraction: float) -> str:
+    """Return a fraction as whole per cent."""
+    return f"{100 * fraction:.0f} %"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things, in words whose plural is an s."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def span(values: list[float], digits: int = 4) -> str:

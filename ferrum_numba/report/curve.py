@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from ferrum_numba.report.blocks import Emphasis, Table, significant
-from ferrum_numba.report.data import Board
+from ferrum_numba.report.data import Group
 from ferrum_numba.results import Row, num_tiles, size_of
-from ferrum_numba.roofline.model import natural, titled
+from ferrum_numba.roofline.points import natural, titled
 
 # of a shape, for its sizes to be a curve
 LEAST_SIZES = 12
@@ -16,14 +16,14 @@ LEAST_SIZES = 12
 SLACK = 0.05
 
 
-def curve_tables(board: Board) -> list[Table]:
+def curve_tables(group: Group) -> list[Table]:
     """Return a table for every shape that was measured at many sizes."""
     shapes: dict[str, list[Row]] = {}
-    for row in (winner.row for winner in board.winners.values()):
+    for row in (winner.row for winner in group.winners.values()):
         if size_of(row.problem) is not None:
-            shapes.setdefault(board.shape(row.problem), []).append(row)
+            shapes.setdefault(group.shape(row.problem), []).append(row)
     return [
-        _table(board, shape, sorted(rows, key=_size))
+        _table(group, shape, sorted(rows, key=_size))
         for shape, rows in sorted(shapes.items(), key=lambda item: natural(item[0]))
         if len(rows) >= LEAST_SIZES
     ]
@@ -38,7 +38,7 @@ def explained(before: Row, after: Row) -> float:
     return max(num_tiles(one, after.problem) / num_tiles(one, before.problem) for one in configs)
 
 
-def _table(board: Board, shape: str, rows: Sequence[Row]) -> Table:
+def _table(group: Group, shape: str, rows: Sequence[Row]) -> Table:
     cells = [_cells(rows[0], "", "", "")]
     emphasis: list[Emphasis] = [""]
     for before, after in pairwise(rows):
@@ -46,14 +46,19 @@ def _table(board: Board, shape: str, rows: Sequence[Row]) -> Table:
         steps_up = step > most * (1 + SLACK)
         cells.append(_cells(after, f"{step:.2f}", f"{most:.2f}", "steps up" if steps_up else ""))
         emphasis.append("bad" if steps_up else "")
-    name = board.size_name
+    name = group.size_name
     units = (
         f"µs per call of the fastest kernel; step = time / time of the {name} before; explained: "
         f"the same ratio of the tiles' number, and {SLACK:.0%} more is noise"
     )
-    columns = (name, "kernel", "µs", "step", "explained", "verdict")
-    title = f"{titled(shape)}, {board.op}: {name} = {_size(rows[0])} to {_size(rows[-1])}"
-    return Table(title, board.regime, units, columns, tuple(cells), tuple(emphasis))
+    columns = (name, "design", "µs", "step", "explained", "verdict")
+    title = (
+        f"Steps of {titled(shape)}, {group.title}: {name} = {_size(rows[0])} to {_size(rows[-1])}"
+    )
+    of = group.of(rows)
+    return Table(
+        title, group.regime, units, columns, tuple(cells), tuple(emphasis), of, folded=True
+    )
 
 
 def _cells(row: Row, *rest: str) -> tuple[str, ...]:

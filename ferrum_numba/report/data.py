@@ -1,15 +1,16 @@
-"""What a report is made from: result files sorted into boards, and which rows of them win."""
+"""What a report is made from: result files sorted by Op, and which rows of them win."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from ferrum_numba.gpu import KNOWN
+from ferrum_numba.report.runs import Run, named, runs_of
 from ferrum_numba.results import (
     CheckRow,
     Planned,
@@ -22,19 +23,10 @@ from ferrum_numba.results import (
     size_of,
     winners,
 )
-from ferrum_numba.results.row import MEASURED, problem_key
-from ferrum_numba.roofline.model import (
-    Ceiling,
-    Peer,
-    Point,
-    datasheet,
-    doubt,
-    measured_ceilings,
-    number,
-    point,
-    shape_of,
-    varying,
-)
+from ferrum_numba.results.row import problem_key
+from ferrum_numba.roofline.bound import Bound
+from ferrum_numba.roofline.ceilings import Ceiling, datasheet, measured_ceilings
+from ferrum_numba.roofline.points import Peer, Point, doubt, point, row_bound, shape_of, varying
 
 REGIMES = ("cold", "warm", "eager")
 FACT_NAMES = ("dram_gbps", "tensor_tflops")
@@ -44,17 +36,36 @@ Standing = Literal["best", "tie", "slower"]
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a report was asked for: kernels by name, problems by `problem_key`; all where empty."""
+
+    kernels: frozenset[str] = frozenset()
+    problems: frozenset[Key] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.kernels or self.problems)
+
+    def concerns(self, row: Row) -> bool:
+        """Return whether a row is of what was asked for."""
+        wanted = not self.problems or problem_key(row.problem) in self.problems
+        return wanted and (not self.kernels or row.kernel in self.kernels)
+
+
+@dataclass(frozen=True)
 class Sources:
     """Everything a report can be made from; each part may be missing.
 
     files:    results of `tune`
-    ceilings: results of the ceiling kernels: DRAM read, mma.sync, wgmma, an empty launch
+    ceilings: results of the ceiling kernels
     plan:     candidates as `tune.plan` returns them; modelled
     checks:   of kernels against their reference
     peers:    tables of others' times: {"gpu", "date", "source", "regime", "rows": [{"op",
               "problem", "peer", "kind": "4-bit" or "fp16", "us"}]}; a row is beside every result
               whose problem has the peer's values in the fields that the peer's problem names
     gpu:      facts of the GPU that the plan is for
+    asked:    what comes first
+    defaults: a kernel's default config, by (kernel, problem_key), for the landscape
+    compare:  (name, file) of older results to compare with
     """
 
     files: Sequence[ResultFile] = ()
@@ -63,31 +74,39 @@ class Sources:
     checks: Sequence[CheckRow] = ()
     peers: Sequence[Facts] = ()
     gpu: Facts | None = None
+    asked: Asked = Asked()
+    defaults: Mapping[tuple[str, Key], Facts] = field(default_factory=dict)
+    compare: tuple[str, ResultFile] | None = None
 
 
 @dataclass(frozen=True)
-class Board:
-    """All results of one Op in one regime on one GPU.
+class Group:
+    """All results of one Op in one regime on one model of GPU, of whichever boards and runs.
 
-    rows:      as stored, the losers among them; none of a peer's
-    ceilings:  of this GPU, measured and datasheet
-    bound:     which ceilings the rows' `bound_us` comes from, in words
-    peers:     of the same GPU, regime and problems
+    rows:     as stored, the losers among them; none of a peer's
+    facts:    of the GPU, as the newest run has them
+    ceilings: what is drawn: measured on one board, the datasheet's beside
+    boards:   measured ceilings of each board that has some, by uuid
+    runs:     that rows come from, by date
+    peers:    of the same GPU, regime and problems
+    label:    what tells it from the other groups of the report
     """
 
     gpu: str
-    uuid: str
     op: str
     regime: str
     rows: tuple[Row, ...]
+    facts: Facts
     ceilings: tuple[Ceiling, ...]
-    bound: str
+    boards: Mapping[str, tuple[Ceiling, ...]]
+    runs: Mapping[str, Run]
     peers: tuple[Peer, ...]
+    label: str = ""
 
     @property
     def title(self) -> str:
-        """Return what the board is, for headings."""
-        return f"{self.gpu}, {self.op}, {self.regime}"
+        """Return what the group is, for titles."""
+        return f"{self.op}, {self.gpu}, {self.regime}"
 
     @cached_property
     def problems(self) -> list[Mapping[str, Any]]:
@@ -99,9 +118,39 @@ class Board:
         """Return what the problems' size is called, M or tokens."""
         return size_name(self.problems[0])
 
+    @property
+    def designs(self) -> list[str]:
+        """Return all designs, whose colours are the same in every picture."""
+        return sorted({row.kernel for row in self.rows})
+
     def shape(self, problem: Mapping[str, Any]) -> str:
         """Return the name of a problem without its size."""
         return shape_of(problem, self._shown)
+
+    def name(self, problem: Mapping[str, Any]) -> str:
+        """Return the name of a problem."""
+        size = size_of(problem)
+        return self.shape(problem) + ("" if size is None else f", {self.size_name}={size}")
+
+    def ceilings_for(self, row: Row) -> tuple[Ceiling, ...]:
+        """Return the ceilings of the board a row is of, else of another of its model."""
+        run = self.runs.get(row.run)
+        own = self.boards.get(str(run.environment.get("uuid", "")) if run else "")
+        if own is None:
+            return self.ceilings
+        return (*own, *(c for c in self.ceilings if c.source == "datasheet"))
+
+    def bound(self, row: Row) -> Bound | None:
+        """Return the bound of a row's problem on its board, modelled."""
+        return row_bound(row, self.ceilings_for(row))
+
+    def of(self, rows: Iterable[Row]) -> str:
+        """Return which board, date and commit some rows are of."""
+        return named((row.run for row in rows), self.runs)
+
+    def only(self, asked: Asked) -> Group:
+        """Return the group with the rows that were asked for."""
+        return replace(self, rows=tuple(row for row in self.rows if asked.concerns(row)))
 
     @cached_property
     def _shown(self) -> frozenset[str]:
@@ -138,7 +187,7 @@ class Board:
             if wins and doubt(row, self.ceilings):
                 doubted.setdefault(key, row)
         rows = [*self.best.values(), *doubted.values()]
-        found = (point(row, self.shape(row.problem), self.ceilings) for row in rows)
+        found = (point(row, self.shape(row.problem), self.ceilings_for(row)) for row in rows)
         return [p for p in found if p is not None]
 
     @cached_property
@@ -147,75 +196,87 @@ class Board:
         return [row for row in self.rows if not doubt(row, self.ceilings)]
 
 
-def boards(sources: Sources) -> list[Board]:
-    """Return the results by GPU, Op and regime, never mixed; peers' rows beside this house's.
+def groups(sources: Sources) -> list[Group]:
+    """Return the results by Op, GPU and regime, never mixed; peers' rows beside this house's.
 
-    The GPU of the newest results comes first, and the cold regime.
+    The Op of the newest results comes first, what was asked for before it, and the cold regime.
     """
-    groups: dict[tuple[str, str, str, str], list[Row]] = {}
-    environments: dict[tuple[str, str], Facts] = {}
+    from ferrum_numba.report.beside import peers_of
+
+    runs = runs_of((*sources.files, *sources.ceilings))
+    found: dict[tuple[str, str, str], list[Row]] = {}
     for file in sources.files:
         for row in file.rows:
             environment = file.environment_of(row)
-            machine = (str(environment["gpu"]), str(environment.get("uuid", "")))
-            known = environments.setdefault(machine, environment)
-            environments[machine] = max(known, environment, key=lambda found: str(found["date"]))
-            groups.setdefault((*machine, row.op, row.regime), []).append(row)
-    ours = [key for key, rows in groups.items() if any(not row.peer for row in rows)]
-    order = sorted(ours, key=lambda k: (k[0], k[1], _rank(k[3]), -len(groups[k]), k[2]))
-    order.sort(key=lambda k: str(environments[k[:2]]["date"]), reverse=True)
-    return [_board(key, groups[key], environments[key[:2]], sources) for key in order]
+            # of a row that names no run, it is the last one's
+            dated = row if row.run else replace(row, run=str(environment["date"]))
+            found.setdefault((row.op, str(environment["gpu"]), row.regime), []).append(dated)
+    result = []
+    for (op, gpu, regime), rows in found.items():
+        own = tuple(row for row in rows if not row.peer)
+        if not own:
+            continue
+        newest = max(own, key=lambda row: row.run)
+        facts = runs[newest.run].environment.get("gpu_facts") or {}
+        by_board = boards_of(gpu, sources.ceilings)
+        label = (
+            f"{op}, {regime}" if len({key[1] for key in found}) == 1 else f"{op}, {gpu}, {regime}"
+        )
+        ceilings = drawn(gpu, by_board, facts)
+        group = Group(gpu, op, regime, own, facts, ceilings, by_board, runs, (), label)
+        result.append(replace(group, peers=tuple(peers_of(group, rows, sources.peers))))
+    result.sort(key=lambda g: (g.gpu, _rank(g.regime)))
+    result.sort(key=lambda g: max(row.run for row in g.rows), reverse=True)
+    first = {g.op: i for i, g in reversed(list(enumerate(result)))}
+    result.sort(key=lambda g: (not _asked(g, sources.asked), first[g.op], g.gpu, _rank(g.regime)))
+    return result
+
+
+def _asked(group: Group, asked: Asked) -> bool:
+    return bool(asked) and any(asked.concerns(row) for row in group.rows)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """One GPU and its ceilings, measured and datasheet."""
+    """One model of GPU and its ceilings, measured and datasheet."""
 
     gpu: str
-    uuid: str
     ceilings: tuple[Ceiling, ...]
 
 
 def machines(sources: Sources) -> list[Machine]:
-    """Return every GPU that results, ceilings or the plan are of."""
-    found: dict[tuple[str, str], Facts] = {}
+    """Return every model of GPU that results, ceilings or the plan are of."""
+    found: dict[str, Facts] = {}
     for file in (*sources.files, *sources.ceilings):
         for environment in (file.environment, *file.earlier):
-            machine = (str(environment["gpu"]), str(environment.get("uuid", "")))
-            found[machine] = environment.get("gpu_facts") or {}
-    if sources.gpu and all(sources.gpu["name"] != gpu for gpu, _ in found):
-        found[str(sources.gpu["name"]), ""] = sources.gpu
+            found[str(environment["gpu"])] = environment.get("gpu_facts") or {}
+    if sources.gpu:
+        found.setdefault(str(sources.gpu["name"]), sources.gpu)
     return [
-        Machine(gpu, uuid, (*_measured(gpu, uuid, sources.ceilings), *ceilings_of(facts)))
-        for (gpu, uuid), facts in sorted(found.items(), key=lambda item: item[0])
+        Machine(gpu, drawn(gpu, boards_of(gpu, sources.ceilings), facts))
+        for gpu, facts in sorted(found.items())
     ]
 
 
-def _rank(regime: str) -> int:
-    return REGIMES.index(regime) if regime in REGIMES else len(REGIMES)
+def boards_of(gpu: str, files: Sequence[ResultFile]) -> dict[str, tuple[Ceiling, ...]]:
+    """Return the measured ceilings of each board of a model, the last measured board first."""
+    rows: dict[str, list[Row]] = {}
+    for file in files:
+        for row in file.rows:
+            environment = file.environment_of(row)
+            if environment["gpu"] == gpu:
+                dated = row if row.run else replace(row, run=str(environment["date"]))
+                rows.setdefault(str(environment.get("uuid", "")), []).append(dated)
+    newest = sorted(rows, key=lambda board: max(row.run for row in rows[board]), reverse=True)
+    return {board: tuple(measured_ceilings(rows[board], board)) for board in newest}
 
 
-def _board(
-    key: tuple[str, str, str, str], rows: list[Row], environment: Facts, sources: Sources
-) -> Board:
-    gpu, uuid, op, regime = key
-    facts = environment.get("gpu_facts") or {}
-    ceilings = (*_measured(gpu, uuid, sources.ceilings), *ceilings_of(facts))
-    names = {gpu.casefold(), str(facts.get("key", "")).casefold()}
-    tables = [t for t in sources.peers if str(t.get("gpu", "")).casefold() in names]
-    tables = [t for t in tables if t.get("regime") == regime]
-    own = tuple(row for row in rows if not row.peer)
-    problems = {problem_key(row.problem): row.problem for row in own}.values()
-    tables += [_peer_table(row) for row in rows if row.peer and row.status == MEASURED and row.ok]
-    peers = tuple(_peers(op, problems, tables))
-    return Board(gpu, uuid, op, regime, own, ceilings, _bound_words(facts), peers)
-
-
-def _peer_table(row: Row) -> Facts:
-    """Return a peer's row as a table of others' times has it."""
-    named = {"op": row.op, "problem": row.problem, "peer": row.peer, "kind": row.more["kind"]}
-    source = "measured in turn with ours"
-    return {"date": row.run[:10], "source": source, "rows": [{**named, "us": row.us}]}
+def drawn(
+    gpu: str, by_board: Mapping[str, tuple[Ceiling, ...]], facts: Facts
+) -> tuple[Ceiling, ...]:
+    """Return the ceilings to draw: those of the board measured last, and the datasheet's."""
+    measured = next((found for found in by_board.values() if found), ())
+    return (*measured, *ceilings_of(facts))
 
 
 def ceilings_of(facts: Facts) -> list[Ceiling]:
@@ -230,52 +291,8 @@ def ceilings_of(facts: Facts) -> list[Ceiling]:
     return found
 
 
-def _bound_words(facts: Facts) -> str:
-    numbers = [number(facts, name) for name in FACT_NAMES]
-    if None in numbers:
-        return "ceilings that the file does not name"
-    recorded = any(c.source == "measured" for c in ceilings_of(facts))
-    source = "measured ceilings" if recorded else "datasheet ceilings"
-    return f"{source} of {numbers[0]:.0f} GB/s and {numbers[1]:.4g} TFLOP/s"
-
-
-def _measured(gpu: str, uuid: str, files: Sequence[ResultFile]) -> list[Ceiling]:
-    """Return the ceilings measured on this very GPU, else on another one of its model."""
-    rows: dict[bool, list[Row]] = {True: [], False: []}
-    for file in files:
-        for row in file.rows:
-            environment = file.environment_of(row)
-            if environment["gpu"] == gpu:
-                rows[environment.get("uuid", "") == uuid].append(row)
-    return measured_ceilings(rows[True] or rows[False])
-
-
-def _peers(
-    op: str, problems: Iterable[Mapping[str, Any]], tables: Sequence[Facts]
-) -> Iterable[Peer]:
-    problems = list(problems)
-    shown = varying(problems)
-    for table in tables:
-        for row in table["rows"]:
-            for problem in problems:
-                named = row["problem"].items()
-                if row["op"] == op and all(problem.get(k) == v for k, v in named):
-                    yield Peer(
-                        name=str(row["peer"]),
-                        kind=row["kind"],
-                        shape=shape_of(problem, shown),
-                        size=size_of(problem),
-                        us=float(row["us"]),
-                        date=str(table.get("date", "")),
-                        source=str(table.get("source", "")),
-                    )
-
-
-def peer_of(board: Board, problem: Mapping[str, Any], kind: str) -> Peer | None:
-    """Return the fastest peer of a kind on a problem."""
-    shape, size = board.shape(problem), size_of(problem)
-    found = [p for p in board.peers if (p.kind, p.shape, p.size) == (kind, shape, size)]
-    return min(found, key=lambda p: p.us, default=None)
+def _rank(regime: str) -> int:
+    return REGIMES.index(regime) if regime in REGIMES else len(REGIMES)
 
 
 def slug(text: str) -> str:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from ferrum_numba.report import figures
-from ferrum_numba.report.blocks import Block, Heading, Paragraph, Picture, Table
+from ferrum_numba.errors import StoreError
+from ferrum_numba.report import html
+from ferrum_numba.report.blocks import (
+    Block,
+    Heading,
+    Paragraph,
+    Picture,
+    Table,
+    from_json,
+    to_json,
+)
 from ferrum_numba.report.curve import curve_tables
-from ferrum_numba.report.data import Board, Sources, machines
+from ferrum_numba.report.data import Group, Sources, groups, machines
+from ferrum_numba.report.difference import difference
+from ferrum_numba.report.drawing import Drawer
 from ferrum_numba.report.other_tables import (
     check_failures,
     check_table,
@@ -19,32 +30,130 @@ from ferrum_numba.report.other_tables import (
     plan_table,
     provenance_tables,
 )
-from ferrum_numba.report.tables import ceiling_table, failure_table, problem_tables, slow_table
-from ferrum_numba.report.verdict import summary
-from ferrum_numba.roofline.model import ridge, roof
+from ferrum_numba.report.pictures import file_names, modelled_roofline, pictures
+from ferrum_numba.report.runs import runs_of
+from ferrum_numba.report.tables import (
+    ceiling_table,
+    config_table,
+    design_table,
+    failure_table,
+    fastest_table,
+    slow_table,
+)
+from ferrum_numba.report.verdict import findings, glance, in_detail, next_steps, summary
+from ferrum_numba.results.file import load_json
 
+TITLE = "ferrum-numba report"
+SCHEMA = 2
 MAX_REASONS = 40
 
 
-def document(sources: Sources, found: Sequence[Board]) -> list[Block]:
+@dataclass(frozen=True)
+class Document:
+    """A report: what all its forms are written from, and what `report.json` holds."""
+
+    title: str
+    blocks: tuple[Block, ...]
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """Return the pictures in their order."""
+        return [block for block in self.blocks if isinstance(block, Picture)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as its JSON has it."""
+        return {"schema": SCHEMA, "title": self.title, "blocks": [to_json(b) for b in self.blocks]}
+
+    @classmethod
+    def load(cls, path: str | Path) -> Document:
+        """Read a `report.json`.
+
+        Raises:
+            StoreError: missing, damaged or of another schema.
+        """
+        found = load_json(path, SCHEMA)
+        try:
+            return cls(str(found["title"]), tuple(from_json(one) for one in found["blocks"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{path}: is no report.json: {error}") from error
+
+    def _repr_html_(self) -> str:
+        drawer = Drawer()
+        svgs = {picture.name: drawer.draw(picture)[0] for picture in self.pictures}
+        return html.fragment(self.blocks, svgs)
+
+
+def document(sources: Sources) -> Document:
     """Return the whole report."""
-    blocks: list[Block] = [Heading("Verdict")]
-    for text in summary(sources, found):
-        lead, colon, rest = text.partition(": ")
-        blocks.append(Paragraph(rest, lead + colon.strip()))
-    blocks += _section("Roofline", figures.rooflines(sources, found))
-    tables = [table for board in found for table in problem_tables(board)]
-    blocks += _section("Results by problem", tables)
-    blocks += _section("Time against size", figures.times(found))
-    curves = [table for board in found for table in curve_tables(board)]
-    blocks += _section("Steps of the curve", curves)
-    blocks += _section("Fraction of the bound", figures.fractions(found))
-    losers = [table for board in found for table in (failure_table(board), slow_table(board))]
-    blocks += _section("Losers", [table for table in losers if table.rows])
-    ceilings = [ceiling_table(machine) for machine in machines(sources) if machine.ceilings]
-    blocks += _section("Ceilings", ceilings)
-    blocks += _plan(sources) + _checks(sources)
-    return blocks + _section("Provenance", provenance_tables(sources))
+    found = groups(sources)
+    gpus = sorted({group.gpu for group in found})
+    title = f"{TITLE}: {', '.join(gpus)}" if gpus else TITLE
+    return Document(title, tuple(_blocks(sources, found)))
+
+
+def _blocks(sources: Sources, found: Sequence[Group]) -> Iterator[Block]:
+    all_findings = [finding for group in found for finding in findings(group)]
+    yield Heading("Verdict")
+    yield from summary(sources, found)
+    if all_findings:
+        yield glance(all_findings)
+        yield Heading("What to do next")
+        yield from next_steps(all_findings)
+    if sources.compare:
+        yield from difference(sources.compare, found)
+    yield from _asked(sources, found)
+    if not found:
+        yield from _section("Roofline (modelled)", modelled_roofline(sources))
+    yield from _ops(sources, found)
+    runs = runs_of((*sources.files, *sources.ceilings))
+    ceilings = [ceiling_table(one, runs) for one in machines(sources) if one.ceilings]
+    yield from _section("Ceilings", ceilings)
+    yield from _plan(sources)
+    yield from _checks(sources)
+    yield from _section("Provenance", provenance_tables(sources))
+
+
+def _ops(sources: Sources, found: Sequence[Group]) -> Iterator[Block]:
+    """Return a section an Op; where it has several GPUs or regimes, a part for each."""
+    names = file_names(found)
+    ops = [group.op for group in found]
+    for i, (group, name) in enumerate(zip(found, names, strict=True)):
+        if group.op not in ops[:i]:
+            yield Heading(group.op)
+        if ops.count(group.op) > 1:
+            yield Heading(group.title, 3)
+        yield from in_detail(group)
+        yield from pictures(group, sources, name)
+        yield from _tables(group)
+
+
+def _tables(group: Group) -> Iterator[Table]:
+    yield fastest_table(group)
+    if len(group.designs) > 1:
+        yield design_table(group)
+    folded = [config_table(group), *curve_tables(group), slow_table(group), failure_table(group)]
+    yield from (table for table in folded if table.rows)
+
+
+def _asked(sources: Sources, found: Sequence[Group]) -> Iterator[Block]:
+    """Return what was asked for by name, before all else that is known."""
+    if not sources.asked:
+        return
+    own = [group.only(sources.asked) for group in found]
+    own = [group for group in own if group.rows]
+    yield Heading("What was asked for")
+    if not own:
+        yield Paragraph("None of it has been measured yet.")
+    for group, name in zip(own, file_names(own), strict=True):
+        title = f"asked for: {group.title}"
+        some = [p for p in pictures(group, sources, f"asked-{name}") if p.kind != "landscape"]
+        whole = next(full for full in found if full.title == group.title)
+        for picture in some:
+            data = {**picture.data, "designs": whole.designs}
+            head, _, _ = picture.title.rpartition(f": {group.title}")
+            yield replace(picture, title=f"{head}, {title}", data=data)
+        for table in (fastest_table(group), design_table(group)):
+            yield replace(table, title=table.title.replace(group.title, title))
 
 
 def _section(title: str, content: Sequence[Block]) -> list[Block]:
@@ -58,7 +167,7 @@ def _plan(sources: Sources) -> list[Block]:
     losers = plan_losers(sources)
     content: list[Block] = [plan_table(sources)]
     if losers.rows:
-        content.append(_first(losers, MAX_REASONS))
+        content.append(replace(_first(losers, MAX_REASONS), folded=True))
     return _section("Plan (modelled)", content)
 
 
@@ -67,65 +176,12 @@ def _first(table: Table, count: int) -> Table:
     if len(table.rows) <= count:
         return table
     title = f"{table.title}: the first {count} of {len(table.rows)} reasons"
-    return Table(title, table.regime, table.units, table.columns, table.rows[:count])
+    return replace(table, title=title, rows=table.rows[:count])
 
 
 def _checks(sources: Sources) -> list[Block]:
     if not sources.checks:
-        return _section("Checks", [Paragraph("No check was run.")])
+        return []
     failures = check_failures(sources.checks)
     content: list[Block] = [Paragraph(covered(sources.checks)), check_table(sources.checks)]
     return _section("Checks", content + ([failures] if failures.rows else []))
-
-
-def data(sources: Sources, found: Sequence[Board], blocks: Sequence[Block]) -> dict[str, Any]:
-    """Return everything that is drawn or printed, as JSON can hold it."""
-    found_data: dict[str, Any] = _finite(
-        {
-            "schema": 1,
-            "verdict": summary(sources, found),
-            "boards": [_board(board) for board in found],
-            "modelled": [asdict(p) for p in figures.modelled_points(sources)],
-            "tables": [
-                {**asdict(block), "emphasis": list(block.emphasis)}
-                for block in blocks
-                if isinstance(block, Table)
-            ],
-            "figures": [
-                {"name": block.name, "title": block.title}
-                for block in blocks
-                if isinstance(block, Picture)
-            ],
-            "environments": [file.environment for file in (*sources.files, *sources.ceilings)],
-        }
-    )
-    return found_data
-
-
-def _board(board: Board) -> dict[str, Any]:
-    memory = roof(board.ceilings, "memory")
-    tensors = [c for c in board.ceilings if c.kind == "tensor"]
-    ridges = [{"tensor": c.name, "flop_per_byte": ridge(memory, c)} for c in tensors if memory]
-    return {
-        "gpu": board.gpu,
-        "uuid": board.uuid,
-        "op": board.op,
-        "regime": board.regime,
-        "ceilings": [asdict(c) for c in board.ceilings],
-        "ridges": ridges,
-        "points": [
-            {**asdict(p), "intensity": p.intensity, "tflops": p.tflops} for p in board.points
-        ],
-        "peers": [asdict(p) for p in board.peers],
-    }
-
-
-def _finite(value: Any) -> Any:
-    """Return a value with null for what JSON has no number for."""
-    if isinstance(value, dict):
-        return {str(name): _finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from html import escape
 from importlib import resources
 
@@ -10,31 +11,50 @@ from ferrum_numba.report.blocks import Block, Heading, Paragraph, Picture, Table
 from ferrum_numba.report.data import slug
 
 
-def render(title: str, blocks: Sequence[Block]) -> str:
-    """Return the report as one self-contained page."""
-    style = resources.files("ferrum_numba.report").joinpath("style.css").read_text("utf-8")
-    sections = [block.text for block in blocks if isinstance(block, Heading)]
+def render(title: str, blocks: Sequence[Block], svgs: Mapping[str, str]) -> str:
+    """Return the report as one self-contained page.
+
+    svgs: each picture as an `<svg>` element, by name
+    """
+    sections = [b.text for b in blocks if isinstance(b, Heading) and b.level == 2]
     links = "".join(f'<a href="#{slug(name)}">{escape(name)}</a>' for name in sections)
-    body = "\n".join(map(_block, blocks))
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f"<title>{escape(title)}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n"
         f"<header><h1>{escape(title)}</h1><nav>{links}</nav></header>\n"
-        f"<main>\n{body}\n</main>\n</body>\n</html>\n"
+        f"<main>\n{_body(blocks, svgs)}\n</main>\n</body>\n</html>\n"
     )
 
 
-def _block(block: Block) -> str:
+def fragment(blocks: Sequence[Block], svgs: Mapping[str, str]) -> str:
+    """Return blocks as an element of somebody else's page, a notebook's."""
+    return f'<div class="ferrum-report">{_body(blocks, svgs)}</div>'
+
+
+def _style() -> str:
+    return resources.files("ferrum_numba.report").joinpath("style.css").read_text("utf-8")
+
+
+def _body(blocks: Sequence[Block], svgs: Mapping[str, str]) -> str:
+    return "\n".join(map(partial(_block, svgs), blocks))
+
+
+def _block(svgs: Mapping[str, str], block: Block) -> str:
     match block:
-        case Heading():
-            return f'<h2 id="{slug(block.text)}">{escape(block.text)}</h2>'
-        case Paragraph():
-            lead = f"<strong>{escape(block.lead)}</strong> " if block.lead else ""
-            return f"<p>{lead}{escape(block.text)}</p>"
-        case Picture():
-            return f'<figure><div class="wide">{block.svg}</div></figure>'
+        case Heading(text, level):
+            return f'<h{level} id="{slug(text)}">{escape(text)}</h{level}>'
+        case Paragraph(text, lead):
+            strong = f"<strong>{escape(lead)}</strong> " if lead else ""
+            return f"<p>{strong}{escape(text)}</p>"
+        case Picture(name, title, _, _, of):
+            data = f"drawn: {name}.csv, {name}.json"
+            note = f"Of {escape(of)}; {data}" if of else data
+            return (
+                f"<figure>{svgs[name]}<figcaption><strong>{escape(title)}.</strong> "
+                f"{note}.</figcaption></figure>"
+            )
         case Table():
             return _table(block)
 
@@ -49,14 +69,24 @@ def _table(table: Table) -> str:
     emphasis = table.emphasis or ("",) * len(table.rows)
     rows = []
     for cells, emphatic in zip(table.rows, emphasis, strict=True):
-        row = "".join(f"<td{k}>{escape(c)}</td>" for c, k in zip(cells, kinds, strict=True))
+        # on a phone each cell says which column it is of
+        row = "".join(
+            f'<td{kind} data-of="{escape(name)}">{escape(cell)}</td>'
+            if cell
+            else f"<td{kind}></td>"
+            for cell, kind, name in zip(cells, kinds, table.columns, strict=True)
+        )
         rows.append(f'<tr class="{emphatic}">{row}</tr>' if emphatic else f"<tr>{row}</tr>")
     body = "\n".join(rows)
-    return (
-        f"<section><h3>{escape(table.title)}</h3><p class='caption'>{escape(table.caption)}</p>"
-        f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody>\n</table></div></section>"
+    content = (
+        f'<p class="caption">{escape(table.caption)}</p>'
+        f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
     )
+    if table.folded:
+        count = f"{len(table.rows)} row{'' if len(table.rows) == 1 else 's'}"
+        summary = f"<summary>{escape(table.title)} ({count})</summary>"
+        return f"<details>{summary}{content}</details>"
+    return f"<section><h3>{escape(table.title)}</h3>{content}</section>"
 
 
 def _kind(table: Table, column: int) -> str:

@@ -15,13 +15,15 @@ def render(title: str, blocks: Sequence[Block]) -> str:
 
 def _block(block: Block) -> str:
     match block:
-        case Heading():
-            return f"## {block.text}"
+        case Heading(text, level):
+            return f"{'#' * level} {_escape(text)}"
         case Paragraph():
             lead = f"**{_escape(block.lead)}** " if block.lead else ""
             return lead + _escape(block.text)
-        case Picture():
-            return f"![{block.title}]({block.name}.svg)"
+        case Picture(name, title, _, _, of):
+            data = f"drawn: [{name}.csv]({name}.csv), [{name}.json]({name}.json)"
+            note = f"Of {_escape(of)}; {data}" if of else data
+            return f"![{title}]({name}.svg)\n\n**{_escape(title)}.** {note}."
         case Table():
             return _table(block)
 

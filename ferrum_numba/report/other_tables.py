@@ -8,10 +8,11 @@ from typing import Any
 
 from ferrum_numba.report.blocks import Emphasis, Table, pairs, span
 from ferrum_numba.report.data import Sources
+from ferrum_numba.report.runs import Run, runs_of
 from ferrum_numba.report.tables import scientific
-from ferrum_numba.results import CheckRow, Planned, ResultFile
+from ferrum_numba.results import CheckRow, Planned
 from ferrum_numba.results.row import problem_key
-from ferrum_numba.roofline.model import natural, varying
+from ferrum_numba.roofline.points import natural, varying
 
 MODELLED = (
     "candidates", "status", "with spills", "spill bytes", "registers", "smem KB", "blocks/SM",
@@ -123,32 +124,55 @@ def check_failures(checks: Sequence[CheckRow]) -> Table:
 
 
 def provenance_tables(sources: Sources) -> list[Table]:
-    """Return a table for every run that rows came from."""
-    tables = []
-    for what, files in (("Results", sources.files), ("Ceilings", sources.ceilings)):
-        for file in files:
-            for environment in _environments(file):
-                tables.append(_environment_table(what, file, environment))
-    return tables
+    """Return the runs that rows came from, a line each, and what all of them had."""
+    runs = runs_of((*sources.files, *sources.ceilings))
+    if not runs:
+        return []
+    rows = tuple(_run(run) for run in runs.values())
+    columns = ("run", "date (UTC)", "board", "uuid", "commit", "driver", "rows", "Ops", "command")
+    units = "number of rows; a commit with + had changes"
+    facts = [dict(_flat(_software(run.environment))) for run in runs.values()]
+    names = list(dict.fromkeys(name for one in facts for name in one))
+    values = tuple((name, _values(one.get(name, "") for one in facts)) for name in names)
+    return [
+        Table("Runs", "as their rows say", units, columns, rows),
+        Table("Software and policy", "of all runs", "MHz, ms, µs as the names say",
+              ("what", "value"), values, folded=True),
+    ]  # fmt: skip
 
 
-def _environments(file: ResultFile) -> list[dict[str, Any]]:
-    """Return the environments that rows of a file name, the last run first."""
-    found: dict[str, dict[str, Any]] = {str(file.environment.get("date")): file.environment}
-    for row in file.rows:
-        environment = file.environment_of(row)
-        found.setdefault(str(environment.get("date")), environment)
-    return list(found.values())
+def _run(run: Run) -> tuple[str, ...]:
+    environment = run.environment
+    return (
+        str(run.number),
+        run.date,
+        run.board,
+        str(environment.get("uuid", "")).removeprefix("GPU-")[:8],
+        run.commit,
+        str(environment.get("driver") or ""),
+        str(run.rows),
+        ", ".join(run.ops),
+        str(environment.get("command", "")),
+    )
 
 
-def _environment_table(what: str, file: ResultFile, environment: Mapping[str, Any]) -> Table:
-    own = [row for row in file.rows if file.environment_of(row) is environment]
-    ops = ", ".join(sorted({row.op for row in own})) or "no rows"
-    rows = [*_flat(environment), ("rows", str(len(own)))]
-    regimes = ", ".join(sorted({row.regime for row in own})) or "none"
-    title = f"{what}: {ops}, {environment.get('gpu', '')}, {environment.get('date', '')}"
-    units = "bytes, MHz, GB/s and TFLOP/s as the names say"
-    return Table(title, regimes, units, ("what", "value"), tuple(rows))
+def _software(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what else makes a result: GPU, versions, policy."""
+    facts = environment.get("gpu_facts") or {}
+    return {
+        "gpu": environment.get("gpu"),
+        **{name: facts.get(name) for name in ("arch", "num_sms", "l2_bytes", "clock_mhz")},
+        "versions": environment.get("versions") or {},
+        "policy": environment.get("policy") or {},
+    }
+
+
+def _values(values: Iterable[str]) -> str:
+    """Return the one value that all runs have, or how many runs have which."""
+    found = Counter(values)
+    if len(found) == 1:
+        return next(iter(found))
+    return ", ".join(f"{value or 'none'} ({count} runs)" for value, count in found.most_common())
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

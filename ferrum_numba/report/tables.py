@@ -1,4 +1,4 @@
-"""The tables of measured results: every problem, the losers, the ceilings."""
+"""The tables of measured results: every problem, every design, the losers, the ceilings."""
 
 from __future__ import annotations
 
@@ -7,117 +7,149 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ferrum_numba.report.blocks import Emphasis, Table, pairs, significant
-from ferrum_numba.report.data import Board, Machine, peer_of
+from ferrum_numba.report.beside import peer_of, sources_of
+from ferrum_numba.report.blocks import Emphasis, Table, pairs, per_cent, significant
+from ferrum_numba.report.data import Group, Machine
+from ferrum_numba.report.runs import Run
 from ferrum_numba.results import Row, size_of
 from ferrum_numba.results.row import MEASURED, problem_key
-from ferrum_numba.roofline.model import (
-    Ceiling,
-    doubt,
-    natural,
-    ridge,
-    roof,
-    titled,
-)
+from ferrum_numba.roofline.ceilings import Ceiling, ridge, roof
+from ferrum_numba.roofline.points import doubt, natural
 
-TIME_COLUMNS = (
-    "kernel", "µs [low, high]", "verdict", "bound µs", "fraction", "GB/s", "TFLOP/s",
-)  # fmt: skip
-PEER_COLUMNS = ("best 4-bit peer µs", "peer / ours", "fp16 peer µs", "fp16 / ours")
-RESOURCE_COLUMNS = ("rel error", "registers", "smem KB", "blocks/SM", "config")
+PEER_COLUMNS = ("4-bit peer µs", "4-bit / ours", "fp16 peer µs", "fp16 / ours")
+LIMITS = {"memory": "memory", "tensor": "tensor", "unpack": "unpack", "latency": "latency"}
 SLOW = 1.5
 
 
-def problem_tables(board: Board) -> list[Table]:
-    """Return a table a shape: every kernel's best config on every size, peers beside."""
-    shapes: dict[str, list[Mapping[str, Any]]] = {}
-    for problem in board.problems:
-        shapes.setdefault(board.shape(problem), []).append(problem)
-    return [_shape_table(board, shape, shapes[shape]) for shape in sorted(shapes, key=natural)]
+def by_shape(group: Group) -> list[Mapping[str, Any]]:
+    """Return a group's problems by shape, then size."""
+    return sorted(group.problems, key=lambda p: (natural(group.shape(p)), size_of(p) or 0))
 
 
-def _shape_table(board: Board, shape: str, problems: Sequence[Mapping[str, Any]]) -> Table:
+def fastest_table(group: Group) -> Table:
+    """Return the fastest row of every problem, its bound, and the best peers beside."""
     rows: list[tuple[str, ...]] = []
     emphasis: list[Emphasis] = []
-    for problem in sorted(problems, key=lambda p: size_of(p) or 0):
-        key = problem_key(problem)
-        found = sorted(
-            (row for (_, other), row in board.best.items() if other == key), key=lambda r: r.us
-        )
-        for row in found:
-            place = board.standing(row)
-            rows.append(_times(board, row) + _beside(board, row) + _resources(row))
-            emphasis.append("" if place == "slower" else place)
-        if not found:
-            rows.append(_no_result(board, problem))
+    columns = (
+        "shape", group.size_name, "design", "µs [low, high]", "bound µs", "of the bound",
+        "bound by", "TFLOP/s", "GB/s", *(PEER_COLUMNS if group.peers else ()), "run",
+    )  # fmt: skip
+    for problem in by_shape(group):
+        winner = group.winners.get(problem_key(problem))
+        if winner is None:
+            rows.append(_no_result(group, problem, columns))
             emphasis.append("bad")
-    title = f"{titled(shape)}, {board.op}"
-    columns, units = _columns(board), _units(board)
-    return Table(title, board.regime, units, columns, tuple(rows), tuple(emphasis))
-
-
-def _units(board: Board) -> str:
+        else:
+            rows.append(_fastest(group, winner.row))
+            emphasis.append("")
     units = (
-        "µs per call (median [low, high] of the interval), GB/s of compulsory bytes, TFLOP/s, "
-        "KB of 1024 bytes; fraction = bound / time"
+        "µs per call (median [low, high] of the interval), GB/s of compulsory bytes; the bound is "
+        "modelled, of the board's ceilings"
     )
-    sources = sorted({f"{p.date}, {p.source}" for p in board.peers})
-    return units + (f"; peers' µs: {'; '.join(sources)}" if sources else "")
+    beside = sources_of(group.peers)
+    units += f"; {beside}" if beside else ""
+    of = group.of(winner.row for winner in group.winners.values())
+    title = f"Fastest of each problem: {group.title}"
+    return Table(title, group.regime, units, columns, tuple(rows), tuple(emphasis), of)
 
 
-def _columns(board: Board) -> tuple[str, ...]:
+def _fastest(group: Group, row: Row) -> tuple[str, ...]:
+    bound = group.bound(row)
+    run = group.runs.get(row.run)
     return (
-        (board.size_name, *TIME_COLUMNS) + (PEER_COLUMNS if board.peers else ()) + RESOURCE_COLUMNS
-    )
-
-
-def _times(board: Board, row: Row) -> tuple[str, ...]:
-    size, place = size_of(row.problem), board.standing(row)
-    winner = board.winners[problem_key(row.problem)].row
-    return (
-        "" if size is None else str(size),
+        group.shape(row.problem),
+        _size(row.problem),
         row.kernel,
         interval(row),
-        f"{row.us / winner.us:.2f}× slower" if place == "slower" else place,
-        significant(row.bound_us),
-        significant(row.fraction, 3),
-        significant(row.gbps),
-        significant(row.tflops),
+        significant(bound.us) if bound else "",
+        per_cent(bound.us / row.us) if bound else "",
+        LIMITS.get(bound.limit, "") if bound else "",
+        significant(row.tflops, 3),
+        significant(row.gbps, 4),
+        *_beside(group, row),
+        str(run.number) if run else "",
     )
 
 
-def _resources(row: Row) -> tuple[str, ...]:
-    smem = row.smem_bytes
-    return (
-        scientific(row.rel_error),
-        whole(row.registers),
-        "" if smem is None else significant(smem / 1024, 3),
-        whole(row.blocks_per_sm),
-        pairs(row.config),
-    )
+def _size(problem: Mapping[str, Any]) -> str:
+    size = size_of(problem)
+    return "" if size is None else str(size)
 
 
-def _no_result(board: Board, problem: Mapping[str, Any]) -> tuple[str, ...]:
+def _no_result(group: Group, problem: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...]:
     """Return the row of a problem that nothing could be believed on."""
-    key, size = problem_key(problem), size_of(problem)
-    tried = sum(problem_key(row.problem) == key for row in board.rows)
-    cells = dict.fromkeys(_columns(board), "")
-    cells[board.size_name] = "" if size is None else str(size)
-    cells |= {"kernel": "none", "verdict": f"no trusted result of {tried} rows"}
+    key = problem_key(problem)
+    tried = sum(problem_key(row.problem) == key for row in group.rows)
+    cells = dict.fromkeys(columns, "")
+    cells |= {"shape": group.shape(problem), group.size_name: _size(problem)}
+    cells |= {"design": f"no trusted result of {tried} rows"}
     return tuple(cells.values())
 
 
-def _beside(board: Board, row: Row) -> tuple[str, ...]:
-    if not board.peers:
+def _beside(group: Group, row: Row) -> tuple[str, ...]:
+    if not group.peers:
         return ()
     cells: list[str] = []
     for kind in ("4-bit", "fp16"):
-        peer = peer_of(board, row.problem, kind)
+        peer = peer_of(group, row.problem, kind)
         if peer is None:
             cells += ["", ""]
         else:
             cells += [f"{significant(peer.us)} {peer.name}", f"{peer.us / row.us:.2f}×"]
     return tuple(cells)
+
+
+def design_table(group: Group) -> Table:
+    """Return the best time of every design on every problem; ties with the fastest are marked."""
+    designs = group.designs
+    rows = []
+    for problem in by_shape(group):
+        key = problem_key(problem)
+        cells = [_cell(group, group.best.get((design, key))) for design in designs]
+        rows.append((group.shape(problem), _size(problem), *cells))
+    units = "µs per call of each design's best config; * fastest, = not to be told from it"
+    of = group.of(group.best.values())
+    title = f"Every design: {group.title}"
+    columns = ("shape", group.size_name, *designs)
+    return Table(title, group.regime, units, columns, tuple(rows), of=of)
+
+
+def _cell(group: Group, row: Row | None) -> str:
+    if row is None:
+        return ""
+    mark = {"best": " *", "tie": " =", "slower": ""}[group.standing(row)]
+    return significant(row.us) + mark
+
+
+def config_table(group: Group) -> Table:
+    """Return what won every problem: its config, what it takes of an SM, its error."""
+    rows = []
+    for problem in by_shape(group):
+        winner = group.winners.get(problem_key(problem))
+        if winner is not None:
+            row = winner.row
+            rows.append((group.shape(problem), _size(problem), row.kernel, *_resources(row)))
+    columns = (
+        "shape", group.size_name, "design", "config", "registers", "smem KB", "blocks/SM",
+        "rel error", "clock MHz", "power W",
+    )  # fmt: skip
+    units = "registers a thread, KB of 1024 bytes a block; clock at the end of the timing"
+    of = group.of(winner.row for winner in group.winners.values())
+    title = f"Configs of the fastest: {group.title}"
+    return Table(title, group.regime, units, columns, tuple(rows), of=of, folded=True)
+
+
+def _resources(row: Row) -> tuple[str, ...]:
+    smem = row.smem_bytes
+    return (
+        pairs(row.config),
+        whole(row.registers),
+        "" if smem is None else significant(smem / 1024, 3),
+        whole(row.blocks_per_sm),
+        scientific(row.rel_error),
+        significant(row.clock_mhz_after),
+        significant(row.more.get("power_w"), 3),
+    )
 
 
 def interval(row: Row) -> str:
@@ -137,36 +169,38 @@ def whole(value: int | None) -> str:
     return "" if value is None else str(value)
 
 
-def failure_table(board: Board) -> Table:
+def failure_table(group: Group) -> Table:
     """Return what did not count, grouped by kernel, status and reason."""
-    groups: dict[tuple[str, str, str], list[tuple[str, Row]]] = {}
-    for row in board.rows:
-        reason = doubt(row, board.ceilings)
+    found: dict[tuple[str, str, str], list[tuple[str, Row]]] = {}
+    for row in group.rows:
+        reason = doubt(row, group.ceilings)
         if row.status == "slow" or not reason:
             continue
         status = "untrusted" if row.status == MEASURED else row.status
         # the same reason with other numbers is the same reason
         pattern = re.sub(r"\d+(\.\d+)?(e[-+]?\d+)?", "#", reason)
-        groups.setdefault((row.kernel, status, pattern), []).append((reason, row))
+        found.setdefault((row.kernel, status, pattern), []).append((reason, row))
     rows = []
-    for (kernel, status, _), found in sorted(groups.items(), key=lambda g: (-len(g[1]), g[0])):
-        reason, row = found[0]
-        count = str(len(found))
+    for (kernel, status, _), alike in sorted(found.items(), key=lambda g: (-len(g[1]), g[0])):
+        reason, row = alike[0]
+        count = str(len(alike))
         rows.append((kernel, status, count, reason, pairs(row.problem), pairs(row.config)))
-    columns = ("kernel", "status", "rows", "reason (of the first)", "problem", "config")
-    title = f"Refused, failed, wrong or untrusted: {board.op}"
-    return Table(title, board.regime, "number of rows", columns, tuple(rows))
+    columns = ("design", "status", "rows", "reason (of the first)", "problem", "config")
+    title = f"Refused, failed, wrong or untrusted: {group.title}"
+    of = group.of(row for alike in found.values() for _, row in alike)
+    units = "number of rows"
+    return Table(title, group.regime, units, columns, tuple(rows), of=of, folded=True)
 
 
-def slow_table(board: Board) -> Table:
+def slow_table(group: Group) -> Table:
     """Return how many correct configs were how far behind the best one of their problem."""
     ratios: dict[str, list[float]] = {}
     dropped: dict[str, int] = {}
-    for row in board.rows:
-        winner = board.winners.get(problem_key(row.problem))
+    for row in group.rows:
+        winner = group.winners.get(problem_key(row.problem))
         if row.status == "slow":
             dropped[row.kernel] = dropped.get(row.kernel, 0) + 1
-        elif winner is not None and not math.isnan(row.us) and not doubt(row, board.ceilings):
+        elif winner is not None and not math.isnan(row.us) and not doubt(row, group.ceilings):
             ratios.setdefault(row.kernel, []).append(row.us / winner.row.us)
     rows = []
     for kernel in sorted({*ratios, *dropped}):
@@ -177,48 +211,52 @@ def slow_table(board: Board) -> Table:
         counts = (len(own), ties, slow, dropped.get(kernel, 0))
         rows.append((kernel, *map(str, counts), worst))
     columns = (
-        "kernel", "timed in full", "within 1 % of the best", f"more than {SLOW}× slower",
+        "design", "timed in full", "within 1 % of the best", f"more than {SLOW}× slower",
         "dropped after a quick look", "slowest",
     )  # fmt: skip
     units = "number of rows (a config on a problem); slowest: time / best time of the problem"
-    return Table(f"Correct and slow: {board.op}", board.regime, units, columns, tuple(rows))
+    title = f"Correct and slow: {group.title}"
+    of = group.of(group.rows)
+    return Table(title, group.regime, units, columns, tuple(rows), of=of, folded=True)
 
 
-def ceiling_table(machine: Machine) -> Table:
+def ceiling_table(machine: Machine, runs: Mapping[str, Run]) -> Table:
     """Return the ceilings, measured beside datasheet."""
     sheet = {c.kind: c for c in machine.ceilings if c.source == "datasheet"}
     measured = [c for c in machine.ceilings if c.source == "measured"]
-    rows = [_ceiling_row(ceiling, sheet.get(ceiling.kind)) for ceiling in measured]
+    rows = [_ceiling_row(ceiling, sheet.get(ceiling.kind), runs) for ceiling in measured]
     kinds = {ceiling.kind for ceiling in measured}
     rows += [
-        (c.name, "", c.unit, significant(c.rate), "", "")
+        (c.name, "", "", c.unit, significant(c.rate), "", "", "")
         for c in sheet.values()
         if c.kind not in kinds
     ]
     columns = (
-        "ceiling",
-        "measured [low, high]",
-        "unit",
-        "datasheet",
-        "measured / datasheet",
-        "regime",
-    )
+        "ceiling", "pace", "measured [low, high]", "unit", "datasheet", "measured / datasheet",
+        "clock MHz", "run",
+    )  # fmt: skip
     units = (
         "GB/s = 10^9 bytes/s, TFLOP/s = 10^12 FLOP/s, weights/s = int4 weights unpacked, "
         "µs per launch" + _ridge_words(machine.ceilings)
     )
     regimes = ", ".join(sorted({c.regime for c in measured if c.regime})) or "none measured"
-    return Table(f"Ceilings of {machine.gpu}", regimes, units, columns, tuple(rows))
+    boards = sorted({runs[c.date].board for c in measured if c.date in runs})
+    of = f"board {', '.join(boards)}" if boards else ""
+    return Table(f"Ceilings of {machine.gpu}", regimes, units, columns, tuple(rows), of=of)
 
 
-def _ceiling_row(ceiling: Ceiling, sheet: Ceiling | None) -> tuple[str, ...]:
+def _ceiling_row(
+    ceiling: Ceiling, sheet: Ceiling | None, runs: Mapping[str, Run]
+) -> tuple[str, ...]:
     low, high = significant(ceiling.low), significant(ceiling.high)
     rate = f"{significant(ceiling.rate)} [{low}, {high}]"
     against = ("", "")
-    if sheet is not None:
+    if sheet is not None and ceiling.operands in ("fp16", "bf16"):
         against = (significant(sheet.rate), f"{ceiling.rate / sheet.rate:.3f}")
     unit = "µs" if ceiling.unit == "us" else ceiling.unit
-    return (ceiling.name, rate, unit, *against, ceiling.regime)
+    run = runs.get(ceiling.date)
+    clock, number = significant(ceiling.clock_mhz), str(run.number) if run else ""
+    return (ceiling.name, ceiling.pace, rate, unit, *against, clock, number)
 
 
 def _ridge_words(ceilings: Sequence[Ceiling]) -> str:

@@ -1,165 +1,267 @@
-"""The report's first paragraph: what the rows say, by fixed rules, and nothing they do not say."""
+"""The report's first page: what the rows say, by fixed rules, and nothing they do not say."""
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from ferrum_numba.report.blocks import significant, span
-from ferrum_numba.report.data import Board, Sources, peer_of
+from ferrum_numba.report.advice import AT_ROOF, WORTH, advice, because
+from ferrum_numba.report.beside import peer_of, sources_of
+from ferrum_numba.report.blocks import Emphasis, Paragraph, Table, counted, per_cent, significant
+from ferrum_numba.report.data import Group, Sources
 from ferrum_numba.results import Row, size_of
-from ferrum_numba.roofline.model import LATENCY_BOUND_US, Ceiling, limit_of
+from ferrum_numba.roofline.bound import LATENCY_BOUND_US, Limit, clocked
+from ferrum_numba.roofline.points import Peer
 
-# fractions of the bound from which a kernel counts as being at the roof, and as near it
-AT_ROOF, NEAR_ROOF = 0.9, 0.75
-# what `measure` says where power kept the clocks down
-POWER_CAP = "power cap"
-LIMIT_WORDS = {
-    "latency": f"Latency-bound (bound below {LATENCY_BOUND_US:.0f} µs)",
-    "memory": "Memory-bound",
-    "tensor": "Tensor-bound",
-    "unknown": "Of unknown limit (no ceilings)",
+LIMIT_WORDS: dict[Limit, str] = {
+    "latency": f"the launch (bound below {LATENCY_BOUND_US:.0f} µs)",
+    "memory": "memory",
+    "tensor": "tensor cores",
+    "unpack": "unpacking",
+    "unknown": "unknown (no ceilings)",
 }
 
 
-def verdict(board: Board) -> list[str]:
-    """Return the paragraphs about one board: one, then one for each limit its problems have."""
-    won = [winner.row for winner in board.winners.values()]
-    total = len(board.problems)
-    untrusted = sum(bool(row.untrusted) for row in board.rows)
-    head = f"{board.title}: {_count(total, 'problem')}, {len(won)} with a correct, trusted time."
+@dataclass(frozen=True)
+class Finding:
+    """What one Op's fastest rows reach where one limit binds.
+
+    rows:     the winners, of which `reached` has the fraction of the bound
+    """
+
+    group: Group
+    limit: Limit
+    rows: tuple[Row, ...]
+    reached: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Return the fraction of the bound in the median."""
+        return statistics.median(self.reached)
+
+    @property
+    def worst(self) -> tuple[float, Row]:
+        """Return the lowest fraction and its row."""
+        return min(zip(self.reached, self.rows, strict=True), key=lambda pair: pair[0])
+
+    @property
+    def best(self) -> tuple[float, Row]:
+        """Return the highest fraction and its row."""
+        return max(zip(self.reached, self.rows, strict=True), key=lambda pair: pair[0])
+
+    @property
+    def room(self) -> float:
+        """Return the part of the time above the bound, summed over the problems."""
+        return sum(max(0.0, 1 - fraction) for fraction in self.reached)
+
+    @property
+    def where(self) -> str:
+        """Return the range of sizes."""
+        sizes = [size for row in self.rows if (size := size_of(row.problem)) is not None]
+        if not sizes:
+            return ""
+        ends = f"{min(sizes)} to {max(sizes)}" if min(sizes) < max(sizes) else str(sizes[0])
+        return f"{self.group.size_name} {ends}"
+
+    @property
+    def shapes(self) -> dict[str, float]:
+        """Return the lowest fraction of every shape."""
+        least: dict[str, float] = {}
+        for fraction, row in zip(self.reached, self.rows, strict=True):
+            shape = self.group.shape(row.problem)
+            least[shape] = min(fraction, least.get(shape, fraction))
+        return least
+
+
+def findings(group: Group) -> list[Finding]:
+    """Return what was reached, for each limit that some problem has."""
+    found: dict[Limit, list[tuple[Row, float]]] = {}
+    for winner in group.winners.values():
+        bound = group.bound(winner.row)
+        if bound is not None:
+            pair = (winner.row, bound.us / winner.row.us)
+            found.setdefault(bound.limit, []).append(pair)
+    return [
+        Finding(group, limit, *zip(*found[limit], strict=True))
+        for limit in LIMIT_WORDS
+        if limit in found
+    ]
+
+
+def sentence(finding: Finding) -> str:
+    """Return the verdict on one limit: what was reached, worst, because."""
+    group, reached = finding.group, finding.reached
+    at_roof = sum(fraction >= AT_ROOF for fraction in reached)
+    whole = sum(fraction >= AT_ROOF for fraction in finding.shapes.values())
+    low, bad = finding.worst
+    text = f"{per_cent(finding.median)} of the bound in the median"
+    if len(reached) > 1:
+        text += f", {per_cent(AT_ROOF)} or more on {at_roof} of {counted(len(reached), 'problem')}"
+        text += f" and all of {whole} of {len(finding.shapes)} shapes" if whole else ""
+    text += f"; worst {per_cent(low)} at {group.name(bad.problem)} ({bad.kernel})"
+    return f"{text}, because {because(group, bad)}."
+
+
+def verdict(group: Group) -> list[Paragraph]:
+    """Return the paragraphs about one group: one for each limit, then what is missing."""
+    found = []
+    for finding in findings(group):
+        binds = "bind" if finding.limit == "tensor" else "binds"
+        where = f", {finding.where}" if finding.where else ""
+        lead = f"{group.label}, where {LIMIT_WORDS[finding.limit]} {binds}{where}:"
+        found.append(Paragraph(sentence(finding), lead))
+    missing = len(group.problems) - len(group.winners)
+    if missing:
+        text = f"{missing} of {counted(len(group.problems), 'problem')} without a correct, trusted"
+        found.append(Paragraph(f"{text} time.", f"{group.label}:"))
+    untrusted = sum(bool(row.untrusted) for row in group.rows)
     if untrusted:
-        head += f" {_count(untrusted, 'row')} marked untrusted when measured."
-    head += f" The bound is the slower of memory and tensor cores at {board.bound}."
-    groups: dict[str, list[Row]] = {}
-    for row in won:
-        groups.setdefault(limit_of(row, board.ceilings), []).append(row)
-    return [head, *(_limit(board, name, groups[name]) for name in LIMIT_WORDS if name in groups)]
+        text = f"{counted(untrusted, 'row')} marked untrusted when measured."
+        found.append(Paragraph(text, f"{group.label}:"))
+    return found
 
 
-def _limit(board: Board, limit: str, rows: Sequence[Row]) -> str:
-    """Return what is best where this limits, how far it is from the bound, and what to change."""
-    sizes = [float(size) for row in rows if (size := size_of(row.problem)) is not None]
-    where = f", {board.size_name} {span(sizes)}" if sizes else ""
-    kernels = Counter(row.kernel for row in rows).most_common()
-    leaders = " and ".join(f"{name} on {count} of {len(rows)}" for name, count in kernels)
-    text = f"{LIMIT_WORDS[limit]} ({_count(len(rows), 'problem')}{where}): fastest is {leaders}."
-    fractions = [(row.fraction, row) for row in rows if not math.isnan(row.fraction)]
-    if fractions:
-        values = [fraction for fraction, _ in fractions]
-        worst, row = min(fractions, key=lambda pair: pair[0])
-        text += f" The winners reach {span(values, 2)} of the bound"
-        text += f" (median {statistics.median(values):.2f}); furthest is {_name(board, row)}"
-        text += f" with {row.kernel} at {worst:.2f}."
-        text += f" Next: {_advice(limit, statistics.median(values), row, board.ceilings)}."
-    spills = sum(bool(row.spill_bytes) for row in rows)
-    if spills:
-        text += (
-            f" {_count(spills, 'winner')} of these spill registers to memory: remove that first."
-        )
-    return text + _power(rows) + _against(board, rows, "4-bit") + _against(board, rows, "fp16")
+def in_detail(group: Group) -> list[Paragraph]:
+    """Return who is fastest where, and against whom; a paragraph a limit."""
+    return [
+        Paragraph(_leaders(finding), f"{LIMIT_WORDS[finding.limit].capitalize()}, {finding.where}:")
+        for finding in findings(group)
+    ]
 
 
-def _name(board: Board, row: Row) -> str:
-    size = size_of(row.problem)
-    return board.shape(row.problem) + ("" if size is None else f", {board.size_name}={size}")
+def _leaders(finding: Finding) -> str:
+    group = finding.group
+    kernels = Counter(row.kernel for row in finding.rows).most_common()
+    leaders = ", ".join(f"{name} on {count}" for name, count in kernels)
+    high, good = finding.best
+    text = f"fastest design: {leaders}; best {per_cent(high)} at {group.name(good.problem)} "
+    text += f"({good.kernel})."
+    held = [h for row in finding.rows if (h := _held(group, row)) is not None]
+    if held and statistics.median(held) - finding.median > WORTH:
+        reached = per_cent(statistics.median(held))
+        text += f" At the clocks that the board held, {reached} of the bound in the median."
+    for kind in ("4-bit", "fp16"):
+        text += _against(group, finding.rows, kind)
+    return text
 
 
-def _advice(limit: str, fraction: float, worst: Row, ceilings: Sequence[Ceiling]) -> str:
-    """Return what to change, by the limit and how near it is."""
-    if limit == "latency":
-        return (
-            "launch, ramp-up and tail weigh as much as the work: earlier first loads, one wave "
-            "of blocks, a programmatic launch, or a fusion with the neighbouring kernel"
-        )
-    if limit == "unknown":
-        return "measure the ceilings, so that the limit is known"
-    if fraction >= AT_ROOF:
-        what = "bytes" if limit == "memory" else "FLOPs"
-        return f"nothing in the kernel: it is at the roof, only fewer {what} are faster"
-    if limit == "memory":
-        return _memory_advice(fraction, worst)
-    return _tensor_advice(worst, ceilings)
+def _held(group: Group, row: Row) -> float | None:
+    """Return the fraction reached of the bound at the SM clock that the board held."""
+    bound = group.bound(row)
+    return None if bound is None else clocked(bound, row.clock_mhz_after) / row.us
 
 
-def _memory_advice(fraction: float, worst: Row) -> str:
-    if fraction >= NEAR_ROOF:
-        return (
-            "the rest is start, tail and uneven shares: split the weights evenly over the SMs "
-            "and issue the first loads earlier"
-        )
-    now = f" (now {worst.blocks_per_sm} blocks an SM)" if worst.blocks_per_sm else ""
-    return f"more bytes in flight: more stages, wider loads or more blocks an SM{now}"
+def ratios(group: Group, rows: Iterable[Row], kind: str) -> list[tuple[float, Peer, Row]]:
+    """Return peer's time over ours for the best peer of a kind, where the peers have a time."""
+    found = [(peer_of(group, row.problem, kind), row) for row in rows]
+    return [(peer.us / row.us, peer, row) for peer, row in found if peer is not None]
 
 
-def _tensor_advice(worst: Row, ceilings: Sequence[Ceiling]) -> str:
-    tensors = [c for c in ceilings if c.kind == "tensor" and c.source == "measured"]
-    synchronous = [c for c in tensors if "wgmma" not in c.name and "mma" in c.name]
-    faster = [c for c in tensors if "wgmma" in c.name]
-    tflops = worst.tflops
-    for low in synchronous:
-        for high in faster:
-            if AT_ROOF * low.rate <= tflops <= low.rate < high.rate:
-                return (
-                    f"{tflops:.0f} TFLOP/s is what {low.name} gives on this GPU "
-                    f"({low.rate:.0f}); only {high.name} ({high.rate:.0f}) goes further"
-                )
-    return (
-        "the tensor cores wait: hide loads and dequantisation behind the products (more stages, "
-        "larger tiles, separate producer warps)"
-    )
-
-
-def _power(rows: Sequence[Row]) -> str:
-    """Return how many ran into the power cap, and at what clocks they ended."""
-    capped = [row for row in rows if POWER_CAP in row.throttle]
-    if not capped:
+def _against(group: Group, rows: Iterable[Row], kind: str) -> str:
+    found = ratios(group, rows, kind)
+    if not found:
         return ""
-    readings = [row.clock_mhz_after for row in capped]
-    ended = [float(clock) for clock in readings if clock is not None]
-    clocks = f", ending at {span(ended)} MHz" if ended else ""
-    return (
-        f" {_count(len(capped), 'winner')} of {len(rows)} ran into the power cap{clocks}: there, "
-        "fewer instructions and bytes are faster even where they do not limit."
-    )
-
-
-def _against(board: Board, rows: Iterable[Row], kind: str) -> str:
-    """Return how the winners compare with the best peer of a kind, where the peers have a time."""
-    found = [(peer_of(board, row.problem, kind), row) for row in rows]
-    ratios = [(peer.us / row.us, peer, row) for peer, row in found if peer is not None]
-    if not ratios:
-        return ""
-    who = "the best 4-bit peer" if kind == "4-bit" else ratios[0][1].name
-    values = [ratio for ratio, _, _ in ratios]
-    ahead = sum(value > 1 for value in values)
-    text = f" Against {who} ({ratios[0][1].date}): faster on {ahead} of {len(values)}"
-    text += f", {significant(statistics.median(values), 3)}× in the median"
-    lowest, peer, row = min(ratios, key=lambda item: item[0])
-    least = _name(board, row) + (f", {peer.name}" if kind == "4-bit" else "")
+    who = "the best 4-bit peer" if kind == "4-bit" else found[0][1].name
+    ahead = sum(ratio > 1 for ratio, _, _ in found)
+    middle = significant(statistics.median(ratio for ratio, _, _ in found), 3)
+    lowest, peer, row = min(found, key=lambda item: item[0])
+    least = group.name(row.problem) + (f", {peer.name}" if kind == "4-bit" else "")
+    text = f" Against {who}: faster on {ahead} of {len(found)}, {middle}× in the median"
     return f"{text}, least {significant(lowest, 3)}× ({least})."
 
 
-def summary(sources: Sources, found: Sequence[Board]) -> list[str]:
-    """Return the paragraphs of the whole report: every board's, then plan and checks."""
-    texts = [text for board in found for text in verdict(board)]
+def glance(found: Sequence[Finding]) -> Table:
+    """Return the verdict as a table: a line an Op and limit."""
+    rows, emphasis = [], []
+    for finding in found:
+        low, bad = finding.worst
+        group = finding.group
+        rows.append((
+            group.label, LIMIT_WORDS[finding.limit], finding.where, str(len(finding.rows)),
+            Counter(row.kernel for row in finding.rows).most_common(1)[0][0],
+            per_cent(finding.median), per_cent(finding.best[0]), per_cent(low),
+            f"{group.name(bad.problem)}, {bad.kernel}",
+            *(_ahead(ratios(group, finding.rows, kind)) for kind in ("4-bit", "fp16")),
+        ))  # fmt: skip
+        good: Emphasis = "tie" if finding.median >= AT_ROOF else ""
+        emphasis.append(good)
+    columns = (
+        "Op", "bound by", "sizes", "problems", "fastest on most", "median", "best", "worst",
+        "worst at", "4-bit peer / ours", "fp16 peer / ours",
+    )  # fmt: skip
+    groups = list({id(f.group): f.group for f in found}.values())
+    peers = [peer for group in groups for peer in group.peers]
+    units = (
+        "% of the bound (modelled) that the fastest design reaches; peers: median ratio of times"
+    )
+    units += ", and on how many problems ours is faster"
+    regimes = ", ".join(sorted({f.group.regime for f in found}))
+    of = sources_of(peers)
+    return Table("At a glance", regimes, units, columns, tuple(rows), tuple(emphasis), of=of)
+
+
+def _ahead(found: Sequence[tuple[float, Peer, Row]]) -> str:
     if not found:
-        texts.append("Nothing was measured: no figure in this report is the time of a kernel.")
+        return ""
+    ahead = sum(ratio > 1 for ratio, _, _ in found)
+    middle = significant(statistics.median(ratio for ratio, _, _ in found), 3)
+    return f"{middle}×, {ahead} of {len(found)}"
+
+
+def next_steps(found: Sequence[Finding]) -> list[Paragraph]:
+    """Return what to do next, where the most of the problems' time is above the bound first."""
+    ordered = sorted(found, key=lambda finding: -finding.room)
+    steps = []
+    for number, finding in enumerate(ordered, 1):
+        group = finding.group
+        spills = sum(bool(row.spill_bytes) for row in finding.rows)
+        text = f"{advice(finding.limit, finding.median, finding.worst[1], group)}."
+        if spills:
+            text += f" {counted(spills, 'winner')} spill registers to memory: remove that first."
+        room = per_cent(finding.room / len(finding.rows))
+        problems = counted(len(finding.rows), "problem")
+        lead = (
+            f"{number}. {group.label}, {LIMIT_WORDS[finding.limit]} ({problems}, on average {room} "
+        )
+        steps.append(Paragraph(text[0].upper() + text[1:], f"{lead}of the time above the bound):"))
+    return steps
+
+
+def summary(sources: Sources, found: Sequence[Group]) -> list[Paragraph]:
+    """Return the paragraphs of the whole report: every group's, then plan and checks."""
+    paragraphs = [one for group in found for one in verdict(group)]
+    if not found:
+        text = "no figure in this report is the time of a kernel."
+        paragraphs.append(Paragraph(text, "Nothing was measured:"))
+    for title in dict.fromkeys(group.gpu for group in found):
+        (first, *_) = [group for group in found if group.gpu == title]
+        paragraphs.append(Paragraph(_bound_words(first), f"The bound on {title} (modelled):"))
     if sources.plan:
         good = sum(row.status == "ok" for row in sources.plan)
         where = f" for {sources.gpu['name']}" if sources.gpu else ""
-        texts.append(
-            f"Plan{where} (modelled): {_count(len(sources.plan), 'candidate')}, {good} ok."
-        )
+        text = f"{counted(len(sources.plan), 'candidate')}, {good} ok."
+        paragraphs.append(Paragraph(text, f"Plan{where} (modelled):"))
     if sources.checks:
         passed = sum(row.ok for row in sources.checks)
         hows = " and ".join(sorted({row.how for row in sources.checks}))
-        total = len(sources.checks)
-        texts.append(f"Checks against the reference ({hows}): {passed} of {total} passed.")
-    return texts
+        text = f"{passed} of {len(sources.checks)} passed."
+        paragraphs.append(Paragraph(text, f"Checks against the reference ({hows}):"))
+    return paragraphs
 
 
-def _count(number_of: int, noun: str) -> str:
-    return f"{number_of} {noun}{'' if number_of == 1 else 's'}"
+def _bound_words(group: Group) -> str:
+    bounds = [bound for row in group.rows[:1] if (bound := group.bound(row)) is not None]
+    if not bounds:
+        return "the ceilings are unknown."
+    terms = ", ".join(f"{t.ceiling.name} {t.ceiling.text}" for t in bounds[0].terms)
+    measured = [t.ceiling for t in bounds[0].terms if t.ceiling.source == "measured"]
+    text = f"the longest of {terms}, and a launch of {bounds[0].launch_us:.2g} µs"
+    if not measured:
+        return f"{text}; datasheet figures, no ceilings of this GPU were measured."
+    run = group.runs.get(measured[0].date)
+    where = f" on board {run.board}, {run.date} (run {run.number})" if run else ""
+    others = {r.board for r in group.runs.values()} - ({run.board} if run else set())
+    note = "; other boards of this model may differ by some per cent" if others else ""
+    return f"{text}; ceilings measured{where}{note}."

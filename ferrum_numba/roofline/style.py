@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterable
 from typing import Any
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from ferrum_numba.roofline.svg import compact
 
 # text and axes: nearly black in a PNG, `currentColor` in an SVG, which then follows the page
 INK = "#010203"
@@ -26,12 +27,15 @@ DASHES: tuple[Any, ...] = (
     (0, (7, 1.5, 2, 1.5)),
     (0, (2, 2.5)),
 )
+SMALL = 8.5
+POINTS_PER_PIXEL = 0.72
 # contrast 4.35 both on white and on GitHub's dark page
 NEUTRAL = "#727a84"
 # matplotlib names the type of every key in its own stubs: Any spares repeating them
 RC: Any = {
     "svg.hashsalt": "ferrum-numba",
-    "svg.fonttype": "path",
+    # text stays text: a tenth of the size of outlines, and a reader can search and copy it
+    "svg.fonttype": "none",
     "font.family": ["DejaVu Sans"],
     "font.size": 9.5,
     "text.color": INK,
@@ -57,9 +61,9 @@ RC: Any = {
 }
 
 
-def kernel_styles(kernels: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Return (colour, marker) of every kernel, by sorted name: the same in all figures."""
-    names = sorted(set(kernels))
+def design_styles(designs: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return (colour, marker) of every design, by sorted name: given all of an Op, all differ."""
+    names = sorted(set(designs))
     return {
         name: (COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)])
         for i, name in enumerate(names)
@@ -88,11 +92,9 @@ def to_svg(figure: Figure, name: str, title: str) -> str:
     with matplotlib.rc_context(RC):
         figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    # several figures share one page, and matplotlib numbers the ids of each from one
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
-    svg = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
-    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
+    svg = compact(svg[svg.index("<svg") :].replace(INK, "currentColor"), name)
+    # a font as wide where this one is not
+    svg = svg.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
     label = title.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     return svg.replace("<svg ", f'<svg color="{NEUTRAL}" role="img" aria-label="{label}" ', 1)
 
