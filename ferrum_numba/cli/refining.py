@@ -90,6 +90,7 @@ class Refining:
             list(files.values()), kept, self.plan, self.checks, session.peers,
             asdict(session.gpu) if self.plan else None, self._asked(), self._defaults(files),
             (args.compare, checked_results(args.compare)) if args.compare else None,
+            frozenset(k.op.name for k in session.kernels if self.measured_here),
         )  # fmt: skip
 
     def _files(self) -> tuple[dict[str, ResultFile], list[ResultFile]]:

@@ -1,8 +1,9 @@
 """What was measured, as one HTML file, Markdown, JSON and figures. Data only: no CUDA."""
 
-from ferrum_numba.report.data import Asked, Group, Sources, groups
+from ferrum_numba.report.data import Group, groups
 from ferrum_numba.report.document import Document, document
 from ferrum_numba.report.inputs import checked_results
+from ferrum_numba.report.sources import Asked, Sources
 from ferrum_numba.report.writer import Writer, write
 
 __all__ = [

@@ -10,7 +10,8 @@ from ferrum_numba.results.row import MEASURED, problem_key
 from ferrum_numba.roofline.points import Peer
 
 if TYPE_CHECKING:
-    from ferrum_numba.report.data import Facts, Group
+    from ferrum_numba.report.data import Group
+    from ferrum_numba.report.sources import Facts
 
 # of a peer's time: taken in the run of our fastest row, in another run of ours, by others
 SAME_RUN, MEASURED_HERE, TABLE = range(3)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 WORDS = frozenset({
-    "config", "problem", "reason", "value", "status", "reason (of the first)", "worst at", "Op",
+    "config", "problem", "reason", "value", "status", "reason (of the first)", "worst at",
     "command", "what limits", "before", "now",
 })  # fmt: skip
 Emphasis = Literal["", "best", "tie", "bad"]

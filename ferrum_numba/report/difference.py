@@ -20,8 +20,12 @@ TIE, TWO_BOARDS = 0.01, 0.03
 EMPHASIS: Mapping[str, Emphasis] = {"FASTER": "best", "SLOWER": "bad"}
 
 
-def refuse(name: str, old: ResultFile, found: Sequence[Group]) -> None:
+def refuse(
+    name: str, old: ResultFile, found: Sequence[Group], coming: frozenset[str] = frozenset()
+) -> None:
     """Refuse older results that say nothing about these.
+
+    coming: Ops that are about to be measured
 
     Raises:
         StoreError: no rows, or of another Op, GPU or regime.
@@ -30,19 +34,22 @@ def refuse(name: str, old: ResultFile, found: Sequence[Group]) -> None:
         raise StoreError(f"{name}: it has no row of a kernel that was right")
     for what, theirs, ours in (
         ("GPU", {str(old.environment["gpu"])}, {group.gpu for group in found}),
-        ("Op", {row.op for row in old.rows}, {group.op for group in found}),
+        ("Op", {row.op for row in old.rows}, {group.op for group in found} | coming),
         ("regime", {row.regime for row in old.rows}, {group.regime for group in found}),
     ):
-        if not theirs & ours:
-            has = ", ".join(sorted(ours)) or "none"
+        # of what is not there yet nothing can be wrong
+        if ours and not theirs & ours:
+            has = ", ".join(sorted(ours))
             text = f"{name}: it is of the {what} {', '.join(sorted(theirs))}"
             raise StoreError(f"{text}; there are results of {has}")
 
 
-def difference(older: tuple[str, ResultFile], found: Sequence[Group]) -> Iterator[Block]:
+def difference(
+    older: tuple[str, ResultFile], found: Sequence[Group], coming: frozenset[str]
+) -> Iterator[Block]:
     """Return the section about older results: how many problems are faster, and each of them."""
     name, old = older
-    refuse(name, old, found)
+    refuse(name, old, found, coming)
     yield Heading(f"Against {name}")
     runs = runs_of([old])
     yield Paragraph(f"{named(runs, runs)}.", "Older results:")

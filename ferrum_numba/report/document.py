@@ -19,7 +19,7 @@ from ferrum_numba.report.blocks import (
     to_json,
 )
 from ferrum_numba.report.curve import curve_tables
-from ferrum_numba.report.data import Group, Sources, groups, machines
+from ferrum_numba.report.data import Group, groups, machines
 from ferrum_numba.report.difference import difference
 from ferrum_numba.report.drawing import Drawer
 from ferrum_numba.report.other_tables import (
@@ -32,6 +32,7 @@ from ferrum_numba.report.other_tables import (
 )
 from ferrum_numba.report.pictures import file_names, modelled_roofline, pictures
 from ferrum_numba.report.runs import runs_of
+from ferrum_numba.report.sources import Sources
 from ferrum_numba.report.tables import (
     ceiling_table,
     config_table,
@@ -100,7 +101,7 @@ def _blocks(sources: Sources, found: Sequence[Group]) -> Iterator[Block]:
         yield Heading("What to do next")
         yield from next_steps(all_findings)
     if sources.compare:
-        yield from difference(sources.compare, found)
+        yield from difference(sources.compare, found, sources.coming)
     yield from _asked(sources, found)
     if not found:
         yield from _section("Roofline (modelled)", modelled_roofline(sources))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from ferrum_numba.report.blocks import Emphasis, Table, pairs, span
-from ferrum_numba.report.data import Sources
-from ferrum_numba.report.runs import Run, runs_of
+from ferrum_numba.report.runs import Run, numbers, runs_of
+from ferrum_numba.report.sources import Sources
 from ferrum_numba.report.tables import scientific
 from ferrum_numba.results import CheckRow, Planned
 from ferrum_numba.results.row import problem_key
@@ -128,8 +129,10 @@ def provenance_tables(sources: Sources) -> list[Table]:
     runs = runs_of((*sources.files, *sources.ceilings))
     if not runs:
         return []
-    rows = tuple(_run(run) for run in runs.values())
-    columns = ("run", "date (UTC)", "board", "uuid", "commit", "driver", "rows", "Ops", "command")
+    rows = tuple(_runs(alike) for alike in _alike(runs.values()))
+    columns = (
+        "run", "first begun (UTC)", "board", "uuid", "commit", "driver", "rows", "Ops", "command",
+    )  # fmt: skip
     units = "number of rows; a commit with + had changes"
     facts = [dict(_flat(_software(run.environment))) for run in runs.values()]
     names = list(dict.fromkeys(name for one in facts for name in one))
@@ -141,17 +144,28 @@ def provenance_tables(sources: Sources) -> list[Table]:
     ]  # fmt: skip
 
 
-def _run(run: Run) -> tuple[str, ...]:
-    environment = run.environment
+def _alike(runs: Iterable[Run]) -> Iterable[list[Run]]:
+    """Return runs that follow each other and are one command on one board."""
+
+    def about(run: Run) -> tuple[str, str, str, str]:
+        environment = run.environment
+        command, driver = environment.get("command", ""), environment.get("driver")
+        return run.board, run.commit, str(driver or ""), str(command)
+
+    return [list(alike) for _, alike in groupby(runs, about)]
+
+
+def _runs(alike: Sequence[Run]) -> tuple[str, ...]:
+    environment = alike[0].environment
     return (
-        str(run.number),
-        run.date,
-        run.board,
+        numbers(alike),
+        alike[0].date,
+        alike[0].board,
         str(environment.get("uuid", "")).removeprefix("GPU-")[:8],
-        run.commit,
+        alike[0].commit,
         str(environment.get("driver") or ""),
-        str(run.rows),
-        ", ".join(run.ops),
+        str(sum(run.rows for run in alike)),
+        ", ".join(sorted({op for run in alike for op in run.ops})),
         str(environment.get("command", "")),
     )
 

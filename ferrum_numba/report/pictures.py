@@ -10,8 +10,9 @@ from typing import Any
 from ferrum_numba.report.advice import pieces_of
 from ferrum_numba.report.beside import sources_of
 from ferrum_numba.report.blocks import Picture
-from ferrum_numba.report.data import Facts, Group, Key, Sources, ceilings_of, slug
+from ferrum_numba.report.data import Group, ceilings_of, slug
 from ferrum_numba.report.runs import named
+from ferrum_numba.report.sources import Facts, Key, Sources
 from ferrum_numba.report.verdict import findings
 from ferrum_numba.results import Row
 from ferrum_numba.results.row import MEASURED, problem_key

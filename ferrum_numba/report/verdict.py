@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from ferrum_numba.report.advice import AT_ROOF, WORTH, advice, because
 from ferrum_numba.report.beside import peer_of, sources_of
 from ferrum_numba.report.blocks import Emphasis, Paragraph, Table, counted, per_cent, significant
-from ferrum_numba.report.data import Group, Sources
+from ferrum_numba.report.data import Group
+from ferrum_numba.report.sources import Sources
 from ferrum_numba.results import Row, size_of
 from ferrum_numba.roofline.bound import LATENCY_BOUND_US, Limit, clocked
 from ferrum_numba.roofline.points import Peer

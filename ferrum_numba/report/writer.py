@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ferrum_numba.errors import StoreError
 from ferrum_numba.report import html, markdown
-from ferrum_numba.report.data import Sources
 from ferrum_numba.report.document import Document, document
 from ferrum_numba.report.drawing import Drawer, as_csv, as_json
+from ferrum_numba.report.sources import Sources
 
 Contents = dict[str, bytes]
 

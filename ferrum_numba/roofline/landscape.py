@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, MultipleLocator
 from ferrum_numba.roofline.panels import grid_of, legend_below, legend_rows
 from ferrum_numba.roofline.style import INK, RC, SMALL, design_styles
 
-PANELS_A_ROW = 5
+PANELS_A_ROW = 4
 # a ratio beyond it is drawn at the edge
 MOST = 3.0
 

@@ -1,0 +1,316 @@
+"""`ferrum-numba report` beside a GPU that is made up: first what is known, then row by row."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from axpy import OP, Axpy, Problem
+from test_cli import Measured
+
+from ferrum_numba import cli, gpu, results, tune
+from ferrum_numba.cli import output, refining
+from ferrum_numba.measure import Policy
+from ferrum_numba.report import Document
+from ferrum_numba.report.drawing import Drawer
+from ferrum_numba.tune.search import SearchTask, search
+from ferrum_numba.tune.worker import Outcome
+
+SETS = {"small": (Problem(64), Problem(100), Problem(128))}
+H200 = replace(gpu.KNOWN["h200"], source="live", uuid="GPU-here")
+FASTEST = "Fastest of each problem: axpy, NVIDIA H200, cold"
+
+
+class Ceiling(Axpy):
+    """A kernel that stands for a ceiling."""
+
+    name = "dram_read"
+    op = replace(OP, name="dram_read")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(monkeypatch, request):
+    """Leave the pictures out, which take most of the time, but where they are asked for."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(Drawer, "draw", lambda self, picture: ("<svg></svg>", b""))
+
+
+@pytest.fixture
+def pictures():
+    """Have them drawn."""
+
+
+@pytest.fixture
+def board(monkeypatch):
+    """Return a measurer that stands for a GPU; it notes what the report says before each search."""
+    measurer = Measured(Outcome("measured", us=(50.0, 50.1, 50.2) * 3, rel_error=1e-7), [])
+    measurer.before = []
+
+    def fake(kernels, problems, facts, *, policy, store_path, progress, **rest):
+        rest.pop("timeout_s")
+        measurer.before.append((kernels[0].op.name, reported()))
+        task = SearchTask(kernels, problems, facts, policy, store_path, **rest)
+        return search(task, measurer, progress)
+
+    monkeypatch.setattr(gpu, "driver_present", lambda: True)
+    monkeypatch.setattr(gpu, "live", lambda: H200)
+    monkeypatch.setattr(tune, "tune", fake)
+    return measurer
+
+
+@pytest.fixture
+def run(capsys):
+    def run(*argv, ceilings=(), recorded=None):
+        status = cli.main((Axpy(),), SETS, ("report", *argv, "--out", "r"), ceilings, recorded)
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def reported(folder="r"):
+    """Return how many problems the report has a fastest row of; None where there is no report."""
+    try:
+        found = Document.load(f"{folder}/report.json")
+    except ValueError:
+        return None
+    tables = [b for b in found.blocks if getattr(b, "title", "") == FASTEST]
+    return len(tables[0].rows) if tables else 0
+
+
+def test_the_first_report_is_there_before_anything_is_measured(run, board, tmp_path):
+    status, out, err = run("--problem", "small")
+    assert status == 0
+    assert board.before == [("axpy", 0)]
+    assert "what is known is in r; it is refined as rows come" in err
+    assert reported() == 3
+    assert "r/report.html" in out.split()
+    assert "Plan for NVIDIA H200 (modelled)" in (tmp_path / "r/report.html").read_text()
+
+
+def test_recorded_results_are_shown_until_they_are_measured(run, board, tmp_path):
+    assert run("--problem", "n=100", "--store", "recorded")[0] == 0
+    board.before.clear()
+    status, *_ = run("--problem", "n=64", "--store", "mine", recorded=tmp_path / "recorded")
+    assert status == 0
+    assert board.before == [("axpy", 1)]
+    assert reported() == 2
+    assert json.loads((tmp_path / "mine/h200/axpy.json").read_text())["rows"][0]["problem"] == {
+        "n": 64
+    }
+
+
+def test_it_is_written_anew_as_rows_come_and_is_whole_when_it_is_killed(run, board, monkeypatch):
+    monkeypatch.setattr(refining, "EVERY_S", 0.0)
+    seen = []
+
+    def stop_at_the_third(candidate, best_us):
+        seen.append(reported())
+        if len(seen) == 5:
+            raise SystemExit(137)
+        return board.outcome
+
+    board.run = stop_at_the_third
+    with pytest.raises(SystemExit):
+        run("--problem", "small")
+    # two configs a problem; after the first problem its row is in the report
+    assert seen == [0, 0, 1, 1, 2]
+    assert reported() == 2
+
+
+def test_ctrl_c_leaves_what_was_measured_in_the_report(run, board):
+    asked = []
+
+    def stop(candidate, best_us):
+        asked.append(candidate)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return board.outcome
+
+    board.run = stop
+    status, _, err = run("--problem", "small")
+    assert status == 130
+    assert "rows kept" in err
+    assert reported() == 1
+
+
+def test_a_plan_that_takes_long_is_left_out(run, board, monkeypatch):
+    monkeypatch.setattr(refining, "PLAN_S", -1.0)
+    status, _, err = run("--problem", "small", "--no-cache")
+    assert status == 0
+    assert "the plan is left out: it takes more than" in err
+    assert reported() == 3
+
+
+def test_ceilings_are_kept_by_board_and_measured_again_after_a_day(
+    run, board, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(refining, "PLAN_S", -1.0)
+
+    def measured(*argv):
+        board.before.clear()
+        assert run("--problem", "n=64", *argv, ceilings=(Ceiling(),))[0] == 0
+        return [op for op, _ in board.before]
+
+    kept = tmp_path / "results/h200/ceilings/GPU-here.json"
+    assert measured() == ["dram_read", "axpy"]
+    assert {row.op for row in results.load(kept).rows} == {"dram_read"}
+    assert measured() == ["axpy"]
+    assert measured("--ceilings") == ["dram_read", "axpy"]
+    found = results.load(kept)
+    yesterday = (datetime.now(UTC) - timedelta(hours=25)).isoformat(timespec="milliseconds")
+    environment = {**found.environment, "date": yesterday}
+    rows = [replace(row, run=yesterday) for row in found.rows]
+    results.save(kept, results.ResultFile(environment, rows))
+    assert measured() == ["dram_read", "axpy"]
+
+
+def test_a_wrong_candidate_is_status_1_and_in_the_report(run, board, tmp_path):
+    board.outcome = Outcome("wrong", "relative error 1.0")
+    assert run("--problem", "n=64")[0] == 1
+    assert "relative error 1.0" in (tmp_path / "r/report.md").read_text()
+
+
+def test_what_was_asked_for_is_reported_first(run, board):
+    assert run("axpy", "--problem", "n=64")[0] == 0
+    headings = [b.text for b in Document.load("r/report.json").blocks if hasattr(b, "level")]
+    assert headings[:3] == ["Verdict", "What to do next", "What was asked for"]
+    assert run()[0] == 0
+    headings = [b.text for b in Document.load("r/report.json").blocks if hasattr(b, "level")]
+    assert "What was asked for" not in headings
+
+
+def data(folder):
+    """Return what the pictures of measured rows are drawn from, and every table of them."""
+    paths = [*folder.glob("axpy-*.csv"), *folder.glob("axpy-*.json")]
+    return {path.name: path.read_bytes() for path in paths}
+
+
+def test_without_the_gpu_the_same_results_draw_the_same(run, board, tmp_path, monkeypatch):
+    assert run("--problem", "small")[0] == 0
+    measured = data(tmp_path / "r")
+    assert len(measured) >= 6
+    monkeypatch.setattr(gpu, "driver_present", lambda: False)
+    monkeypatch.setattr(gpu, "_driver_gpus", lambda: "there is none")
+    (tmp_path / "r").rename(tmp_path / "before")
+    assert run("--problem", "small")[0] == 0
+    assert data(tmp_path / "r") == measured
+
+
+@pytest.mark.usefixtures("pictures")
+def test_a_report_is_written_again_from_its_json(run, board, tmp_path, monkeypatch):
+    assert run("--problem", "small")[0] == 0
+    (tmp_path / "r").rename(tmp_path / "before")
+    monkeypatch.setattr(gpu, "driver_present", None)
+    assert run("--from", "before/report.json")[0] == 0
+    for folder in ("before", "r"):
+        names = sorted(path.name for path in (tmp_path / folder).iterdir())
+        assert len(names) > 10
+    for path in (tmp_path / "before").iterdir():
+        assert (tmp_path / "r" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_report_says_what_has_changed(run, board, tmp_path):
+    assert run("--problem", "small")[0] == 0
+    (tmp_path / "results/h200/axpy.json").rename(tmp_path / "old.json")
+    board.outcome = replace(board.outcome, us=(40.0, 40.1, 40.2) * 3)
+    assert run("--problem", "small", "--compare", "old.json")[0] == 0
+    assert "3 FASTER of 3 problems." in (tmp_path / "r/report.md").read_text()
+
+
+@pytest.fixture
+def stored(tmp_path, board):
+    """Return a result file of the store, as JSON, and where it is."""
+    date = "2026-11-01T00:00:00.000+00:00"
+    environment = {**results.environment(H200, Policy(), ["ferrum-numba", "tune"]), "date": date}
+    row = results.Row(
+        "axpy", "axpy", {"n": 64}, {"num_threads": 64, "fault": ""}, us=50.1, us_low=50.0,
+        us_high=50.2, samples=(50.0, 50.1, 50.2), gbps=0.02, tflops=3e-6, ok=True, run=date,
+    )  # fmt: skip
+    path = tmp_path / "results/h200/axpy.json"
+    results.save(path, results.ResultFile(environment, [row]))
+    return json.loads(path.read_text()), path
+
+
+def contradict(found):
+    found["rows"][0]["us"] = 10 * found["rows"][0]["us"]
+
+
+def of_another_gpu(found):
+    found["environment"]["gpu_facts"]["key"] = "a10"
+
+
+def of_another_schema(found):
+    found["schema"] = 7
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (contradict, "axpy.json: row 0: us is 501, and half of its samples are between"),
+        (of_another_gpu, "axpy.json: it is of the GPU a10, where results of h200 belong"),
+        (of_another_schema, "axpy.json: needs schema 1, got 7"),
+        (None, "axpy.json: is not JSON"),
+    ],
+    ids=["contradiction", "gpu", "schema", "empty"],
+)
+def test_a_bad_result_file_is_one_sentence_and_no_report(run, stored, change, words, tmp_path):
+    found, path = stored
+    if change:
+        change(found)
+    path.write_text(json.dumps(found) if change else "")
+    status, out, err = run("--problem", "n=64")
+    assert (status, out) == (2, "")
+    assert words in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (contradict, "old.json: row 0: us is 501"),
+        (lambda found: found.update(rows=[]), "old.json: it has no row of a kernel that was right"),
+        (lambda found: found["rows"][0].update(op="other"), "old.json: it is of the Op other"),
+        (lambda found: found["environment"].update(gpu="NVIDIA A10"), "of the GPU NVIDIA A10"),
+    ],
+    ids=["contradiction", "no-rows", "op", "gpu"],
+)
+def test_older_results_that_do_not_fit_are_one_sentence_and_no_report(
+    run, stored, change, words, tmp_path
+):
+    found, _ = stored
+    found["rows"] = found["rows"][:1]
+    change(found)
+    (tmp_path / "old.json").write_text(json.dumps(found))
+    status, out, err = run("--problem", "n=64", "--compare", "old.json")
+    assert (status, out) == (2, "")
+    assert words in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"schema": 2, "title": "t"}'])
+def test_what_is_no_report_is_one_sentence(run, text, tmp_path):
+    (tmp_path / "report.json").write_text(text)
+    status, out, err = run("--from", "report.json")
+    assert (status, out) == (2, "")
+    assert err.startswith("ferrum-numba: report.json: ")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "r").exists()
+
+
+def test_progress_in_a_pipe_is_a_line_a_minute(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(output.time, "monotonic", lambda: now[0])
+    with output.progress("axpy") as bar:
+        for done in range(13):
+            now[0] = 10.0 * done
+            bar(done, 12, "compile")
+    assert capsys.readouterr().err.splitlines() == [
+        "axpy compile: 6 of 12 after 1 min", "axpy compile: 12 of 12 after 2 min",
+    ]  # fmt: skip

@@ -1,0 +1,170 @@
+"""The page as a browser lays it out: nothing sticks out, no label covers another, on paper too.
+
+Needs a Chromium on the PATH; `apt-get install chromium` brings one.
+"""
+
+import json
+import re
+import shutil
+import struct
+import subprocess
+from html import unescape
+
+import pytest
+from test_drawing import SOURCES
+
+from ferrum_numba import report, shipped
+from ferrum_numba.perf.peers import PEERS
+from ferrum_numba.report import Sources, checked_results
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to look with")
+
+MOST_BYTES = 1_000_000
+# px: a desktop, a phone
+WIDTHS = {"desktop": 1280, "phone": 390}
+# what the page is asked, in a frame of the width to look at: what sticks out of it, which texts of
+# a picture overlap (turned ones as they are turned), and how wide and high all of it is
+PROBE = """
+<script>
+function corners(text) {
+  const b = text.getBBox(), m = text.getScreenCTM();
+  return [[b.x, b.y], [b.x + b.width, b.y], [b.x + b.width, b.y + b.height], [b.x, b.y + b.height]]
+    .map(([x, y]) => [m.a * x + m.c * y + m.e, m.b * x + m.d * y + m.f]);
+}
+function apart(p, q, slack) {
+  for (const box of [p, q]) for (let i = 0; i < 4; i++) {
+    const [a, b] = [box[i], box[(i + 1) % 4]], n = [b[1] - a[1], a[0] - b[0]];
+    const long = Math.hypot(...n) || 1, on = (c) => (c[0] * n[0] + c[1] * n[1]) / long;
+    const [s, t] = [p.map(on), q.map(on)];
+    if (Math.max(...s) <= Math.min(...t) + slack || Math.max(...t) <= Math.min(...s) + slack)
+      return true;
+  }
+  return false;
+}
+addEventListener('load', () => {
+  document.querySelectorAll('details').forEach((d) => d.open = true);
+  const wide = document.documentElement.clientWidth, out = [], covered = [];
+  for (const e of document.querySelectorAll('body *')) {
+    if (e.closest('svg') && e.tagName !== 'svg') continue;
+    const box = e.getBoundingClientRect();
+    if (box.right > wide + 1 || box.left < -1 || e.scrollWidth > e.clientWidth + 1 && e.clientWidth)
+      out.push(e.tagName + ' ' + e.textContent.slice(0, 40));
+  }
+  for (const svg of document.querySelectorAll('svg')) {
+    const texts = [...svg.querySelectorAll('text')].map((t) => [t.textContent, corners(t)]);
+    const slack = 1.5 * svg.getBoundingClientRect().width / 1000;
+    texts.forEach(([a, p], i) => texts.slice(0, i).forEach(([b, q]) => {
+      if (!apart(p, q, slack)) covered.push([svg.id, a, b]);
+    }));
+  }
+  const found = {out, covered, wide, inside: innerWidth, high: document.body.scrollHeight,
+    pictures: document.querySelectorAll('svg').length};
+  parent.postMessage(JSON.stringify(found), '*');
+});
+</script>
+"""
+# a window is never narrower than 500 px, a frame is
+FRAME = """
+<body><script>
+addEventListener('message', (said) => {{
+  document.body.innerHTML = '<pre id="found"></pre>';
+  document.getElementById('found').textContent = said.data;
+}});
+</script>
+<iframe src="page.html" style="width: {width}px; height: 1900px; border: 0"></iframe></body>
+"""
+
+
+def chromium(*options, page):
+    command = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+        "--virtual-time-budget=10000", *options, page.as_uri(),
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+def probed(folder, width, html):
+    """Return what the page finds of itself at a width."""
+    page, frame = folder / "page.html", folder / "frame.html"
+    page.write_text(html.replace("</head>", PROBE + "</head>"))
+    frame.write_text(FRAME.format(width=width))
+    dumped = chromium("--window-size=1400,2000", "--dump-dom", page=frame)
+    return json.loads(unescape(re.search(r'<pre id="found">({.*?})</pre>', dumped, re.DOTALL)[1]))
+
+
+def printed(html):
+    """Return a page that shows on a screen what it prints."""
+    return html.replace("@media print", "@media all").replace("@media screen", "@media not all")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder with the report of the recorded results."""
+    found = tmp_path_factory.mktemp("recorded")
+    paths = sorted((shipped.results_folder() / "h200").glob("*.json"))
+    files = {path.stem: checked_results(path) for path in paths}
+    ceilings = [files.pop("ceilings")]
+    report.write(found, Sources(list(files.values()), ceilings, peers=PEERS))
+    return found
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory):
+    """Return a folder with a report of every kind of picture."""
+    found = tmp_path_factory.mktemp("synthetic")
+    report.write(found, SOURCES)
+    return found
+
+
+def test_the_recorded_report_is_at_most_a_megabyte(folder):
+    assert (folder / "report.html").stat().st_size <= MOST_BYTES
+
+
+@pytest.mark.parametrize("which", ["folder", "synthetic"])
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_nothing_sticks_out_and_no_label_covers_another(which, width, request):
+    where = request.getfixturevalue(which)
+    found = probed(where, width, (where / "report.html").read_text())
+    assert found["wide"] == found["inside"] == width
+    assert found["out"] == []
+    assert found["covered"] == []
+    assert found["pictures"] >= 5
+
+
+@pytest.mark.parametrize("which", ["folder", "synthetic"])
+def test_nor_when_it_is_printed(which, request):
+    where = request.getfixturevalue(which)
+    # A4 landscape without its margins, at 96 px an inch
+    found = probed(where, 1032, printed((where / "report.html").read_text()))
+    assert found["out"] == []
+    assert found["covered"] == []
+
+
+def test_a_screenshot_shows_the_page(folder):
+    page, picture = folder / "report.html", folder / "screen.png"
+    chromium("--window-size=1280,1600", f"--screenshot={picture}", page=page)
+    content = picture.read_bytes()
+    assert struct.unpack(">II", content[16:24]) == (1280, 1600)
+    # an empty page is some kilobytes
+    assert len(content) > 50_000
+
+
+def test_a_print_is_a_few_pages(folder):
+    page, paper = folder / "report.html", folder / "report.pdf"
+    chromium("--no-pdf-header-footer", f"--print-to-pdf={paper}", page=page)
+    pages = len(re.findall(rb"/Type\s*/Page\b", paper.read_bytes()))
+    assert 3 <= pages <= 30
+
+
+def test_the_first_page_has_verdict_and_next_steps(folder):
+    found = probed(folder, 1280, _first_page((folder / "report.html").read_text()))
+    assert found["high"] < 1500
+
+
+def _first_page(html: str) -> str:
+    """Return the page up to its first Op."""
+    second = [match.start() for match in re.finditer("<h2 ", html)][2]
+    return html[:second] + "</main></body></html>"
