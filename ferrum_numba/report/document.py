@@ -83,6 +83,13 @@ class Document:
         svgs = {picture.name: drawer.draw(picture)[0] for picture in self.pictures}
         return html.fragment(self.blocks, svgs)
 
+    @property
+    def verdict(self) -> Document:
+        """Return the first page alone: what was reached, and what to do next."""
+        heads = [i for i, block in enumerate(self.blocks) if isinstance(block, Heading)]
+        end = heads[2] if len(heads) > 2 else len(self.blocks)
+        return Document(self.title, self.blocks[:end])
+
 
 def document(sources: Sources) -> Document:
     """Return the whole report."""

@@ -13,6 +13,7 @@ from ferrum_numba.report.data import Group, Machine
 from ferrum_numba.report.runs import Run
 from ferrum_numba.results import Row, size_of
 from ferrum_numba.results.row import MEASURED, problem_key
+from ferrum_numba.roofline.bound import clocked
 from ferrum_numba.roofline.ceilings import Ceiling, ridge, roof
 from ferrum_numba.roofline.points import doubt, natural
 
@@ -128,10 +129,11 @@ def config_table(group: Group) -> Table:
         winner = group.winners.get(problem_key(problem))
         if winner is not None:
             row = winner.row
-            rows.append((group.shape(problem), _size(problem), row.kernel, *_resources(row)))
+            cells = (*_resources(row), _at_its_clock(group, row))
+            rows.append((group.shape(problem), _size(problem), row.kernel, *cells))
     columns = (
         "shape", group.size_name, "design", "config", "registers", "smem KB", "blocks/SM",
-        "rel error", "clock MHz", "power W",
+        "rel error", "clock MHz", "power W", "of the bound at this clock",
     )  # fmt: skip
     units = "registers a thread, KB of 1024 bytes a block; clock at the end of the timing"
     of = group.of(winner.row for winner in group.winners.values())
@@ -150,6 +152,12 @@ def _resources(row: Row) -> tuple[str, ...]:
         significant(row.clock_mhz_after),
         significant(row.more.get("power_w"), 3),
     )
+
+
+def _at_its_clock(group: Group, row: Row) -> str:
+    """Return the part reached of the bound at the SM clock that the board held."""
+    bound = group.bound(row)
+    return per_cent(clocked(bound, row.clock_mhz_after) / row.us) if bound else ""
 
 
 def interval(row: Row) -> str:

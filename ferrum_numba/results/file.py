@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ferrum_numba.errors import StoreError
+from ferrum_numba.results.display import winners_table
 from ferrum_numba.results.row import Row
 from ferrum_numba.results.validate import validate
 
@@ -41,6 +42,9 @@ class ResultFile:
             if candidate["date"] == row.run:
                 return candidate
         return self.environment
+
+    def _repr_html_(self) -> str:
+        return winners_table(self.environment, self.rows)
 
 
 def merge_rows(old: Iterable[Row], new: Iterable[Row]) -> list[Row]:

@@ -403,6 +403,17 @@ def test_an_svg_follows_the_colour_of_its_page():
     assert 'aria-label="a &quot;b&quot; &lt;c>"' in svg
 
 
+def test_an_svg_says_a_style_once_and_keeps_what_is_drawn():
+    figure = roofline_figure(synthetic_sweep(), CEILINGS)
+    svg = style.to_svg(figure, "one", "t")
+    assert " style=" not in svg
+    classes = set(re.findall(r'class="(s\d+)"', svg))
+    assert classes == set(re.findall(r"#one \.(s\d+)\{", svg))
+    drawn = set(re.findall(r">([^<>]+)</text>", svg))
+    assert set(texts(figure)) - {""} <= drawn | {"0.1", "5000"}
+    assert not re.search(r"\.\d{3}", re.sub(r"<style>.*?</style>", "", svg))
+
+
 def test_a_png_is_a_png():
     figure = roofline_figure([], CEILINGS)
     assert style.to_png(figure).startswith(b"\x89PNG")

@@ -1,0 +1,36 @@
+"""The report of the recorded results: one page that can be sent on."""
+
+import re
+
+from synthetic import blocks, contents
+
+from ferrum_numba.report import Document
+
+MOST_BYTES = 1_000_000
+
+
+def test_the_page_is_at_most_a_megabyte(recorded):
+    assert (recorded / "report.html").stat().st_size <= MOST_BYTES
+
+
+def test_every_op_has_one_section_and_no_heading_is_there_twice(recorded):
+    report = contents(recorded.iterdir())
+    found = [b["text"] for b in blocks(report, "heading")]
+    assert found[:3] == ["Verdict", "What to do next", "w4a16_gemm"]
+    assert found[-2:] == ["Ceilings", "Provenance"]
+    titles = re.findall(r"^#+ (.*)$", report["report.md"], re.MULTILINE)
+    assert len(titles) == len(set(titles))
+
+
+def test_the_bound_is_of_measured_ceilings(recorded):
+    text = (recorded / "report.md").read_text()
+    assert "DRAM read 4.48 TB/s, wgmma 849.6 TFLOP/s" in text
+    assert "datasheet figures" not in text
+
+
+def test_the_verdict_says_how_far_and_why(recorded):
+    found = Document.load(recorded / "report.json").verdict
+    said = [block.text for block in found.blocks if hasattr(block, "lead")]
+    assert any(re.match(r"\d+ % of the bound in the median, .*; worst .* because", t) for t in said)
+    assert found.pictures == []
+    assert len(found._repr_html_()) < 20_000
