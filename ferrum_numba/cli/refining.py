@@ -16,6 +16,7 @@ from ferrum_numba.cli.output import Progress, make_folder, progress, say
 from ferrum_numba.cli.session import Session
 from ferrum_numba.cli.tune import WRONG, by_op
 from ferrum_numba.contract import Kernel, Op, Problem, describe
+from ferrum_numba.errors import StoreError
 
 if TYPE_CHECKING:
     from ferrum_numba.report import Document, Sources, Writer
@@ -71,7 +72,12 @@ class Refining:
         def report(done: int, total: int, text: str = "") -> None:
             bar(done, total, text)
             if time.monotonic() - self._written > EVERY_S:
-                self.write()
+                try:
+                    self.write()
+                except StoreError as error:
+                    # what is being measured is worth more than a page that cannot be written now
+                    self._written = time.monotonic()
+                    say(f"the report waits: {error}")
 
         return report
 

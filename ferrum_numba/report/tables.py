@@ -244,8 +244,8 @@ def ceiling_table(machine: Machine, runs: Mapping[str, Run]) -> Table:
         "clock MHz", "run",
     )  # fmt: skip
     units = (
-        "GB/s = 10^9 bytes/s, TFLOP/s = 10^12 FLOP/s, weights/s = int4 weights unpacked, "
-        "µs per launch" + _ridge_words(machine.ceilings)
+        "GB/s = 10^9 bytes/s, TFLOP/s = 10^12 FLOP/s, TOP/s = 10^12 operations/s, "
+        "weights/s = int4 weights unpacked, µs per launch" + _ridge_words(machine.ceilings)
     )
     regimes = ", ".join(sorted({c.regime for c in measured if c.regime})) or "none measured"
     boards = sorted({runs[c.date].board for c in measured if c.date in runs})

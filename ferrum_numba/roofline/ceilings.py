@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ferrum_numba.results import Row
 
 Source = Literal["measured", "datasheet"]
 Kind = Literal["memory", "cache", "tensor", "alu", "unpack", "latency"]
-Unit = Literal["GB/s", "TFLOP/s", "10^12 weights/s", "us"]
+Unit = Literal["GB/s", "TFLOP/s", "TOP/s", "10^12 weights/s", "us"]
 Pace = Literal["", "burst", "sustained"]
 
+# what a row says it is a ceiling of -> its kind here
+KINDS: dict[str, Kind] = {
+    "DRAM": "memory", "L2": "cache", "shared memory": "cache", "tensor": "tensor", "ALU": "alu",
+    "dequantisation": "unpack", "latency": "latency",
+}  # fmt: skip
 # words of a ceiling kernel's name -> the type of its operands; of the others it is fp16
 OPERANDS = {
     "fp8": "fp8", "e4m3": "fp8", "e5m2": "fp8", "f8": "fp8", "int8": "int8", "s8": "int8",
@@ -36,6 +41,7 @@ class Ceiling:
     pace:   whether it was taken in a burst or sustained, where a file says so
     board:  uuid of the board, and date of the run, if measured
     clock_mhz: SM clock at the end of its timing, where it was read
+    dtype:  of what a tensor ceiling multiplies; nothing where its name says so
     """
 
     name: str
@@ -50,6 +56,7 @@ class Ceiling:
     board: str = ""
     date: str = ""
     clock_mhz: float | None = None
+    dtype: str = ""
 
     @property
     def text(self) -> str:
@@ -62,7 +69,7 @@ class Ceiling:
     def operands(self) -> str:
         """Return the type that a tensor ceiling multiplies."""
         words = self.name.replace(".", " ").split()
-        return next((OPERANDS[word] for word in words if word in OPERANDS), "fp16")
+        return self.dtype or next((OPERANDS[word] for word in words if word in OPERANDS), "fp16")
 
     @property
     def gbps(self) -> float:
@@ -119,22 +126,42 @@ def _name_of(row: Row) -> str:
     return name
 
 
-def ceiling(row: Row, board: str = "") -> Ceiling | None:
-    """Return what a ceiling row measured: a rate of FLOPs, else of bytes, else a time."""
+def ceilings_of_row(row: Row, board: str = "") -> list[Ceiling]:
+    """Return what a ceiling row measured: a rate of FLOPs, else of bytes, else a time.
+
+    A row that says what it is a ceiling of is believed; of others the kernel's name tells. With
+    `sustained`, it is two: in a burst and after seconds at the limit.
+    """
     if not row.ok or math.isnan(row.us):
-        return None
-    us, low_us, high_us = interval_us(row)
+        return []
+    about = row.more.get("ceiling") or {}
     name = _name_of(row)
     kind, unit = _kind_of(name, row.gbps, row.tflops)
-    if unit == "us":
-        rate, low, high = us, low_us, high_us
-    else:
-        rate = row.gbps if unit == "GB/s" else row.tflops
-        low, high = rate * us / high_us, rate * us / low_us
-    return Ceiling(
-        name, kind, rate, unit, "measured", low, high, row.regime, _pace(row), board, row.run,
-        row.clock_mhz_after,
+    rate: float = {"us": row.us, "GB/s": row.gbps}.get(unit, row.tflops)
+    if about.get("kind") in KINDS and row.more.get("rate"):
+        kind, unit, rate = KINDS[about["kind"]], row.more["unit"], float(row.more["rate"])
+    known = Ceiling(
+        name, kind, rate, unit, "measured", *_ends(rate, unit, interval_us(row)), row.regime,
+        _pace(row), board, row.run, row.clock_mhz_after, about.get("dtype", ""),
     )  # fmt: skip
+    held = row.more.get("sustained") or {}
+    if not held.get("rate"):
+        return [known]
+    us = float(held["us"])
+    ends = _ends(held["rate"], unit, (us, held.get("us_low") or us, held.get("us_high") or us))
+    sustained = replace(
+        known, rate=float(held["rate"]), low=ends[0], high=ends[1], pace="sustained",
+        clock_mhz=held.get("clock_mhz"),
+    )  # fmt: skip
+    return [replace(known, pace="burst"), sustained]
+
+
+def _ends(rate: float, unit: str, us: tuple[float, float, float]) -> tuple[float, float]:
+    """Return the interval of a rate, of that of its time; a long time is a low rate."""
+    middle, low, high = us
+    if unit == "us":
+        return rate * low / middle, rate * high / middle
+    return rate * middle / high, rate * middle / low
 
 
 def interval_us(row: Row) -> tuple[float, float, float]:
@@ -146,10 +173,7 @@ def interval_us(row: Row) -> tuple[float, float, float]:
 def measured_ceilings(rows: Iterable[Row], board: str = "") -> list[Ceiling]:
     """Return the best of every ceiling kernel at every pace, by name."""
     best: dict[tuple[str, Pace], Ceiling] = {}
-    for row in rows:
-        found = ceiling(row, board)
-        if found is None:
-            continue
+    for found in (one for row in rows for one in ceilings_of_row(row, board)):
         known = best.get((found.name, found.pace))
         faster = known is None or (found.rate < known.rate) == (found.unit == "us")
         if faster:

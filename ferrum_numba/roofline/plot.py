@@ -156,6 +156,7 @@ def _draw_points(
             axes.plot(*zip(*line, strict=True), color=colours[kernel], **style)
             drawn.append(labels.sample(axes.transData.transform(line)))
         _intervals(axes, group, colours[kernel])
+        _traffic(axes, group, colours[kernel])
         for limit, (marker, _) in LIMITS.items():
             for doubted in (False, True):
                 some = [p for p in group if p.limit == limit and bool(p.doubt) == doubted]
@@ -172,6 +173,16 @@ def _intervals(axes: Axes, group: Sequence[Point], colour: str) -> None:
     low, high = ([p.flops / us / 1e6 for p, us in zip(group, ends, strict=True)]
                  for ends in ([p.us_high for p in group], [p.us_low for p in group]))  # fmt: skip
     axes.vlines(x, low, high, color=colour, linewidth=1.0, zorder=4)
+
+
+def _traffic(axes: Axes, group: Sequence[Point], colour: str) -> None:
+    """Draw where a point lies by the bytes that were counted, and how far that is."""
+    for p in group:
+        if p.traffic:
+            x = p.flops / p.traffic
+            low, high = sorted((x, p.intensity))
+            axes.hlines(p.tflops, low, high, color=colour, linewidth=0.8, zorder=3)
+            axes.plot(x, p.tflops, "|", color=colour, markersize=8, zorder=4)
 
 
 def _markers(axes: Axes, group: Sequence[Point], colour: str, marker: str, *, hollow: bool) -> None:
@@ -273,6 +284,8 @@ def _sign_entries(points: Sequence[Point], ceilings: Sequence[Ceiling]) -> list[
         entries.append(Line2D([], [], color=INK, ls=dashes, lw=1.1, label="ceiling, datasheet"))
     if bands(ceilings):
         entries.append(Line2D([], [], color=INK, alpha=0.2, lw=6, label="sustained to burst"))
+    if any(p.traffic for p in points):
+        entries.append(_sign("|", "at the traffic that was counted"))
     if any(p.doubt for p in points):
         entries.append(_sign("o", "hollow: failed or untrusted", markerfacecolor="none"))
     if any(p.modelled for p in points):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ferrum_numba.results import Planned, Row, size_name, size_of
 from ferrum_numba.results.row import SIZE_NAMES
@@ -30,6 +30,7 @@ class Point:
     doubt:    why the point must not be trusted; empty if it may be
     run:      date of the run it comes from
     hit:      experts that a layer of experts reads
+    traffic:  bytes of device memory that a profiler counted
     """
 
     kernel: str
@@ -50,6 +51,7 @@ class Point:
     size_name: str = "M"
     run: str = ""
     hit: float | None = None
+    traffic: float | None = None
 
     @property
     def intensity(self) -> float:
@@ -71,12 +73,12 @@ class Point:
 class Peer:
     """A time somebody else's kernel takes for the same problem.
 
-    kind: what it multiplies: "4-bit" weights or dense "fp16" ones
+    kind: what it multiplies: "4-bit" weights, dense "fp16" ones, …
     rank: 0 if it was measured in our row's run, 1 in another run of ours, 2 if it is of a table
     """
 
     name: str
-    kind: Literal["4-bit", "fp16"]
+    kind: str
     shape: str
     size: int | None
     us: float
@@ -189,6 +191,7 @@ def point(row: Row, shape: str, ceilings: Sequence[Ceiling]) -> Point | None:
         size_name=size_name(row.problem),
         run=row.run,
         hit=hit_experts(row.problem) if "num_experts" in row.problem else None,
+        traffic=(row.more.get("counters") or {}).get("dram_bytes"),
     )
 
 

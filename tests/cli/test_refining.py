@@ -138,6 +138,25 @@ def test_ctrl_c_leaves_what_was_measured_in_the_report(run, board):
     assert reported() == 1
 
 
+def test_a_page_that_cannot_be_written_now_does_not_stop_the_measuring(
+    run, board, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(refining, "EVERY_S", 0.0)
+    bad = tmp_path / "results/h200/other.json"
+
+    def answer(candidate, best_us):
+        # somebody writes half a file beside ours, and the rest later
+        bad.write_text("{") if len(board.asked) < 3 else bad.unlink(missing_ok=True)
+        board.asked.append(candidate)
+        return board.outcome
+
+    board.run = answer
+    status, _, err = run("--problem", "small")
+    assert status == 0
+    assert "the report waits: results/h200/other.json: is not JSON" in err
+    assert reported() == 3
+
+
 def test_a_plan_that_takes_long_is_left_out(run, board, monkeypatch):
     monkeypatch.setattr(refining, "PLAN_S", -1.0)
     status, _, err = run("--problem", "small", "--no-cache")

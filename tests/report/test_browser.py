@@ -20,8 +20,8 @@ CHROMIUM = next(
 )
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to look with")
 
-# px: a desktop, a phone
-WIDTHS = {"desktop": 1280, "phone": 390}
+# px, the second as narrow as tables are not yet cards
+WIDTHS = {"desktop": 1280, "tablet": 961, "phone": 390}
 # what the page is asked, in a frame of the width to look at: what sticks out of it, which texts of
 # a picture overlap (turned ones as they are turned), and how wide and high all of it is
 PROBE = """
@@ -123,6 +123,20 @@ def test_nor_when_it_is_printed(which, request, tmp_path):
     found = probed(tmp_path, 1032, printed((where / "report.html").read_text()))
     assert found["out"] == []
     assert found["covered"] == []
+
+
+def test_the_probe_finds_what_sticks_out_and_what_is_covered(tmp_path):
+    wide = '<div style="width: 2000px">wide</div>'
+    box = '<div style="width: 50px; white-space: nowrap; overflow: auto">scrolls sideways</div>'
+    words = {"one": 0, "over": 9, "apart": 90}
+    texts = "".join(f'<text x="{x}" y="20">{word}</text>' for word, x in words.items())
+    svg = f'<svg id="s" width="200" height="40">{texts}</svg>'
+    html = f"<!DOCTYPE html><html><head></head><body>{wide}{box}{svg}</body></html>"
+    found = probed(tmp_path, 390, html)
+    assert [words for words in found["out"] if words.startswith("DIV")] == [
+        "DIV wide", "DIV scrolls sideways",
+    ]  # fmt: skip
+    assert found["covered"] == [["s", "over", "one"]]
 
 
 def test_a_screenshot_shows_the_page(recorded, tmp_path):

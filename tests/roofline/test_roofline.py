@@ -235,6 +235,62 @@ def test_a_ceiling_row_says_its_pace_and_its_clock():
     assert ceilings.bands([burst, sustained, DRAM]) == [(sustained, burst)]
 
 
+def test_a_ceiling_row_that_says_what_it_is_is_believed():
+    row = synthetic_row(
+        kernel="shared_read", us=10.0, us_low=8.0, us_high=12.5, gbps=1.0, tflops=0.0,
+        ceiling={"kind": "shared memory", "dtype": "", "fed": False, "per": 1}, unit="GB/s",
+        rate=31000.0, clock_mhz=[1980.0, 1980.0],
+        sustained={"us": 11.0, "us_low": 10.5, "us_high": 11.5, "rate": 28000.0,
+                   "clock_mhz": 1755.0},
+    )  # fmt: skip
+    burst, sustained = ceilings.measured_ceilings([row])
+    assert (burst.kind, burst.rate, burst.pace, burst.clock_mhz) == (
+        "cache",
+        31000.0,
+        "burst",
+        1980,
+    )
+    assert (burst.low, burst.high) == pytest.approx((24800.0, 38750.0))
+    assert (sustained.rate, sustained.pace, sustained.clock_mhz) == (28000.0, "sustained", 1755.0)
+    assert (sustained.low, sustained.high) == pytest.approx((28000 * 11 / 11.5, 28000 * 11 / 10.5))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "about", "unit", "wanted"),
+    [
+        ("wgmma_fp8_fed", {"kind": "tensor", "dtype": "fp8", "fed": True}, "TFLOP/s", "fp8"),
+        ("mma_sync", {"kind": "tensor", "dtype": "fp16", "fed": False}, "TFLOP/s", "fp16"),
+        ("lop3", {"kind": "ALU", "dtype": "int32"}, "TOP/s", "int32"),
+    ],
+    ids=["fp8", "fp16", "int"],
+)
+def test_a_ceiling_row_says_its_type(kernel, about, unit, wanted):
+    row = synthetic_row(kernel=kernel, gbps=0.0, tflops=1.0, ceiling=about, unit=unit, rate=500.0)
+    (found,) = ceilings.measured_ceilings([row])
+    assert (found.operands, found.unit, found.rate) == (wanted, unit, 500.0)
+
+
+def test_a_barrier_is_measured_by_what_one_takes():
+    row = synthetic_row(
+        kernel="grid_barrier", us=100.0, us_low=99.0, us_high=102.0, gbps=0.0, tflops=0.0,
+        ceiling={"kind": "latency", "per": 100}, unit="us", rate=1.0,
+    )  # fmt: skip
+    (found,) = ceilings.measured_ceilings([row])
+    assert (found.rate, found.low, found.high) == pytest.approx((1.0, 0.99, 1.02))
+    # neither is what a launch costs
+    assert ceilings.launch_floor([found]) is None
+
+
+def test_counted_traffic_is_drawn_beside_its_point():
+    row = synthetic_row(counters={"dram_bytes": 8e4})
+    found = points.point(row, "128×64", CEILINGS)
+    assert found.traffic == 8e4
+    figure = roofline_figure([found], CEILINGS)
+    assert "at the traffic that was counted" in texts(figure)
+    marks = [line for line in figure.axes[0].lines if line.get_marker() == "|"]
+    assert marks[0].get_xdata() == [found.flops / 8e4]
+
+
 def test_a_bound_is_the_longest_term_and_the_launch():
     problem = {"M": 8, "N": 4096, "K": 4096, "group_size": 128}
     found = bound.bound_of((2 * 8 * 4096 * 4096, 44e6), problem, MANY)
