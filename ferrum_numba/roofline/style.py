@@ -14,8 +14,9 @@ from ferrum_numba.roofline.svg import compact
 
 # text and axes: nearly black in a PNG, `currentColor` in an SVG, which then follows the page
 INK = "#010203"
-# Okabe and Ito's colour-blind-safe hues, those that read on white and on black first
-COLOURS = ("#1f83c4", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8b6fd6", "#b58900")
+# Okabe and Ito's colour-blind-safe hues that read on white and on black, and two that eyes of each
+# kind tell from them: tests/roofline/test_colours.py
+COLOURS = ("#1f83c4", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7800f0", "#783c14")
 MARKERS = ("o", "s", "^", "D", "v", "P", "h", "X")
 DASHES: tuple[Any, ...] = (
     "-",
