@@ -6,7 +6,6 @@ import json
 import math
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +17,6 @@ from ferrum_numba.errors import StoreError
 Row = Mapping[str, Any]
 # a table on a pipe is for grep: no line is folded or cut at 80 columns
 PIPE_WIDTH = 240
-# between two lines of progress on a pipe
-LINE_S = 60.0
 
 
 class Progress(Protocol):
@@ -104,39 +101,20 @@ def cell(value: Any) -> str:
 
 @contextmanager
 def progress(title: str) -> Iterator[Progress]:
-    """Show a bar on stderr while something long runs; where that is a pipe, a line a minute."""
+    """Show a bar on stderr while something long runs; silent where stderr is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
-    shown = console.is_terminal or console.is_jupyter
     looks = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    lines = _Lines(title)
-    with Bar(*looks, TimeElapsedColumn(), console=console, disable=not shown) as bar:
+    with Bar(*looks, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None)
 
         def report(done: int, total: int, text: str = "") -> None:
             bar.update(task, completed=done, total=total, description=f"{title} {text}".strip())
-            if not shown:
-                lines(done, total, text)
 
         yield report
-
-
-class _Lines:
-    """Progress as lines for a log: one a minute."""
-
-    def __init__(self, title: str) -> None:
-        self.title = title
-        self.begun = self.said = time.monotonic()
-
-    def __call__(self, done: int, total: int, text: str = "") -> None:
-        now = time.monotonic()
-        if now - self.said >= LINE_S:
-            self.said = now
-            minutes = (now - self.begun) / 60
-            say(f"{self.title} {text}".strip() + f": {done} of {total} after {minutes:.0f} min")
 
 
 def _plain(value: Any) -> Any:

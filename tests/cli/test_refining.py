@@ -9,7 +9,7 @@ from axpy import OP, Axpy, Problem
 from test_cli import Measured
 
 from ferrum_numba import cli, gpu, results, tune
-from ferrum_numba.cli import output, refining
+from ferrum_numba.cli import refining
 from ferrum_numba.measure import Policy
 from ferrum_numba.report import Document
 from ferrum_numba.report.drawing import Drawer
@@ -321,15 +321,3 @@ def test_what_is_no_report_is_one_sentence(run, text, tmp_path):
     assert err.startswith("ferrum-numba: report.json: ")
     assert err.count("\n") == 1
     assert not (tmp_path / "r").exists()
-
-
-def test_progress_in_a_pipe_is_a_line_a_minute(capsys, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(output.time, "monotonic", lambda: now[0])
-    with output.progress("axpy") as bar:
-        for done in range(13):
-            now[0] = 10.0 * done
-            bar(done, 12, "compile")
-    assert capsys.readouterr().err.splitlines() == [
-        "axpy compile: 6 of 12 after 1 min", "axpy compile: 12 of 12 after 2 min",
-    ]  # fmt: skip
