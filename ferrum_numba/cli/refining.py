@@ -165,6 +165,7 @@ def measure(refining: Refining) -> int:
     """Measure into the store, the report following; 1 where a candidate is wrong."""
     session = refining.session
     make_folder(session.store / session.gpu.key)
+    refining.write()
     say(f"what is known is in {session.args.out}; it is refined as rows come")
     status = 0
     try:

@@ -65,7 +65,6 @@ def run(session: Session) -> int:
     refining = Refining(session, problems, measured_here=measures)
     refining.document()
     make_folder(args.out)
-    refining.write()
     if measures:
         status = measure(refining)
     else:

@@ -98,8 +98,7 @@ class Session:
         """
         from ferrum_numba import results
 
-        found = self.result_paths(key)
-        return [results.load(path) for path in found if path.parent.name == key]
+        return [results.load(path) for path in self.result_paths(key)]
 
     def result_paths(self, key: str, *, both: bool = False) -> list[Path]:
         """Return the result files of a GPU in the store, or else those that ship; ceilings last.
