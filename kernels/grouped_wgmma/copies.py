@@ -38,6 +38,7 @@ def make_look_up(config, deal):
     """
     tile_m, chunks, chunk_step = config.tile_m, config.warp_chunks, config.chunk_step
     own_rows = chunks * CHUNK_ROWS
+    expert_offset, rows_offset = config.expert_offset, config.rows_offset
     expert_of, rows_of, pair_at = deal.expert_of, deal.rows_of, deal.pair_at
     two_turns = own_rows > 32
 
@@ -101,7 +102,8 @@ def make_look_up(config, deal):
             own = uint32(lane_id + 32)
             leave_pair(slot, topk_weights, first_chunk, own, found[3], sizes, has_weights)
         if first_chunk == 0 and lane_id == 0:
-            st_shared_u32(uint32(slot + tile_m * 8), found[0])
+            st_shared_u32(uint32(slot + expert_offset), found[0])
+            st_shared_u32(uint32(slot + rows_offset), found[1])
 
     return look_up, keep_rows, leave_pairs
 

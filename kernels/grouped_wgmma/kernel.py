@@ -47,6 +47,7 @@ from dataclasses import dataclass
 
 from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.division import ceil_div, round_up
+from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.grouped import OPERANDS, SIZES, GroupedKernel
 from ferrum_numba.kernels.prefill.kernel import RESULT_CYCLES, stage_cycles
 from ferrum_numba.kernels.prefill.tile import (
@@ -77,6 +78,7 @@ class Config(Tile):
     num_stages: int = 6  # stages of the ring
     stripes: bool = True  # the tiles left over are cut into stripes
     scale_sums: bool = False  # by the scales of their groups, not the weights; stages of 128 of k
+    short_m: int = 0  # only so many rows are multiplied of a block with no more pairs; 0: always all
     # what the problem dictates: see `GroupedKernel.specialise`
     group_size: int = 128  # K a scale, -1: one scale a column
     dtype: str = "fp16"  # of x, scales, bias and out
@@ -87,6 +89,11 @@ class Config(Tile):
 
     def __post_init__(self) -> None:
         self.refuse()
+        if self.short_m % 8 or not 0 <= self.short_m < self.tile_m:
+            raise ConfigError(
+                f"short_m must be a multiple of 8 below tile_m; got short_m = {self.short_m}, "
+                f"tile_m = {self.tile_m}"
+            )
 
     @property
     def num_slots(self) -> int:
@@ -105,13 +112,23 @@ class Config(Tile):
 
     @property
     def slots_offset(self) -> int:
-        """Where the tiles' pairs, weights and experts lie."""
+        """Where the tiles' pairs, their weights, experts and numbers of pairs lie."""
         return self.out_offset + 2 * self.part_bytes
 
     @property
     def slot_bytes(self) -> int:
         """Bytes of those of a tile."""
         return 8 * self.tile_m + 16
+
+    @property
+    def expert_offset(self) -> int:
+        """Where in that place the expert lies, after pairs and weights."""
+        return 8 * self.tile_m
+
+    @property
+    def rows_offset(self) -> int:
+        """Where in it lies how many pairs there are."""
+        return self.expert_offset + 4
 
     @property
     def registers(self) -> tuple[int, int]:

@@ -4,9 +4,9 @@ from numba import cuda
 from numba.cuda.types import uint32, uint64
 
 from ferrum_numba.kernels.grouped_wgmma.copies import make_fill
+from ferrum_numba.kernels.grouped_wgmma.products import make_multiply
 from ferrum_numba.kernels.grouped_wgmma.result import make_store_pairs
 from ferrum_numba.kernels.grouped_wgmma.schedule import make_deal
-from ferrum_numba.kernels.prefill.products import make_products, make_release
 from ferrum_numba.kernels.prefill.result import make_sum_of_blocks
 from ferrum_numba.kernels.prefill.schedule import make_schedule
 from ferrum_numba.kernels.prefill.tile import (
@@ -22,7 +22,6 @@ from ferrum_numba.ptx.memory import ld_global_nc_u32, ld_shared_u32
 from ferrum_numba.ptx.special import opaque_u32, smem_base, thread_id
 from ferrum_numba.ptx.sync import (
     bar_warp_sync,
-    fence_proxy_async_shared,
     griddepcontrol_wait,
     setmaxnreg_dec,
     setmaxnreg_inc,
@@ -34,20 +33,21 @@ def build(config):
     tile_k, strips, num_stages = config.tile_k, config.strips, config.num_stages
     per_channel, has_zero_points = config.group_size < 0, config.has_zero_points
     w_offset, s_offset, z_offset = config.w_offset, config.s_offset, config.z_offset
-    stage_bytes, bars_offset = config.stage_bytes, config.bars_offset
+    bars_offset = config.bars_offset
     slot_bars_offset, num_slots = config.slot_bars_offset, config.num_slots
-    expert_offset = 8 * config.tile_m
+    expert_offset, rows_offset = config.expert_offset, config.rows_offset
     more, fewer = config.registers
     copying, leaving = 32 * config.x_warps + config.word_warps, config.x_warps // config.panels
     places, column_zeros = 4 // config.strips, has_zero_points and per_channel
+    short_m = config.short_m
     schedule = make_schedule(config)
-    corner, own_column, advance = schedule.corner, schedule.own_column, schedule.advance
+    corner, own_column = schedule.corner, schedule.own_column
     first_segment, next_segment = schedule.first_segment, schedule.next_segment
     deal = make_deal(config, schedule)
     publish, dealt, slot_of = deal.publish, deal.dealt, deal.slot_of
     fill = make_fill(config, schedule, deal)
-    release = make_release(config)
-    start, finish, multiply_stage = make_products(config, release)
+    multiply = make_multiply(config, schedule, config.tile_m)
+    multiply_short = make_multiply(config, schedule, short_m or config.tile_m)
     sum_of_blocks = make_sum_of_blocks(config, schedule)
     store_tile = make_store_pairs(config, schedule)
 
@@ -81,6 +81,13 @@ def build(config):
         return w_place, s_place, uint32(z_place + z_offset), strip
 
     @cuda.jit(device=True, forceinline=True)
+    def load_rows(turn):
+        """Return how many pairs a tile has, which lie there before its first stage."""
+        slot, slot_bar, parity = slot_of(turn)
+        mbarrier_wait(slot_bar, parity)
+        return ld_shared_u32(uint32(slot + rows_offset))
+
+    @cuda.jit(device=True, forceinline=True)
     def load_column_zeros(zero_points, slot, tile, z_place, n):
         """Return the zero points of a lane's columns where an expert has one of each."""
         m, _, _, _ = dealt()
@@ -97,7 +104,6 @@ def build(config):
     ):  # fmt: skip
         # index: which role, which strip of columns, which segment
         smem = smem_base()
-        bars = uint32(smem + bars_offset)
         if list_is_new > 0:
             griddepcontrol_wait()
         if thread_id() == 0:
@@ -127,24 +133,12 @@ def build(config):
                     slot, slot_bar, parity = slot_of(turn)
                     mbarrier_wait(slot_bar, parity)
                     zero = load_column_zeros(zero_points, slot, tile, places_of[2], n)
-                k_step = k_first
-                last = (uint32(smem + stage * stage_bytes), bars)
-                acc = start()
-
-                # main loop: one stage a turn, products in flight
-                while k_step < k_stop:
-                    at = uint32(smem + stage * stage_bytes)
-                    bar = uint32(bars + stage * 16)
-                    mbarrier_wait(bar, phase)
-                    # wgmma reads through another proxy what lanes have copied
-                    fence_proxy_async_shared()
-                    order = (k_step > k_first, bar, phase)
-                    acc, zero = multiply_stage(acc, at, places_of, zero, last, order)
-                    last = (at, bar)
-                    stage, phase = advance(stage, phase)
-                    k_step = uint32(k_step + 1)
-                acc = finish(acc, places_of, last)
-                release(last[1], True)
+                if short_m > 0 and load_rows(turn) <= short_m:
+                    acc, stage, phase = multiply_short(
+                        places_of, zero, k_first, k_stop, stage, phase
+                    )
+                else:
+                    acc, stage, phase = multiply(places_of, zero, k_first, k_stop, stage, phase)
 
                 # of what the compiler computed before the loop it would keep no accumulators
                 m, _, stripe_steps, _ = dealt()

@@ -22,6 +22,7 @@ def make_store_pairs(config, schedule):
     rows_at_once = 128 // out_pieces
     out_offset, part_rows, part_bytes = config.out_offset, config.part_rows, config.part_bytes
     parts, turns = ceil_div(tile_m, part_rows), ceil_div(part_rows, rows_at_once)
+    expert_offset = config.expert_offset
     half = HALVES[config.dtype]
     store0, store1, store2, store3 = (
         store_pairs(
@@ -97,12 +98,12 @@ def make_store_pairs(config, schedule):
     def store_tile(acc, out, scales, bias, slot, tile, sizes, has_bias):
         """Write a tile, part after part.
 
-        slot: where its pairs, their weights and its expert lie
+        slot: where its pairs, their weights, its expert and its rows lie
         """
         m, n, out_columns, num_pairs = sizes
         _, nominal = corner(tile, m, n)
         column = own_column(nominal, n)
-        slab = (uint64(ld_shared_u32(uint32(slot + tile_m * 8))) * uint64(n)) << 1
+        slab = (uint64(ld_shared_u32(uint32(slot + expert_offset))) * uint64(n)) << 1
         columns = load_strips(scales + slab, bias + slab, column, has_bias)
         target = (column, nominal, (out_columns, num_pairs))
         store_part(0, acc, columns, slot, out, target)
