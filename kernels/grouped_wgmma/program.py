@@ -4,10 +4,8 @@ from numba import cuda
 from numba.cuda.types import uint32, uint64
 
 from ferrum_numba.kernels.grouped_wgmma.copies import make_fill
-from ferrum_numba.kernels.grouped_wgmma.products import make_multiply
-from ferrum_numba.kernels.grouped_wgmma.result import make_store_pairs
 from ferrum_numba.kernels.grouped_wgmma.schedule import make_deal
-from ferrum_numba.kernels.prefill.result import make_sum_of_blocks
+from ferrum_numba.kernels.grouped_wgmma.segment import make_segment
 from ferrum_numba.kernels.prefill.schedule import make_schedule
 from ferrum_numba.kernels.prefill.tile import (
     CONSUMER_WARPS,
@@ -46,10 +44,8 @@ def build(config):
     deal = make_deal(config, schedule)
     publish, dealt, slot_of = deal.publish, deal.dealt, deal.slot_of
     fill = make_fill(config, schedule, deal)
-    multiply = make_multiply(config, schedule, config.tile_m)
-    multiply_short = make_multiply(config, schedule, short_m or config.tile_m)
-    sum_of_blocks = make_sum_of_blocks(config, schedule)
-    store_tile = make_store_pairs(config, schedule)
+    do_segment = make_segment(config, schedule, deal, config.tile_m)
+    do_short_segment = make_segment(config, schedule, deal, short_m or config.tile_m)
 
     @cuda.jit(device=True, forceinline=True)
     def init_bars(smem):
@@ -115,12 +111,14 @@ def build(config):
         if thread_id() >= uint32(32 * CONSUMER_WARPS):
             setmaxnreg_dec(fewer)
             role = uint32((thread_id() >> 5) - CONSUMER_WARPS)
-            sizes = (x_columns, x_divisor, num_pairs, max_blocks)
-            operands = (x, packed, scales, zero_points)
-            fill(operands, work_list, topk_weights, k, n, sizes, has_weights, role)
+            x_sizes = (x_columns, x_divisor, num_pairs, max_blocks)
+            sources = (x, packed, scales, zero_points)
+            fill(sources, work_list, topk_weights, k, n, x_sizes, has_weights, role)
         else:
             setmaxnreg_inc(more)
             griddepcontrol_wait()
+            operands = (scales, bias, out, partials, counters)
+            sizes = (n, out_columns, num_pairs)
             k_steps = uint32(k // uint32(tile_k))
             places_of = find_places()
             stage, phase = uint32(0), uint32(0)
@@ -133,26 +131,18 @@ def build(config):
                     slot, slot_bar, parity = slot_of(turn)
                     mbarrier_wait(slot_bar, parity)
                     zero = load_column_zeros(zero_points, slot, tile, places_of[2], n)
+                segment, ring = (tile, k_first, k_stop, k_steps, turn), (stage, phase)
                 if short_m > 0 and load_rows(turn) <= short_m:
-                    acc, stage, phase = multiply_short(
-                        places_of, zero, k_first, k_stop, stage, phase
+                    stage, phase = do_short_segment(
+                        segment, places_of, zero, ring, operands, sizes, has_bias
                     )
                 else:
-                    acc, stage, phase = multiply(places_of, zero, k_first, k_stop, stage, phase)
-
-                # of what the compiler computed before the loop it would keep no accumulators
-                m, _, stripe_steps, _ = dealt()
-                if k_first > 0 or k_stop < k_steps:
-                    acc = sum_of_blocks(
-                        acc, partials, counters, tile, k_steps, stripe_steps, k_first
+                    stage, phase = do_segment(
+                        segment, places_of, zero, ring, operands, sizes, has_bias
                     )
-                slot, slot_bar, parity = slot_of(opaque_u32(turn))
-                mbarrier_wait(slot_bar, parity)
-                if k_first == 0:
-                    sizes = (m, opaque_u32(n), opaque_u32(out_columns), opaque_u32(num_pairs))
-                    store_tile(acc, out, scales, bias, slot, tile, sizes, has_bias)
                 bar_warp_sync()
                 if uint32(thread_id() & 31) == 0:
+                    _, slot_bar, _ = slot_of(opaque_u32(turn))
                     mbarrier_arrive(slot_bar + 8)
                 turn = uint32(turn + 1)
                 _, tiles, _, striped_tiles = dealt()

@@ -52,7 +52,7 @@ def build(config):
     start, finish, multiply_stage = make_products(config, release, config.tile_m)
     pair, releases = config.pair, config.unit_blocks * CONSUMER_WARPS
     sum_of_cluster, clustered = make_sum_of_cluster(config), config.cluster > 1
-    sum_of_blocks = make_sum_of_blocks(config, schedule)
+    sum_of_blocks = make_sum_of_blocks(config, schedule, config.tile_m)
     store_result = make_store_result(config, schedule)
 
     def prefill(

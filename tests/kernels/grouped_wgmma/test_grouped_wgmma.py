@@ -118,6 +118,45 @@ def test_experts_of_any_number_of_rows_equal_the_reference(config):
     assert_runs(config, problem, ids, sms(7))
 
 
+# of a tile, with what weights: those of KINDS
+SHORT = (
+    (Config(64, 128, 4, short_m=32), {"weighted": True}),
+    (Config(96, 256, 4, short_m=48, stripes=False), KINDS[1]),
+    (Config(160, 256, 3, short_m=80), {"gated": True, "dtype": "bf16"}),
+    (Config(144, 128, 4, short_m=72), KINDS[3]),
+    (Config(32, 256, 4, scale_sums=True, short_m=16), {"gated": True}),
+    (Config(48, 256, 4, scale_sums=True, short_m=24, stripes=False), KINDS[0]),
+    (Config(40, 256, 4, scale_sums=True, short_m=16), KINDS[5]),
+)
+
+
+@pytest.mark.parametrize("num_sms", [3, 7, 132])
+@pytest.mark.parametrize(("config", "kind"), SHORT, ids=str)
+def test_blocks_of_few_pairs_equal_the_reference(config, kind, num_sms):
+    """Beside full ones: up to short_m pairs and one more, alone and as an expert's last block."""
+    rows = (0, 1, config.short_m, config.short_m + 1, config.tile_m, config.tile_m + 1, 0)
+    ids = np.repeat(np.arange(len(rows)), rows)
+    np.random.default_rng(1).shuffle(ids)
+    problem = GroupedProblem(len(ids), len(rows), 1, config.tile_n, 256, **kind)
+    assert_runs(config, problem, ids, sms(num_sms))
+
+
+@pytest.mark.parametrize("scale_sums", [False, True])
+def test_short_blocks_have_the_bits_of_full_ones(scale_sums):
+    problem = GroupedProblem(40, 4, 2, 256, 256, routing="skewed", gated=True)
+    inputs = inputs_of(problem)
+    full = Config(48, 256, 4, stripes=False, scale_sums=scale_sums)
+    want, _ = run(full, problem, inputs, sms(3))
+    got, _ = run(replace(full, short_m=24), problem, inputs, sms(3))
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("short_m", [-8, 12, 64, 72])
+def test_short_blocks_are_shorter_than_others(short_m):
+    with pytest.raises(ConfigError, match=f"below tile_m; got short_m = {short_m}, tile_m = 64"):
+        Config(64, 128, 4, short_m=short_m)
+
+
 @pytest.mark.parametrize("tile_m", [48, 192, 256])
 def test_every_height_of_a_tile_equals_the_reference(tile_m):
     """One expert takes all: whole tiles and one of a row."""
