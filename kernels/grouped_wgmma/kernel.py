@@ -65,6 +65,8 @@ ARCH = "sm_90a"
 NUM_SLOTS = 2
 # of x: where a row begins is kept in units of 16 bytes, in 32 bits
 MOST_ELEMENTS = 8 * (2**32 - 1)
+# blocks of a list that are put in order, where some of them are short
+MOST_ORDERED = 1024
 # what memory brings in a cycle, for each block of the grid
 CYCLE_BYTES = 17
 
@@ -182,9 +184,19 @@ class Config(Tile):
         return self.slot_bars_offset + 16 * self.num_slots
 
     @property
-    def smem_bytes(self) -> int:
-        """Dynamic shared memory a block: ring, what is on its way out, pairs, barriers."""
+    def order_offset(self) -> int:
+        """Where the order lies in which blocks of the list are taken, 4 bytes each."""
         return self.deal_offset + 16
+
+    @property
+    def most_ordered(self) -> int:
+        """Blocks of the list that have a place in that order."""
+        return MOST_ORDERED if self.short_m else 0
+
+    @property
+    def smem_bytes(self) -> int:
+        """Dynamic shared memory a block: ring, what is on its way out, pairs, barriers, order."""
+        return self.order_offset + 4 * self.most_ordered
 
 
 # (tile_m, tile_n, num_stages): those of prefill that win somewhere
@@ -195,13 +207,17 @@ _TILES = (
 )  # fmt: skip
 # few rows: where weights have groups, it is cheaper to scale the sums
 _SCALED = ((64, 256, 4), (48, 256, 5), (40, 256, 5), (32, 256, 6), (24, 256, 6), (16, 256, 7))
+# the rows of short blocks, by those of a tile of 256 columns; of others there are no registers for
+# either kind of loop, or no number of rows where both gain
+_SHORT = {160: 80, 144: 72, 128: 64, 112: 56, 96: 48, 80: 40}
+_SHORT_SCALED = {48: 24, 40: 16, 32: 16}
 _CONFIGS = tuple(
-    config
+    Config(*tile, stripes=split, scale_sums=scaled, short_m=short_m)
+    for short in (False, True)
     for split in (True, False)
-    for config in (
-        *(Config(*tile, stripes=split) for tile in _TILES),
-        *(Config(*tile, stripes=split, scale_sums=True) for tile in _SCALED),
-    )
+    for scaled, tiles, shorter in ((False, _TILES, _SHORT), (True, _SCALED, _SHORT_SCALED))
+    for tile in tiles
+    if (short_m := shorter.get(tile[0], 0) if short and tile[1] == 256 else 0) or not short
 )
 
 
@@ -263,12 +279,16 @@ class GroupedWgmma(GroupedKernel):
     def _cycles(self, config, problem, gpu):
         """Return what a problem takes as modelled, for experts that are hit alike."""
         K, N = layout.stored_shape(problem.expert)
-        hit, blocks = expected_blocks(problem, config.tile_m)
-        tiles = blocks * ceil_div(N, config.tile_n)
-        sums = config.tile_m * config.tile_n
-        tile = K // config.tile_k * stage_cycles(config) + sums * RESULT_CYCLES
-        waves = tiles / gpu.num_sms
-        compute = (waves if config.stripes else math.ceil(waves)) * tile
+        hit, full, short = expected_blocks(problem, config.tile_m, config.short_m)
+        a_wave = gpu.num_sms / ceil_div(N, config.tile_n)
+        waves, full_waves = (full + short) / a_wave, full / a_wave
+        if not config.stripes:
+            waves, full_waves = math.ceil(waves), math.ceil(full_waves)
+        elif config.short_m:
+            # one has both kinds of tiles
+            full_waves = min(waves, full_waves + 0.5)
+        compute = full_waves * _tile_cycles(config, config.tile_m, K)
+        compute += (waves - full_waves) * _tile_cycles(config, config.short_m, K)
         memory = hit * K * N / 2 / (CYCLE_BYTES * gpu.num_sms)
         return max(compute, memory)
 
@@ -304,8 +324,16 @@ class GroupedWgmma(GroupedKernel):
         )
 
 
-def expected_blocks(problem, block):
+def _tile_cycles(config, rows, K):
+    """Return what a tile takes as modelled, of which so many rows are multiplied."""
+    result = rows * config.tile_n * RESULT_CYCLES
+    return K // config.tile_k * stage_cycles(config, rows) + result
+
+
+def expected_blocks(problem, block, short_m=0):
     """Return how many experts are hit, and how many blocks of the list they fill, as expected.
+
+    Blocks are those with more than short_m pairs, and the others.
 
     As if every pair chose its expert by itself, all experts alike: rows are Poisson's.
     """
@@ -313,13 +341,16 @@ def expected_blocks(problem, block):
     rows = problem.num_pairs / E
     hit = E * (1 - math.exp(-rows))
     if rows > min(16 * block, 600):
-        return hit, E * (rows / block + 0.5)
-    blocks, below, chance = 0.0, 0.0, math.exp(-rows)
+        blocks, short = rows / block + 0.5, short_m / block
+        return hit, E * (blocks - short), E * short
+    blocks, short, below, chance = 0.0, 0.0, 0.0, math.exp(-rows)
     # blocks of an expert: one for each multiple of `block` that its rows exceed
     most = math.ceil(rows + 10 * math.sqrt(rows) + 10)
     for count in range(most):
         below += chance
+        if count > 0 and (count - 1) % block < short_m:
+            short += chance
         chance *= rows / (count + 1)
         if count % block == 0:
             blocks += max(0.0, 1 - below)
-    return hit, E * blocks
+    return hit, E * (blocks - short), E * short

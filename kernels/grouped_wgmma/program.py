@@ -4,6 +4,7 @@ from numba import cuda
 from numba.cuda.types import uint32, uint64
 
 from ferrum_numba.kernels.grouped_wgmma.copies import make_fill
+from ferrum_numba.kernels.grouped_wgmma.order import make_order
 from ferrum_numba.kernels.grouped_wgmma.schedule import make_deal
 from ferrum_numba.kernels.grouped_wgmma.segment import make_segment
 from ferrum_numba.kernels.prefill.schedule import make_schedule
@@ -43,6 +44,7 @@ def build(config):
     first_segment, next_segment = schedule.first_segment, schedule.next_segment
     deal = make_deal(config, schedule)
     publish, dealt, slot_of = deal.publish, deal.dealt, deal.slot_of
+    order_blocks, _ = make_order(config)
     fill = make_fill(config, schedule, deal)
     do_segment = make_segment(config, schedule, deal, config.tile_m)
     do_short_segment = make_segment(config, schedule, deal, short_m or config.tile_m)
@@ -106,6 +108,8 @@ def build(config):
             init_bars(smem)
         elif thread_id() == 32:
             publish(work_list, n, uint32(k // uint32(tile_k)))
+        elif short_m > 0 and uint32(thread_id() >> 5) == 2:
+            order_blocks(work_list, max_blocks)
         cuda.syncthreads()
         # read again wherever it is asked for: kept, it would cost the main loop a register
         if thread_id() >= uint32(32 * CONSUMER_WARPS):

@@ -204,7 +204,7 @@ class Prefill(layout.PackedKernel):
         k_steps = layout.stored_shape(problem)[0] // config.tile_k
         tiles = _num_tiles(config, problem)
         sums = config.tile_m * config.tile_n
-        stage = stage_cycles(config)
+        stage = stage_cycles(config, config.tile_m)
         if config.cluster > 1:
             handed = HANDOFF_LATENCY + sums * HANDOFF_CYCLES
             return k_steps * stage / config.cluster + handed + sums * RESULT_CYCLES
@@ -265,11 +265,13 @@ def _num_tiles(config, problem):
     return ceil_div(problem.M, config.tile_m) * ceil_div(N, config.unit_n)
 
 
-def stage_cycles(config):
-    """Return what a stage takes as modelled: both warpgroups' warps share four schedulers."""
+def stage_cycles(config, rows):
+    """Return what a stage takes as modelled, of which so many rows are multiplied.
+
+    Both warpgroups' warps share four schedulers.
+    """
     fixed, a_row = WEIGHT_CYCLES, WEIGHT_ROW_CYCLES
     if config.scale_sums:
         fixed, a_row = SUM_CYCLES, SUM_ROW_CYCLES
-    rows = config.tile_m
     word = max(TENSOR_ROW_CYCLES * rows, fixed + a_row * rows) + WORD_CYCLES
     return config.tile_k // PANEL_K * (STAGE_CYCLES + config.tile_n // 16 * word)

@@ -299,11 +299,18 @@ def test_every_shape_it_accepts_has_a_tile(tokens, N):
 
 def test_expected_blocks_are_those_of_random_routings():
     rng = np.random.default_rng(0)
-    for tokens, E, top_k, block in ((16, 128, 8, 16), (256, 128, 8, 16), (1024, 8, 2, 128)):
+    for tokens, E, top_k, block, short_m in (
+        (16, 128, 8, 16, 0), (256, 128, 8, 16, 8), (1024, 8, 2, 128, 64), (4096, 128, 8, 96, 48),
+        (4096, 8, 2, 128, 64),
+    ):  # fmt: skip
         counts = [np.bincount(rng.integers(0, E, tokens * top_k), minlength=E) for _ in range(200)]
-        hit, blocks = expected_blocks(GroupedProblem(tokens, E, top_k, 256, 256), block)
+        problem = GroupedProblem(tokens, E, top_k, 256, 256)
+        hit, full, short = expected_blocks(problem, block, short_m)
+        last = [(c[c > 0] - 1) % block + 1 for c in counts]
+        assert short == pytest.approx(np.mean([(r <= short_m).sum() for r in last]), rel=0.1)
         assert hit == pytest.approx(np.mean([np.count_nonzero(c) for c in counts]), rel=0.02)
-        assert blocks == pytest.approx(np.mean([-(-c // block).sum() for c in counts]), rel=0.02)
+        mean = np.mean([-(-c // block).sum() for c in counts])
+        assert full + short == pytest.approx(mean, rel=0.02)
 
 
 ON_GPU = [
