@@ -80,7 +80,9 @@ class Config(Tile):
     num_stages: int = 6  # stages of the ring
     stripes: bool = True  # the tiles left over are cut into stripes
     scale_sums: bool = False  # by the scales of their groups, not the weights; stages of 128 of k
-    short_m: int = 0  # only so many rows are multiplied of a block with no more pairs; 0: always all
+    short_m: int = (
+        0  # only so many rows are multiplied of a block with no more pairs; 0: always all
+    )
     # what the problem dictates: see `GroupedKernel.specialise`
     group_size: int = 128  # K a scale, -1: one scale a column
     dtype: str = "fp16"  # of x, scales, bias and out

@@ -29,9 +29,7 @@ def make_store_pairs(config, schedule, rows):
     expert_offset = config.expert_offset
     half = HALVES[config.dtype]
     store0, store1, store2, store3 = (
-        store_pairs(
-            rows, out_row_bytes, half, gated, i * part_rows, min(rows, (i + 1) * part_rows)
-        )
+        store_pairs(rows, out_row_bytes, half, gated, i * part_rows, min(rows, (i + 1) * part_rows))
         for i in range(4)
     )
     corner, own_column = schedule.corner, schedule.own_column
