@@ -26,6 +26,10 @@ stages of 128 of k (`scale_sums`) two warps gather, and the two others copy word
 ahead of the products, into the next tile and its expert, as far as the ring is long. Who gathers
 leaves a tile's pairs and their weights where the epilogue finds them, the first one its expert too.
 
+With `short_m` a block of no more pairs is multiplied by a loop of its own, whose products have so
+many rows; the same of its sums are handed over and written. Those blocks are taken last, so that
+tiles that run at the same time take the same time.
+
 The epilogue adds the bias, makes silu(gate) * up of the columns where the problem is gated, times
 the pair's weight, rounds once, and writes each row where its pair says.
 
@@ -209,17 +213,25 @@ _TILES = (
 )  # fmt: skip
 # few rows: where weights have groups, it is cheaper to scale the sums
 _SCALED = ((64, 256, 4), (48, 256, 5), (40, 256, 5), (32, 256, 6), (24, 256, 6), (16, 256, 7))
-# the rows of short blocks, by those of a tile of 256 columns; of others there are no registers for
-# either kind of loop, or no number of rows where both gain
-_SHORT = {160: 80, 144: 72, 128: 64, 112: 56, 96: 48, 80: 40}
-_SHORT_SCALED = {48: 24, 40: 16, 32: 16}
+# those whose short blocks have rows of their own, so many; of larger tiles the registers
+# hold no second loop (docs/designs/grouped_wgmma.md#short)
+_SHORT = (
+    ((160, 256, 5), 80), ((144, 256, 6), 72), ((128, 256, 6), 64), ((112, 256, 7), 56),
+    ((96, 256, 7), 48), ((80, 256, 8), 40),
+)  # fmt: skip
+_SHORT_SCALED = (((48, 256, 5), 24), ((40, 256, 5), 16), ((32, 256, 6), 16))
 _CONFIGS = tuple(
-    Config(*tile, stripes=split, scale_sums=scaled, short_m=short_m)
-    for short in (False, True)
+    config
     for split in (True, False)
-    for scaled, tiles, shorter in ((False, _TILES, _SHORT), (True, _SCALED, _SHORT_SCALED))
-    for tile in tiles
-    if (short_m := shorter.get(tile[0], 0) if short and tile[1] == 256 else 0) or not short
+    for config in (
+        *(Config(*tile, stripes=split) for tile in _TILES),
+        *(Config(*tile, stripes=split, scale_sums=True) for tile in _SCALED),
+        *(Config(*tile, stripes=split, short_m=short) for tile, short in _SHORT),
+        *(
+            Config(*tile, stripes=split, scale_sums=True, short_m=short)
+            for tile, short in _SHORT_SCALED
+        ),
+    )
 )
 
 
