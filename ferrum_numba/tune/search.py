@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -20,6 +21,7 @@ from ferrum_numba.measure import read_clocks
 from ferrum_numba.results import ResultFile, Row, median_interval
 from ferrum_numba.results.row import FINAL, MEASURED
 from ferrum_numba.tune.exclusive import compute_processes, exclusive
+from ferrum_numba.tune.finals import contest, due, finalists
 from ferrum_numba.tune.model import bound_us
 from ferrum_numba.tune.space import (
     Binaries,
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from ferrum_numba.gpu import Gpu
     from ferrum_numba.measure import Policy
 
-FINALISTS = 3
 SEED = 0
 # recorded ceilings are another run's: a board may be that much faster
 RECORDED_SLACK = 1.05
@@ -230,7 +231,7 @@ class _Run:
             {} if config is None else describe(config), self.task.gpu.arch, self.task.regime,
             flops=work.flops, bytes=work.bytes, bound_us=bound_us(work, self.task.gpu),
             status=status, reason=reason, seed=SEED, run=self.store.run,
-            untrusted=self.task.untrusted,
+            untrusted=self.task.untrusted, board=self.task.gpu.uuid,
         )  # fmt: skip
 
     def _filled(self, row: Row, outcome: Outcome) -> Row:
@@ -243,7 +244,7 @@ class _Run:
 
     def _timed(self, row: Row, outcome: Outcome) -> Row:
         """Return a row with the times of an outcome, and what was seen of the board meanwhile."""
-        row = replace(_with_times(row, outcome.us), more={**row.more, **outcome.extra})
+        row = replace(_with_times(row, outcome), more={**row.more, **outcome.extra})
         slack = RECORDED_SLACK if self.task.gpu.source == "recorded" else 1.0
         # what no weights were rotated for may be served by L2
         if not outcome.rotated or row.us * slack >= row.bound_us:
@@ -257,13 +258,13 @@ class _Run:
 
     def _final(self, rows: Sequence[Row], problem: Problem) -> list[Row]:
         """Return the rows, the best of them timed in turn: a drift of the clocks touches all."""
-        timed = _finalists(rows)
-        if len(timed) < 2 or all(rows[i].stage == FINAL for i in timed):
+        timed = finalists(rows)
+        if not due(rows, timed):
             return list(rows)
         candidates = [self._candidate(rows[i], problem) for i in timed]
-        outcomes = self.measurer.final(candidates)
+        outcomes = contest(self.measurer, candidates, self.task.policy)
         found = list(rows)
-        for i, outcome in zip(timed, outcomes or (), strict=False):
+        for i, outcome in zip(timed, outcomes, strict=False):
             found[i] = replace(self._timed(rows[i], outcome), stage=FINAL, run=self.store.run)
         return found
 
@@ -273,14 +274,6 @@ class _Run:
         binary = self.binaries[kernel.name, config]
         assert isinstance(binary, Binary), "a row was measured with it"
         return Candidate(kernel, config, problem, binary, self.task.regime)
-
-
-def _finalists(rows: Sequence[Row]) -> list[int]:
-    """Return the places of the best rows, and of the best of every kernel: a table shows them."""
-    heats = [i for i, row in enumerate(rows) if row.status == MEASURED]
-    heats.sort(key=lambda i: rows[i].us)
-    leaders = {rows[i].kernel: i for i in reversed(heats)}
-    return list(dict.fromkeys([*heats[:FINALISTS], *leaders.values()]))
 
 
 def _nvvm(binaries: Binaries) -> str | None:
@@ -303,13 +296,17 @@ def _resources(binary: Binary, gpu: Gpu) -> dict[str, Any]:
     }
 
 
-def _with_times(row: Row, us: Sequence[float]) -> Row:
-    """Return a row with its times and what follows from them."""
+def _with_times(row: Row, outcome: Outcome) -> Row:
+    """Return a row with the times of an outcome and what follows from them."""
     assert row.bytes is not None
     assert row.flops is not None
-    median, low, high = median_interval(us)
+    # samples of one round are no independent samples: each round counts once
+    each = [statistics.median(one) for one in outcome.rounds] or outcome.us
+    median, low, high = median_interval(each)
     return replace(
-        row, us=median, us_low=low, us_high=high, samples=tuple(us),
+        row, us=median, us_low=low, us_high=high, samples=outcome.us,
         gbps=row.bytes / median / 1e3, tflops=row.flops / median / 1e6,
         fraction=row.bound_us / median,
+        rounds=outcome.rounds, contest=outcome.contest, round_mhz=outcome.round_mhz,
+        throttled=outcome.throttled,
     )  # fmt: skip
