@@ -27,12 +27,15 @@ SCHEMA = 1
 # another writer may be writing a result file, under the same lock
 BUSY_S = 60.0
 TABLES = """
-CREATE TABLE runs (date TEXT PRIMARY KEY, environment TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE runs (
+    -- in the order that they began, whatever the clocks of their machines say
+    place INTEGER PRIMARY KEY, date TEXT UNIQUE NOT NULL, environment TEXT NOT NULL
+);
 CREATE TABLE rows (
     -- the higher, the newer
     place INTEGER PRIMARY KEY AUTOINCREMENT,
     about TEXT NOT NULL, identity TEXT NOT NULL, board TEXT NOT NULL,
-    op TEXT NOT NULL, run TEXT NOT NULL REFERENCES runs, content TEXT NOT NULL,
+    op TEXT NOT NULL, run TEXT NOT NULL REFERENCES runs (date), content TEXT NOT NULL,
     UNIQUE (about, identity, board)
 );
 CREATE INDEX of_op ON rows (op);
@@ -102,10 +105,16 @@ class Store:
             self._keep_run(environment)
             self._insert(rows, [environment])
 
+    def runs(self) -> list[dict[str, Any]]:
+        """Return the environments of all runs, in the order that they began."""
+        with self._said(), self._lock:
+            found = self._database.execute("SELECT environment FROM runs ORDER BY place").fetchall()
+        return [json.loads(text) for (text,) in found]
+
     def rows(self, op: str) -> list[Row]:
         """Return the newest row of every key and board of an Op, the oldest first."""
-        newest = "place IN (SELECT max(place) FROM rows WHERE op = ? GROUP BY about, board)"
-        return [row for row, _ in self._rows(f"{newest} ORDER BY place", op)]
+        newest = "rows.place IN (SELECT max(place) FROM rows WHERE op = ? GROUP BY about, board)"
+        return [row for row, _ in self._rows(f"{newest} ORDER BY rows.place", op)]
 
     def known(self, wanted: Row, environment: Mapping[str, Any]) -> Row | None:
         """Return the row that answers for a wanted one, or None.
@@ -114,18 +123,18 @@ class Store:
         board only where a yardstick was timed on both.
         """
         named = as_text(identity(wanted.source_hash, environment))
-        own_first = "about = ? AND identity = ? ORDER BY board = ? DESC, place DESC"
+        own_first = "about = ? AND identity = ? ORDER BY board = ? DESC, rows.place DESC"
         found = self._rows(own_first, _about(wanted), named, environment["uuid"])
         usable = (row for row, then in found if not row.untrusted and compares(then, environment))
         return next(usable, None)
 
     def why_miss(self, wanted: Row, environment: Mapping[str, Any]) -> str | None:
         """Return why no stored row answers for a wanted one, in words; None where one does."""
-        found = self._rows("about = ? ORDER BY place DESC", _about(wanted))
+        found = self._rows("about = ? ORDER BY rows.place DESC", _about(wanted))
         reasons = [differences(row, then, wanted, environment) for row, then in found]
         if reasons:
-            # what is the least away
-            return "; ".join(min(reasons, key=len)) or None
+            nearest = min(reasons, key=len)
+            return "; ".join(nearest) or None
         others = self._rows("op = ?", wanted.op)
         alike = {_about(row) for row, _ in others if row.key[:3] == wanted.key[:3]}
         if not alike:
@@ -164,8 +173,10 @@ class Store:
         """
         with self._transaction() as database:
             asked = ops or [op for (op,) in database.execute("SELECT DISTINCT op FROM rows")]
-            newest = "place IN (SELECT max(place) FROM rows WHERE op = ? GROUP BY about)"
-            mine = [item for op in asked for item in self._rows(f"{newest} ORDER BY place", op)]
+            newest = "rows.place IN (SELECT max(place) FROM rows WHERE op = ? GROUP BY about)"
+            mine = [
+                item for op in asked for item in self._rows(f"{newest} ORDER BY rows.place", op)
+            ]
             have = set(database.execute("SELECT about, run FROM rows"))
             if mine:
                 there = load(path) if Path(path).exists() else None
@@ -182,8 +193,9 @@ class Store:
                 raise StoreError(f"{self.path}: needs schema {SCHEMA}, got {schema}")
 
     def _keep_run(self, environment: Mapping[str, Any], replace: bool = True) -> None:
+        action = "UPDATE SET environment = excluded.environment" if replace else "NOTHING"
         self._database.execute(
-            f"INSERT OR {'REPLACE' if replace else 'IGNORE'} INTO runs VALUES (?, ?)",
+            f"INSERT INTO runs (date, environment) VALUES (?, ?) ON CONFLICT (date) DO {action}",
             (environment["date"], json.dumps(plain(environment), ensure_ascii=False)),
         )
 

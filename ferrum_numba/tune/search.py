@@ -17,7 +17,7 @@ from ferrum_numba.errors import BuildError
 from ferrum_numba.launch import lacking
 from ferrum_numba.results import Row, median_interval
 from ferrum_numba.results.row import FINAL, MEASURED
-from ferrum_numba.tune.exclusive import compute_processes, exclusive
+from ferrum_numba.tune.exclusive import compute_processes, exclusive, others_on
 from ferrum_numba.tune.memory import Memory
 from ferrum_numba.tune.model import bound_us
 from ferrum_numba.tune.space import (
@@ -32,6 +32,8 @@ from ferrum_numba.tune.space import (
 from ferrum_numba.tune.worker import RUN_TIMEOUT_S, Candidate, Measurer, Outcome, Worker
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ferrum_numba.gpu import Gpu
     from ferrum_numba.measure import Policy
 
@@ -47,6 +49,9 @@ class SearchTask:
 
     limit:     most configs a kernel and problem, half of them the likeliest; None for all
     untrusted: why no row of this run may be believed, if there is a reason
+    executor:  what compiles; None for processes of this machine
+    board_factor: what the board takes for such a problem, over what the first board of its model
+               took; None where no yardstick was timed
     """
 
     kernels: Sequence[Kernel]
@@ -57,6 +62,8 @@ class SearchTask:
     limit: int | None = None
     regime: str = "cold"
     untrusted: str = ""
+    executor: Executor | None = None
+    board_factor: float | None = None
 
 
 def tune(
@@ -88,8 +95,7 @@ def tune(
     from ferrum_numba.tune.measurer import GpuMeasurer
 
     with exclusive(gpu):
-        others = compute_processes(gpu.uuid)
-        untrusted = f"{others} other processes computed on the GPU" if others else ""
+        untrusted = others_on(compute_processes(gpu.uuid))
         task = SearchTask(
             kernels, problems, gpu, policy, Path(store_path), limit, regime, untrusted
         )
@@ -121,9 +127,10 @@ def search(
             own.write()
 
 
-def programs(task: SearchTask) -> list[tuple[Kernel, Config]]:
-    """Return the configs whose programs a task needs, one for each problem."""
-    return [(kernel, config) for kernel, _, configs in _space(task) for config in configs]
+def programs_of(task: SearchTask, progress: Progress = silent) -> Binaries:
+    """Return every program of a task's space, by kernel name and config."""
+    pairs = [(kernel, config) for kernel, _, configs in _space(task) for config in configs]
+    return build_space(pairs, task.gpu.arch, progress, executor=task.executor)
 
 
 def _space(task: SearchTask) -> list[tuple[Kernel, Problem, list[Config]]]:
@@ -145,7 +152,7 @@ def _search(
     space = _space(task)
     pairs = [(kernel, config) for kernel, _, configs in space for config in configs]
     if binaries is None:
-        binaries = build_space(pairs, task.gpu.arch, progress)
+        binaries = programs_of(task, progress)
     # the library has no version of its own to ask: the PTX it writes says which toolkit's it is
     memory.environment["versions"]["nvvm"] = _nvvm(binaries)
     run = _Run(task, measurer, memory, binaries, progress, len(pairs))
@@ -170,6 +177,12 @@ class _Run:
     progress: Progress
     total: int
     done: int = field(default=0, init=False)
+
+    @property
+    def more(self) -> dict[str, Any]:
+        """What every row of the run says besides."""
+        factor = self.task.board_factor
+        return {} if factor is None else {"board_factor": factor}
 
     def problem(
         self, problem: Problem, wanted: Sequence[tuple[Kernel, Sequence[Config]]]
@@ -232,7 +245,7 @@ class _Run:
             {} if config is None else describe(config), self.task.gpu.arch, self.task.regime,
             flops=work.flops, bytes=work.bytes, bound_us=bound_us(work, self.task.gpu),
             status=status, reason=reason, seed=SEED, run=self.store.run,
-            untrusted=self.task.untrusted,
+            untrusted=self.task.untrusted, more=self.more,
         )  # fmt: skip
 
     def _filled(self, row: Row, outcome: Outcome) -> Row:
