@@ -59,6 +59,7 @@ OUTSIDE = {
     "rich": {"cli"},
     "safetensors": {"export", "gptq", "perf"},
     "filelock": {"tune"},
+    "distributed": {"tune"},
     "torch": {"torch", "linear", "perf"},
     "transformers": {"perf"},
 }

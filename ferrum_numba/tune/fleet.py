@@ -11,8 +11,8 @@ import sys
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -62,7 +62,7 @@ class _Stopped(Exception):
 
 
 class Fleet:
-    """The boards at work on a task.
+    """The boards at work on a task; a context manager, which writes the result file at its end.
 
     Rows of a finished problem are those of `search`; each row was committed when it was measured.
     """
@@ -88,6 +88,13 @@ class Fleet:
         self._stopping = False
         # why boards dropped out, by board
         self.dropped: dict[str, Exception] = {}
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        write_file(self.task)
 
     @property
     def finished(self) -> bool:
@@ -118,10 +125,9 @@ class Fleet:
         """
         if not self.finished:
             left = len(self._problems) - len(self._rows)
-            raise next(
-                reversed(self.dropped.values()),
-                DeviceError(f"no board is left to measure {left} problems on"),
-            )
+            none_left = DeviceError(f"no board is left to measure {left} problems on")
+            faults = [e for e in self.dropped.values() if not isinstance(e, BoardLost)]
+            raise faults[-1] if faults else none_left
         for board, error in self.dropped.items():
             warnings.warn(f"{board} dropped out: {error}", RuntimeWarning, stacklevel=2)
         return [row for problem in self._problems for row in self._rows[problem]]
@@ -134,20 +140,27 @@ class Fleet:
         for memory in self._memories:
             memory.close()
 
+    @contextmanager
+    def without(self, board: str) -> Iterator[None]:
+        """Let the others go on where something keeps a board from its work, and remember it."""
+        try:
+            yield
+        except _Stopped:
+            raise
+        except Exception as error:
+            self.dropped[board] = error
+
     def _work(self, board: Board) -> None:
         problem: Problem = None
         try:
-            with self._memory(board) as memory:
+            with self.without(full_uuid(board.gpu.uuid)), self._memory(board) as memory:
                 while (problem := self._next()) is not None:
                     rows = self._measured(board, memory, problem)
                     with self._changed:
                         self._rows[problem] = rows
                         self._changed.notify_all()
-        except (BoardLost, _Stopped):
+        except _Stopped:
             pass
-        except Exception as error:
-            # the others go on
-            self.dropped[full_uuid(board.gpu.uuid)] = error
         finally:
             with self._changed:
                 if problem is not None and problem not in self._rows:
@@ -203,15 +216,12 @@ def run_fleet(fleet: Fleet, boards: Sequence[Board]) -> list[Row]:
         DeviceError: no board is left.
         StoreError:  the store or the result file cannot be written.
     """
-    try:
+    with fleet:
         for board in boards:
             fleet.add(board)
         while fleet.working and not fleet.finished:
             fleet.wait(1.0)
         return fleet.rows()
-    finally:
-        fleet.stop()
-        write_file(fleet.task)
 
 
 def tune_fleet(
