@@ -316,6 +316,13 @@ class Kernel(ABC):
             return config
         raise AssertionError(f"{self.name}: no config fits {problem}; the default must")
 
+    def estimate_us(self, config: Config, problem: Problem, gpu: Gpu) -> float | None:
+        """Return what a launch that fits is expected to take in us, modelled; None: no model.
+
+        The tuner ranks configs by it. A kernel without one is ranked by what all launches show.
+        """
+        return None
+
     @abstractmethod
     def build(self, config: Config, arch: str) -> Program:
         """Return the program of a config for an architecture such as `sm_90a`."""
