@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ferrum_numba import results
 from ferrum_numba.compile import Binary, blocks_per_sm
 from ferrum_numba.contract import Config, Kernel, Problem, describe
 from ferrum_numba.errors import BuildError
 from ferrum_numba.launch import lacking
-from ferrum_numba.measure import read_clocks
-from ferrum_numba.results import ResultFile, Row, median_interval
+from ferrum_numba.results import Row, median_interval
 from ferrum_numba.results.row import FINAL, MEASURED
 from ferrum_numba.tune.exclusive import compute_processes, exclusive
+from ferrum_numba.tune.memory import Memory
 from ferrum_numba.tune.model import bound_us
 from ferrum_numba.tune.space import (
     Binaries,
@@ -98,22 +97,59 @@ def tune(
             return search(task, worker, progress)
 
 
-def search(task: SearchTask, measurer: Measurer, progress: Progress = silent) -> list[Row]:
-    """Search with a given measurer; `tune` says the rest."""
-    store = _Store(task)
-    configs = {
-        (kernel.name, problem): feasible(kernel, problem, task.gpu, task.limit)[0]
+def search(
+    task: SearchTask,
+    measurer: Measurer,
+    progress: Progress = silent,
+    *,
+    memory: Memory | None = None,
+    binaries: Binaries | None = None,
+) -> list[Row]:
+    """Search with a given measurer; `tune` says the rest.
+
+    Args:
+        memory:   where to keep the rows, for whoever gives it to write; the task's store if None
+        binaries: every program of the space; compiled if None
+    """
+    if memory is not None:
+        return _search(task, measurer, progress, memory, binaries)
+    with closing(Memory(task)) as own:
+        try:
+            return _search(task, measurer, progress, own, binaries)
+        finally:
+            # what was measured is in the store; the file is for everybody else
+            own.write()
+
+
+def programs(task: SearchTask) -> list[tuple[Kernel, Config]]:
+    """Return the configs whose programs a task needs, one for each problem."""
+    return [(kernel, config) for kernel, _, configs in _space(task) for config in configs]
+
+
+def _space(task: SearchTask) -> list[tuple[Kernel, Problem, list[Config]]]:
+    return [
+        (kernel, problem, feasible(kernel, problem, task.gpu, task.limit)[0])
         for kernel in task.kernels
         for problem in task.problems
         if concerns(kernel, problem)
-    }
-    pairs = [
-        (k, c) for k in task.kernels for p in task.problems for c in configs.get((k.name, p), ())
     ]
-    binaries = build_space(pairs, task.gpu.arch, progress)
+
+
+def _search(
+    task: SearchTask,
+    measurer: Measurer,
+    progress: Progress,
+    memory: Memory,
+    binaries: Binaries | None,
+) -> list[Row]:
+    space = _space(task)
+    pairs = [(kernel, config) for kernel, _, configs in space for config in configs]
+    if binaries is None:
+        binaries = build_space(pairs, task.gpu.arch, progress)
     # the library has no version of its own to ask: the PTX it writes says which toolkit's it is
-    store.file.environment["versions"]["nvvm"] = _nvvm(binaries)
-    run = _Run(task, measurer, store, binaries, progress, len(pairs))
+    memory.environment["versions"]["nvvm"] = _nvvm(binaries)
+    run = _Run(task, measurer, memory, binaries, progress, len(pairs))
+    configs = {(kernel.name, problem): found for kernel, problem, found in space}
     found: list[Row] = []
     for problem in task.problems:
         wanted = [
@@ -123,52 +159,13 @@ def search(task: SearchTask, measurer: Measurer, progress: Progress = silent) ->
     return found
 
 
-class _Store:
-    """The result file of a task: what is in it already, and how new rows get there."""
-
-    def __init__(self, task: SearchTask) -> None:
-        self.path = task.store_path
-        clocks = asdict(read_clocks(task.gpu.uuid))
-        now = results.environment(task.gpu, task.policy, sys.argv, clocks=clocks)
-        self.file = ResultFile(now)
-        if task.untrusted:
-            self.file.environment["untrusted"] = task.untrusted
-        if self.path.exists():
-            self.file = results.merge(results.load(self.path), self.file)
-        self._usable = {row.key: row for row in self.file.rows if self._same_run(row)}
-
-    @property
-    def run(self) -> str:
-        """The date that names this run."""
-        date: str = self.file.environment["date"]
-        return date
-
-    def known(self, wanted: Row) -> Row | None:
-        """Return the stored row of the same program, measured the same way on the same GPU."""
-        row = self._usable.get(wanted.key)
-        return row if row and row.source_hash == wanted.source_hash else None
-
-    def add(self, rows: Sequence[Row]) -> None:
-        """Put rows into the file, in place of older ones."""
-        if rows:
-            new = ResultFile(self.file.environment, list(rows))
-            self.file = results.merge(self.file, new)
-            results.save(self.path, self.file)
-
-    def _same_run(self, row: Row) -> bool:
-        if row.untrusted:
-            return False
-        then, now = self.file.environment_of(row), self.file.environment
-        return then["uuid"] == now["uuid"] and results.same(then["policy"], now["policy"])
-
-
 @dataclass
 class _Run:
     """One search under way."""
 
     task: SearchTask
     measurer: Measurer
-    store: _Store
+    store: Memory
     binaries: Binaries
     progress: Progress
     total: int
@@ -177,7 +174,10 @@ class _Run:
     def problem(
         self, problem: Problem, wanted: Sequence[tuple[Kernel, Sequence[Config]]]
     ) -> list[Row]:
-        """Measure every config of a problem, then its best in turn; store the rows."""
+        """Measure every config of a problem, then its best in turn; store the rows.
+
+        What is measured is stored at once, what else is known of the problem at its end.
+        """
         rows: list[Row] = []
         try:
             for row in self._rows(problem, wanted):
@@ -218,7 +218,9 @@ class _Run:
         if known:
             return known
         candidate = Candidate(kernel, config, problem, binary, self.task.regime)
-        return self._filled(row, self.measurer.run(candidate, best_us))
+        row = self._filled(row, self.measurer.run(candidate, best_us))
+        self.store.add([row])
+        return row
 
     def _blank(
         self, kernel: Kernel, config: Config | None, problem: Problem, status: str, reason: str

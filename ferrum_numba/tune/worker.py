@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ferrum_numba.contract import Config, Kernel, Problem
 from ferrum_numba.errors import DeviceError, FerrumError
+from ferrum_numba.tune.orphan import end_with_parent
 
 if TYPE_CHECKING:
     from ferrum_numba.compile import Binary
@@ -213,6 +214,7 @@ def _serve(connection: Connection, make: Callable[[], Opener]) -> None:
     """Answer calls until the parent is gone; runs in the process."""
     # Ctrl-C is the parent's to handle: it saves, then ends this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     try:
         measurer = make()
     except FerrumError as error:

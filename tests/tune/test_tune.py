@@ -349,14 +349,14 @@ def test_a_process_without_a_gpu_says_so():
 
 @pytest.mark.skipif(driver_present(), reason="for a machine without a GPU")
 def test_tuning_without_a_gpu_says_so(task, binaries, monkeypatch, tmp_path):
-    monkeypatch.setattr(exclusive, "user_cache_path", lambda *_, **__: tmp_path)
+    monkeypatch.setenv("FERRUM_NUMBA_LOCK_DIR", str(tmp_path))
     with pytest.raises(DeviceError, match="did not start: no GPU to run on"):
         tune.tune([TOY], [Problem(2)], GPU, policy=Policy(), store_path=task.store_path)
     assert not task.store_path.exists()
 
 
 def test_one_process_measures_on_a_gpu(monkeypatch, tmp_path):
-    monkeypatch.setattr(exclusive, "user_cache_path", lambda *_, **__: tmp_path)
+    monkeypatch.setenv("FERRUM_NUMBA_LOCK_DIR", str(tmp_path))
     board = replace(GPU, uuid="board-1")
     with exclusive.exclusive(board):
         with (
