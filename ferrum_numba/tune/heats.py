@@ -20,13 +20,15 @@ HOPELESS, FEW = 1.5, 3
 class Entry:
     """One kernel in the heats of a problem.
 
-    configs:     that may run, the likeliest first
+    space:       its configs, in its own order
+    configs:     of these such that may run, the likeliest first
     first:       of these the default and the incumbent, which are measured whatever happens
     expected_us: by the model, of the likeliest
     rows:        what is known of them by now, and of those that cannot run
     """
 
     kernel: Kernel
+    space: Sequence[Config]
     configs: Sequence[Config]
     first: Sequence[Config]
     searcher: Searcher
@@ -62,7 +64,7 @@ class Heats:
     roof_us: float = 0.0
 
     def run(self) -> None:
-        """Measure defaults and incumbents, then what the searchers ask for, the best design first."""
+        """Measure defaults and incumbents, then what is asked for, the best design first."""
         for entry in sorted(self.entries, key=lambda entry: entry.expected_us):
             for config in entry.first:
                 self._measure(entry, config)

@@ -13,9 +13,9 @@ from typing import Any
 class Held:
     """What a GPU was held for.
 
-    A GPU is held from the first measurement, when its process starts, to the end of the last. Inside
-    timed kernels are the replays of candidates, by the GPU's own events: samples, and the warm-up
-    before them; not what a check launches, nor anything between two replays.
+    A GPU is held from the first measurement, when its process starts, to the end of the last.
+    Inside timed kernels are the replays of candidates, by the GPU's own events: samples, and the
+    warm-up before them; not what a check launches, nor anything between two replays.
 
     spent_s: seconds by what was done, "heats" or "finals"
     busy_s:  seconds of these inside timed kernels

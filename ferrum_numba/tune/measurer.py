@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
@@ -11,14 +10,12 @@ from typing import Any
 from ferrum_numba.check import GUARD_BYTES, on_operands
 from ferrum_numba.contract import Kernel, Problem
 from ferrum_numba.launch import Bound, Device, OperandSet
-from ferrum_numba.measure import Policy, Samples, host_time_us, measure
+from ferrum_numba.measure import Policy, Samples, Timer, host_time_us, measure
 from ferrum_numba.tune.worker import Candidate, Outcome
 
 QUICK_SAMPLES = 3
 # a candidate that takes this many times the best is not timed in full
 SLOW = 2.0
-# even, so that each order of the finalists occurs as often as its reverse
-FINAL_ROUNDS = 4
 
 
 class GpuMeasurer:
@@ -37,10 +34,13 @@ class GpuMeasurer:
         self._policy = policy
         self._problem: Problem = None
         self._operands: dict[str, OperandSet] = {}
+        # of the last final, by kernel and config
+        self._finalists: dict[tuple[str, Any], Timer] = {}
 
     def open(self, kernel: Kernel, problem: Problem) -> None:
         """Upload the operands of a kernel and compute the reference."""
         if problem != self._problem:
+            self._end_final()
             self._operands.clear()
             self._problem = problem
         operands = OperandSet(
@@ -76,25 +76,36 @@ class GpuMeasurer:
         rotated = self._rotated(candidate)
         return Outcome("measured", "", taken.us, rotated=rotated, extra=extra, **errors)
 
-    def final(self, candidates: Sequence[Candidate]) -> list[Outcome]:
-        """Time candidates in turn, the order reversed from round to round."""
-        bounds = [self._operands[c.kernel.name].bind(c.config, c.binary) for c in candidates]
-        samples = math.ceil(self._policy.samples / 2)
-        taken: list[list[Samples]] = [[] for _ in candidates]
-        for turn in range(FINAL_ROUNDS):
-            order = range(len(candidates))
-            for i in order if turn % 2 == 0 else reversed(order):
-                warmup_ms = self._policy.warmup_ms
-                taken[i].append(self._measure(bounds[i], candidates[i], samples, warmup_ms))
+    def round(self, candidates: Sequence[Candidate], turn: int, samples: int) -> list[Outcome]:
+        """Time each candidate once, one after the other; in odd rounds the last comes first."""
+        if turn == 0:
+            self._end_final()
+        taken: dict[int, Samples] = {}
+        places = range(len(candidates))
+        for i in places if turn % 2 == 0 else reversed(places):
+            taken[i] = self._in_turn(candidates[i], samples)
         return [
-            Outcome(
-                "measured",
-                us=tuple(us for one in rounds for us in one.us),
-                rotated=self._rotated(candidate),
-                extra=_seen(*rounds),
-            )
-            for candidate, rounds in zip(candidates, taken, strict=True)
+            Outcome("measured", us=taken[i].us, rotated=self._rotated(one), extra=_seen(taken[i]))
+            for i, one in enumerate(candidates)
         ]
+
+    def _in_turn(self, candidate: Candidate, samples: int) -> Samples:
+        """Time a finalist, at the clocks that the one before it left."""
+        about = (candidate.kernel.name, candidate.config)
+        # a final does not begin on an idle board
+        warmup_ms = 0.0 if self._finalists else self._policy.warmup_ms
+        timer = self._finalists.get(about)
+        if timer is None:
+            bound = self._operands[candidate.kernel.name].bind(candidate.config, candidate.binary)
+            timer = Timer(self._device, bound.calls(), candidate.regime, self._policy)
+            self._finalists[about] = timer
+            return timer.take(samples, warmup_ms)
+        return timer.take(samples, 0.0, briefly=True)
+
+    def _end_final(self) -> None:
+        for timer in self._finalists.values():
+            timer.close()
+        self._finalists.clear()
 
     def _rotated(self, candidate: Candidate) -> bool:
         return candidate.regime == "cold" and self._operands[candidate.kernel.name].copies > 1
@@ -106,13 +117,13 @@ class GpuMeasurer:
         return measure(self._device, bound.calls(), candidate.regime, policy)
 
 
-def _seen(*taken: Samples) -> dict[str, Any]:
-    """Return the board's state: over all that was taken, the last where there is one of each."""
-    last = taken[-1]
+def _seen(taken: Samples) -> dict[str, Any]:
+    """Return the board's state while samples were taken."""
     return {
-        "calls": last.calls,
-        "clock_mhz": [taken[0].clock_mhz[0], last.clock_mhz[1]],
-        "power_w": last.power_w,
-        "temperature_c": last.temperature_c,
-        "throttle": sorted({reason for samples in taken for reason in samples.throttle}),
+        "calls": taken.calls,
+        "clock_mhz": list(taken.clock_mhz),
+        "power_w": taken.power_w,
+        "temperature_c": taken.temperature_c,
+        "throttle": list(taken.throttle),
+        "busy_us": taken.busy_us,
     }

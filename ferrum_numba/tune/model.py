@@ -1,4 +1,4 @@
-"""What a problem needs at least, and what a config is expected to take: modelled, never measured."""
+"""What a problem needs at least and what a config is expected to take: modelled, not measured."""
 
 from __future__ import annotations
 

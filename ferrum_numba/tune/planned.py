@@ -114,9 +114,7 @@ def write(
         "sources": {kernel.name: _sources(kernel) for kernel in kernels},
         **facts,
     }
-    listed = [
-        {**asdict(row), "program": name} for row, name in zip(rows, names, strict=True)
-    ]
+    listed = [{**asdict(row), "program": name} for row, name in zip(rows, names, strict=True)]
     write_json(folder / MANIFEST, head, "candidates", listed)
     wanted = {name for name in names if name}
     for file in (folder / PROGRAMS).glob("*.cubin"):
@@ -144,7 +142,9 @@ class Plan:
         """
         path = Path(folder)
         if not (path / MANIFEST).is_file():
-            raise StoreError(f"{path} is no plan: it has no {MANIFEST}, which `plan --out` ends with")
+            raise StoreError(
+                f"{path} is no plan: it has no {MANIFEST}, which `plan --out` ends with"
+            )
         manifest = load_json(path / MANIFEST, SCHEMA)
         needed = {"gpu", "arch", "sources", "candidates"} - manifest.keys()
         if needed:
@@ -250,4 +250,3 @@ def _differs(kernel: Kernel, sources: Mapping[str, str]) -> str | None:
 def size_bytes(folder: Path) -> int:
     """Return the size of a plan's files."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import statistics
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,7 @@ class RowMaker:
             {} if config is None else describe(config), self.gpu.arch, self.regime,
             flops=work.flops, bytes=work.bytes, bound_us=bound_us(work, self.gpu),
             status=status, reason=reason, seed=SEED, run=self.run, untrusted=self.untrusted,
+            board=self.gpu.uuid,
         )  # fmt: skip
 
     def built(self, row: Row, binary: Binary) -> Row:
@@ -73,7 +74,7 @@ class RowMaker:
     def _timed(self, row: Row, outcome: Outcome) -> Row:
         """Return a row with the times of an outcome, and what was seen of the board meanwhile."""
         seen: dict[str, Any] = {k: v for k, v in outcome.extra.items() if k not in ACCOUNT}
-        row = replace(_with_times(row, outcome.us), more={**row.more, **seen})
+        row = replace(_with_times(row, outcome), more={**row.more, **seen})
         slack = RECORDED_SLACK if self.gpu.source == "recorded" else 1.0
         # what no weights were rotated for may be served by L2
         if not outcome.rotated or row.us * slack >= row.bound_us:
@@ -90,13 +91,17 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _with_times(row: Row, us: Sequence[float]) -> Row:
-    """Return a row with its times and what follows from them."""
+def _with_times(row: Row, outcome: Outcome) -> Row:
+    """Return a row with the times of an outcome and what follows from them."""
     assert row.bytes is not None
     assert row.flops is not None
-    median, low, high = median_interval(us)
+    # samples of one round are no independent samples: each round counts once
+    each = [statistics.median(one) for one in outcome.rounds] or outcome.us
+    median, low, high = median_interval(each)
     return replace(
-        row, us=median, us_low=low, us_high=high, samples=tuple(us),
+        row, us=median, us_low=low, us_high=high, samples=outcome.us,
         gbps=row.bytes / median / 1e3, tflops=row.flops / median / 1e6,
         fraction=row.bound_us / median,
+        rounds=outcome.rounds, contest=outcome.contest, round_mhz=outcome.round_mhz,
+        throttled=outcome.throttled,
     )  # fmt: skip

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ferrum_numba.contract import Config, Kernel, Problem
 from ferrum_numba.errors import DeviceError, FerrumError
@@ -46,6 +46,7 @@ class Outcome:
     us:      time of a call, one a replay
     rotated: whether the calls went through copies of the weights larger than L2
     extra:   what else was seen (clock_mhz, power_w, temperature_c), as JSON
+    rounds, contest, round_mhz, throttled: of a final, as in a result row
     """
 
     status: str
@@ -55,6 +56,10 @@ class Outcome:
     max_error: float | None = None
     rotated: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
+    rounds: tuple[tuple[float, ...], ...] = ()
+    contest: str = ""
+    round_mhz: tuple[float | None, ...] = ()
+    throttled: tuple[int, ...] = ()
 
 
 class Measurer(Protocol):
@@ -67,8 +72,29 @@ class Measurer(Protocol):
         """
         ...
 
-    def final(self, candidates: Sequence[Candidate]) -> list[Outcome] | None:
-        """Time several candidates in turn; None if that failed. Errors are not measured again."""
+    def round(
+        self, candidates: Sequence[Candidate], turn: int, samples: int
+    ) -> list[Outcome] | None:
+        """Time each candidate once, one after the other; None if that failed.
+
+        Errors are not measured again.
+
+        Args:
+            turn:    number of the round in its final, from 0; in odd ones the last comes first
+            samples: replays that are timed of each
+
+        Returns:
+            an outcome for each candidate, in their order, whatever the order of timing
+        """
+        ...
+
+
+@runtime_checkable
+class Ahead(Protocol):
+    """A measurer that can make ready for a problem while it measures another."""
+
+    def expect(self, kernels: Sequence[Kernel], problem: Problem) -> None:
+        """Begin to make what measuring a problem needs; asked for again, it changes nothing."""
         ...
 
 
@@ -120,14 +146,15 @@ class Worker:
             return Outcome(lost.status, str(lost))
         return outcome
 
-    def final(self, candidates: Sequence[Candidate]) -> list[Outcome] | None:
-        """Time candidates in turn; None if the process did not survive it."""
+    def round(
+        self, candidates: Sequence[Candidate], turn: int, samples: int
+    ) -> list[Outcome] | None:
+        """Time each candidate once, in turn; None if the process did not survive it."""
         try:
             for candidate in candidates:
                 self._open(candidate.kernel, candidate.problem)
-            outcomes: list[Outcome] = self._call(
-                self._run_timeout_s * len(candidates), "final", candidates
-            )
+            timeout_s = self._run_timeout_s * len(candidates)
+            outcomes: list[Outcome] = self._call(timeout_s, "round", candidates, turn, samples)
         except _Lost:
             return None
         return outcomes

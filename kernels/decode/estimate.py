@@ -8,7 +8,7 @@ COSTS = {
     "call": 0.4376, "bytes": 0.2812, "products": 0.0032, "steps": 0.6689, "slots": 2.216,
     "cluster": 1.2764, "sums": 0.8475, "turns": 0.1019,
 }  # fmt: skip
-# clusters of four that are more than this part of a wave do not find room at once, and what it costs
+# clusters of four that are more than this part of a wave do not find room at once; what that costs
 CROWDED, CROWDED_COST = 0.9, 1.45
 
 
