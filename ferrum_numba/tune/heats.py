@@ -11,9 +11,9 @@ from ferrum_numba.results import Row
 from ferrum_numba.results.row import MEASURED
 from ferrum_numba.tune.searchers import Exhaustive, Searcher
 
-# a design that takes so much longer than the best so far, after so many of its configs, is left:
-# what its others could gain does not make up for it
-HOPELESS, FEW = 1.5, 3
+# (factor, configs): a design that takes so much longer than the best so far, after so many of its
+# configs, is left: what its others could gain does not make up for it
+HOPELESS = ((3.0, 1), (1.5, 3))
 
 
 @dataclass
@@ -87,6 +87,7 @@ class Heats:
         best_us = min((e.best_us for e in self.entries if e.best_us), default=math.inf)
         if self.passed() or best_us <= self.roof_us:
             return True
-        if isinstance(entry.searcher, Exhaustive) or entry.num_timed < FEW:
+        if isinstance(entry.searcher, Exhaustive):
             return False
-        return (entry.best_us or math.inf) > HOPELESS * best_us
+        behind = (entry.best_us or math.inf) / best_us
+        return any(behind > factor and entry.num_timed >= few for factor, few in HOPELESS)

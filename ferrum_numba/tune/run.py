@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ferrum_numba.compile import Binary
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 # of a problem's time what the heats may take; the rest is for the final, which decides
 HEATS_SHARE = 0.4
+# of a final with a deadline, at least
+MOST_ROUNDS, ROUND_SAMPLES = 256, 5
 # problems whose operands are made while another is measured
 AHEAD = 3
 # what takes so much longer than the best of the heats is in no final, unless it must be
@@ -160,8 +163,14 @@ class Run:
         for i in timed:
             kernel = kernels[rows[i].kernel]
             candidates.append(self._candidate(kernel, kernel.config(**rows[i].config), problem))
+        policy = self.task.policy
+        if not math.isinf(deadline.at):
+            # there is time that is nobody else's: it goes into evidence
+            most = max(policy.most_rounds, MOST_ROUNDS)
+            samples = max(policy.round_samples, ROUND_SAMPLES)
+            policy = replace(policy, most_rounds=most, round_samples=samples)
         with self.task.held.doing("finals"):
-            outcomes = contest(self.measurer, candidates, self.task.policy, deadline.passed)
+            outcomes = contest(self.measurer, candidates, policy, deadline.passed)
         found = list(rows)
         for i, outcome in zip(timed, outcomes, strict=False):
             self.task.held.add("finals", outcome.extra)
