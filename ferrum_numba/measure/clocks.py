@@ -42,16 +42,22 @@ class Reading:
     throttle: tuple[str, ...] = ()
 
 
-def read_clocks(uuid: str) -> Reading:
-    """Return the present state of the GPU with this UUID; nothing but None without NVML."""
+def read_clocks(uuid: str, *, briefly: bool = False) -> Reading:
+    """Return the present state of the GPU with this UUID; nothing but None without NVML.
+
+    briefly: the SM clock and what holds it down, nothing else
+    """
     board = _board(uuid)
     if board is None:
         return Reading()
     nvml, handle = board
-    power_mw = _query(nvml.nvmlDeviceGetPowerUsage, ctypes.c_uint, handle)
     reasons = _query(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, ctypes.c_ulonglong, handle)
+    clock_mhz = _query(nvml.nvmlDeviceGetClockInfo, ctypes.c_uint, handle, _CLOCK_SM)
+    if briefly:
+        return Reading(clock_mhz, throttle=throttle_names(int(reasons or 0)))
+    power_mw = _query(nvml.nvmlDeviceGetPowerUsage, ctypes.c_uint, handle)
     return Reading(
-        clock_mhz=_query(nvml.nvmlDeviceGetClockInfo, ctypes.c_uint, handle, _CLOCK_SM),
+        clock_mhz=clock_mhz,
         memory_mhz=_query(nvml.nvmlDeviceGetClockInfo, ctypes.c_uint, handle, _CLOCK_MEMORY),
         power_w=None if power_mw is None else power_mw / 1000,
         temperature_c=_query(nvml.nvmlDeviceGetTemperature, ctypes.c_uint, handle, _SENSOR_GPU),

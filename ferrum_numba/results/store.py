@@ -13,6 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -224,7 +225,8 @@ class Store:
     def _rows(self, where: str, *values: str) -> list[tuple[Row, dict[str, Any]]]:
         with self._said(), self._lock:
             found = self._database.execute(_FOUND + where, values).fetchall()
-        return [(Row.from_json(json.loads(row)), json.loads(run)) for row, run in found]
+        runs = {text: json.loads(text) for text in {text for _, text in found}}
+        return [(_row(row, runs[run]), runs[run]) for row, run in found]
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -246,6 +248,10 @@ class Store:
             yield
         except sqlite3.Error as error:
             raise StoreError(f"{self.path} cannot be used: {error}") from error
+
+
+def _row(text: str, run: Mapping[str, Any]) -> Row:
+    return replace(Row.from_json(json.loads(text)), board=run["uuid"] or "")
 
 
 def _about(row: Row) -> str:

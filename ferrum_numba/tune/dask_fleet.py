@@ -18,14 +18,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ferrum_numba import __version__, results
-from ferrum_numba.contract import describe
+from ferrum_numba.contract import Kernel, Problem, describe
 from ferrum_numba.errors import DeviceError
 from ferrum_numba.gpu import Gpu
 from ferrum_numba.results import Row
 from ferrum_numba.results.row import as_text
 from ferrum_numba.tune.dask_worker import Host, Session, call, describe_host, leave
 from ferrum_numba.tune.exclusive import others_on
-from ferrum_numba.tune.fleet import Board, BoardLost, Fleet, one_model
+from ferrum_numba.tune.fleet import Board, BoardLost, Fleet, one_model, planned
 from ferrum_numba.tune.search import SearchTask
 from ferrum_numba.tune.space import Progress, silent
 from ferrum_numba.tune.worker import RUN_TIMEOUT_S, Candidate, Opener, Outcome
@@ -33,6 +33,8 @@ from ferrum_numba.tune.yardstick import Yardstick
 
 if TYPE_CHECKING:
     from distributed import Client
+
+    from ferrum_numba.tune.planned import Plan
 
 RESOURCE = "GPU"
 # between two looks at who is there, and at whether a worker still is while it measures
@@ -122,6 +124,7 @@ class Cluster:
         yardsticks: Sequence[Yardstick] = (),
         timeout_s: float = RUN_TIMEOUT_S,
         progress: Progress = silent,
+        plan: Plan | None = None,
     ) -> list[Row]:
         """Tune on every worker that has a GPU of the task's model, also on those that come later.
 
@@ -130,6 +133,7 @@ class Cluster:
 
         Args:
             make: makes what measures, in a process of the worker's; importable there
+            plan: programs to take; without it they are compiled here
 
         Raises:
             DeviceError: no worker is left for half a minute, or none can measure.
@@ -140,11 +144,12 @@ class Cluster:
             from ferrum_numba.tune.measurer import GpuMeasurer
 
             make = partial(GpuMeasurer, task.policy)
+        task, binaries = planned(task, plan)
         name = uuid.uuid4().hex
         seen: set[str] = set()
         kills: dict[str, list[str]] = {}
         try:
-            with Fleet(task, yardsticks, progress) as fleet:
+            with Fleet(task, yardsticks, progress, binaries) as fleet:
                 last_worked = time.monotonic()
                 while not fleet.finished and time.monotonic() < last_worked + CONNECT_S:
                     for address in set(self.workers()) - seen:
@@ -187,13 +192,19 @@ class Remote:
         outcome: Outcome = self._ask(about, "run", candidate, best_us)
         return outcome
 
-    def final(self, candidates: Sequence[Candidate]) -> list[Outcome] | None:
-        """Time candidates in turn; None if that ended two workers."""
+    def round(
+        self, candidates: Sequence[Candidate], turn: int, samples: int
+    ) -> list[Outcome] | None:
+        """Time candidates in turn; None if such a round ended two workers."""
         about = _about(candidates)
         if len(self._kills.get(about, [])) >= MOST_KILLS:
             return None
-        outcomes: list[Outcome] | None = self._ask(about, "final", candidates)
+        outcomes: list[Outcome] | None = self._ask(about, "round", candidates, turn, samples)
         return outcomes
+
+    def expect(self, kernels: Sequence[Kernel], problem: Problem) -> None:
+        """Begin to make the operands of a problem on the worker's machine."""
+        on_worker(self._client, self._address, call, self._session, "expect", kernels, problem)
 
     def _ask(self, about: str, method: str, *arguments: Any) -> Any:
         try:
@@ -246,4 +257,5 @@ def _board(task: SearchTask, host: Host, remote: Remote) -> Board:
 
 def _about(candidates: Sequence[Candidate]) -> str:
     named = [(c.kernel.name, describe(c.config), describe(c.problem)) for c in candidates]
-    return as_text(named)
+    # the order of a round differs from that of the next
+    return as_text(sorted(map(as_text, named)))

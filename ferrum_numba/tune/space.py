@@ -108,16 +108,18 @@ def by_program(jobs: Iterable[Job]) -> dict[Job, list[Job]]:
     """Return the jobs of each program, by the first of them."""
     twins: dict[object, list[Job]] = {}
     for job in jobs:
-        twins.setdefault(_program(job.kernel, job.config, job.arch), []).append(job)
+        known = program_of(job.kernel, job.config, job.arch)
+        twins.setdefault(known or object(), []).append(job)
     return {group[0]: group for group in twins.values()}
 
 
-def _program(kernel: Kernel, config: Config, arch: str) -> object:
+def program_of(kernel: Kernel, config: Config, arch: str) -> str | None:
+    """Return the fingerprint of a config's program; None where nothing can be told before it."""
     try:
-        return program_fingerprint(kernel, config, arch) or object()
+        return program_fingerprint(kernel, config, arch)
     except Exception:
         # whatever a candidate does wrong, it does again where it is built, and is told of there
-        return object()
+        return None
 
 
 def does_not_fit(candidate: tuple[Kernel, Config, Problem], binary: Binary, gpu: Gpu) -> str | None:

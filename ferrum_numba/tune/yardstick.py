@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.compile import Binary
-from ferrum_numba.contract import Kernel, Problem, Work, describe
+from ferrum_numba.contract import Kernel, Problem, describe
 from ferrum_numba.results.row import MEASURED
 from ferrum_numba.tune.model import bound_by
 from ferrum_numba.tune.worker import Candidate, Measurer
@@ -65,19 +65,13 @@ def time_yardsticks(
     return found
 
 
-def board_factor(
-    work: Work, gpu: Gpu, here: Mapping[str, Any], first: Mapping[str, Any]
-) -> float | None:
-    """Return what a board takes for such work over what the first board of its model took.
+def board_factors(here: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a board takes over what the first of its model took, by what bounds the work.
 
-    By the first yardstick that is bound as the work is, by memory or by the tensor cores.
+    Of two yardsticks that are bound alike, by memory or by the tensor cores, the first counts.
 
     Args:
-        here, first: environments whose yardsticks are the same
-
-    Returns:
-        None where no such yardstick was timed
+        here, first: environments whose yardsticks are the same, or that have none
     """
-    timed = zip(here.get("yardstick", ()), first.get("yardstick", ()), strict=True)
-    bound = bound_by(work, gpu)
-    return next((one["us"] / other["us"] for one, other in timed if one["bound"] == bound), None)
+    timed = [*zip(here.get("yardstick", ()), first.get("yardstick", ()), strict=True)]
+    return {one["bound"]: one["us"] / other["us"] for one, other in reversed(timed)}

@@ -23,7 +23,7 @@ def host(monkeypatch):
     host.ran = []
     parameters = host_driver.parameters([], ["copy"])
     host.kernels = {"note": (parameters, lambda copy: host.ran.append(copy))}
-    monkeypatch.setattr(timing, "read_clocks", lambda uuid: Reading(clock_mhz=1980.0))
+    monkeypatch.setattr(timing, "read_clocks", lambda *_, **__: Reading(clock_mhz=1980.0))
     return host
 
 
@@ -78,7 +78,7 @@ def test_warm_up_ends_when_time_and_clock_have_settled(host, monkeypatch):
     readings = iter(rising)
     seen = []
 
-    def read(uuid):
+    def read(uuid, briefly):
         seen.append(next(readings))
         host.launch_us = 5.0 * 1980.0 / seen[-1]
         return Reading(clock_mhz=seen[-1], power_w=600.0, throttle=("power cap",))
@@ -96,7 +96,7 @@ def test_warm_up_ends_when_time_and_clock_have_settled(host, monkeypatch):
 def test_warm_up_ends_when_its_time_is_up(host, monkeypatch):
     readings = iter(range(100, 10**9, 100))
 
-    def read(uuid):
+    def read(uuid, briefly):
         return Reading(clock_mhz=float(next(readings) % 1900))
 
     monkeypatch.setattr(timing, "read_clocks", read)

@@ -53,8 +53,5 @@ class Measures:
         time.sleep(self.delay_s)
         return Outcome("measured", us=(100.0 / candidate.config.speed,) * 5, rotated=True)
 
-    def final(self, candidates):
-        return None
-
     def round(self, candidates, turn, samples):
         return None

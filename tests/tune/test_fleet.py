@@ -48,9 +48,6 @@ class OnBoard:
         us = 100.0 * self.pace / candidate.config.speed
         return Outcome("measured", us=(us,) * 5, rotated=True)
 
-    def final(self, candidates):
-        return None
-
     def round(self, candidates, turn, samples):
         return None
 
@@ -107,22 +104,22 @@ def test_two_boards_take_half_the_time(task):
 
 def test_rows_carry_what_their_board_takes_over_the_first(task):
     rows = measure(task, OnBoard(), yardsticks=[RULER])
-    assert {row.more["board_factor"] for row in rows} == {1.0}
+    assert {row.board_factor for row in rows} == {1.0}
     path = task.store_path
     later = replace(task, problems=(Problem(9),))
     gpu = replace(GPU, uuid="board-2")
     slow = Board(gpu, OnBoard(1.03), results.environment(gpu, task.policy, ["x"]))
     rows = run_fleet(Fleet(later, [RULER]), [slow])
-    assert [row.more["board_factor"] for row in rows] == [pytest.approx(1.03)] * 4
+    assert [row.board_factor for row in rows] == [pytest.approx(1.03)] * 4
     file = results.load(path)
-    assert {row.problem["M"]: row.more["board_factor"] for row in file.rows}[2] == 1.0
+    assert {row.problem["M"]: row.board_factor for row in file.rows}[2] == 1.0
     (timed,) = file.environment["yardstick"]
     assert (timed["kernel"], timed["us"], timed["bound"]) == ("ruler", 206.0, "memory")
 
 
 def test_without_a_yardstick_boards_do_not_answer_for_each_other(task):
     rows = measure(task, OnBoard())
-    assert all("board_factor" not in row.more for row in rows)
+    assert all(row.board_factor is None for row in rows)
     other = OnBoard()
     run_fleet(Fleet(task), [board(task, 2, other)])
     assert len(other.asked) == 24
@@ -139,7 +136,7 @@ def test_a_yardstick_that_cannot_be_timed_is_none(task):
             return super().run(candidate, best_us)
 
     rows = measure(task, Unlucky(), yardsticks=[RULER])
-    assert all("board_factor" not in row.more for row in rows)
+    assert all(row.board_factor is None for row in rows)
     assert "yardstick" not in results.load(task.store_path).environment
 
 
@@ -293,5 +290,5 @@ class Visible:
         sees = os.environ["CUDA_VISIBLE_DEVICES"]
         return Outcome("measured", us=(100.0,) * 5, extra={"sees": sees})
 
-    def final(self, candidates):
-        return [self.run(candidate, None) for candidate in candidates]
+    def round(self, candidates, turn, samples):
+        return None
