@@ -155,7 +155,11 @@ def _cache(off: bool) -> Iterator[None]:
     if not off:
         yield
         return
-    before = {name: os.environ.get(name) for name in FOLDERS}
+    from ferrum_numba.tune import exclusive
+
+    before = {name: os.environ.get(name) for name in (*FOLDERS, exclusive.ENVIRONMENT_VARIABLE)}
+    # who measures on a GPU is asked in the usual place: others look there too
+    os.environ[exclusive.ENVIRONMENT_VARIABLE] = str(exclusive.directory())
     with tempfile.TemporaryDirectory(prefix="ferrum-numba-") as folder:
         os.environ |= dict.fromkeys(FOLDERS, folder)
         try:

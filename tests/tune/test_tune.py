@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import toy_kernel
 from toy_kernel import Config, Misbehaving, Problem, Toy, make_binary
@@ -59,7 +60,7 @@ def binaries(monkeypatch):
     """Stand in for the compiler: give every config the binary that a test wants."""
     special = {}
 
-    def build(pairs, arch, progress):
+    def build(pairs, *_, **__):
         return {(k.name, c): special.get(c.speed, make_binary()) for k, c in pairs}
 
     monkeypatch.setattr("ferrum_numba.tune.search.build_space", build)
@@ -109,11 +110,9 @@ def test_the_best_meet_in_a_final_until_they_are_decided(task, binaries, monkeyp
     monkeypatch.setattr("ferrum_numba.tune.finals.FINALISTS", 3)
     fake = FakeMeasurer()
     rows = search(task, fake)
-    # 26 us against 34.3 and 51: eight rounds decide
-    assert fake.contests == [{4, 3, 2}] * 6 + [{4, 3}] * 2
-    assert {s: row.stage for s, row in by_speed(rows).items()} == {
-        1: "full", 2: "final", 3: "final", 4: "final"
-    }  # fmt: skip
+    # 26 us against 34.3, 51 and 101, the default's, which is always in: eight rounds decide
+    assert fake.contests == [{4, 3, 2, 1}] * 6 + [{4, 3}] * 2
+    assert {row.stage for row in rows} == {"final"}
     won = by_speed(rows)[4]
     assert (won.us, won.us_low, won.us_high) == (26.0, 26.0, 26.0)
     assert won.rounds == ((26.0,) * 3,) * 8
@@ -357,14 +356,14 @@ def test_a_process_without_a_gpu_says_so():
 
 @pytest.mark.skipif(driver_present(), reason="for a machine without a GPU")
 def test_tuning_without_a_gpu_says_so(task, binaries, monkeypatch, tmp_path):
-    monkeypatch.setattr(exclusive, "user_cache_path", lambda *_, **__: tmp_path)
+    monkeypatch.setenv("FERRUM_NUMBA_LOCK_DIR", str(tmp_path))
     with pytest.raises(DeviceError, match="did not start: no GPU to run on"):
         tune.tune([TOY], [Problem(2)], GPU, policy=Policy(), store_path=task.store_path)
     assert not task.store_path.exists()
 
 
 def test_one_process_measures_on_a_gpu(monkeypatch, tmp_path):
-    monkeypatch.setattr(exclusive, "user_cache_path", lambda *_, **__: tmp_path)
+    monkeypatch.setenv("FERRUM_NUMBA_LOCK_DIR", str(tmp_path))
     board = replace(GPU, uuid="board-1")
     with exclusive.exclusive(board):
         with (
@@ -384,12 +383,10 @@ def test_one_process_measures_on_a_gpu(monkeypatch, tmp_path):
 @pytest.fixture
 def bench(monkeypatch):
     """Return a GpuMeasurer whose GPU takes the times in `bench.times`, and what it did."""
-    state = SimpleNamespace(times=[], timed=[], timers=[], bits=[b"same"], ok=True)
-
-    def measure(device, calls, regime, policy):
-        state.timed.append((calls, policy.samples, policy.warmup_ms))
-        us = state.times.pop(0)
-        return taken(us, policy.samples)
+    state = SimpleNamespace(
+        times=[], timed=[], timers=[], bits=[b"same"], ok=True, replay_us=400.0, hosts=[],
+        loaded=[], loads=0,
+    )  # fmt: skip
 
     def taken(us, samples):
         return SimpleNamespace(
@@ -399,8 +396,14 @@ def bench(monkeypatch):
 
     class Timer:
         def __init__(self, device, calls, regime, policy):
-            self.calls = calls
+            self.calls, self.replay_us = calls, state.replay_us
             state.timers.append(calls)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.close()
 
         def take(self, samples, warmup_ms, briefly=False):
             state.timed.append((self.calls, samples, warmup_ms))
@@ -409,23 +412,35 @@ def bench(monkeypatch):
         def close(self):
             state.timers.remove(self.calls)
 
-    def result():
-        bits = state.bits.pop(0) if len(state.bits) > 1 else state.bits[0]
-        return SimpleNamespace(tobytes=lambda: bits)
+    def result(into=None):
+        return np.frombuffer(state.bits.pop(0) if len(state.bits) > 1 else state.bits[0], np.uint8)
 
-    def operands(*args, **kwargs):
-        def bind(config, binary):
+    def operands(device, kernel, problem, *, host, uploads, **sizes):
+        state.hosts.append(host)
+
+        def bind(config, binary, loaded=None):
             return SimpleNamespace(calls=lambda: config.speed)
 
-        return SimpleNamespace(want=None, copies=2, result=result, bind=bind)
+        return SimpleNamespace(
+            kernel=kernel, copies=2, result=result, bind=bind, out=SimpleNamespace(size_bytes=8)
+        )
+
+    def bind_and_check(operands, config, binary, *, loaded, into):
+        state.loaded.append(loaded)
+        return state.checked, operands.bind(config, binary), operands.result()
+
+    def load(binary, device):
+        state.loads += 1
+        return binary.fingerprint
 
     checked = SimpleNamespace(ok=True, reason="", rel_error=1e-4, max_error=2e-4)
     device = SimpleNamespace(gpu=GPU)
-    monkeypatch.setattr(measurer, "measure", measure)
     monkeypatch.setattr(measurer, "Timer", Timer)
     monkeypatch.setattr(measurer, "Device", SimpleNamespace(open=lambda: device))
     monkeypatch.setattr(measurer, "OperandSet", operands)
-    monkeypatch.setattr(measurer, "on_operands", lambda *_: checked)
+    monkeypatch.setattr(measurer, "bind_and_check", bind_and_check)
+    monkeypatch.setattr(measurer, "load", load)
+    monkeypatch.setattr(measurer, "page_locked", lambda size: np.zeros(size, np.uint8))
     state.checked = checked
     state.measurer = measurer.GpuMeasurer(Policy(samples=15, warmup_ms=300.0))
     state.measurer.open(TOY, Problem(2))
@@ -438,6 +453,7 @@ def test_the_first_candidate_is_timed_in_full(bench):
     assert (found.status, found.us, found.rotated) == ("measured", (10.0,) * 15, True)
     assert (found.rel_error, found.max_error) == (1e-4, 2e-4)
     assert found.extra["clock_mhz"] == [1980.0, 1980.0]
+    assert found.extra["busy_us"] == 150.0
     assert bench.timed == [(1, 15, 300.0)]
 
 
@@ -465,6 +481,28 @@ def test_a_wrong_result_is_not_timed(bench):
 def test_a_result_that_changes_while_timed_is_wrong(bench):
     bench.times, bench.bits = [10.0], [b"one", b"two"]
     assert bench.measurer.run(candidate(), None).status == "wrong"
+
+
+def test_long_replays_are_fewer_and_the_board_warms_up_once(bench):
+    bench.times, bench.replay_us = [10.0] * 2, 10_000.0
+    for _ in range(2):
+        bench.measurer.run(candidate(), None)
+    assert bench.timed == [(1, 5, 300.0), (1, 5, measurer.BRIEF_MS)]
+
+
+def test_a_program_is_loaded_once_for_all_problems(bench):
+    bench.times = [10.0] * 2
+    bench.measurer.run(candidate(), None)
+    bench.measurer.open(TOY, Problem(3))
+    bench.measurer.run(candidate(M=3), None)
+    assert (bench.loads, bench.loaded) == (1, ["abc", "abc"])
+
+
+def test_after_a_wrong_kernel_the_operands_are_uploaded_again(bench):
+    bench.checked.ok = False
+    bench.measurer.run(candidate(), None)
+    assert len(bench.hosts) == 2
+    assert bench.hosts[0] is bench.hosts[1]
 
 
 def test_finalists_take_turns(bench):
