@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ferrum_numba import gpu
@@ -22,6 +23,7 @@ from ferrum_numba.contract import Kernel, Op, Problem
 
 if TYPE_CHECKING:
     from ferrum_numba.results import ResultFile, Row, Winner
+    from ferrum_numba.tune.space import Progress
 
 HELP = "check and time every config on the GPU, decide, store; goes on where it was stopped"
 WRONG = 1
@@ -38,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_problems(parser)
     options.add_store(parser)
     options.add_timeout(parser)
+    options.add_repeat(parser)
     options.add_effort(parser, "configs a kernel and problem, half of them the likeliest")
 
 
@@ -58,6 +61,7 @@ def tuned(session: Session, problems: Sequence[Problem]) -> list[tuple[Op, Resul
     from ferrum_numba import results
     from ferrum_numba.measure import Policy
     from ferrum_numba.tune import tune
+    from ferrum_numba.tune.repeat import repeats
 
     facts = gpu.live()
     make_folder(session.store / facts.key)
@@ -67,18 +71,27 @@ def tuned(session: Session, problems: Sequence[Problem]) -> list[tuple[Op, Resul
         path = session.store_path(facts.key, op.name)
         if not wanted:
             continue
+        once = partial(
+            tune, kernels, wanted, facts, policy=Policy(), store_path=path,
+            limit=session.args.limit, timeout_s=session.args.timeout,
+        )  # fmt: skip
         try:
             with progress(op.name) as bar:
-                rows = tune(
-                    kernels, wanted, facts, policy=Policy(), store_path=path,
-                    limit=session.args.limit, timeout_s=session.args.timeout,
-                    progress=bar,
-                )  # fmt: skip
+                rows = once(progress=bar)
+                runs = [rows, *repeated(once, session.args.repeat - 1, bar)]
         finally:
             session.rows_kept += len(results.load(path).rows) if path.exists() else 0
         say(f"{len(rows)} rows are in {path}")
+        if len(runs) > 1:
+            print(repeats(runs))
         found.append((op, results.ResultFile(results.load(path).environment, rows)))
     return found
+
+
+def repeated(once: Callable[..., list[Row]], count: int, bar: Progress) -> Iterator[list[Row]]:
+    """Yield the rows of further finals of a tune, whose heats are known by now."""
+    for _ in range(count):
+        yield once(progress=bar, again=True)
 
 
 def by_op(kernels: Sequence[Kernel]) -> list[tuple[Op, list[Kernel]]]:

