@@ -122,5 +122,10 @@ def _with_times(row: Row, outcome: Outcome) -> Row:
         gbps=row.bytes / median / 1e3, tflops=row.flops / median / 1e6,
         fraction=row.bound_us / median,
         rounds=outcome.rounds, contest=outcome.contest, round_mhz=outcome.round_mhz,
-        throttled=outcome.throttled,
+        throttled=outcome.throttled if outcome.rounds else _throttled(outcome),
     )  # fmt: skip
+
+
+def _throttled(outcome: Outcome) -> tuple[int, ...]:
+    """Return the places of samples that were taken alone under throttle: all, or none, were."""
+    return tuple(range(len(outcome.us))) if outcome.extra.get("throttle") else ()

@@ -251,6 +251,15 @@ def test_a_time_above_the_board_s_measured_ceilings_is_not_believed(task, binari
     assert results.winners(rows.values())[0].row is rows[1]
 
 
+def test_samples_under_throttle_are_marked(task, binaries):
+    def outcome(candidate):
+        hot = {"throttle": ["power cap"]} if candidate.config.speed == 1 else {"throttle": []}
+        return Outcome("measured", us=(10.0,) * 4, extra=hot)
+
+    rows = by_speed(search(task, FakeMeasurer(outcome, finals=False)))
+    assert (rows[1].throttled, rows[2].throttled) == ((0, 1, 2, 3), ())
+
+
 def test_a_final_that_is_held_again_takes_the_heats_as_they_are(task, binaries):
     first = search(task, FakeMeasurer())
     again = FakeMeasurer()
@@ -548,6 +557,13 @@ def test_finalists_take_turns(bench):
     assert rounds[1][0].extra["busy_us"] == pytest.approx(3.3)
     # captured once for all rounds of a final
     assert bench.timers == [1, 2]
+
+
+@pytest.mark.parametrize(("replay_us", "samples"), [(400.0, 3), (999.0, 3), (1001.0, 1), (9e3, 1)])
+def test_where_a_replay_takes_long_a_round_has_one(bench, replay_us, samples):
+    bench.times, bench.replay_us = [1.0], replay_us
+    (found,) = bench.measurer.round([candidate()], 0, 3)
+    assert len(found.us) == samples
 
 
 @pytest.mark.parametrize("how", ["final", "problem"])
