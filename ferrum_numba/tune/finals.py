@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # the best of the heats that meet in a final, besides those that always do
 FINALISTS = 8
 # numbers of rounds after which the evidence is looked at: each look is a chance to be wrong
-LOOKS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+LOOKS = (6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 # rounds after which it does not matter whether others are as fast as the leader or slower
 ENOUGH_ROUNDS = 32
 
