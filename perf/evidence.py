@@ -1,4 +1,4 @@
-"""The table of docs/tuning.md on what noise does to a final: simulated, by the tuner's own rules.
+"""The table of docs/tuning.md#evidence on what noise does to a final: simulated, by the tuner's own rules.
 
     python -m ferrum_numba.perf.evidence
 
