@@ -44,7 +44,7 @@ def run(session: Session) -> int:
     title = f"{len(every)} landscapes of {facts.name}: how much slower than the best recorded"
     print_table([_shown(one) for one in found], COLUMNS, title)
     print(
-        f"as asked for, with the searcher {session.args.searcher}: {searched['problems']} problems, "
+        f"searched as asked for ({session.args.searcher}): {searched['problems']} problems, "
         f"{searched['measured']} measurements; the winner is {searched['mean']:.2%} slower than "
         f"the best recorded, at worst {searched['worst']:.2%}"
     )

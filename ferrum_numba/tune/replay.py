@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 DEFAULT = "default"
 # landscapes of fewer configs say nothing of a search
 FEWEST = 3
+# a difference that does not matter
+TIE = 0.01
 # threads of a block where a config does not say
 USUAL_THREADS = 128
 
@@ -104,10 +106,7 @@ def landscapes(rows: Iterable[Row], kernels: Sequence[Kernel], gpu: Gpu) -> list
             found.setdefault(key, {})[read[1]] = row.us
     every = []
     for key, (kernel, problem) in places.items():
-        fits = {c: i for i, c in enumerate(kernel.fitting(problem, gpu))}
-        us = {
-            c: found[key][c] for c in sorted(found[key].keys() & fits.keys(), key=fits.__getitem__)
-        }
+        us = {c: found[key][c] for c in kernel.fitting(problem, gpu) if c in found[key]}
         if len(us) >= FEWEST:
             every.append(Landscape(kernel, problem, us))
     return every
@@ -159,18 +158,17 @@ def judge(
 
 
 def _found(every: Sequence[Landscape], kernel: str, searcher: str, budget: int, gpu: Gpu) -> Found:
-    losses, counts, seconds = [], [], []
+    counts, seconds, losses = [], [], []
     for one in every:
-        measured = search_landscape(one, searcher, gpu, budget)
-        times = [one.us[config] for config in measured]
-        # a default that nobody measured leaves nothing to judge by
-        losses.append(min(times, default=math.inf) / one.best_us - 1)
+        times = [one.us[config] for config in search_landscape(one, searcher, gpu, budget)]
         counts.append(len(times))
         seconds.append(sum(CHECK_S + max(HEAT_S, HEAT_CALLS * us / 1e6) for us in times))
-    judged = [loss for loss in losses if math.isfinite(loss)] or [math.nan]
+        if times:
+            losses.append(min(times) / one.best_us - 1)
+    lost = np.array(losses or [math.nan])
     return Found(
-        searcher, kernel, budget, sum(map(math.isfinite, judged)), float(np.mean(counts)), float(np.mean(seconds)),
-        float(np.mean(judged)), max(judged), float(np.mean(np.array(judged) <= 0.01)),
+        searcher, kernel, budget, len(losses), float(np.mean(counts)), float(np.mean(seconds)),
+        float(lost.mean()), float(lost.max()), float((lost <= TIE).mean()),
     )  # fmt: skip
 
 
