@@ -142,9 +142,7 @@ class Plan:
         """
         path = Path(folder)
         if not (path / MANIFEST).is_file():
-            raise StoreError(
-                f"{path} is no plan: it has no {MANIFEST}, which `plan --out` ends with"
-            )
+            raise StoreError(f"{path} is no plan, or one that was not finished: no {MANIFEST}")
         manifest = load_json(path / MANIFEST, SCHEMA)
         needed = {"gpu", "arch", "sources", "candidates"} - manifest.keys()
         if needed:
