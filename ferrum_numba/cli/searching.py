@@ -58,13 +58,11 @@ def problems_of(session: Session, plan: Plan | None) -> list[Problem]:
 
 def how_to_search(session: Session, gpu: Gpu, held: Held) -> dict[str, Any]:
     """Return what `tune.tune` takes besides kernels, problems and the store."""
-    from ferrum_numba.tune.budget import Deadline
-
     args = session.args
     files = session.measured(gpu.key)
     return {
         "searcher": getattr(args, "searcher", "auto"),
-        "deadline": Deadline.after(getattr(args, "budget", None)),
+        "budget_s": getattr(args, "budget", None),
         "within": getattr(args, "stop_within", None),
         "roof_us": roof_of(files, gpu),
         "earlier": [row for file in files for row in file.rows],

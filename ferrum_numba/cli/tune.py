@@ -88,8 +88,10 @@ def tuned(
                 )  # fmt: skip
         finally:
             session.rows_kept += len(results.load(path).rows) if path.exists() else 0
-        say(f"{len(rows)} rows are in {path}")
         searching.say_how_it_went(session, wanted, rows, held)
+        if not path.exists():
+            continue
+        say(f"{len(rows)} rows are in {path}")
         found.append((op, results.ResultFile(results.load(path).environment, rows)))
     return found
 

@@ -37,7 +37,9 @@ class SearchTask:
     limit:     most configs a kernel and problem, half of them the likeliest; None for all
     untrusted: why no row of this run may be believed, if there is a reason
     searcher:  one of `searchers.NAMES`
-    deadline:  when to be done; problems that were not begun until then are left
+    budget_s:  seconds in which to be done once everything is compiled; None for no limit
+    deadline:  when to be done, for who shares a budget between searches; problems that were not
+               begun until then are left
     roof_us:   problem -> the time that this board needs at least, by its measured ceilings
     within:    stop at a problem when its best is within this part of the roof; None for never
     estimates: what candidates are expected to take, where a plan says; else the model is asked
@@ -54,6 +56,7 @@ class SearchTask:
     regime: str = "cold"
     untrusted: str = ""
     searcher: str = "auto"
+    budget_s: float | None = None
     deadline: Deadline = NEVER
     roof_us: Callable[[Kernel, Problem], float] | None = None
     within: float | None = None
@@ -164,12 +167,13 @@ def _search(
     memory.environment["versions"]["nvvm"] = _nvvm(binaries)
     run = Run(task, measurer, memory, binaries, progress, space)
     found: list[Row] = []
+    deadline = task.deadline if task.budget_s is None else Deadline.after(task.budget_s)
     for place, problem in enumerate(task.problems):
-        if task.deadline.passed():
+        if deadline.passed():
             break
         # what a problem does not use is for those after it
         left = len(task.problems) - place
-        found += run.problem(problem, task.deadline.share(1 / left), task.problems[place + 1 :])
+        found += run.problem(problem, deadline.share(1 / left), task.problems[place + 1 :])
     return found
 
 

@@ -324,7 +324,7 @@ class Measured:
             raise self.outcome
         return self.outcome
 
-    def final(self, candidates):
+    def round(self, candidates, turn, samples):
         return None
 
 
@@ -335,8 +335,9 @@ def board(monkeypatch):
 
     def fake(kernels, problems, facts, *, policy, store_path, progress, **rest):
         rest.pop("timeout_s")
+        plan = rest.pop("plan", None)
         task = SearchTask(kernels, problems, facts, policy, store_path, **rest)
-        return search(task, measurer, progress)
+        return search(task, measurer, progress, binaries=plan and plan.binaries)
 
     monkeypatch.setattr(gpu, "live", lambda: gpu.KNOWN["h200"])
     monkeypatch.setattr(tune, "tune", fake)
