@@ -61,6 +61,7 @@ OUTSIDE = {
     "safetensors": {"export", "gptq", "perf"},
     "filelock": {"tune"},
     "optuna": {"tune"},
+    "distributed": {"tune"},
     "torch": {"torch", "linear", "perf"},
     "transformers": {"perf"},
 }

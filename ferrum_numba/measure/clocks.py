@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from ferrum_numba.gpu import full_uuid
+
 _CLOCK_SM = 1
 _CLOCK_MEMORY = 2
 _SENSOR_GPU = 0
@@ -85,8 +87,7 @@ def _board(uuid: str) -> tuple[Any, Any] | None:
     except OSError:
         return None
     handle = ctypes.c_void_p()
-    # the driver's own UUID comes without the prefix that NVML wants
-    name = (uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}").encode()
+    name = full_uuid(uuid).encode()
     if nvml.nvmlInit_v2() or nvml.nvmlDeviceGetHandleByUUID(name, ctypes.byref(handle)):
         return None
     return nvml, handle

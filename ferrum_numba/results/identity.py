@@ -33,8 +33,16 @@ def identity(source_hash: str, environment: Mapping[str, Any]) -> dict[str, Any]
 
 
 def compares(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Return whether times of two runs compare: of one board, or of two that a yardstick ties."""
-    return bool(then["uuid"] == now["uuid"] or (then.get("yardstick") and now.get("yardstick")))
+    """Return whether times of two runs compare: of one board, or of two with one yardstick."""
+    return then["uuid"] == now["uuid"] or one_yardstick(then, now)
+
+
+def one_yardstick(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether the same programs were timed on both boards, beside what was to be tuned."""
+    before, after = (
+        [{**one, "us": None} for one in side.get("yardstick", ())] for side in (then, now)
+    )
+    return bool(before) and same(before, after)
 
 
 def differences(

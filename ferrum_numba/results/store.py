@@ -13,6 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,15 @@ SCHEMA = 1
 # another writer may be writing a result file, under the same lock
 BUSY_S = 60.0
 TABLES = """
-CREATE TABLE runs (date TEXT PRIMARY KEY, environment TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE runs (
+    -- in the order that they began, whatever the clocks of their machines say
+    place INTEGER PRIMARY KEY, date TEXT UNIQUE NOT NULL, environment TEXT NOT NULL
+);
 CREATE TABLE rows (
     -- the higher, the newer
     place INTEGER PRIMARY KEY AUTOINCREMENT,
     about TEXT NOT NULL, identity TEXT NOT NULL, board TEXT NOT NULL,
-    op TEXT NOT NULL, run TEXT NOT NULL REFERENCES runs, content TEXT NOT NULL,
+    op TEXT NOT NULL, run TEXT NOT NULL REFERENCES runs (date), content TEXT NOT NULL,
     UNIQUE (about, identity, board)
 );
 CREATE INDEX of_op ON rows (op);
@@ -102,10 +106,16 @@ class Store:
             self._keep_run(environment)
             self._insert(rows, [environment])
 
+    def runs(self) -> list[dict[str, Any]]:
+        """Return the environments of all runs, in the order that they began."""
+        with self._said(), self._lock:
+            found = self._database.execute("SELECT environment FROM runs ORDER BY place").fetchall()
+        return [json.loads(text) for (text,) in found]
+
     def rows(self, op: str) -> list[Row]:
         """Return the newest row of every key and board of an Op, the oldest first."""
-        newest = "place IN (SELECT max(place) FROM rows WHERE op = ? GROUP BY about, board)"
-        return [row for row, _ in self._rows(f"{newest} ORDER BY place", op)]
+        newest = "rows.place IN (SELECT max(place) FROM rows WHERE op = ? GROUP BY about, board)"
+        return [row for row, _ in self._rows(f"{newest} ORDER BY rows.place", op)]
 
     def known(self, wanted: Row, environment: Mapping[str, Any]) -> Row | None:
         """Return the row that answers for a wanted one, or None.
@@ -114,18 +124,18 @@ class Store:
         board only where a yardstick was timed on both.
         """
         named = as_text(identity(wanted.source_hash, environment))
-        own_first = "about = ? AND identity = ? ORDER BY board = ? DESC, place DESC"
+        own_first = "about = ? AND identity = ? ORDER BY board = ? DESC, rows.place DESC"
         found = self._rows(own_first, _about(wanted), named, environment["uuid"])
         usable = (row for row, then in found if not row.untrusted and compares(then, environment))
         return next(usable, None)
 
     def why_miss(self, wanted: Row, environment: Mapping[str, Any]) -> str | None:
         """Return why no stored row answers for a wanted one, in words; None where one does."""
-        found = self._rows("about = ? ORDER BY place DESC", _about(wanted))
+        found = self._rows("about = ? ORDER BY rows.place DESC", _about(wanted))
         reasons = [differences(row, then, wanted, environment) for row, then in found]
         if reasons:
-            # what is the least away
-            return "; ".join(min(reasons, key=len)) or None
+            nearest = min(reasons, key=len)
+            return "; ".join(nearest) or None
         others = self._rows("op = ?", wanted.op)
         alike = {_about(row) for row, _ in others if row.key[:3] == wanted.key[:3]}
         if not alike:
@@ -164,8 +174,10 @@ class Store:
         """
         with self._transaction() as database:
             asked = ops or [op for (op,) in database.execute("SELECT DISTINCT op FROM rows")]
-            newest = "place IN (SELECT max(place) FROM rows WHERE op = ? GROUP BY about)"
-            mine = [item for op in asked for item in self._rows(f"{newest} ORDER BY place", op)]
+            newest = "rows.place IN (SELECT max(place) FROM rows WHERE op = ? GROUP BY about)"
+            mine = [
+                item for op in asked for item in self._rows(f"{newest} ORDER BY rows.place", op)
+            ]
             have = set(database.execute("SELECT about, run FROM rows"))
             if mine:
                 there = load(path) if Path(path).exists() else None
@@ -182,8 +194,9 @@ class Store:
                 raise StoreError(f"{self.path}: needs schema {SCHEMA}, got {schema}")
 
     def _keep_run(self, environment: Mapping[str, Any], replace: bool = True) -> None:
+        action = "UPDATE SET environment = excluded.environment" if replace else "NOTHING"
         self._database.execute(
-            f"INSERT OR {'REPLACE' if replace else 'IGNORE'} INTO runs VALUES (?, ?)",
+            f"INSERT INTO runs (date, environment) VALUES (?, ?) ON CONFLICT (date) DO {action}",
             (environment["date"], json.dumps(plain(environment), ensure_ascii=False)),
         )
 
@@ -212,7 +225,8 @@ class Store:
     def _rows(self, where: str, *values: str) -> list[tuple[Row, dict[str, Any]]]:
         with self._said(), self._lock:
             found = self._database.execute(_FOUND + where, values).fetchall()
-        return [(Row.from_json(json.loads(row)), json.loads(run)) for row, run in found]
+        runs = {text: json.loads(text) for text in {text for _, text in found}}
+        return [(_row(row, runs[run]), runs[run]) for row, run in found]
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -234,6 +248,10 @@ class Store:
             yield
         except sqlite3.Error as error:
             raise StoreError(f"{self.path} cannot be used: {error}") from error
+
+
+def _row(text: str, run: Mapping[str, Any]) -> Row:
+    return replace(Row.from_json(json.loads(text)), board=run["uuid"] or "")
 
 
 def _about(row: Row) -> str:

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from ferrum_numba.compile import cache
 from ferrum_numba.errors import DeviceError, StoreError
+from ferrum_numba.gpu import full_uuid
 
 if TYPE_CHECKING:
     from ferrum_numba.gpu import Gpu
@@ -62,13 +63,16 @@ def compute_processes(uuid: str) -> int:
     if nvml.nvmlInit_v2():
         return 0
     handle, count = ctypes.c_void_p(), ctypes.c_uint(0)
-    # the driver's own UUID comes without the prefix that NVML wants
-    name = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
     try:
-        if nvml.nvmlDeviceGetHandleByUUID(name.encode(), ctypes.byref(handle)):
+        if nvml.nvmlDeviceGetHandleByUUID(full_uuid(uuid).encode(), ctypes.byref(handle)):
             return 0
         # asked with no room for answers, it tells how many there are
         status = nvml.nvmlDeviceGetComputeRunningProcesses_v3(handle, ctypes.byref(count), None)
     finally:
         nvml.nvmlShutdown()
     return count.value if status in (0, _NVML_INSUFFICIENT_SIZE) else 0
+
+
+def others_on(processes: int) -> str:
+    """Return why a time taken beside so many other processes may not be believed."""
+    return f"{processes} other processes computed on the GPU" if processes else ""

@@ -25,6 +25,7 @@ class Held:
     busy_s: dict[str, float] = field(default_factory=dict)
     _began: float | None = field(default=None, init=False)
     _ended: float = field(default=0.0, init=False)
+    _others_s: float = field(default=0.0, init=False)
 
     @contextmanager
     def doing(self, what: str) -> Iterator[None]:
@@ -38,14 +39,21 @@ class Held:
             self._ended = time.monotonic()
             self.spent_s[what] = self.spent_s.get(what, 0.0) + self._ended - began
 
+    def take(self, other: Held) -> None:
+        """Count what another GPU was held for, too."""
+        for mine, theirs in ((self.spent_s, other.spent_s), (self.busy_s, other.busy_s)):
+            for what, seconds in theirs.items():
+                mine[what] = mine.get(what, 0.0) + seconds
+        self._others_s += other.held_s
+
     def add(self, what: str, seen: Mapping[str, Any]) -> None:
         """Count what a measurer says that it replayed: `busy_us`."""
         self.busy_s[what] = self.busy_s.get(what, 0.0) + float(seen.get("busy_us", 0.0)) / 1e6
 
     @property
     def held_s(self) -> float:
-        """Seconds that the GPU was held."""
-        return 0.0 if self._began is None else self._ended - self._began
+        """Seconds that the GPU was held; of several, together."""
+        return self._others_s + (0.0 if self._began is None else self._ended - self._began)
 
     @property
     def busy(self) -> float:

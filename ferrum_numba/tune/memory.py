@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ferrum_numba import results
 from ferrum_numba.measure import read_clocks
-from ferrum_numba.results import Row
+from ferrum_numba.results import Row, same
+from ferrum_numba.results.identity import identity, one_yardstick
 from ferrum_numba.results.store import NAME, Store
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Memory:
             StoreError: the store cannot be opened, or the file is no result file.
         """
         self.path = task.store_path
-        self.ops = tuple(dict.fromkeys(kernel.op.name for kernel in task.kernels))
+        self.ops = _ops(task)
         clocks = asdict(read_clocks(task.gpu.uuid)) if environment is None else {}
         now = environment or results.environment(task.gpu, task.policy, sys.argv, clocks=clocks)
         untrusted = {"untrusted": task.untrusted} if task.untrusted else {}
@@ -44,6 +45,13 @@ class Memory:
         """The date that names this run."""
         date: str = self.environment["date"]
         return date
+
+    def reference(self) -> Mapping[str, Any]:
+        """Return the first run on such a GPU that timed this run's yardstick; this one at last."""
+        here = identity("", self.environment)
+        runs = self._store.runs()
+        alike = (run for run in runs if one_yardstick(run, self.environment))
+        return next((run for run in alike if same(identity("", run), here)), self.environment)
 
     def known(self, wanted: Row) -> Row | None:
         """Return the stored row of the same program, measured the same way on such a GPU."""
@@ -65,3 +73,17 @@ class Memory:
     def close(self) -> None:
         """Close the store."""
         self._store.close()
+
+
+def write_file(task: SearchTask) -> None:
+    """Write a task's result file from its store.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    with Store(task.store_path.parent / NAME) as store:
+        store.write_file(task.store_path, _ops(task))
+
+
+def _ops(task: SearchTask) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(kernel.op.name for kernel in task.kernels))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.compile import Binary, blocks_per_sm
 from ferrum_numba.contract import Config, Kernel, Problem, describe
 from ferrum_numba.results import Row, median_interval
 from ferrum_numba.results.row import FINAL, MEASURED
-from ferrum_numba.tune.model import bound_us
+from ferrum_numba.tune.model import bound_by, bound_us
 from ferrum_numba.tune.worker import Outcome
 
 if TYPE_CHECKING:
@@ -30,12 +31,14 @@ class RowMaker:
 
     run:       its date
     untrusted: why none of them may be believed, if there is a reason
+    factors:   as in a `SearchTask`
     """
 
     gpu: Gpu
     regime: str
     run: str
     untrusted: str
+    factors: Mapping[str, float] = field(default_factory=dict)
 
     def blank(
         self, kernel: Kernel, config: Config | None, problem: Problem, status: str, reason: str
@@ -47,7 +50,7 @@ class RowMaker:
             {} if config is None else describe(config), self.gpu.arch, self.regime,
             flops=work.flops, bytes=work.bytes, bound_us=bound_us(work, self.gpu),
             status=status, reason=reason, seed=SEED, run=self.run, untrusted=self.untrusted,
-            board=self.gpu.uuid,
+            board=self.gpu.uuid, board_factor=self.factors.get(bound_by(work, self.gpu)),
         )  # fmt: skip
 
     def built(self, row: Row, binary: Binary) -> Row:

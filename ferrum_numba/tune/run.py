@@ -59,7 +59,7 @@ class Run:
         self._space = {(kernel.name, problem): configs for kernel, problem, configs in space}
         self._total = sum(len(configs) for _, _, configs in space)
         self._done = 0
-        self._make = RowMaker(task.gpu, task.regime, memory.run, task.untrusted)
+        self._make = RowMaker(task.gpu, task.regime, memory.run, task.untrusted, task.factors)
         self._incumbents = _incumbents([*task.earlier, *memory.rows()], task.regime)
 
     def problem(

@@ -14,7 +14,7 @@ from ferrum_numba.compile import Binary
 from ferrum_numba.contract import Config, Kernel, Problem
 from ferrum_numba.results import Row
 from ferrum_numba.tune.budget import NEVER, Deadline
-from ferrum_numba.tune.exclusive import compute_processes, exclusive
+from ferrum_numba.tune.exclusive import compute_processes, exclusive, others_on
 from ferrum_numba.tune.held import Held
 from ferrum_numba.tune.memory import Memory
 from ferrum_numba.tune.run import Run
@@ -22,6 +22,8 @@ from ferrum_numba.tune.space import Binaries, Progress, build_space, concerns, f
 from ferrum_numba.tune.worker import RUN_TIMEOUT_S, Measurer, Worker
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ferrum_numba.gpu import Gpu
     from ferrum_numba.measure import Policy
     from ferrum_numba.tune.planned import Plan
@@ -45,6 +47,9 @@ class SearchTask:
     estimates: what candidates are expected to take, where a plan says; else the model is asked
     earlier:   rows of other stores: their best is an incumbent, as the best of the own store is
     held:      the account of the GPU's time, which the search keeps
+    executor:  what compiles; None for processes of this machine
+    factors:   what the board takes over what the first board of its model took, for problems that
+               are bound by "memory" or "tensor"; empty where no yardstick was timed
     """
 
     kernels: Sequence[Kernel]
@@ -63,6 +68,12 @@ class SearchTask:
     estimates: Mapping[tuple[str, Problem, Config], float] = field(default_factory=dict)
     earlier: Sequence[Row] = ()
     held: Held = field(default_factory=Held)
+    executor: Executor | None = None
+    factors: Mapping[str, float] = field(default_factory=dict)
+
+    def due(self) -> Deadline:
+        """Return the deadline of what begins to measure now."""
+        return self.deadline if self.budget_s is None else Deadline.after(self.budget_s)
 
 
 def tune(
@@ -103,8 +114,7 @@ def tune(
         plan.refuse(gpu)
         binaries, how = plan.binaries, {"estimates": plan.estimates, **how}
     with exclusive(gpu):
-        others = compute_processes(gpu.uuid)
-        untrusted = f"{others} other processes computed on the GPU" if others else ""
+        untrusted = others_on(compute_processes(gpu.uuid))
         task = SearchTask(
             kernels, problems, gpu, policy, Path(store_path), limit, regime, untrusted, **how
         )
@@ -117,37 +127,50 @@ def search(
     measurer: Measurer,
     progress: Progress = silent,
     *,
-    memory: Memory | None = None,
     binaries: Binaries | None = None,
 ) -> list[Row]:
     """Search with a given measurer; `tune` says the rest.
 
     Args:
-        memory:   where to keep the rows, for whoever gives it to write; the task's store if None
         binaries: the programs that there are: no other config is tried; compiled if None
     """
-    if memory is not None:
-        return _search(task, measurer, progress, memory, binaries)
-    with closing(Memory(task)) as own:
+    with closing(Memory(task)) as memory:
         try:
-            return _search(task, measurer, progress, own, binaries)
+            return _search(task, measurer, progress, memory, binaries)
         finally:
             # what was measured is in the store; the file is for everybody else
-            own.write()
+            memory.write()
 
 
-def programs(task: SearchTask) -> list[tuple[Kernel, Config]]:
-    """Return the configs whose programs a task needs, one for each problem."""
-    return [(kernel, config) for kernel, _, configs in _space(task) for config in configs]
-
-
-def _space(task: SearchTask) -> Space:
+def space_of(task: SearchTask) -> Space:
+    """Return the configs of each kernel on each problem."""
     return [
         (kernel, problem, feasible(kernel, problem, task.gpu, task.limit)[0])
         for kernel in task.kernels
         for problem in task.problems
         if concerns(kernel, problem)
     ]
+
+
+def programs_of(task: SearchTask, space: Space, progress: Progress = silent) -> Binaries:
+    """Return every program of a space, by kernel name and config."""
+    pairs = [(kernel, config) for kernel, _, configs in space for config in configs]
+    return build_space(pairs, task.gpu.arch, progress, executor=task.executor)
+
+
+def begin(
+    task: SearchTask,
+    measurer: Measurer,
+    memory: Memory,
+    binaries: Binaries,
+    space: Space,
+    progress: Progress = silent,
+) -> Run:
+    """Return what measures one problem after the other, of a space the configs with a program."""
+    there = [(k, p, [c for c in found if (k.name, c) in binaries]) for k, p, found in space]
+    # the library has no version of its own to ask: the PTX it writes says which toolkit's it is
+    memory.environment["versions"]["nvvm"] = _nvvm(binaries)
+    return Run(task, measurer, memory, binaries, progress, there)
 
 
 def _search(
@@ -157,17 +180,12 @@ def _search(
     memory: Memory,
     binaries: Binaries | None,
 ) -> list[Row]:
-    space = _space(task)
+    space = space_of(task)
     if binaries is None:
-        pairs = [(kernel, config) for kernel, _, configs in space for config in configs]
-        binaries = build_space(pairs, task.gpu.arch, progress)
-    else:
-        space = [(k, p, [c for c in found if (k.name, c) in binaries]) for k, p, found in space]
-    # the library has no version of its own to ask: the PTX it writes says which toolkit's it is
-    memory.environment["versions"]["nvvm"] = _nvvm(binaries)
-    run = Run(task, measurer, memory, binaries, progress, space)
+        binaries = programs_of(task, space, progress)
+    run = begin(task, measurer, memory, binaries, space, progress)
     found: list[Row] = []
-    deadline = task.deadline if task.budget_s is None else Deadline.after(task.budget_s)
+    deadline = task.due()
     for place, problem in enumerate(task.problems):
         if deadline.passed():
             break

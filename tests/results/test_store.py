@@ -13,7 +13,9 @@ from ferrum_numba.errors import StoreError
 from ferrum_numba.results.store import Store
 
 EARLY, LATE = (f"2026-01-0{day}T00:00:00.000+00:00" for day in (1, 2))
-YARDSTICK = {"kernel": "read", "us": 100.0}
+YARDSTICK = [{"kernel": "read", "program": "abc", "us": 100.0}]
+SLOWER = [{**YARDSTICK[0], "us": 103.0}]
+OTHER = [{**YARDSTICK[0], "program": "def"}]
 
 
 def environment_of(uuid="GPU-first", date=EARLY, **changes):
@@ -95,12 +97,23 @@ def test_what_kernels_cannot_tell_apart_answers(store, here):
 
 def test_boards_with_a_yardstick_answer_for_each_other_and_their_own_rows_first(store):
     add(store, make_row(us=10.0), make_row(M=2, us=30.0), uuid="GPU-1", yardstick=YARDSTICK)
-    add(store, make_row(us=20.0), uuid="GPU-2", yardstick=YARDSTICK)
+    add(store, make_row(us=20.0), uuid="GPU-2", yardstick=SLOWER)
     here = environment_of("GPU-1", yardstick=YARDSTICK)
     assert store.known(make_row(), here).us == 10.0
-    there = environment_of("GPU-2", yardstick=YARDSTICK)
+    there = environment_of("GPU-2", yardstick=SLOWER)
     assert store.known(make_row(M=2), there).us == 30.0
-    assert store.known(make_row(M=2), environment_of("GPU-2")) is None
+    for unlike in ({}, {"yardstick": OTHER}):
+        assert store.known(make_row(M=2), environment_of("GPU-2", **unlike)) is None
+
+
+def test_runs_are_in_the_order_that_they_began(store):
+    add(store, make_row(), date=LATE)
+    first = add(store, make_row(), uuid="GPU-second")
+    store.add([make_row(run=first["date"])], {**first, "versions": {"nvvm": "13.5"}})
+    assert [(run["date"], run["uuid"]) for run in store.runs()] == [
+        (LATE, "GPU-first"), (EARLY, "GPU-second")
+    ]  # fmt: skip
+    assert store.runs()[1]["versions"] == {"nvvm": "13.5"}
 
 
 def test_another_program_says_whether_the_toolchain_changed(store):

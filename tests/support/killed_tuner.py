@@ -20,7 +20,6 @@ from ferrum_numba.gpu import KNOWN
 from ferrum_numba.measure import Policy
 from ferrum_numba.results.store import Store
 from ferrum_numba.tune import SearchTask
-from ferrum_numba.tune.memory import Memory
 from ferrum_numba.tune.search import search
 from ferrum_numba.tune.worker import Outcome
 
@@ -45,9 +44,6 @@ class Noting:
         self.last = [candidate.problem.M, candidate.config.speed]
         return Outcome("measured", us=(100.0,) * 3, rotated=True)
 
-    def final(self, candidates):
-        return None
-
     def round(self, candidates, turn, samples):
         return None
 
@@ -58,12 +54,7 @@ def searched(folder, problem):
     task = SearchTask((kernel,), (problem,), KNOWN["h200"], Policy(), folder / "toy.json")
     notes = os.open(folder / "notes", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     binaries = {(kernel.name, config): make_binary() for config in kernel.space}
-    memory = Memory(task)
-    try:
-        search(task, Noting(notes), memory=memory, binaries=binaries)
-        memory.write()
-    finally:
-        memory.close()
+    search(task, Noting(notes), binaries=binaries)
 
 
 def killed(folder, rounds, rng):

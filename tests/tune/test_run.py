@@ -32,7 +32,7 @@ WIDE = Wide()
 
 @pytest.fixture(autouse=True)
 def compiler(monkeypatch):
-    def build(pairs, arch, progress):
+    def build(pairs, arch, progress, executor=None):
         return {(k.name, c): make_binary(f"f{c.speed}") for k, c in pairs}
 
     monkeypatch.setattr("ferrum_numba.tune.search.build_space", build)

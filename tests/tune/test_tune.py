@@ -60,7 +60,7 @@ def binaries(monkeypatch):
     """Stand in for the compiler: give every config the binary that a test wants."""
     special = {}
 
-    def build(pairs, arch, progress):
+    def build(pairs, *_, **__):
         return {(k.name, c): special.get(c.speed, make_binary()) for k, c in pairs}
 
     monkeypatch.setattr("ferrum_numba.tune.search.build_space", build)
