@@ -76,11 +76,11 @@ def _into(session: Session) -> list[Planned]:
     with progress("plan") as bar:
         rows = plan_into(args.out, session.kernels, problems, facts, limit=args.limit, progress=bar)
     size_mb = size_bytes(Path(args.out)) / 1e6
-    minutes = expected_s(rows) / 60
+    minutes = [expected_s(rows, searcher) / 60 for searcher in ("auto", "model")]
     say(
         f"{args.out} holds the programs of {len(problems)} problems, {size_mb:.1f} MB; "
         f"`ferrum-numba tune --plan {args.out}` is expected to hold {facts.name} for "
-        f"{minutes:.1f} minutes"
+        f"{minutes[0]:.1f} minutes, with `--searcher model` for {minutes[1]:.1f}"
     )
     return rows
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 HELP = "check and time every config on the GPU, decide, store; goes on where it was stopped"
 WRONG = 1
+# fields of the policy: replays so long that what lies between two of them does not count
+TUNING = {"samples": 25, "min_graph_us": 1000.0}
 TROUBLE = ("wrong", "failed", "timeout", "build failed")
 COLUMNS = (
     "problem", "kernel", "config", "us", "us_low", "us_high", "gbps", "tflops", "bound_us",
@@ -82,7 +84,7 @@ def tuned(
         try:
             with progress(op.name) as bar:
                 rows = tune(
-                    kernels, wanted, facts, policy=Policy(), store_path=path,
+                    kernels, wanted, facts, policy=Policy(**TUNING), store_path=path,
                     limit=session.args.limit, timeout_s=session.args.timeout,
                     progress=bar, plan=plan, **how,
                 )  # fmt: skip

@@ -21,7 +21,7 @@ from ferrum_numba.measure import Policy
 from ferrum_numba.results import Row
 from ferrum_numba.results.row import FINAL, MEASURED, problem_key
 from ferrum_numba.results.winners import rounds_of
-from ferrum_numba.tune.expected import CHECK_S, HEAT_CALLS, HEAT_S
+from ferrum_numba.tune.expected import heat_s
 from ferrum_numba.tune.model import ranked
 from ferrum_numba.tune.search import SearchTask, search
 from ferrum_numba.tune.searchers import make_searcher
@@ -162,7 +162,7 @@ def _found(every: Sequence[Landscape], kernel: str, searcher: str, budget: int, 
     for one in every:
         times = [one.us[config] for config in search_landscape(one, searcher, gpu, budget)]
         counts.append(len(times))
-        seconds.append(sum(CHECK_S + max(HEAT_S, HEAT_CALLS * us / 1e6) for us in times))
+        seconds.append(sum(map(heat_s, times)))
         if times:
             losses.append(min(times) / one.best_us - 1)
     lost = np.array(losses or [math.nan])
