@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 FINALISTS = 8
 # numbers of rounds after which the evidence is looked at: each look is a chance to be wrong
 LOOKS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+# rounds after which it does not matter whether others are as fast as the leader or slower
+ENOUGH_ROUNDS = 32
 
 
 def never() -> bool:
@@ -82,8 +84,9 @@ def contest(
     taken: list[list[Outcome]] = [[] for _ in candidates]
     running = list(range(len(candidates)))
     for pair in range(policy.most_rounds // 2):
-        # of no meaning but that it is another order, and the same when replayed
-        random.Random(pair).shuffle(running)
+        # another order, the same when replayed; of two, one and its reverse are all there are
+        if len(running) > 2:
+            random.Random(pair).shuffle(running)
         for turn in (2 * pair, 2 * pair + 1):
             seen = measurer.round([candidates[i] for i in running], turn, policy.round_samples)
             if seen is None:
@@ -102,14 +105,17 @@ def _undecided(taken: Sequence[Sequence[Outcome]], running: Sequence[int], tie: 
     rounds = {i: [one.us for one in taken[i]] for i in running}
     mhz = {i: [_mhz(one) for one in taken[i]] for i in running}
     first = running[ahead([rounds[i] for i in running])]
-    names = {
-        i: compare_rounds(rounds[i], rounds[first], tie, a_mhz=mhz[i], b_mhz=mhz[first]).name
+    verdicts = {
+        i: compare_rounds(rounds[i], rounds[first], tie, a_mhz=mhz[i], b_mhz=mhz[first])
         for i in running
         if i != first
     }
-    if "UNDECIDED" not in names.values() and "FASTER" not in names.values():
+    names = {verdict.name for verdict in verdicts.values()}
+    open_ = any(verdict.may_be_faster(tie) for verdict in verdicts.values())
+    # after so many rounds, who cannot be faster by more than a tie is no reason to go on
+    if not open_ and (len(rounds[first]) >= ENOUGH_ROUNDS or names <= {"SAME", "SLOWER"}):
         return [first]
-    return [i for i in running if i == first or names[i] != "SLOWER"]
+    return [i for i in running if i == first or verdicts[i].name != "SLOWER"]
 
 
 def _outcomes(taken: Sequence[Sequence[Outcome]], name: str) -> list[Outcome]:

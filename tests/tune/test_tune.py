@@ -110,13 +110,13 @@ def test_the_best_meet_in_a_final_until_they_are_decided(task, binaries, monkeyp
     monkeypatch.setattr("ferrum_numba.tune.finals.FINALISTS", 3)
     fake = FakeMeasurer()
     rows = search(task, fake)
-    # 26 us against 34.3, 51 and 101, the default's, which is always in: four rounds decide
-    assert fake.contests == [{4, 3, 2, 1}] * 4
+    # 26 us against 34.3, 51 and 101, the default's, which is always in: eight rounds decide
+    assert fake.contests == [{4, 3, 2, 1}] * 6 + [{4, 3}] * 2
     assert {row.stage for row in rows} == {"final"}
     won = by_speed(rows)[4]
     assert (won.us, won.us_low, won.us_high) == (26.0, 26.0, 26.0)
-    assert won.rounds == ((26.0,) * 3,) * 4
-    assert won.samples == (26.0,) * 12
+    assert won.rounds == ((26.0,) * 3,) * 8
+    assert won.samples == (26.0,) * 24
     assert won.contest == by_speed(rows)[2].contest != ""
     # what was seen of the board belongs to the times that are kept
     assert won.more == {"power_w": 7.0}
@@ -146,7 +146,7 @@ def test_a_changed_program_alone_is_measured_again(task, binaries):
     search(task, again)
     assert again.asked == [(2, 3)]
     # the newcomer was not in the last final
-    assert again.contests == [{4, 3, 2, 1}] * 4
+    assert again.contests[0] == {4, 3, 2, 1}
     assert len(results.load(task.store_path).rows) == 4
 
 
