@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ferrum_numba import gpu
-from ferrum_numba.cli import options
+from ferrum_numba.cli import options, replaying, searching
 from ferrum_numba.cli.names import in_words
 from ferrum_numba.cli.output import (
     as_json,
@@ -23,10 +23,13 @@ from ferrum_numba.contract import Kernel, Op, Problem
 
 if TYPE_CHECKING:
     from ferrum_numba.results import ResultFile, Row, Winner
+    from ferrum_numba.tune.planned import Plan
     from ferrum_numba.tune.space import Progress
 
 HELP = "check and time every config on the GPU, decide, store; goes on where it was stopped"
 WRONG = 1
+# fields of the policy: replays so long that what lies between two of them does not count
+TUNING = {"samples": 25, "min_graph_us": 800.0}
 TROUBLE = ("wrong", "failed", "timeout", "build failed")
 COLUMNS = (
     "problem", "kernel", "config", "us", "us_low", "us_high", "gbps", "tflops", "bound_us",
@@ -41,13 +44,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_store(parser)
     options.add_timeout(parser)
     options.add_repeat(parser)
+    options.add_search(parser)
     options.add_effort(parser, "configs a kernel and problem, half of them the likeliest")
 
 
 def run(session: Session) -> int:
     """Tune; 1 where a candidate is wrong."""
-    problems = session.problems()
-    files = [file for _, file in tuned(session, problems)]
+    if session.args.replay:
+        return replaying.run(session)
+    plan = searching.plan_of(session)
+    problems = searching.problems_of(session, plan)
+    files = [file for _, file in tuned(session, problems, plan)]
+    if session.args.t4:
+        replaying.write_t4(session, files)
     if session.args.json:
         print_json([{"environment": f.environment, "rows": as_json(f.rows)} for f in files])
     else:
@@ -56,24 +65,29 @@ def run(session: Session) -> int:
     return WRONG if any(row.status == "wrong" for f in files for row in f.rows) else 0
 
 
-def tuned(session: Session, problems: Sequence[Problem]) -> list[tuple[Op, ResultFile]]:
+def tuned(
+    session: Session, problems: Sequence[Problem], plan: Plan | None = None
+) -> list[tuple[Op, ResultFile]]:
     """Tune each Op's kernels and return what its store then holds of these problems."""
     from ferrum_numba import results
     from ferrum_numba.measure import Policy
     from ferrum_numba.tune import tune
+    from ferrum_numba.tune.held import Held
     from ferrum_numba.tune.repeat import repeats
 
     facts = gpu.live()
     make_folder(session.store / facts.key)
     found = []
-    for op, kernels in by_op(session.kernels):
+    held = Held()
+    how = searching.how_to_search(session, facts, held)
+    for op, kernels in by_op(plan.kernels if plan else session.kernels):
         wanted = [problem for problem in problems if isinstance(problem, op.problem)]
         path = session.store_path(facts.key, op.name)
         if not wanted:
             continue
         once = partial(
-            tune, kernels, wanted, facts, policy=Policy(), store_path=path,
-            limit=session.args.limit, timeout_s=session.args.timeout,
+            tune, kernels, wanted, facts, policy=Policy(**TUNING), store_path=path,
+            limit=session.args.limit, timeout_s=session.args.timeout, plan=plan, **how,
         )  # fmt: skip
         try:
             with progress(op.name) as bar:
@@ -81,9 +95,12 @@ def tuned(session: Session, problems: Sequence[Problem]) -> list[tuple[Op, Resul
                 runs = [rows, *repeated(once, session.args.repeat - 1, bar)]
         finally:
             session.rows_kept += len(results.load(path).rows) if path.exists() else 0
+        searching.say_how_it_went(session, wanted, rows, held)
+        if not path.exists():
+            continue
         say(f"{len(rows)} rows are in {path}")
         if len(runs) > 1:
-            print(repeats(runs))
+            say(str(repeats(runs)))
         found.append((op, results.ResultFile(results.load(path).environment, rows)))
     return found
 
