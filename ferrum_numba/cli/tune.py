@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ferrum_numba import gpu
 from ferrum_numba.cli import options
+from ferrum_numba.cli.fleets import tuner
 from ferrum_numba.cli.names import in_words
 from ferrum_numba.cli.output import (
     as_json,
@@ -18,6 +18,7 @@ from ferrum_numba.cli.output import (
     say,
 )
 from ferrum_numba.cli.session import Session
+from ferrum_numba.cli.stopping import as_interrupt
 from ferrum_numba.contract import Kernel, Op, Problem
 
 if TYPE_CHECKING:
@@ -26,10 +27,8 @@ if TYPE_CHECKING:
 HELP = "check and time every config on the GPU, decide, store; goes on where it was stopped"
 WRONG = 1
 TROUBLE = ("wrong", "failed", "timeout", "build failed")
-COLUMNS = (
-    "problem", "kernel", "config", "us", "us_low", "us_high", "gbps", "tflops", "bound_us",
-    "fraction", "verdict",
-)  # fmt: skip
+# `of bound` is bound_us / us; all else that is known of a row is in its file
+COLUMNS = ("problem", "program", "us", "of bound", "verdict")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,11 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_problems(parser)
     options.add_store(parser)
     options.add_timeout(parser)
+    options.add_fleet(parser)
     options.add_effort(parser, "configs a kernel and problem, half of them the likeliest")
 
 
 def run(session: Session) -> int:
     """Tune; 1 where a candidate is wrong."""
+    session.goes_on = True
+    with as_interrupt():
+        return _run(session)
+
+
+def _run(session: Session) -> int:
     problems = session.problems()
     files = [file for _, file in tuned(session, problems)]
     if session.args.json:
@@ -57,9 +63,8 @@ def tuned(session: Session, problems: Sequence[Problem]) -> list[tuple[Op, Resul
     """Tune each Op's kernels and return what its store then holds of these problems."""
     from ferrum_numba import results
     from ferrum_numba.measure import Policy
-    from ferrum_numba.tune import tune
 
-    facts = gpu.live()
+    facts, tune = tuner(session)
     make_folder(session.store / facts.key)
     found = []
     for op, kernels in by_op(session.kernels):
@@ -91,11 +96,14 @@ def show(session: Session, file: ResultFile) -> None:
     """Print the winner of every problem, and what could not be decided."""
     from ferrum_numba.results import winners
 
-    rows = [_winner(winner) for winner in winners(file.rows)]
+    rows = [in_short(row) for row in session.readable(map(_decided, winners(file.rows)))]
+    environment = file.environment
     print_table(
-        session.readable(rows),
+        rows,
         COLUMNS,
-        f"{file.environment['gpu']}, driver {file.environment['driver']}",
+        f"{environment['gpu']}, driver {environment['driver']}; of a config, what differs from the "
+        "kernel's default for the problem",
+        folded=("program", "verdict"),
     )
     report_trouble(file.rows)
 
@@ -108,7 +116,14 @@ def report_trouble(rows: Iterable[Row]) -> None:
             print(f"{row.status}: {about}: {row.reason}")
 
 
-def _winner(winner: Winner) -> dict[str, Any]:
+def _decided(winner: Winner) -> dict[str, Any]:
     counts = ((len(winner.ties), "tied"), (len(winner.undecided), "undecided"))
     verdict = ", ".join(f"{count} {word}" for count, word in counts if count) or "fastest"
     return {**winner.row.to_json(), "verdict": verdict}
+
+
+def in_short(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a readable row with its kernel and config as one, and its part of the bound."""
+    program = f"{row['kernel']} {row['config']}".strip()
+    timed = f"{row['fraction']:.0%}" if row["status"] == "measured" else row["status"]
+    return {**row, "program": program, "of bound": timed}

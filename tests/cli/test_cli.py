@@ -324,7 +324,7 @@ class Measured:
             raise self.outcome
         return self.outcome
 
-    def final(self, candidates):
+    def round(self, candidates, turn, samples):
         return None
 
 
