@@ -65,7 +65,8 @@ def _task(
     """Return a task, and what is no part of it but of how a fleet is run."""
     from ferrum_numba.tune import SearchTask
 
-    rest = {name: how.pop(name) for name in ("timeout_s", "progress", "plan") if name in how}
+    apart = ("timeout_s", "progress", "plan")
+    rest: dict[str, Any] = {name: how.pop(name) for name in apart if name in how}
     return SearchTask(kernels, problems, facts, store_path=Path(store_path), **how), rest
 
 

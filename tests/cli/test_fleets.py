@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from axpy import Axpy, Problem
-from toy_kernel import Toy
+from toy_kernel import Toy, make_binary
 
 from ferrum_numba import cli, gpu, results, tune
 from ferrum_numba.errors import DeviceError
@@ -16,6 +16,7 @@ from ferrum_numba.gpu import KNOWN
 from ferrum_numba.results import decisions
 from ferrum_numba.tune import dask_fleet, fleet
 from ferrum_numba.tune.search import SearchTask, search
+from ferrum_numba.tune.space import program_of
 from ferrum_numba.tune.worker import Outcome
 
 SETS = {"small": (Problem(64), Problem(100))}
@@ -46,6 +47,10 @@ def measurer(tmp_path, monkeypatch):
     def fake(kernels, problems, facts, *, timeout_s, progress, plan=None, **rest):
         return search(SearchTask(kernels, problems, facts, **rest), measurer, progress)
 
+    def build(pairs, arch, *_, **__):
+        return {(k.name, c): make_binary(program_of(k, c, arch)) for k, c in pairs}
+
+    monkeypatch.setattr("ferrum_numba.tune.search.build_space", build)
     monkeypatch.setattr(gpu, "live", lambda index=0: BOARDS[index])
     monkeypatch.setattr(gpu, "_driver_gpus", lambda: 2)
     monkeypatch.setattr(tune, "tune", fake)
