@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 HELP = "check and time every config on the GPU, decide, store; goes on where it was stopped"
 WRONG = 1
 # fields of the policy: replays so long that what lies between two of them does not count
-TUNING = {"samples": 25, "min_graph_us": 800.0}
+TUNING: dict[str, Any] = {"samples": 25, "min_graph_us": 800.0}
 TROUBLE = ("wrong", "failed", "timeout", "build failed")
 COLUMNS = (
     "problem", "kernel", "config", "us", "us_low", "us_high", "gbps", "tflops", "bound_us",
