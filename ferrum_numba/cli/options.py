@@ -80,6 +80,14 @@ def add_effort(parser: argparse.ArgumentParser, limited: str) -> None:
     parser.add_argument("--no-cache", action="store_true", help="compile everything anew")
 
 
+def add_repeat(parser: argparse.ArgumentParser) -> None:
+    """Add how often finals are held."""
+    parser.add_argument(
+        "--repeat", type=_positive, default=1, metavar="N",
+        help="hold every final N times, and say how often winners change and what that costs",
+    )  # fmt: skip
+
+
 def add_timeout(parser: argparse.ArgumentParser) -> None:
     """Add the time after which a candidate is given up."""
     parser.add_argument(

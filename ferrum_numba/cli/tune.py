@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ferrum_numba import gpu
@@ -23,11 +24,12 @@ from ferrum_numba.contract import Kernel, Op, Problem
 if TYPE_CHECKING:
     from ferrum_numba.results import ResultFile, Row, Winner
     from ferrum_numba.tune.planned import Plan
+    from ferrum_numba.tune.space import Progress
 
 HELP = "check and time every config on the GPU, decide, store; goes on where it was stopped"
 WRONG = 1
 # fields of the policy: replays so long that what lies between two of them does not count
-TUNING: dict[str, Any] = {"samples": 25, "min_graph_us": 800.0}
+TUNING: dict[str, Any] = {"samples": 25, "min_graph_us": 1600.0}
 TROUBLE = ("wrong", "failed", "timeout", "build failed")
 COLUMNS = (
     "problem", "kernel", "config", "us", "us_low", "us_high", "gbps", "tflops", "bound_us",
@@ -42,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_store(parser)
     options.add_timeout(parser)
     options.add_search(parser)
+    options.add_repeat(parser)
     options.add_effort(parser, "configs a kernel and problem, half of them the likeliest")
 
 
@@ -70,6 +73,7 @@ def tuned(
     from ferrum_numba.measure import Policy
     from ferrum_numba.tune import tune
     from ferrum_numba.tune.held import Held
+    from ferrum_numba.tune.repeat import repeats
 
     facts = gpu.live()
     make_folder(session.store / facts.key)
@@ -81,21 +85,30 @@ def tuned(
         path = session.store_path(facts.key, op.name)
         if not wanted:
             continue
+        once = partial(
+            tune, kernels, wanted, facts, policy=Policy(**TUNING), store_path=path,
+            limit=session.args.limit, timeout_s=session.args.timeout, plan=plan, **how,
+        )  # fmt: skip
         try:
             with progress(op.name) as bar:
-                rows = tune(
-                    kernels, wanted, facts, policy=Policy(**TUNING), store_path=path,
-                    limit=session.args.limit, timeout_s=session.args.timeout,
-                    progress=bar, plan=plan, **how,
-                )  # fmt: skip
+                rows = once(progress=bar)
+                runs = [rows, *repeated(once, session.args.repeat - 1, bar)]
         finally:
             session.rows_kept += len(results.load(path).rows) if path.exists() else 0
         searching.say_how_it_went(session, wanted, rows, held)
         if not path.exists():
             continue
         say(f"{len(rows)} rows are in {path}")
+        if len(runs) > 1:
+            print(repeats(runs))
         found.append((op, results.ResultFile(results.load(path).environment, rows)))
     return found
+
+
+def repeated(once: Callable[..., list[Row]], count: int, bar: Progress) -> Iterator[list[Row]]:
+    """Yield the rows of further finals of a tune, whose heats are known by now."""
+    for _ in range(count):
+        yield once(progress=bar, again=True)
 
 
 def by_op(kernels: Sequence[Kernel]) -> list[tuple[Op, list[Kernel]]]:

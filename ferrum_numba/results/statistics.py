@@ -22,13 +22,15 @@ Name = Literal["FASTER", "SLOWER", "SAME", "UNDECIDED"]
 TIE = 0.01
 # rounds before which nothing is decided
 LEAST_ROUNDS = 4
+# observations from which on a fifth on either side does not count
+TRIMMED = 8
 # as many observations are joined by twos: from 16 to 31 are left
 MOST_OBSERVATIONS = 32
 # spread of the log-ratio of one observation. The recorded finals are two observations each; with
 # this, the interval of the first holds the second as often as it should, at every level
 SPREAD = 0.012
 # of each comparison of a final, so that all of them together are wrong in less than 1 % of finals
-DECIDED = 0.9999
+DECIDED = 0.99995
 MOST_LOG = 100.0
 # a clock is read to 15 MHz of 1980
 CLOCK_MOVED = 0.01
@@ -120,9 +122,9 @@ def compare_rounds(
 
     A round says one thing: the log of the ratio of both medians. Two rounds in a row, of which the
     second had the order reversed, are one observation. The interval is that of a trimmed mean of
-    observations (Tukey and McLaughlin): the outer fifth on either side does not count, so that a
-    step of the clocks in the midst of a round does not either. Its spread is that which was seen,
-    and that of one observation more as finals usually have it (`SPREAD`): a few that agree by
+    observations (Tukey and McLaughlin): of eight or more, a fifth on either side does not count, so
+    that a step of the clocks in the midst of a round does not either. Its spread is that which was
+    seen, and that of one observation more as finals usually have it (`SPREAD`): a few that agree by
     chance prove little. `docs/tuning.md#evidence` has how often it holds.
 
     Args:
@@ -175,7 +177,8 @@ def observations(logs: np.ndarray) -> np.ndarray:
 def _trimmed(found: np.ndarray, confidence: float) -> tuple[float, float]:
     """Return the trimmed mean of observations, and half of the width of its interval."""
     ordered = np.sort(found)
-    cut = len(ordered) // 5
+    # of fewer, each that is left out costs more than a wild one does
+    cut = len(ordered) // 5 if len(ordered) >= TRIMMED else 0
     kept = ordered[cut : len(ordered) - cut]
     off = np.clip(found, kept[0], kept[-1])
     off -= off.mean()

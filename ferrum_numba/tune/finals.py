@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # the best of the heats that meet in a final, besides those that always do
 FINALISTS = 8
 # numbers of rounds after which the evidence is looked at: each look is a chance to be wrong
-LOOKS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+LOOKS = (6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 # rounds after which it does not matter whether others are as fast as the leader or slower
 ENOUGH_ROUNDS = 32
 
@@ -37,18 +37,24 @@ def finalists(rows: Sequence[Row], always: Collection[tuple[str, ...]] = ()) -> 
     """Return the places of the rows that meet in a final, the fastest of the heats first.
 
     They are the best 8, the best of every kernel, because a table shows them, and the default and
-    the incumbent, because what wins must have beaten those.
+    the incumbent, because what wins must have beaten those. Where there was a final, its best 8 and
+    the best 8 of what is newer: a time of a final is longer than the same config's heat, and what
+    was left out of it stays out.
 
     Args:
         rows:   of one problem in one regime
         always: keys of rows that are in the final wherever they were measured: of the default and
                 of the incumbent
     """
-    heats = [i for i, row in enumerate(rows) if row.status == MEASURED]
-    heats.sort(key=lambda i: rows[i].us)
-    leaders = {rows[i].kernel: i for i in reversed(heats)}
-    set_in = [i for i in heats if rows[i].key in always]
-    return list(dict.fromkeys([*heats[:FINALISTS], *leaders.values(), *set_in]))
+    timed = [i for i, row in enumerate(rows) if row.status == MEASURED]
+    timed.sort(key=lambda i: rows[i].us)
+    last = max((rows[i].run for i in timed if rows[i].stage == FINAL), default="")
+    finals = [i for i in timed if rows[i].stage == FINAL]
+    heats = [i for i in timed if rows[i].stage != FINAL and not (finals and rows[i].run <= last)]
+    best = [*finals[:FINALISTS], *heats[:FINALISTS]]
+    leaders = {rows[i].kernel: i for i in reversed([*finals, *heats])}
+    set_in = [i for i in timed if rows[i].key in always]
+    return list(dict.fromkeys([*best, *leaders.values(), *set_in]))
 
 
 def due(rows: Sequence[Row], places: Sequence[int]) -> bool:

@@ -48,6 +48,7 @@ class SearchTask:
     earlier:   rows of other stores: their best is an incumbent, as the best of the own store is
     held:      the account of the GPU's time, which the search keeps
     executor:  what compiles; None for processes of this machine
+    again:     hold every final anew, also where nothing is newer than the last
     factors:   what the board takes over what the first board of its model took, for problems that
                are bound by "memory" or "tensor"; empty where no yardstick was timed
     """
@@ -70,6 +71,7 @@ class SearchTask:
     held: Held = field(default_factory=Held)
     executor: Executor | None = None
     factors: Mapping[str, float] = field(default_factory=dict)
+    again: bool = False
 
     def due(self) -> Deadline:
         """Return the deadline of what begins to measure now."""

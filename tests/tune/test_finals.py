@@ -112,6 +112,15 @@ def test_the_best_the_first_of_each_kernel_and_those_set_in_meet():
     assert finalists(rows, {rows[14].key, rows[16].key, rows[11].key}) == [*best, 13, 14]
 
 
+def test_what_was_left_out_of_a_final_stays_out_of_the_next():
+    # in a final they take longer than the heats that lost
+    finals = [replace(heat(30.0 + i, i, run="2026-01"), stage="final") for i in range(10)]
+    lost = [heat(29.0, 20 + i, run="2026-01") for i in range(3)]
+    new = [heat(31.5, 30, run="2026-02"), heat(90.0, 31, run="2026-02", kernel="gptq")]
+    assert finalists([*finals, *lost]) == list(range(8))
+    assert finalists([*finals, *lost, *new]) == [*range(8), 13, 14]
+
+
 def test_a_final_is_due_where_something_is_newer_than_the_last():
     old, new = heat(10.0, 1, run="2026-01"), heat(11.0, 2, run="2026-02")
     final = replace(heat(10.5, 3, run="2026-01"), stage="final")

@@ -45,22 +45,6 @@ def test_what_can_be_decided_is_decided(told):
     assert [one.undecided for one in told["white, 0.3 %"]] == [0, 0, 0]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", BY_NAME)
-def test_the_figures_of_a_noise(name):
-    one, finals = BY_NAME[name], 500
-    found = [figures(one, field) for field in (rivals(8, finals), equals(2, finals),
-                                               equals(8, finals))]  # fmt: skip
-    print(f"| {name} | " + " | ".join(
-        f"{each.wrong:.1%} {each.falsely:.1%} {each.undecided:.0%} {each.held:.1%} "
-        f"{each.rounds:.0f}" for each in found
-    ))  # fmt: skip
-    assert found[0].wrong < 0.01
-    assert max(each.falsely for each in found[1:]) < 0.01
-    # 500 draws of a level of 95 % are within 2 % of it
-    assert min(each.held for each in found) > noise.LEVEL - 0.02
-
-
 def test_the_rule_before_names_wrong_winners_on_these_boards():
     """Show that the boards are hard: the median of all samples of four rounds errs on them."""
     one, wrong = BY_NAME["round residuals of 4 %"], 0
