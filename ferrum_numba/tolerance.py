@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -97,18 +98,17 @@ class Tolerance:
             sums = np.array(list(threads.map(_differ, pieces)))
         if not np.isfinite(sums).all():
             return None
-        square, total, peak, want_square, want_total, want_peak = (
-            *sums[:, :2].sum(0), sums[:, 2].max(), *sums[:, 3:5].sum(0), sums[:, 5].max(),
-        )  # fmt: skip
-        tiny = np.finfo(np.float64).tiny
-        rel = float(np.sqrt(square) / max(np.sqrt(want_square), tiny))
-        largest = float(peak / max(want_peak, tiny))
+        square, total, _, want_square, want_total, _ = map(float, sums.sum(0))
+        peak, want_peak = float(sums[:, 2].max()), float(sums[:, 5].max())
+        tiny = float(np.finfo(np.float64).tiny)
+        rel = math.sqrt(square) / max(math.sqrt(want_square), tiny)
+        largest = peak / max(want_peak, tiny)
         if rel > self.rel or largest > self.max:
             return None
         piece = int(sums[:, 2].argmax())
         place = piece * PIECE + int(_difference(*pieces[piece]).argmax())
         worst = tuple(int(i) for i in np.unravel_index(place, got.shape))
-        mean = float(total / max(want_total, tiny))
+        mean = total / max(want_total, tiny)
         return Comparison(rel, mean, largest, worst, True, "")
 
     def _compare_written(self, got: Array, want: Array) -> Comparison:

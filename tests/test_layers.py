@@ -60,6 +60,7 @@ OUTSIDE = {
     "rich": {"cli"},
     "safetensors": {"export", "gptq", "perf"},
     "filelock": {"tune"},
+    "optuna": {"tune"},
     "distributed": {"tune"},
     "torch": {"torch", "linear", "perf"},
     "transformers": {"perf"},

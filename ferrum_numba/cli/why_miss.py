@@ -9,7 +9,7 @@ from typing import Any
 from ferrum_numba.cli import options
 from ferrum_numba.cli.output import print_json, print_table, progress
 from ferrum_numba.cli.session import Session
-from ferrum_numba.cli.tune import by_op
+from ferrum_numba.cli.tune import TUNING, by_op
 
 HELP = "say what tune would measure here, though the store has results, and why"
 COLUMNS = ("kernel", "candidates", "why")
@@ -54,7 +54,7 @@ def _misses(session: Session) -> list[tuple[Any, str | None]]:
     from ferrum_numba.tune.misses import why_miss
 
     gpu, problems = session.gpu, session.problems()
-    here = results.environment(gpu, Policy(), sys.argv)
+    here = results.environment(gpu, Policy(**TUNING), sys.argv)
     found = []
     for op, kernels in by_op(session.kernels):
         path = session.store_path(gpu.key, op.name)

@@ -61,7 +61,7 @@ class HostOperands:
 
 def digest(array: Array) -> str:
     """Return a text that two arrays share where they hold the same bytes."""
-    return hashlib.blake2b(array.reshape(-1).view(np.uint8), digest_size=16).hexdigest()
+    return hashlib.blake2b(array.reshape(-1).view(np.uint8).data, digest_size=16).hexdigest()
 
 
 class Uploads:
@@ -158,7 +158,7 @@ class OperandSet:
         self.out.fill(POISON)
 
     def result(self, into: Array | None = None) -> Array:
-        """Wait, and return the output; in an array of bytes of at least its size, if one is given."""
+        """Wait, and return the output; in an array of bytes that is given and large enough."""
         shape, dtype = self.kernel.op.output(self.problem)
         if into is None:
             return self.out.read(shape, dtype)

@@ -18,15 +18,20 @@ Rounds = Sequence[Sequence[float]]
 Mhz = Sequence[float | None]
 Name = Literal["FASTER", "SLOWER", "SAME", "UNDECIDED"]
 
+# relative difference that does not matter
+TIE = 0.01
 # rounds before which nothing is decided
 LEAST_ROUNDS = 4
+# observations from which on a fifth on either side does not count
+TRIMMED = 8
 # as many observations are joined by twos: from 16 to 31 are left
 MOST_OBSERVATIONS = 32
 # spread of the log-ratio of one observation. The recorded finals are two observations each; with
 # this, the interval of the first holds the second as often as it should, at every level
 SPREAD = 0.012
 # of each comparison of a final, so that all of them together are wrong in less than 1 % of finals
-DECIDED = 0.9995
+DECIDED = 0.99995
+MOST_LOG = 100.0
 # a clock is read to 15 MHz of 1980
 CLOCK_MOVED = 0.01
 
@@ -45,6 +50,10 @@ class Verdict:
     ratio: float
     low: float
     high: float
+
+    def may_be_faster(self, tie: float = TIE) -> bool:
+        """Return whether the interval holds ratios at which a is faster by more than a tie."""
+        return self.low * (1 + tie) < 1
 
 
 def coverage(n: int, k: int) -> float:
@@ -76,7 +85,7 @@ def median_interval(us: Sequence[float], confidence: float = 0.95) -> tuple[floa
 
 
 def compare(
-    a_us: Sequence[float], b_us: Sequence[float], tie: float = 0.01, confidence: float = 0.95
+    a_us: Sequence[float], b_us: Sequence[float], tie: float = TIE, confidence: float = 0.95
 ) -> Verdict:
     """Return the verdict on two sets of independent samples of the same work.
 
@@ -104,7 +113,7 @@ def undecided(ratio: float) -> Verdict:
 def compare_rounds(
     a: Rounds,
     b: Rounds,
-    tie: float = 0.01,
+    tie: float = TIE,
     confidence: float = DECIDED,
     a_mhz: Mhz = (),
     b_mhz: Mhz = (),
@@ -113,9 +122,9 @@ def compare_rounds(
 
     A round says one thing: the log of the ratio of both medians. Two rounds in a row, of which the
     second had the order reversed, are one observation. The interval is that of a trimmed mean of
-    observations (Tukey and McLaughlin): the outer fifth on either side does not count, so that a
-    step of the clocks in the midst of a round does not either. Its spread is that which was seen,
-    and that of one observation more as finals usually have it (`SPREAD`): a few that agree by
+    observations (Tukey and McLaughlin): of eight or more, a fifth on either side does not count, so
+    that a step of the clocks in the midst of a round does not either. Its spread is that which was
+    seen, and that of one observation more as finals usually have it (`SPREAD`): a few that agree by
     chance prove little. `docs/tuning.md#evidence` has how often it holds.
 
     Args:
@@ -133,6 +142,8 @@ def compare_rounds(
     if not count:
         return undecided(median(_flat(a)) / median(_flat(b)))
     centre, half = _trimmed(observations(logs), confidence)
+    # of two observations at a high confidence the interval is wider than a float
+    half = min(half, MOST_LOG)
     ratio, low, high = math.exp(centre), math.exp(centre - half), math.exp(centre + half)
     name = _name(ratio, low, high, tie) if count >= LEAST_ROUNDS else "UNDECIDED"
     if name in ("FASTER", "SLOWER"):
@@ -166,13 +177,31 @@ def observations(logs: np.ndarray) -> np.ndarray:
 def _trimmed(found: np.ndarray, confidence: float) -> tuple[float, float]:
     """Return the trimmed mean of observations, and half of the width of its interval."""
     ordered = np.sort(found)
-    cut = len(ordered) // 5
+    # of fewer, each that is left out costs more than a wild one does
+    cut = len(ordered) // 5 if len(ordered) >= TRIMMED else 0
     kept = ordered[cut : len(ordered) - cut]
-    clipped = np.clip(ordered, kept[0], kept[-1])
-    squares = float(np.sum((clipped - clipped.mean()) ** 2)) + SPREAD**2
-    # the usual spread is an observation more: as many degrees of freedom as were kept
-    error = math.sqrt(squares) / len(kept)
-    return float(kept.mean()), t_quantile(len(kept), confidence) * error
+    off = np.clip(found, kept[0], kept[-1])
+    off -= off.mean()
+    squares = float(off @ off) + SPREAD**2
+    freedom = max(len(kept) - 1, 1)
+    error = math.sqrt(squares * _lasting(off) / (len(kept) * freedom))
+    return float(kept.mean()), t_quantile(freedom, confidence) * error
+
+
+def _lasting(off: np.ndarray) -> float:
+    """Return how many observations in a row say as much as one, by how alike neighbours are.
+
+    Args:
+        off: observations less their mean, in the order in which they were taken
+    """
+    if len(off) < 4:
+        return 1.0
+    squares = float(off @ off)
+    # neighbours out of few seem less alike than they are; what is small beside the usual spread may
+    # be as alike as it likes
+    alike = (float(off[1:] @ off[:-1]) + squares / len(off)) / (squares + SPREAD**2)
+    alike = min(max(alike, 0.0), 0.9)
+    return (1 + alike) / (1 - alike)
 
 
 def _in_cycles(logs: np.ndarray, a_mhz: Mhz, b_mhz: Mhz) -> float | None:

@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from ferrum_numba.results.row import FINAL, MEASURED, Row, as_text, problem_key
 from ferrum_numba.results.statistics import (
+    TIE,
     Rounds,
     Verdict,
     ahead,
@@ -55,8 +56,8 @@ T = TypeVar("T", bound=Timed)
 class Winner:
     """The row that won a problem, and the rows that cannot be told from it.
 
-    ties:      as fast as the winner, within the tie band
-    undecided: the samples do not say
+    ties:      as fast as the winner within a tie, and surely no faster than that
+    undecided: for all that the samples say, faster than the winner by more than a tie
     """
 
     row: Row
@@ -165,9 +166,8 @@ def _first(group: Sequence[Row]) -> Row:
     """Return the row that wins of those on one problem."""
     finals: dict[Hashable, list[Row]] = {}
     for row in _comparable(group):
-        name, rounds = rounds_of(row)
-        # a row of no final stands for itself
-        finals.setdefault((name, row.board) if rounds else id(row), []).append(row)
+        # a row without rounds stands for itself; the four of earlier finals are too few for more
+        finals.setdefault(row.contest or id(row), []).append(row)
     firsts = [_first_of_final(rows) for rows in finals.values()]
     return min(firsts, key=lambda row: (row.stage != FINAL, even_us(row)))
 
@@ -183,13 +183,10 @@ def _field(row: Row) -> str | None:
 
 
 def _first_of_final(rows: Sequence[Row]) -> Row:
-    rounds = [rounds_of(row)[1] for row in rows]
-    most = max(map(len, rounds))
+    most = max(len(row.rounds) for row in rows)
     # those with fewer were left behind
-    last = [row for row, taken in zip(rows, rounds, strict=True) if len(taken) == most]
-    if most == 0 or len(last) == 1:
-        return last[0]
-    first = last[ahead([rounds_of(row)[1] for row in last])]
+    last = [row for row in rows if len(row.rounds) == most]
+    first = last[ahead([row.rounds for row in last])]
     equals = [row for row in last if row is first or compare_rows(row, first).name == "SAME"]
     return min(equals, key=_modesty)
 
@@ -204,16 +201,17 @@ def _modesty(row: Row) -> tuple[float, float, str]:
 
 def _winner(group: Sequence[Row]) -> Winner:
     found = Winner(_first(best(group)))
-    near = [
-        row
-        for row in _comparable(group)
-        if row is not found.row and even_us(row) <= NEAR * even_us(found.row)
-    ]
-    names = {id(row): compare_rows(row, found.row).name for row in near}
-    found.ties.extend(row for row in near if names[id(row)] == "SAME")
-    for row in near:
-        # what was dropped from a final lost to one that the winner equals, perhaps
-        lost = any(compare_rows(row, tie).name == "SLOWER" for tie in found.ties)
-        if names[id(row)] == "UNDECIDED" and not lost:
+    others = [row for row in _comparable(group) if row is not found.row]
+    verdicts = {id(row): compare_rows(row, found.row) for row in others}
+    for row in others:
+        verdict = verdicts[id(row)]
+        if not verdict.may_be_faster() and verdict.ratio <= 1 + TIE:
+            found.ties.append(row)
+    for row in others:
+        verdict = verdicts[id(row)]
+        if not verdict.may_be_faster() or verdict.ratio > NEAR:
+            continue
+        # it may have lost to one that the winner equals
+        if all(compare_rows(row, tie).may_be_faster() for tie in found.ties):
             found.undecided.append(row)
     return found

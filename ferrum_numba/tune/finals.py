@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 # the best of the heats that meet in a final, besides those that always do
 FINALISTS = 8
 # numbers of rounds after which the evidence is looked at: each look is a chance to be wrong
-LOOKS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+LOOKS = (6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+# rounds after which it does not matter whether others are as fast as the leader or slower
+ENOUGH_ROUNDS = 32
 
 
 def never() -> bool:
@@ -35,18 +37,24 @@ def finalists(rows: Sequence[Row], always: Collection[tuple[str, ...]] = ()) -> 
     """Return the places of the rows that meet in a final, the fastest of the heats first.
 
     They are the best 8, the best of every kernel, because a table shows them, and the default and
-    the incumbent, because what wins must have beaten those.
+    the incumbent, because what wins must have beaten those. Where there was a final, its best 8 and
+    the best 8 of what is newer: a time of a final is longer than the same config's heat, and what
+    was left out of it stays out.
 
     Args:
         rows:   of one problem in one regime
         always: keys of rows that are in the final wherever they were measured: of the default and
                 of the incumbent
     """
-    heats = [i for i, row in enumerate(rows) if row.status == MEASURED]
-    heats.sort(key=lambda i: rows[i].us)
-    leaders = {rows[i].kernel: i for i in reversed(heats)}
-    set_in = [i for i in heats if rows[i].key in always]
-    return list(dict.fromkeys([*heats[:FINALISTS], *leaders.values(), *set_in]))
+    timed = [i for i, row in enumerate(rows) if row.status == MEASURED]
+    timed.sort(key=lambda i: rows[i].us)
+    last = max((rows[i].run for i in timed if rows[i].stage == FINAL), default="")
+    finals = [i for i in timed if rows[i].stage == FINAL]
+    heats = [i for i in timed if rows[i].stage != FINAL and not (finals and rows[i].run <= last)]
+    best = [*finals[:FINALISTS], *heats[:FINALISTS]]
+    leaders = {rows[i].kernel: i for i in reversed([*finals, *heats])}
+    set_in = [i for i in timed if rows[i].key in always]
+    return list(dict.fromkeys([*best, *leaders.values(), *set_in]))
 
 
 def due(rows: Sequence[Row], places: Sequence[int]) -> bool:
@@ -82,8 +90,9 @@ def contest(
     taken: list[list[Outcome]] = [[] for _ in candidates]
     running = list(range(len(candidates)))
     for pair in range(policy.most_rounds // 2):
-        # of no meaning but that it is another order, and the same when replayed
-        random.Random(pair).shuffle(running)
+        # another order, the same when replayed; of two, one and its reverse are all there are
+        if len(running) > 2:
+            random.Random(pair).shuffle(running)
         for turn in (2 * pair, 2 * pair + 1):
             seen = measurer.round([candidates[i] for i in running], turn, policy.round_samples)
             if seen is None:
@@ -102,14 +111,17 @@ def _undecided(taken: Sequence[Sequence[Outcome]], running: Sequence[int], tie: 
     rounds = {i: [one.us for one in taken[i]] for i in running}
     mhz = {i: [_mhz(one) for one in taken[i]] for i in running}
     first = running[ahead([rounds[i] for i in running])]
-    names = {
-        i: compare_rounds(rounds[i], rounds[first], tie, a_mhz=mhz[i], b_mhz=mhz[first]).name
+    verdicts = {
+        i: compare_rounds(rounds[i], rounds[first], tie, a_mhz=mhz[i], b_mhz=mhz[first])
         for i in running
         if i != first
     }
-    if "UNDECIDED" not in names.values() and "FASTER" not in names.values():
+    names = {verdict.name for verdict in verdicts.values()}
+    open_ = any(verdict.may_be_faster(tie) for verdict in verdicts.values())
+    # after so many rounds, who cannot be faster by more than a tie is no reason to go on
+    if not open_ and (len(rounds[first]) >= ENOUGH_ROUNDS or names <= {"SAME", "SLOWER"}):
         return [first]
-    return [i for i in running if i == first or names[i] != "SLOWER"]
+    return [i for i in running if i == first or verdicts[i].name != "SLOWER"]
 
 
 def _outcomes(taken: Sequence[Sequence[Outcome]], name: str) -> list[Outcome]:

@@ -79,7 +79,7 @@ class Fleet:
         self._yardsticks = [y for y in yardsticks if y.kernel.runs_on(gpu)]
         rulers = [(y.kernel, y.kernel.default(y.problem, gpu)) for y in self._yardsticks]
         self._rulers = build_space(rulers, gpu.arch, executor=task.executor) if rulers else {}
-        self._queue = Queue(longest_first(self._space, gpu), task.deadline)
+        self._queue = Queue(longest_first(self._space, gpu), task.due())
         self._tally = Tally(sum(len(configs) for *_, configs in self._space), progress)
         self._threads: list[threading.Thread] = []
         self._memories: list[Memory] = []

@@ -32,6 +32,8 @@ QUICK_SAMPLES = 3
 IDLE_S, BRIEF_MS = 1.0, 30.0
 # work in the replays that are timed of a candidate alone, with so many of them at least
 HEAT_US, FEWEST_SAMPLES = 40_000.0, 5
+# likewise of a finalist in one round
+ROUND_US = 2_000.0
 # a candidate that takes this many times the best is not timed in full
 SLOW = 2.0
 
@@ -169,8 +171,8 @@ class GpuMeasurer:
             bound = operands.bind(candidate.config, candidate.binary, loaded)
             timer = Timer(self._device, bound.calls(), candidate.regime, self._policy)
             self._finalists[about] = timer
-            return timer.take(samples, warmup_ms)
-        return timer.take(samples, 0.0, briefly=True)
+            return timer.take(_in_round(timer, samples), warmup_ms)
+        return timer.take(_in_round(timer, samples), 0.0, briefly=True)
 
     def _end_final(self) -> None:
         for timer in self._finalists.values():
@@ -191,3 +193,12 @@ class GpuMeasurer:
             "throttle": list(taken.throttle),
             "busy_us": taken.busy_us,
         }
+
+
+def _in_round(timer: Timer, samples: int) -> int:
+    """Return how many replays to time in a round: fewer where they take long, more rounds say more.
+
+    The median of few counts, so never two.
+    """
+    enough = math.ceil(ROUND_US / max(timer.replay_us, 1.0))
+    return samples if enough >= samples else 1

@@ -25,6 +25,8 @@ from ferrum_numba.tune.space import (
 )
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ferrum_numba.gpu import Gpu
 
 
@@ -70,10 +72,14 @@ def plan_into(
     *,
     limit: int | None = None,
     progress: Progress = silent,
+    executor: Executor | None = None,
 ) -> list[Planned]:
     """Plan as `plan` does, and keep it as a folder that `tune` takes, with its programs.
 
     Programs that the folder has are not compiled again.
+
+    Args:
+        executor: what compiles; None for processes of this machine
 
     Raises:
         StoreError: the folder cannot be written.
@@ -85,7 +91,7 @@ def plan_into(
     root = Path(folder)
     candidates = _candidates(kernels, problems, gpu, limit)
     binaries, names = planned.build_into(
-        root / planned.PROGRAMS, _wanted(candidates), gpu.arch, progress
+        root / planned.PROGRAMS, _wanted(candidates), gpu.arch, progress, executor
     )
     rows = _rows(candidates, binaries, gpu, gpu.arch)
     files = [

@@ -28,6 +28,8 @@ from ferrum_numba.results.file import load_json, write_json
 from ferrum_numba.tune.space import Binaries, Progress, by_program, program_of, silent
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ferrum_numba.gpu import Gpu
 
 SCHEMA = 1
@@ -42,9 +44,15 @@ def program_key(fingerprint: str) -> str:
 
 
 def build_into(
-    folder: Path, pairs: Iterable[tuple[Kernel, Config]], arch: str, progress: Progress = silent
+    folder: Path,
+    pairs: Iterable[tuple[Kernel, Config]],
+    arch: str,
+    progress: Progress = silent,
+    executor: Executor | None = None,
 ) -> tuple[Binaries, dict[tuple[str, Any], str]]:
     """Compile programs into a folder, but for those that it has; needs no GPU.
+
+    executor: what compiles; None for processes of this machine
 
     Returns:
         what was built, and the file name of each program, by kernel name and config
@@ -68,7 +76,7 @@ def build_into(
     def report(done: int, total: int) -> None:
         progress(len(groups) - total + done, len(groups), "compile")
 
-    for job, outcome in build_many(missing, progress=report):
+    for job, outcome in build_many(missing, progress=report, executor=executor):
         built[job] = outcome
         if isinstance(outcome, Binary):
             known = program_of(job.kernel, job.config, arch)
@@ -142,9 +150,7 @@ class Plan:
         """
         path = Path(folder)
         if not (path / MANIFEST).is_file():
-            raise StoreError(
-                f"{path} is no plan: it has no {MANIFEST}, which `plan --out` ends with"
-            )
+            raise StoreError(f"{path} is no plan, or one that was not finished: no {MANIFEST}")
         manifest = load_json(path / MANIFEST, SCHEMA)
         needed = {"gpu", "arch", "sources", "candidates"} - manifest.keys()
         if needed:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SEED = 0
 # recorded ceilings are another run's: a board may be that much faster
 RECORDED_SLACK = 1.05
+# how far above a ceiling that was measured a time may lie: the ceiling had its own clocks
+ANOMALY = 1.05
 # of what a measurer saw: for the account of the GPU's time, not for a row
 ACCOUNT = ("busy_us",)
 
@@ -61,33 +63,47 @@ class RowMaker:
             source_hash=binary.fingerprint,
         )  # fmt: skip
 
-    def heat(self, row: Row, outcome: Outcome) -> Row:
-        """Return a row with what came of measuring it alone."""
+    def heat(self, row: Row, outcome: Outcome, roof_us: float = 0.0) -> Row:
+        """Return a row with what came of measuring it alone.
+
+        roof_us: what the board's measured ceilings leave for the problem, 0 where there are none
+        """
         row = replace(
             row, status=outcome.status, reason=outcome.reason,
             rel_error=_number(outcome.rel_error), max_error=_number(outcome.max_error),
             ok=outcome.status in (MEASURED, "slow"), stage="full",
         )  # fmt: skip
-        return self._timed(row, outcome) if outcome.us else row
+        return self._timed(row, outcome, roof_us) if outcome.us else row
 
-    def final(self, row: Row, outcome: Outcome) -> Row:
-        """Return a row with its times in a final."""
-        return replace(self._timed(row, outcome), stage=FINAL, run=self.run)
+    def final(self, row: Row, outcome: Outcome, roof_us: float = 0.0) -> Row:
+        """Return a row with its times in a final; `roof_us` as of a heat."""
+        return replace(self._timed(row, outcome, roof_us), stage=FINAL, run=self.run)
 
-    def _timed(self, row: Row, outcome: Outcome) -> Row:
+    def _timed(self, row: Row, outcome: Outcome, roof_us: float) -> Row:
         """Return a row with the times of an outcome, and what was seen of the board meanwhile."""
         seen: dict[str, Any] = {k: v for k, v in outcome.extra.items() if k not in ACCOUNT}
         row = replace(_with_times(row, outcome), more={**row.more, **seen})
-        slack = RECORDED_SLACK if self.gpu.source == "recorded" else 1.0
         # what no weights were rotated for may be served by L2
-        if not outcome.rotated or row.us * slack >= row.bound_us:
-            return row
-        reason = (
-            f"{row.us:.4g} us is less than the {row.bound_us:.4g} us that {row.bytes} bytes and "
-            f"{row.flops} FLOPs need on {self.gpu.name}: the work is overstated or the "
-            "weights were not cold"
-        )
-        return replace(row, ok=False, status="wrong", reason=reason)
+        reason = self._too_fast(row, roof_us) if outcome.rotated else ""
+        return replace(row, ok=False, status="wrong", reason=reason) if reason else row
+
+    def _too_fast(self, row: Row, roof_us: float) -> str:
+        """Return why a time cannot be, if it is below what the machine needs."""
+        slack = RECORDED_SLACK if self.gpu.source == "recorded" else 1.0
+        work = f"{row.bytes} bytes and {row.flops} FLOPs need"
+        why = "the work is overstated or the weights were not cold"
+        if row.us * slack < row.bound_us:
+            least_us = row.bound_us
+            return (
+                f"{row.us:.4g} us is less than the {least_us:.4g} us that {work} on "
+                f"{self.gpu.name}: {why}"
+            )
+        if row.us * ANOMALY < roof_us:
+            return (
+                f"{row.us:.4g} us is less than the {roof_us:.4g} us that {work} at this "
+                f"board's measured ceilings, by more than {ANOMALY - 1:.0%}: {why}"
+            )
+        return ""
 
 
 def _number(value: float | None) -> float:
@@ -106,5 +122,10 @@ def _with_times(row: Row, outcome: Outcome) -> Row:
         gbps=row.bytes / median / 1e3, tflops=row.flops / median / 1e6,
         fraction=row.bound_us / median,
         rounds=outcome.rounds, contest=outcome.contest, round_mhz=outcome.round_mhz,
-        throttled=outcome.throttled,
+        throttled=outcome.throttled if outcome.rounds else _throttled(outcome),
     )  # fmt: skip
+
+
+def _throttled(outcome: Outcome) -> tuple[int, ...]:
+    """Return the places of samples that were taken alone under throttle: all, or none, were."""
+    return tuple(range(len(outcome.us))) if outcome.extra.get("throttle") else ()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # of a problem's time what the heats may take; the rest is for the final, which decides
 HEATS_SHARE = 0.4
 # of a final with a deadline, at least
-MOST_ROUNDS, ROUND_SAMPLES = 256, 5
+MOST_ROUNDS = 256
 # problems whose operands are made while another is measured
 AHEAD = 3
 # what takes so much longer than the best of the heats is in no final, unless it must be
@@ -147,7 +147,7 @@ class Run:
         with self.task.held.doing("heats"):
             outcome = self.measurer.run(self._candidate(kernel, config, problem), best_us)
         self.task.held.add("heats", outcome.extra)
-        row = self._make.heat(row, outcome)
+        row = self._make.heat(row, outcome, self._roof_us(kernel, problem))
         self.memory.add([row])
         return row
 
@@ -156,7 +156,7 @@ class Run:
     ) -> list[Row]:
         """Return the rows, the best of them timed in turn: a drift of the clocks touches all."""
         timed = self._finalists(rows, entries)
-        if not due(rows, timed):
+        if len(timed) < 2 or not (self.task.again or due(rows, timed)):
             return rows
         kernels = {entry.kernel.name: entry.kernel for entry in entries}
         candidates = []
@@ -166,15 +166,13 @@ class Run:
         policy = self.task.policy
         if not math.isinf(deadline.at):
             # there is time that is nobody else's: it goes into evidence
-            most = max(policy.most_rounds, MOST_ROUNDS)
-            samples = max(policy.round_samples, ROUND_SAMPLES)
-            policy = replace(policy, most_rounds=most, round_samples=samples)
+            policy = replace(policy, most_rounds=max(policy.most_rounds, MOST_ROUNDS))
         with self.task.held.doing("finals"):
             outcomes = contest(self.measurer, candidates, policy, deadline.passed)
         found = list(rows)
-        for i, outcome in zip(timed, outcomes, strict=False):
+        for i, one, outcome in zip(timed, candidates, outcomes, strict=False):
             self.task.held.add("finals", outcome.extra)
-            found[i] = self._make.final(rows[i], outcome)
+            found[i] = self._make.final(rows[i], outcome, self._roof_us(one.kernel, problem))
         return found
 
     def _finalists(self, rows: Sequence[Row], entries: Sequence[Entry]) -> list[int]:
@@ -209,10 +207,13 @@ class Run:
         return not row.reason and self.memory.known(row) is None
 
     def _good_enough_us(self, kernels: Sequence[Kernel], problem: Problem) -> float:
-        task = self.task
-        if task.within is None or task.roof_us is None or not kernels:
+        if self.task.within is None or not kernels:
             return 0.0
-        return task.roof_us(kernels[0], problem) * (1 + task.within)
+        return self._roof_us(kernels[0], problem) * (1 + self.task.within)
+
+    def _roof_us(self, kernel: Kernel, problem: Problem) -> float:
+        """Return what the board's measured ceilings leave for a problem; 0 where there are none."""
+        return self.task.roof_us(kernel, problem) if self.task.roof_us else 0.0
 
     def _step(self, kernel: Kernel, problem: Problem) -> None:
         self._done += 1

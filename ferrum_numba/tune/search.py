@@ -39,13 +39,16 @@ class SearchTask:
     limit:     most configs a kernel and problem, half of them the likeliest; None for all
     untrusted: why no row of this run may be believed, if there is a reason
     searcher:  one of `searchers.NAMES`
-    deadline:  when to be done; problems that were not begun until then are left
+    budget_s:  seconds in which to be done once everything is compiled; None for no limit
+    deadline:  when to be done, for who shares a budget between searches; problems that were not
+               begun until then are left
     roof_us:   problem -> the time that this board needs at least, by its measured ceilings
     within:    stop at a problem when its best is within this part of the roof; None for never
     estimates: what candidates are expected to take, where a plan says; else the model is asked
     earlier:   rows of other stores: their best is an incumbent, as the best of the own store is
     held:      the account of the GPU's time, which the search keeps
     executor:  what compiles; None for processes of this machine
+    again:     hold every final anew, also where nothing is newer than the last
     factors:   what the board takes over what the first board of its model took, for problems that
                are bound by "memory" or "tensor"; empty where no yardstick was timed
     """
@@ -59,6 +62,7 @@ class SearchTask:
     regime: str = "cold"
     untrusted: str = ""
     searcher: str = "auto"
+    budget_s: float | None = None
     deadline: Deadline = NEVER
     roof_us: Callable[[Kernel, Problem], float] | None = None
     within: float | None = None
@@ -67,6 +71,11 @@ class SearchTask:
     held: Held = field(default_factory=Held)
     executor: Executor | None = None
     factors: Mapping[str, float] = field(default_factory=dict)
+    again: bool = False
+
+    def due(self) -> Deadline:
+        """Return the deadline of what begins to measure now."""
+        return self.deadline if self.budget_s is None else Deadline.after(self.budget_s)
 
 
 def tune(
@@ -178,12 +187,13 @@ def _search(
         binaries = programs_of(task, space, progress)
     run = begin(task, measurer, memory, binaries, space, progress)
     found: list[Row] = []
+    deadline = task.due()
     for place, problem in enumerate(task.problems):
-        if task.deadline.passed():
+        if deadline.passed():
             break
         # what a problem does not use is for those after it
         left = len(task.problems) - place
-        found += run.problem(problem, task.deadline.share(1 / left), task.problems[place + 1 :])
+        found += run.problem(problem, deadline.share(1 / left), task.problems[place + 1 :])
     return found
 
 

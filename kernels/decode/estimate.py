@@ -5,7 +5,7 @@ from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.estimate import read_us, slower, total_us
 
 COSTS = {
-    "call": 0.4376, "bytes": 0.2812, "products": 0.0032, "steps": 0.6689, "slots": 2.216,
+    "call": 0.4381, "bytes": 0.2825, "products": 0.003191, "steps": 0.6689, "slots": 2.216,
     "cluster": 1.2764, "sums": 0.8475, "turns": 0.1019,
 }  # fmt: skip
 # clusters of four that are more than this part of a wave do not find room at once; what that costs
@@ -42,8 +42,8 @@ def terms(config, problem, launch, gpu):
     }
 
 
-def estimate_us(config, problem, launch, gpu):
-    """Return what a launch takes as modelled."""
-    us = total_us(COSTS, terms(config, problem, launch, gpu))
+def estimate_us(config, problem, launch, gpu, costs=COSTS):
+    """Return what a launch takes as modelled, in us."""
+    us = total_us(costs, terms(config, problem, launch, gpu))
     wave = launch.grid[0] / (gpu.num_sms * config.blocks_per_sm)
     return us * CROWDED_COST if config.cluster >= 4 and wave > CROWDED else us

@@ -6,8 +6,8 @@ from ferrum_numba.division import ceil_div
 from ferrum_numba.kernels.shared.estimate import read_us, slower, total_us
 
 COSTS = {
-    "bytes": 1.2241, "products": 0.3643, "rows": 0.1366, "split": 4.4272, "shares": 130.11,
-    "stages": 0.1315, "copies": 1.593,
+    "bytes": 1.226, "products": 0.3765, "rows": 0.1341, "split": 4.348, "shares": 133.4,
+    "stages": 0.1349, "copies": 1.593,
 }  # fmt: skip
 # registers of a thread, by rows of a tile, with which blocks share an SM
 REGISTERS = {16: 100, 32: 100, 64: 168}
@@ -44,6 +44,6 @@ def terms(config, problem, launch, gpu):
     }
 
 
-def estimate_us(config, problem, launch, gpu):
-    """Return what a launch takes as modelled."""
-    return total_us(COSTS, terms(config, problem, launch, gpu))
+def estimate_us(config, problem, launch, gpu, costs=COSTS):
+    """Return what a launch takes as modelled, in us."""
+    return total_us(costs, terms(config, problem, launch, gpu))

@@ -45,7 +45,12 @@ class FakeMeasurer:
         if not self.finals:
             return None
         return [
-            Outcome("measured", us=(self.us_of(c) + 1.0,) * samples, extra={"power_w": 7.0})
+            Outcome(
+                "measured",
+                us=(self.us_of(c) + 1.0,) * samples,
+                rotated=True,
+                extra={"power_w": 7.0},
+            )
             for c in candidates
         ]
 
@@ -110,13 +115,13 @@ def test_the_best_meet_in_a_final_until_they_are_decided(task, binaries, monkeyp
     monkeypatch.setattr("ferrum_numba.tune.finals.FINALISTS", 3)
     fake = FakeMeasurer()
     rows = search(task, fake)
-    # 26 us against 34.3, 51 and 101, the default's, which is always in: four rounds decide
-    assert fake.contests == [{4, 3, 2, 1}] * 4
+    # 26 us against 34.3, 51 and 101, the default's, which is always in: eight rounds decide
+    assert fake.contests == [{4, 3, 2, 1}] * 6 + [{4, 3, 2}] * 2
     assert {row.stage for row in rows} == {"final"}
     won = by_speed(rows)[4]
     assert (won.us, won.us_low, won.us_high) == (26.0, 26.0, 26.0)
-    assert won.rounds == ((26.0,) * 3,) * 4
-    assert won.samples == (26.0,) * 12
+    assert won.rounds == ((26.0,) * 3,) * 8
+    assert won.samples == (26.0,) * 24
     assert won.contest == by_speed(rows)[2].contest != ""
     # what was seen of the board belongs to the times that are kept
     assert won.more == {"power_w": 7.0}
@@ -146,7 +151,7 @@ def test_a_changed_program_alone_is_measured_again(task, binaries):
     search(task, again)
     assert again.asked == [(2, 3)]
     # the newcomer was not in the last final
-    assert again.contests == [{4, 3, 2, 1}] * 4
+    assert again.contests[0] == {4, 3, 2, 1}
     assert len(results.load(task.store_path).rows) == 4
 
 
@@ -227,6 +232,41 @@ def test_a_time_below_the_bound_is_not_believed(task, binaries):
     rows = search(replace(task, limit=1), FakeMeasurer(lambda c: 0.001))
     assert rows[0].status == "wrong"
     assert "0.001 us is less than the 0.002 us that 9600 bytes" in rows[0].reason
+
+
+@pytest.mark.parametrize("stage", ["full", "final"])
+def test_a_time_above_the_board_s_measured_ceilings_is_not_believed(task, binaries, stage):
+    # 100 us are what the ceilings leave: 5 % less may be their own clocks, more is an error
+    us = {1: 96.0, 2: 94.0, 3: 120.0, 4: 120.0}
+    fake = FakeMeasurer(lambda candidate: us[candidate.config.speed])
+    if stage == "final":
+        fake.us_of = lambda c: 120.0 if len(fake.asked) < 4 else us[c.config.speed] - 1
+    rows = by_speed(search(replace(task, roof_us=lambda kernel, problem: 100.0), fake))
+    assert [rows[i].status for i in (1, 2, 3, 4)] == ["measured", "wrong", "measured", "measured"]
+    assert rows[2].stage == stage
+    assert rows[2].reason == (
+        "94 us is less than the 100 us that 9600 bytes and 2 FLOPs need at this board's measured "
+        "ceilings, by more than 5%: the work is overstated or the weights were not cold"
+    )
+    assert results.winners(rows.values())[0].row is rows[1]
+
+
+def test_samples_under_throttle_are_marked(task, binaries):
+    def outcome(candidate):
+        hot = {"throttle": ["power cap"]} if candidate.config.speed == 1 else {"throttle": []}
+        return Outcome("measured", us=(10.0,) * 4, extra=hot)
+
+    rows = by_speed(search(task, FakeMeasurer(outcome, finals=False)))
+    assert (rows[1].throttled, rows[2].throttled) == ((0, 1, 2, 3), ())
+
+
+def test_a_final_that_is_held_again_takes_the_heats_as_they_are(task, binaries):
+    first = search(task, FakeMeasurer())
+    again = FakeMeasurer()
+    second = search(replace(task, again=True), again)
+    assert again.asked == []
+    assert {row.contest for row in first}.isdisjoint({row.contest for row in second})
+    assert len(results.load(task.store_path).rows) == 4
 
 
 def test_an_untrusted_run_says_so(task, binaries):
@@ -517,6 +557,13 @@ def test_finalists_take_turns(bench):
     assert rounds[1][0].extra["busy_us"] == pytest.approx(3.3)
     # captured once for all rounds of a final
     assert bench.timers == [1, 2]
+
+
+@pytest.mark.parametrize(("replay_us", "samples"), [(400.0, 3), (999.0, 3), (1001.0, 1), (9e3, 1)])
+def test_where_a_replay_takes_long_a_round_has_one(bench, replay_us, samples):
+    bench.times, bench.replay_us = [1.0], replay_us
+    (found,) = bench.measurer.round([candidate()], 0, 3)
+    assert len(found.us) == samples
 
 
 @pytest.mark.parametrize("how", ["final", "problem"])
