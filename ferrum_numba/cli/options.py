@@ -126,6 +126,19 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_fleet(parser: argparse.ArgumentParser) -> None:
+    """Add the GPUs to measure on, where they are several."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--gpus", type=given, metavar="all|0,1|UUID,…",
+        help="several GPUs of this machine at once, a problem on each",
+    )  # fmt: skip
+    where.add_argument(
+        "--dask", type=given, metavar="ADDRESS",
+        help="the workers of a Dask scheduler, started with --resources GPU=1, one a GPU",
+    )  # fmt: skip
+
+
 def given(text: str) -> str:
     """Return an option's text; an empty one, as of an unset shell variable, is a mistake."""
     if not text.strip():

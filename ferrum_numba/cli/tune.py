@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ferrum_numba import gpu
 from ferrum_numba.cli import options, replaying, searching
+from ferrum_numba.cli.fleets import tuner
 from ferrum_numba.cli.names import in_words
 from ferrum_numba.cli.output import (
     as_json,
@@ -19,6 +19,7 @@ from ferrum_numba.cli.output import (
     say,
 )
 from ferrum_numba.cli.session import Session
+from ferrum_numba.cli.stopping import as_interrupt
 from ferrum_numba.contract import Kernel, Op, Problem
 
 if TYPE_CHECKING:
@@ -29,12 +30,10 @@ if TYPE_CHECKING:
 HELP = "check and time every config on the GPU, decide, store; goes on where it was stopped"
 WRONG = 1
 # fields of the policy: replays so long that what lies between two of them does not count
-TUNING = {"samples": 25, "min_graph_us": 800.0}
+TUNING: dict[str, Any] = {"samples": 25, "min_graph_us": 1600.0}
 TROUBLE = ("wrong", "failed", "timeout", "build failed")
-COLUMNS = (
-    "problem", "kernel", "config", "us", "us_low", "us_high", "gbps", "tflops", "bound_us",
-    "fraction", "verdict",
-)  # fmt: skip
+# `of bound` is bound_us / us; all else that is known of a row is in its file
+COLUMNS = ("problem", "program", "us", "of bound", "verdict")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,8 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_problems(parser)
     options.add_store(parser)
     options.add_timeout(parser)
-    options.add_repeat(parser)
     options.add_search(parser)
+    options.add_repeat(parser)
+    options.add_fleet(parser)
     options.add_effort(parser, "configs a kernel and problem, half of them the likeliest")
 
 
@@ -52,6 +52,12 @@ def run(session: Session) -> int:
     """Tune; 1 where a candidate is wrong."""
     if session.args.replay:
         return replaying.run(session)
+    session.goes_on = True
+    with as_interrupt():
+        return _run(session)
+
+
+def _run(session: Session) -> int:
     plan = searching.plan_of(session)
     problems = searching.problems_of(session, plan)
     files = [file for _, file in tuned(session, problems, plan)]
@@ -71,11 +77,10 @@ def tuned(
     """Tune each Op's kernels and return what its store then holds of these problems."""
     from ferrum_numba import results
     from ferrum_numba.measure import Policy
-    from ferrum_numba.tune import tune
     from ferrum_numba.tune.held import Held
     from ferrum_numba.tune.repeat import repeats
 
-    facts = gpu.live()
+    facts, tune = tuner(session)
     make_folder(session.store / facts.key)
     found = []
     held = Held()
@@ -92,7 +97,7 @@ def tuned(
         try:
             with progress(op.name) as bar:
                 rows = once(progress=bar)
-                runs = [rows, *repeated(once, session.args.repeat - 1, bar)]
+                runs = [rows, *repeated(once, getattr(session.args, "repeat", 1) - 1, bar)]
         finally:
             session.rows_kept += len(results.load(path).rows) if path.exists() else 0
         searching.say_how_it_went(session, wanted, rows, held)
@@ -121,11 +126,14 @@ def show(session: Session, file: ResultFile) -> None:
     """Print the winner of every problem, and what could not be decided."""
     from ferrum_numba.results import winners
 
-    rows = [_winner(winner) for winner in winners(file.rows)]
+    rows = [in_short(row) for row in session.readable(map(_decided, winners(file.rows)))]
+    environment = file.environment
     print_table(
-        session.readable(rows),
+        rows,
         COLUMNS,
-        f"{file.environment['gpu']}, driver {file.environment['driver']}",
+        f"{environment['gpu']}, driver {environment['driver']}; of a config, what differs from the "
+        "kernel's default for the problem",
+        folded=("program", "verdict"),
     )
     report_trouble(file.rows)
 
@@ -138,7 +146,14 @@ def report_trouble(rows: Iterable[Row]) -> None:
             print(f"{row.status}: {about}: {row.reason}")
 
 
-def _winner(winner: Winner) -> dict[str, Any]:
+def _decided(winner: Winner) -> dict[str, Any]:
     counts = ((len(winner.ties), "tied"), (len(winner.undecided), "undecided"))
     verdict = ", ".join(f"{count} {word}" for count, word in counts if count) or "fastest"
     return {**winner.row.to_json(), "verdict": verdict}
+
+
+def in_short(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a readable row with its kernel and config as one, and its part of the bound."""
+    program = f"{row['kernel']} {row['config']}".strip()
+    timed = f"{row['fraction']:.0%}" if row["status"] == "measured" else row["status"]
+    return {**row, "program": program, "of bound": timed}

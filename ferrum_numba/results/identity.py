@@ -19,6 +19,16 @@ TOOLCHAIN = ("numba", "numba-cuda", "nvidia-nvvm", "nvvm", "nvidia-nvjitlink")
 
 def identity(source_hash: str, environment: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must be equal for a time to hold, by name."""
+    return {
+        **model(environment),
+        "driver": environment["driver"],
+        "policy": environment["policy"],
+        "program": source_hash,
+    }
+
+
+def model(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what kernels can tell apart of the GPU, by name."""
     facts = environment["gpu_facts"]
     return {
         "architecture": facts.get("arch"),
@@ -26,10 +36,19 @@ def identity(source_hash: str, environment: Mapping[str, Any]) -> dict[str, Any]
         # drivers differ in the megabytes that they keep for themselves
         "memory in GiB": round(facts.get("dram_bytes", 0) / GIB),
         "L2 in bytes": facts.get("l2_bytes"),
-        "driver": environment["driver"],
-        "policy": environment["policy"],
-        "program": source_hash,
     }
+
+
+def board_factors(here: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a board takes over what the first of its model took, by what bounds the work.
+
+    Of two yardsticks that are bound alike, by "memory" or by the "tensor" cores, the first counts.
+
+    Args:
+        here, first: environments whose yardsticks are the same, or that have none
+    """
+    timed = [*zip(here.get("yardstick", ()), first.get("yardstick", ()), strict=True)]
+    return {one["bound"]: one["us"] / other["us"] for one, other in reversed(timed)}
 
 
 def compares(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

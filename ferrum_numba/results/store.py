@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -65,7 +66,7 @@ class Store:
                 self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
             )
             try:
-                self._database.execute("PRAGMA journal_mode = WAL")
+                self._write_ahead()
                 self._database.execute("PRAGMA synchronous = NORMAL")
                 self._make_tables()
             except BaseException:
@@ -140,7 +141,7 @@ class Store:
         alike = {_about(row) for row, _ in others if row.key[:3] == wanted.key[:3]}
         if not alike:
             return f"nothing of {wanted.kernel} was measured for this problem"
-        return f"this config was not measured; {len(alike)} others of {wanted.kernel} were"
+        return f"this config was not measured; others of {wanted.kernel} were for this problem"
 
     def read_file(self, path: str | Path) -> None:
         """Take in the rows of a result file that the store has not; no file is no error.
@@ -182,6 +183,19 @@ class Store:
             if mine:
                 there = load(path) if Path(path).exists() else None
                 save(path, _as_file(mine, there, have))
+
+    def _write_ahead(self) -> None:
+        """Have a write-ahead log; of several that open a new database at once, one sets it."""
+        deadline = time.monotonic() + BUSY_S
+        while True:
+            try:
+                self._database.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                # for this SQLite does not wait by itself
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
     def _make_tables(self) -> None:
         with self._transaction() as database:

@@ -21,6 +21,7 @@ from ferrum_numba.errors import DeviceError
 from ferrum_numba.gpu import full_uuid
 from ferrum_numba.measure import read_clocks
 from ferrum_numba.results import Row
+from ferrum_numba.results.identity import board_factors
 from ferrum_numba.tune.exclusive import compute_processes, exclusive, others_on
 from ferrum_numba.tune.held import Held
 from ferrum_numba.tune.memory import Memory, write_file
@@ -29,7 +30,7 @@ from ferrum_numba.tune.run import Run
 from ferrum_numba.tune.search import SearchTask, begin, programs_of, space_of
 from ferrum_numba.tune.space import Binaries, Progress, build_space, silent
 from ferrum_numba.tune.worker import RUN_TIMEOUT_S, Measurer, Opener, Worker
-from ferrum_numba.tune.yardstick import Yardstick, board_factors, time_yardsticks
+from ferrum_numba.tune.yardstick import Yardstick, time_yardsticks
 
 if TYPE_CHECKING:
     from ferrum_numba.gpu import Gpu

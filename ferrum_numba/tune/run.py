@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # of a problem's time what the heats may take; the rest is for the final, which decides
 HEATS_SHARE = 0.4
 # of a final with a deadline, at least
-MOST_ROUNDS, ROUND_SAMPLES = 256, 5
+MOST_ROUNDS = 256
 # problems whose operands are made while another is measured
 AHEAD = 3
 # what takes so much longer than the best of the heats is in no final, unless it must be
@@ -166,9 +166,7 @@ class Run:
         policy = self.task.policy
         if not math.isinf(deadline.at):
             # there is time that is nobody else's: it goes into evidence
-            most = max(policy.most_rounds, MOST_ROUNDS)
-            samples = max(policy.round_samples, ROUND_SAMPLES)
-            policy = replace(policy, most_rounds=most, round_samples=samples)
+            policy = replace(policy, most_rounds=max(policy.most_rounds, MOST_ROUNDS))
         with self.task.held.doing("finals"):
             outcomes = contest(self.measurer, candidates, policy, deadline.passed)
         found = list(rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -63,15 +63,3 @@ def time_yardsticks(
             }
         )
     return found
-
-
-def board_factors(here: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, float]:
-    """Return what a board takes over what the first of its model took, by what bounds the work.
-
-    Of two yardsticks that are bound alike, by memory or by the tensor cores, the first counts.
-
-    Args:
-        here, first: environments whose yardsticks are the same, or that have none
-    """
-    timed = [*zip(here.get("yardstick", ()), first.get("yardstick", ()), strict=True)]
-    return {one["bound"]: one["us"] / other["us"] for one, other in reversed(timed)}

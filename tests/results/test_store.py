@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -146,7 +147,7 @@ def test_what_was_never_measured_says_so(store):
     )
     add(store, make_row(), make_row(config={"tile_m": 8}))
     assert store.why_miss(make_row(config={"tile_m": 32}), environment_of()) == (
-        "this config was not measured; 2 others of marlin were"
+        "this config was not measured; others of marlin were for this problem"
     )
 
 
@@ -221,6 +222,21 @@ def test_two_boards_that_tune_into_one_file_lose_nothing(tmp_path):
     assert sorted(row.problem["M"] for row in file.rows) == [*range(101, 121), *range(201, 221)]
     for row in file.rows:
         assert file.environment_of(row)["uuid"] == f"GPU-{row.problem['M'] // 100}"
+
+
+def test_many_may_make_one_store_at_once(tmp_path):
+    for i in range(10):
+        begin = threading.Barrier(6)
+
+        def write(number, path=tmp_path / f"{i}.sqlite", begin=begin):
+            begin.wait()
+            with Store(path) as store:
+                add(store, make_row(M=number + 1))
+
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(write, range(6)))
+        with Store(tmp_path / f"{i}.sqlite") as store:
+            assert len(store.rows("w4a16_gemm")) == 6
 
 
 def test_one_store_serves_several_threads(store):
