@@ -310,6 +310,10 @@ class GroupedWgmma(GroupedKernel):
         memory = hit * K * N / 2 / (CYCLE_BYTES * gpu.num_sms)
         return max(compute, memory)
 
+    def estimate_us(self, config, problem, gpu):
+        """Return what a launch is expected to take, modelled: for ranking configs."""
+        return self._cycles(config, problem, gpu) / gpu.clock_mhz
+
     def build(self, config, arch):
         """Return the program: Grid: a block a SM; Block: two warpgroups and those that copy."""
         # not above: what is compiled already runs without numba

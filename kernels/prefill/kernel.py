@@ -142,6 +142,8 @@ SUM_CYCLES, SUM_ROW_CYCLES = 18.5, 0.35
 RESULT_CYCLES, HANDOFF_CYCLES, HANDOFF_LATENCY = 0.09, 0.1, 1500
 # rows from which the power limits, and what pairs then take of what blocks alone take
 MANY_ROWS, PAIR_SHARE = 2048, 0.97
+# of a call, beside its blocks' cycles; and how much longer these are where the clock falls
+CALL_US, HOT_ROWS, HOT_SHARE = 1.2, 256, 1.25
 
 
 class Prefill(layout.PackedKernel):
@@ -217,6 +219,11 @@ class Prefill(layout.PackedKernel):
             cycles += HANDOFF_LATENCY + (1 + k_steps // stripe_steps) * sums * HANDOFF_CYCLES
         many = config.pair and problem.M >= MANY_ROWS
         return cycles * (PAIR_SHARE if many else 1)
+
+    def estimate_us(self, config, problem, gpu):
+        """Return what a launch is expected to take, modelled: for ranking configs."""
+        us = CALL_US + self._cycles(config, problem, gpu) / gpu.clock_mhz
+        return us * (HOT_SHARE if problem.M >= HOT_ROWS else 1)
 
     def build(self, config, arch):
         """Return the program: Grid: a block a SM; Block: two warpgroups and those that copy."""
