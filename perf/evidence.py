@@ -1,4 +1,4 @@
-"""The table of docs/tuning.md#evidence on what noise does to a final: simulated, by the tuner's own rules.
+"""What noise does to a final, simulated: the table of docs/tuning.md#evidence.
 
     python -m ferrum_numba.perf.evidence
 

@@ -105,7 +105,7 @@ def tuned(
             continue
         say(f"{len(rows)} rows are in {path}")
         if len(runs) > 1:
-            print(repeats(runs))
+            say(str(repeats(runs)))
         found.append((op, results.ResultFile(results.load(path).environment, rows)))
     return found
 

@@ -165,7 +165,7 @@ def _groups(rows: Iterable[Row], key: Callable[[Row], Hashable]) -> list[list[Ro
 def _first(group: Sequence[Row]) -> Row:
     """Return the row that wins of those on one problem."""
     finals: dict[Hashable, list[Row]] = {}
-    for row in _comparable(group):
+    for row in _still_in(_comparable(group)):
         # a row without rounds stands for itself; the four of earlier finals are too few for more
         finals.setdefault(row.contest or id(row), []).append(row)
     firsts = [_first_of_final(rows) for rows in finals.values()]
@@ -176,6 +176,18 @@ def _comparable(group: Sequence[Row]) -> list[Row]:
     """Return the rows of the board, or of the boards that were compared, of the newest final."""
     newest = max(group, key=lambda row: (row.stage == FINAL, row.run))
     return [row for row in group if _field(row) == _field(newest)]
+
+
+def _still_in(rows: Sequence[Row]) -> list[Row]:
+    """Return rows less those that were left out when their kernel met in a newer final.
+
+    What the board took for them then is not what it took when the others met again.
+    """
+    last: dict[Hashable, str] = {}
+    for row in rows:
+        if row.contest:
+            last[row.board, row.kernel] = max(row.run, last.get((row.board, row.kernel), ""))
+    return [row for row in rows if not row.contest or row.run == last[row.board, row.kernel]]
 
 
 def _field(row: Row) -> str | None:

@@ -206,6 +206,10 @@ class Remote:
         """Begin to make the operands of a problem on the worker's machine."""
         on_worker(self._client, self._address, call, self._session, "expect", kernels, problem)
 
+    def ready(self, problem: Problem) -> None:
+        """Wait until they are made."""
+        on_worker(self._client, self._address, call, self._session, "ready", problem)
+
     def _ask(self, about: str, method: str, *arguments: Any) -> Any:
         try:
             return on_worker(self._client, self._address, call, self._session, method, *arguments)

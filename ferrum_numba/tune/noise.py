@@ -93,8 +93,8 @@ class Board:
         kept = noise.lasting
         self._residual = kept * self._residual + np.sqrt(1 - kept**2) * fresh
         order = places if turn % 2 == 0 else places[::-1]
-        taken = {place: self._turn(place, samples) for place in order}
-        return [taken[place] for place in places]
+        taken = [self._turn(place, samples) for place in order]
+        return taken if turn % 2 == 0 else taken[::-1]
 
     def _turn(self, place: int, samples: int) -> Outcome:
         noise, random = self._noise, self._random

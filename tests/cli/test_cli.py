@@ -371,10 +371,10 @@ def test_repeated_finals_say_how_often_winners_change(run, board):
         return [Outcome("measured", us=(us[c.config.num_threads],) * samples) for c in candidates]
 
     board.round = round_
-    status, out, _ = run("tune", "axpy", "--problem", "n=64", "--repeat", "2")
+    status, _, err = run("tune", "axpy", "--problem", "n=64", "--repeat", "2")
     assert status == 0
     assert len(board.asked) == 2
-    assert "2 finals of 1 problems: of 1 pairs of winners differ 1 (100.0%) by more than 1%" in out
+    assert "2 finals of 1 problems: of 1 pairs of winners differ 1 (100.0%) by more than 1%" in err
     assert seen.count(0) == 2
 
 

@@ -65,6 +65,16 @@ def test_finals_compare_with_no_others():
     assert found.undecided == [other, heat]
 
 
+def test_what_was_left_out_of_a_newer_final_does_not_win():
+    # by now the board is slower
+    left = in_final(BOARD, 1, contest="a", run="2026-01")
+    others = [in_final(BOARD * 1.05, 2 + i, contest="b", run="2026-02") for i in range(2)]
+    assert results.winners([left, *others])[0].row in others
+    # another kernel's final, on the same board, is not about it
+    other_kernel = replace(left, kernel="other")
+    assert results.winners([other_kernel, *others])[0].row is other_kernel
+
+
 def test_finals_from_before_rounds_were_kept_are_four_rounds():
     us = [10.0] * 8 + [11.0] * 8 + [10.0] * 16
     earlier = [row(10.0, config={"tile_m": i}, run="2026") for i in range(2)]
