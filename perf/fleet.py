@@ -28,6 +28,7 @@ from typing import Any
 
 from ferrum_numba import gpu
 from ferrum_numba.cli.names import find_problems, with_rows
+from ferrum_numba.cli.tune import TUNING
 from ferrum_numba.errors import FerrumError
 from ferrum_numba.gpu import Gpu, full_uuid
 from ferrum_numba.kernels import KERNELS
@@ -187,7 +188,7 @@ def main(words: Sequence[str] | None = None) -> int:
     boards = gpu.chosen(args.gpus)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{kernels[0].op.name}.json"
-        task = SearchTask(kernels, problems, boards[0], Policy(), path, args.limit)
+        task = SearchTask(kernels, problems, boards[0], Policy(**TUNING), path, args.limit)
         good = speed(task, boards) if args.what == "speed" else killed(task, boards)
     return 0 if good else 1
 

@@ -10,7 +10,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -114,6 +114,11 @@ class Preparer:
             return self._made[problem][1].result(timeout_s).get(kernel.name)
         except Exception:
             return None
+
+    def wait(self, problem: Problem, timeout_s: float) -> None:
+        """Wait until the operands of a problem are made, or failed."""
+        if problem in self._made:
+            wait([self._made[problem][1]], timeout_s)
 
     def close(self) -> None:
         """End the processes and remove what they made."""

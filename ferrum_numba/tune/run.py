@@ -199,6 +199,8 @@ class Run:
             kernels = [k for k in self.task.kernels if self._space.get((k.name, problem))]
             if any(self._unknown(kernel, problem) for kernel in kernels):
                 self.measurer.expect(kernels, problem)
+        # a GPU that is not held yet is not held for this
+        self.measurer.ready(problems[0])
 
     def _unknown(self, kernel: Kernel, problem: Problem) -> bool:
         """Tell whether the store lacks the row of a kernel's likeliest config."""

@@ -98,6 +98,10 @@ class Ahead(Protocol):
         """Begin to make what measuring a problem needs; asked for again, it changes nothing."""
         ...
 
+    def ready(self, problem: Problem) -> None:
+        """Wait until what was begun for a problem is made."""
+        ...
+
 
 class Opener(Measurer, Protocol):
     """A measurer as the process holds it: told beforehand which operands to make."""
@@ -155,6 +159,11 @@ class Worker:
 
         self._preparer = self._preparer or Preparer()
         self._preparer.expect(kernels, problem)
+
+    def ready(self, problem: Problem) -> None:
+        """Wait for the operands of a problem, which are opened with its first candidate."""
+        if self._preparer is not None:
+            self._preparer.wait(problem, OPEN_TIMEOUT_S)
 
     def run(self, candidate: Candidate, best_us: float | None) -> Outcome:
         """Check and time a candidate; a hang or a crash is an outcome too."""

@@ -74,7 +74,7 @@ def on_boards(measurer, monkeypatch):
     """Stand in for the fleet; return what it was given."""
     given = []
 
-    def tune_fleet(task, boards, *, yardsticks, timeout_s, progress):
+    def tune_fleet(task, boards, *, yardsticks, timeout_s, progress, plan):
         given.append((boards, yardsticks, timeout_s))
         return search(task, measurer, progress)
 
@@ -110,7 +110,7 @@ def test_a_cluster_says_for_which_gpu_and_is_closed(run, measurer, monkeypatch):
         def gpu(self):
             return BOARDS[1]
 
-        def tune(self, task, *, yardsticks, timeout_s, progress):
+        def tune(self, task, *, yardsticks, timeout_s, progress, plan):
             seen.append(task.gpu.uuid)
             return search(task, measurer, progress)
 

@@ -128,6 +128,8 @@ def test_a_worker_is_given_what_it_expects():
     with Worker(Opened) as worker:
         assert isinstance(worker, Ahead)
         worker.expect([Toy()], Problem(2))
+        worker.ready(Problem(2))
+        worker.ready(Problem(3))
         expected = Candidate(Toy(), Toy.space[0], Problem(2), make_binary())
         unexpected = Candidate(Toy(), Toy.space[0], Problem(3), make_binary())
         assert worker.run(expected, None).us == (2.0,)

@@ -156,10 +156,13 @@ class Ready(FakeMeasurer):
 
     def __init__(self):
         super().__init__()
-        self.expected = []
+        self.expected, self.waited = [], []
 
     def expect(self, kernels, problem):
         self.expected.append((problem.M, len(self.asked)))
+
+    def ready(self, problem):
+        self.waited.append((problem.M, len(self.asked)))
 
 
 def test_operands_of_the_next_problems_are_asked_for_before_this_one_is_measured(task):
@@ -168,6 +171,8 @@ def test_operands_of_the_next_problems_are_asked_for_before_this_one_is_measured
     search(replace(task, problems=problems), fake)
     at_first = [M for M, asked in fake.expected if asked == 0]
     assert at_first == [2, 3, 4, 5]
+    # its own operands are made before the GPU is held for a problem
+    assert fake.waited == [(2, 0), (3, 4), (4, 8), (5, 12), (6, 16)]
     assert [M for M, asked in fake.expected if asked == 4] == [3, 4, 5, 6]
 
 
