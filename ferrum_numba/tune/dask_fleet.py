@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -189,7 +190,7 @@ class Remote:
         killed = self._kills.get(about, [])
         if len(killed) >= MOST_KILLS:
             return Outcome("failed", f"ended the workers {' and '.join(killed)}")
-        outcome: Outcome = self._ask(about, "run", candidate, best_us)
+        outcome: Outcome = self._ask(about, "run", _light(candidate), best_us)
         return outcome
 
     def round(
@@ -199,7 +200,9 @@ class Remote:
         about = _about(candidates)
         if len(self._kills.get(about, [])) >= MOST_KILLS:
             return None
-        outcomes: list[Outcome] | None = self._ask(about, "round", candidates, turn, samples)
+        outcomes: list[Outcome] | None = self._ask(
+            about, "round", [_light(candidate) for candidate in candidates], turn, samples
+        )
         return outcomes
 
     def expect(self, kernels: Sequence[Kernel], problem: Problem) -> None:
@@ -257,6 +260,11 @@ def _board(task: SearchTask, host: Host, remote: Remote) -> Board:
     # the programs were compiled with what is here, and run under the driver that is there
     there = {"driver": host.driver, "versions": {**here["versions"], "cuda": host.cuda}}
     return Board(host.gpu, remote, {**here, **there}, others_on(host.others))
+
+
+def _light(candidate: Candidate) -> Candidate:
+    """Return a candidate without what running it does not need, to be sent."""
+    return replace(candidate, binary=replace(candidate.binary, ptx=""))
 
 
 def _about(candidates: Sequence[Candidate]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +14,9 @@ from ferrum_numba.gpu import Gpu
 from ferrum_numba.measure import read_clocks
 from ferrum_numba.tune.exclusive import compute_processes, exclusive
 from ferrum_numba.tune.worker import Opener, Worker
+
+# a tuner that calls no more was killed: the GPU is somebody else's then
+IDLE_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -52,21 +56,39 @@ class _Held:
 
     def __init__(self) -> None:
         self.name = ""
-        self.worker: Worker | None = None
+        self._worker: Worker | None = None
         self._stack = ExitStack()
+        self._lock = threading.Lock()
+        self._idle: threading.Timer | None = None
 
-    def take(self, session: Session) -> Worker:
-        if self.worker is None or self.name != session.name:
-            self.leave()
+    def call(self, session: Session, method: str, arguments: Sequence[Any]) -> Any:
+        with self._lock:
+            if self._idle is not None:
+                self._idle.cancel()
+            try:
+                return getattr(self._take(session), method)(*arguments)
+            finally:
+                self._idle = threading.Timer(IDLE_S, self.leave, (session.name,))
+                self._idle.daemon = True
+                self._idle.start()
+
+    def leave(self, name: str) -> None:
+        with self._lock:
+            if self.name == name:
+                self._end()
+
+    def _take(self, session: Session) -> Worker:
+        if self._worker is None or self.name != session.name:
+            self._end()
             # a cluster's worker may be the daemon of its nanny: those may have no children
             multiprocessing.current_process().daemon = False
             self._stack.enter_context(exclusive(session.gpu))
-            self.worker = self._stack.enter_context(Worker(session.make, session.timeout_s))
+            self._worker = self._stack.enter_context(Worker(session.make, session.timeout_s))
             self.name = session.name
-        return self.worker
+        return self._worker
 
-    def leave(self) -> None:
-        self.worker = None
+    def _end(self) -> None:
+        self._worker = None
         self._stack.close()
 
 
@@ -91,10 +113,9 @@ def call(session: Session, method: str, *arguments: Any) -> Any:
     Raises:
         DeviceError: another process measures on the GPU, or the process cannot be started or ended.
     """
-    return getattr(_held.take(session), method)(*arguments)
+    return _held.call(session, method, arguments)
 
 
 def leave(name: str) -> None:
     """End the measuring process of a session and let go of the GPU."""
-    if _held.name == name:
-        _held.leave()
+    _held.leave(name)

@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ferrum_numba import results
-from ferrum_numba.errors import DeviceError
+from ferrum_numba.errors import DeviceError, ToolchainError
 from ferrum_numba.gpu import full_uuid
 from ferrum_numba.measure import read_clocks
 from ferrum_numba.results import Row
@@ -77,8 +77,7 @@ class Fleet:
         self._space = space_of(task)
         self._binaries = binaries or programs_of(task, self._space, progress)
         self._yardsticks = [y for y in yardsticks if y.kernel.runs_on(gpu)]
-        rulers = [(y.kernel, y.kernel.default(y.problem, gpu)) for y in self._yardsticks]
-        self._rulers = build_space(rulers, gpu.arch, executor=task.executor) if rulers else {}
+        self._rulers = self._build_rulers()
         self._queue = Queue(longest_first(self._space, gpu), task.due())
         self._tally = Tally(sum(len(configs) for *_, configs in self._space), progress)
         self._threads: list[threading.Thread] = []
@@ -149,6 +148,16 @@ class Fleet:
             thread.join(GRACE_S)
         for memory in self._memories:
             memory.close()
+
+    def _build_rulers(self) -> Binaries:
+        rulers = [(y.kernel, y.kernel.default(y.problem, self.task.gpu)) for y in self._yardsticks]
+        try:
+            return build_space(rulers, self.task.gpu.arch, executor=self.task.executor)
+        except ToolchainError as error:
+            # a plan's programs run where nothing compiles
+            warnings.warn(f"the boards are not compared: {error}", RuntimeWarning, stacklevel=3)
+            self._yardsticks = []
+            return {}
 
     def _work(self, board: Board) -> None:
         uuid = full_uuid(board.gpu.uuid)

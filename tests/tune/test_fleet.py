@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from toy_kernel import Problem, Toy, make_binary
 
-from ferrum_numba import results, tune
-from ferrum_numba.errors import DeviceError, StoreError
+from ferrum_numba import gpu, results, tune
+from ferrum_numba.errors import DeviceError, StoreError, ToolchainError
 from ferrum_numba.gpu import KNOWN
 from ferrum_numba.measure import Policy
 from ferrum_numba.results.store import Store
@@ -92,14 +92,17 @@ def test_the_longest_problems_come_first(task):
     assert list(dict.fromkeys(m for m, _ in one.asked)) == [7, 6, 5, 4, 3, 2]
 
 
-def test_two_boards_take_half_the_time(task):
-    def seconds(count):
-        began = time.monotonic()
-        path = task.store_path.with_name(f"{count}") / "toy.json"
-        measure(replace(task, store_path=path), *(OnBoard(delay_s=0.02) for _ in range(count)))
-        return time.monotonic() - began
+def test_boards_measure_at_the_same_time(task):
+    both = threading.Barrier(2)
 
-    assert seconds(2) < 0.75 * seconds(1)
+    class Meets(OnBoard):
+        def run(self, candidate, best_us):
+            if not self.asked:
+                # broken, where one waits for the other to have ended
+                both.wait(10.0)
+            return super().run(candidate, best_us)
+
+    assert len(measure(task, Meets(), Meets())) == 24
 
 
 def test_rows_carry_what_their_board_takes_over_the_first(task):
@@ -126,6 +129,19 @@ def test_without_a_yardstick_boards_do_not_answer_for_each_other(task):
     again = OnBoard()
     run_fleet(Fleet(task), [board(task, 2, again)])
     assert again.asked == []
+
+
+def test_without_a_compiler_a_plan_is_tuned_and_boards_are_not_compared(task, monkeypatch):
+    def no_compiler(pairs, *_, **__):
+        raise ToolchainError("the package numba is not installed", "pip install it")
+
+    monkeypatch.setattr("ferrum_numba.tune.fleet.build_space", no_compiler)
+    programs = {(TOY.name, config): make_binary() for config in TOY.space}
+    with pytest.warns(RuntimeWarning, match="the boards are not compared: no kernel compiles"):
+        found = Fleet(task, [RULER], binaries=programs)
+    rows = run_fleet(found, [board(task, 1, OnBoard())])
+    assert len(rows) == 24
+    assert all(row.board_factor is None for row in rows)
 
 
 def test_a_yardstick_that_cannot_be_timed_is_none(task):
@@ -267,8 +283,8 @@ def test_each_board_has_a_process_of_its_own_and_its_lock(task, monkeypatch, tmp
     assert set(seen.values()) == {"GPU-board-1", "GPU-board-2"}
     file = results.load(task.store_path)
     assert all(f"GPU-{file.environment_of(row)['uuid']}" == row.more["sees"] for row in file.rows)
-    for gpu in boards:
-        with exclusive.exclusive(gpu):
+    for one in boards:
+        with exclusive.exclusive(one):
             pass
 
 
@@ -292,3 +308,22 @@ class Visible:
 
     def round(self, candidates, turn, samples):
         return None
+
+
+@pytest.mark.gpu
+def test_all_gpus_of_the_machine_tune_at_once(tmp_path):
+    """The whole of it, with two yardsticks; on one GPU it is a fleet of one."""
+    from axpy import Axpy
+    from axpy import Problem as Sized
+
+    from ferrum_numba.kernels.ceilings import CEILINGS
+
+    boards = gpu.chosen("all")
+    rulers = [Yardstick(k, k.op.tests[1]) for k in CEILINGS if k.name in ("dram_read", "mma_sync")]
+    problems = [Sized(n) for n in range(1000, 1000 + 4 * len(boards))]
+    task = tune.SearchTask([Axpy()], problems, boards[0], Policy(), tmp_path / "axpy.json")
+    rows = fleet.tune_fleet(task, boards, yardsticks=rulers)
+    assert [row.status for row in rows] == ["measured"] * 2 * len(problems)
+    assert {row.board for row in rows} == {one.uuid for one in boards}
+    assert all(0.5 < row.board_factor < 2.0 for row in rows)
+    assert 1.0 in {row.board_factor for row in rows}
