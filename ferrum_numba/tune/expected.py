@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from ferrum_numba.results import Planned
 from ferrum_numba.tune.heats import HOPELESS
-from ferrum_numba.tune.searchers import FIRST, SMALL, STEP
+from ferrum_numba.tune.searchers import FIRST, STEP, settled
 
 # of a heat: to load, check and capture it, s; what it replays, s at least and in calls
 CHECK_S, HEAT_S, HEAT_CALLS = 0.012, 0.05, 100
@@ -43,6 +43,6 @@ def _problem_s(pools: Mapping[str, list[float]], searcher: str) -> float:
 
 def _heats(num_configs: int, behind: float, searcher: str) -> int:
     """Return how many configs of a kernel are measured that is so far behind the best."""
-    if searcher == "exhaustive" or (searcher == "auto" and num_configs <= SMALL):
+    if settled(searcher, num_configs) == "exhaustive":
         return num_configs
     return min([few for factor, few in HOPELESS if behind > factor] or [FIRST + STEP])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from math import ceil, prod
 from typing import TYPE_CHECKING, Literal
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 CALL_US = 2.0
 # what of the datasheet's rates a good kernel gets
 SHARE = 0.85
+# how far apart two times are that the model of all launches tells apart
+CLASS = 1.3
 # multiplications and additions of one `HMMA` of a warp (m16n8k16), and what an SM issues in a cycle
 HMMA_FLOPS, SCHEDULERS = 4096, 4
 
@@ -51,7 +54,9 @@ def estimate_us(
     """Return what a launch is expected to take: by the kernel's own model, else by what all show.
 
     What every launch shows: the time of its bytes and of its FLOPs, rows of zeros in the last tiles
-    counted, the issue slots of its instructions, and how much of the GPU its waves leave idle.
+    counted, the issue slots of its instructions, and how much of the GPU its waves leave idle. In
+    classes, a factor CLASS apart: on recorded landscapes it tells no more, and within a class the
+    kernel's own order is the better one.
 
     Args:
         binary: where it was built: says how many blocks share an SM
@@ -69,7 +74,8 @@ def estimate_us(
     )
     launch = kernel.launch(config, problem, gpu)
     resident = blocks_per_sm(binary, gpu) if binary else 1
-    return CALL_US + busy * idle_factor(prod(launch.grid), max(1, resident), gpu)
+    us = CALL_US + busy * idle_factor(prod(launch.grid), max(1, resident), gpu)
+    return CLASS ** round(math.log(us, CLASS))
 
 
 def issue_us(work: Work, mix: Mapping[str, int], gpu: Gpu) -> float:

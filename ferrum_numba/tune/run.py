@@ -20,7 +20,7 @@ from ferrum_numba.tune.heats import Entry, Heats
 from ferrum_numba.tune.memory import Memory
 from ferrum_numba.tune.model import estimate_us
 from ferrum_numba.tune.rows import RowMaker
-from ferrum_numba.tune.searchers import SMALL, make_searcher
+from ferrum_numba.tune.searchers import make_searcher, settled
 from ferrum_numba.tune.space import Binaries, Progress, does_not_fit
 from ferrum_numba.tune.worker import Ahead, Candidate, Measurer
 
@@ -105,10 +105,9 @@ class Run:
             else:
                 runs.append(config)
         first = self._first(kernel, problem, runs)
-        name = self.task.searcher
-        adaptive = name != "exhaustive" and not (name == "auto" and len(runs) <= SMALL)
+        name = settled(self.task.searcher, len(runs))
         expected = {config: self._expected_us(kernel, config, problem) for config in runs}
-        if adaptive:
+        if name != "exhaustive":
             runs = sorted(runs, key=lambda config: expected[config])
         likeliest_us = min(expected.values(), default=math.inf)
         space = self._space[kernel.name, problem]

@@ -170,6 +170,13 @@ def _unlike(fields: dict[str, Any], wanted: dict[str, Any]) -> int:
     return sum(fields[name] != value for name, value in wanted.items())
 
 
+def settled(name: str, num_configs: int) -> str:
+    """Return what `auto` means for so many configs, and any other name as it is."""
+    if name != "auto":
+        return name
+    return "exhaustive" if num_configs <= SMALL else "model"
+
+
 def make_searcher(name: str, configs: Sequence[Config]) -> Searcher:
     """Return a searcher by its name, one of NAMES.
 
@@ -179,8 +186,7 @@ def make_searcher(name: str, configs: Sequence[Config]) -> Searcher:
     Raises:
         ConfigError: no such searcher, or it is not installed.
     """
-    if name == "auto":
-        name = "exhaustive" if len(configs) <= SMALL else "model"
+    name = settled(name, len(configs))
     if name == "exhaustive":
         return Exhaustive(configs)
     if name == "model":

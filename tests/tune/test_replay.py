@@ -6,6 +6,7 @@ import pytest
 from toy_kernel import OP, Problem, Toy
 
 from ferrum_numba import gpu, results
+from ferrum_numba.contract import Kernel
 from ferrum_numba.errors import StoreError
 from ferrum_numba.kernels import PACKED, RAW
 from ferrum_numba.kernels.ceilings import CEILINGS
@@ -272,6 +273,25 @@ def test_what_is_no_t4_file_is_told_so(tmp_path, text):
     path.write_text(text)
     with pytest.raises(StoreError, match=r"no\.json: is not"):
         t4.read(path, [Toy()], [Problem(2)])
+
+
+@pytest.mark.parametrize("name", MISSED)
+def test_what_all_launches_show_is_no_worse_than_the_order_of_the_space(name, monkeypatch):
+    of_design = [one for one in LANDSCAPES if one.kernel.name == name]
+    binaries = recorded_binaries(ROWS, DESIGNS)
+    monkeypatch.setattr(type(of_design[0].kernel), "estimate_us", Kernel.estimate_us)
+
+    def best_of(order, one, count):
+        return min(one.us[config] for config in order[:count]) / one.best_us - 1
+
+    for count in (1, 2, 4, 8):
+        by_model, as_it_is = [], []
+        for one in of_design:
+            built = {config: binaries[name, config] for config in one.us}
+            order = ranked(one.kernel, list(one.us), one.problem, H200, built)
+            by_model.append(best_of(order, one, count))
+            as_it_is.append(best_of(list(one.us), one, count))
+        assert sum(by_model) <= 1.05 * sum(as_it_is) + 1e-9
 
 
 def test_kernels_without_a_model_are_ranked_too():
