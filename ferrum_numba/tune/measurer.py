@@ -30,6 +30,8 @@ from ferrum_numba.tune.worker import Candidate, Outcome
 QUICK_SAMPLES = 3
 # a GPU that idles no longer keeps its clocks, and is warm after one burst
 IDLE_S, BRIEF_MS = 1.0, 30.0
+# memory for a result, at first
+RESULT_BYTES = 64 << 20
 # work in the replays that are timed of a candidate alone, with so many of them at least
 HEAT_US, FEWEST_SAMPLES = 40_000.0, 5
 # likewise of a finalist in one round
@@ -125,6 +127,8 @@ class GpuMeasurer:
     def _memory(self, operands: OperandSet) -> Sequence[Any]:
         size_bytes = operands.out.size_bytes
         if self._results[0].size < size_bytes:
+            # growing takes as long as a heat, so it grows seldom
+            size_bytes = max(2 * self._results[0].size, size_bytes, RESULT_BYTES)
             self._results = [page_locked(size_bytes) for _ in self._results]
         return self._results
 

@@ -21,6 +21,7 @@ from ferrum_numba.launch import (
     OperandSet,
     Order,
     load,
+    page_locked,
     pointer,
     stream_handle,
 )
@@ -551,6 +552,15 @@ def test_a_result_is_copied_into_memory_that_is_there(host):
     assert np.shares_memory(got, memory)
     assert (memory[:16] == 0xFF).all()
     assert not memory[16:].any()
+
+
+def test_page_locked_memory_is_given_back_and_refused_is_ordinary(host):
+    memory = page_locked(100)
+    assert host.page_locked == [memory.ctypes.data]
+    del memory
+    assert host.page_locked == []
+    host.fail["cuMemHostRegister"] = driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY
+    assert page_locked(100).tobytes() == bytes(100)
 
 
 def test_damage_names_the_buffer(host):

@@ -113,6 +113,19 @@ def test_the_whole_search_finds_the_recorded_optimum(tmp_path):
     assert len(fewer.asked) < len(every.asked)
 
 
+def test_the_model_names_the_winners_that_the_whole_space_does(tmp_path):
+    won, counts = [], []
+    for searcher in ("exhaustive", "model"):
+        measurer = ReplayMeasurer(ROWS)
+        path = tmp_path / searcher / "rows.json"
+        found = replay_search(LANDSCAPES, ROWS, H200, measurer, path, searcher=searcher)
+        won.append([(w.row.problem, w.row.kernel, w.row.config) for w in results.winners(found)])
+        counts.append(len(measurer.asked))
+    assert won[0] == won[1]
+    assert len(won[0]) == 114
+    assert counts == [1095, 923]
+
+
 def test_a_replay_is_the_same_every_time(tmp_path):
     some = LANDSCAPES[:6]
     runs = []
