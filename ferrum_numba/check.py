@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from ferrum_numba.compile import Binary, build
 from ferrum_numba.contract import Comparison, Config, Inputs, Kernel, Launch, Problem
 from ferrum_numba.errors import ContextError, FerrumError, MismatchError, ProblemError
 from ferrum_numba.gpu import KNOWN, Gpu
-from ferrum_numba.launch import Bound, Device, OperandSet
+from ferrum_numba.launch import Bound, Device, Loaded, OperandSet
 
 How = Literal["gpu", "interpreter"]
 # rows of any model are shorter, so a store to the row before the first or after the last lands here
@@ -85,7 +85,7 @@ def on_gpu(
         _refuse(kernel, config, problem, device.gpu)
         built = binary or build(kernel, config, device.gpu.arch)
         operands = OperandSet(device, kernel, problem, seed=seed, guard_bytes=GUARD_BYTES)
-        return _run(operands.bind(config, built), repeats)
+        return _run(operands.bind(config, built), repeats)[1]
 
     return _checked("gpu", attempt)
 
@@ -101,12 +101,38 @@ def on_operands(
     Raises:
         ContextError: the kernel took the CUDA context with it; the process is of no more use.
     """
+    return bind_and_check(operands, config, binary, repeats=repeats)[0]
+
+
+def bind_and_check(
+    operands: OperandSet,
+    config: Config,
+    binary: Binary,
+    *,
+    loaded: Loaded | None = None,
+    into: Sequence[npt.NDArray[np.uint8]] = (),
+    repeats: int = 2,
+) -> tuple[Checked, Bound | None, npt.NDArray[Any] | None]:
+    """Check as `on_operands` does, and return what was bound and its result, to be gone on with.
+
+    Args:
+        loaded: the binary, where it is on the GPU already
+        into:   where results are copied to, one array of bytes a run; new memory if empty
+
+    Raises:
+        ContextError: the kernel took the CUDA context with it; the process is of no more use.
+    """
+    bound: Bound | None = None
+    got: npt.NDArray[Any] | None = None
 
     def attempt() -> Comparison:
+        nonlocal bound, got
         _refuse(operands.kernel, config, operands.problem, operands.device.gpu)
-        return _run(operands.bind(config, binary), repeats)
+        bound = operands.bind(config, binary, loaded)
+        got, comparison = _run(bound, repeats, into)
+        return comparison
 
-    return _checked("gpu", attempt)
+    return _checked("gpu", attempt), bound, got
 
 
 def _refuse(kernel: Kernel, config: Config, problem: Problem, gpu: Gpu) -> None:
@@ -115,24 +141,36 @@ def _refuse(kernel: Kernel, config: Config, problem: Problem, gpu: Gpu) -> None:
         raise ProblemError(reason)
 
 
-def _run(bound: Bound, repeats: int) -> Comparison:
+def _run(
+    bound: Bound, repeats: int, into: Sequence[npt.NDArray[np.uint8]] = ()
+) -> tuple[npt.NDArray[Any], Comparison]:
+    """Return the result of the first run, and how far it is from the reference."""
     operands = bound.operands
     prepared = bound.prepared()
-    first: npt.NDArray[Any] | None = None
+    results = []
     for i in range(repeats):
         operands.poison()
         prepared(0)
-        got = operands.result()
-        damage = bound.damage()
-        if damage:
-            raise MismatchError(f"written outside of {damage}")
-        if first is None:
-            first = got
-        elif got.tobytes() != first.tobytes():
-            raise MismatchError(_difference(first, got, i + 1))
-    assert first is not None, "a check runs once at least"
-    problem = operands.problem
-    return operands.kernel.op.tolerance(problem).compare(first, operands.want)
+        results.append(operands.result(into[i]) if into else operands.result())
+    first = results[0]
+    # what one run does to a guard zone, no other takes back
+    damage = bound.damage()
+    if damage:
+        raise MismatchError(f"written outside of {damage}")
+    for i, got in enumerate(results[1:], start=2):
+        if not same_bits(first, got):
+            raise MismatchError(_difference(first, got, i))
+    tolerance = operands.kernel.op.tolerance(operands.problem)
+    return first, tolerance.compare(first, operands.want)
+
+
+def same_bits(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
+    """Tell whether two contiguous arrays hold the same bytes, NaN or not."""
+    left, right = (one.reshape(-1).view(np.uint8) for one in (a, b))
+    if left.size % 8 == 0:
+        # an eighth of the comparisons
+        left, right = left.view(np.uint64), right.view(np.uint64)
+    return np.array_equal(left, right)
 
 
 def _difference(first: npt.NDArray[Any], got: npt.NDArray[Any], run: int) -> str:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ferrum_numba.errors import MismatchError
+from ferrum_numba.tolerance import Comparison as Comparison
+from ferrum_numba.tolerance import Tolerance as Tolerance
 
 if TYPE_CHECKING:
     from ferrum_numba.gpu import Gpu
@@ -36,96 +37,6 @@ class Work:
 
     flops: int
     bytes: int
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How far a result is from its reference.
-
-    rel_error:  ||got - want|| / ||want|| (Frobenius)
-    mean_error: mean |got - want| / mean |want|
-    max_error:  max |got - want| / max |want|; what a mean hides
-    worst:      index of the largest difference
-    """
-
-    rel_error: float
-    mean_error: float
-    max_error: float
-    worst: tuple[int, ...]
-    ok: bool
-    message: str
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """Bounds on a `Comparison`, with the reason for their size."""
-
-    rel: float
-    max: float
-    reason: str
-
-    def compare(self, got: Array, want: Array) -> Comparison:
-        """Compare a result with its reference in float64; NaN or Inf never passes.
-
-        Where the reference is NaN nobody writes: the result must be the NaN that was there. Of a
-        structure every field is compared, integers exactly.
-        """
-        if got.shape != want.shape:
-            raise MismatchError(f"the result has shape {got.shape}, the reference {want.shape}")
-        if got.dtype.names is not None:
-            return self._compare_fields(got, want)
-        if np.isnan(want).any():
-            return self._compare_written(got, want)
-        if np.array_equal(got, want) and np.isfinite(got).all():
-            return Comparison(0.0, 0.0, 0.0, (), True, "")
-        g, w = got.astype(np.float64), want.astype(np.float64)
-        wrong = ~np.isfinite(g)
-        if wrong.any():
-            worst = tuple(int(i) for i in np.argwhere(wrong)[0])
-            message = (
-                f"{int(wrong.sum())} of {g.size} elements are not finite "
-                f"(never written, or overflowed); the first is {worst}, want {w[worst]:.6g}"
-            )
-            return Comparison(np.inf, np.inf, np.inf, worst, False, message)
-        diff = np.abs(g - w)
-        tiny = np.finfo(np.float64).tiny
-        worst = tuple(int(i) for i in np.unravel_index(int(diff.argmax()), diff.shape))
-        # a reference of zeros asks for zeros: then any difference is infinitely wrong
-        rel = float(np.linalg.norm(diff) / max(float(np.linalg.norm(w)), tiny))
-        mean = float(diff.mean() / max(float(np.abs(w).mean()), tiny))
-        peak = float(diff.max() / max(float(np.abs(w).max()), tiny))
-        ok = rel <= self.rel and peak <= self.max
-        message = (
-            ""
-            if ok
-            else (
-                f"relative error {rel:.2e} (bound {self.rel:.1e}), largest {peak:.2e} of the peak "
-                f"(bound {self.max:.1e}) at {worst}: got {g[worst]:.6g}, want {w[worst]:.6g}"
-            )
-        )
-        return Comparison(rel, mean, peak, worst, ok, message)
-
-    def _compare_written(self, got: Array, want: Array) -> Comparison:
-        """Compare what is written, and that the rest was left alone."""
-        unwritten = np.isnan(want)
-        touched = unwritten & ~np.isnan(got)
-        if touched.any():
-            worst = tuple(int(i) for i in np.argwhere(touched)[0])
-            message = (
-                f"{int(touched.sum())} elements are written that nobody owns; the first is {worst}"
-            )
-            return Comparison(np.inf, np.inf, np.inf, worst, False, message)
-        return self.compare(np.where(unwritten, 0, got), np.where(unwritten, 0, want))
-
-    def _compare_fields(self, got: Array, want: Array) -> Comparison:
-        """Return the comparison of the worst field, by whose name its message begins."""
-        exact = Tolerance(0.0, 0.0, "integers")
-        found = []
-        for name in got.dtype.names or ():
-            bounds = exact if np.issubdtype(got[name].dtype, np.integer) else self
-            one = bounds.compare(got[name], want[name])
-            found.append(replace(one, message=one.message and f"{name}: {one.message}"))
-        return max(found, key=lambda one: (not one.ok, one.max_error))
 
 
 @dataclass(frozen=True)
@@ -315,6 +226,13 @@ class Kernel(ABC):
         for config in self.fitting(problem, gpu):
             return config
         raise AssertionError(f"{self.name}: no config fits {problem}; the default must")
+
+    def estimate_us(self, config: Config, problem: Problem, gpu: Gpu) -> float | None:
+        """Return what a launch that fits is expected to take in us, modelled; None: no model.
+
+        The tuner ranks configs by it. A kernel without one is ranked by what all launches show.
+        """
+        return None
 
     @abstractmethod
     def build(self, config: Config, arch: str) -> Program:

@@ -9,7 +9,7 @@ import ctypes
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -238,6 +238,45 @@ def live(index: int = 0) -> Gpu:
     facts = {name: int(getattr(device.properties, name)) for name in _PROPERTIES}
     facts["dram_bytes"] = int(dram_bytes)
     return _from_facts(device.name, f"sm_{major}{minor}", facts, str(device.uuid))
+
+
+def chosen(text: str) -> list[Gpu]:
+    """Return the GPUs of this machine that a text names: `all`, or numbers and UUIDs with commas.
+
+    A UUID may be cut short, as in `nvidia-smi`'s `GPU-54b77351`, while only one begins so.
+
+    Raises:
+        DeviceError: there is no driver, or no such GPU, or it is named twice
+    """
+    count = _driver_gpus()
+    there = [live(index) for index in range(count if isinstance(count, int) else 1)]
+    if text.strip().lower() == "all":
+        return there
+    found = [_named(name.strip(), there) for name in text.split(",")]
+    uuids = [gpu.uuid for gpu in found]
+    twice = next((uuid for uuid in uuids if uuids.count(uuid) > 1), None)
+    if twice is not None:
+        raise DeviceError(f"GPU {full_uuid(twice)} is named twice in {text}")
+    return found
+
+
+def _named(name: str, there: Sequence[Gpu]) -> Gpu:
+    """Return the GPU of a number or of the beginning of a UUID."""
+    if name.isdecimal() and len(name) < 4:
+        if int(name) < len(there):
+            return there[int(name)]
+        raise DeviceError(f"GPU {name} was asked for, this machine has {len(there)}, from 0")
+    alike = [gpu for gpu in there if name and full_uuid(gpu.uuid).startswith(full_uuid(name))]
+    if len(alike) == 1:
+        return alike[0]
+    known = ", ".join(full_uuid(gpu.uuid) for gpu in there)
+    many = f"{len(alike)} GPUs begin with" if alike else "no GPU of this machine is"
+    raise DeviceError(f"{many} {name!r}: it has {known}")
+
+
+def full_uuid(uuid: str) -> str:
+    """Return a UUID as NVML and CUDA_VISIBLE_DEVICES want it; the driver's comes without GPU-."""
+    return uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
 
 
 # as cuda.core and the driver name them

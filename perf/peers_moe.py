@@ -23,13 +23,14 @@ import numpy as np
 
 from ferrum_numba import results, shipped
 from ferrum_numba.cli.names import changed, select_kernels
-from ferrum_numba.compile import Binary, Job, build_many
+from ferrum_numba.compile import Binary, Job, build, build_many
 from ferrum_numba.contract import Config, Kernel, describe
 from ferrum_numba.errors import ConfigError, ContextError, FerrumError, LaunchError, ProblemError
 from ferrum_numba.gpu import Gpu
 from ferrum_numba.kernels import KERNELS, TOOLS
+from ferrum_numba.kernels.ceilings.memory import READ, Read
 from ferrum_numba.kernels.grouped import OP, ROUTINGS, GroupedProblem
-from ferrum_numba.launch import Device
+from ferrum_numba.launch import Device, OperandSet
 from ferrum_numba.measure import Policy, Samples, measure
 from ferrum_numba.perf import routed_rivals
 from ferrum_numba.perf.problems import MOE_MODELS, TOKENS, ExpertShape, routed
@@ -37,12 +38,16 @@ from ferrum_numba.perf.routed_humming import GEMMS, HummingStack, version
 from ferrum_numba.perf.routed_rivals import Chosen, Layer, Rival, Stack
 from ferrum_numba.perf.routed_rows import HEAD, line, row_of
 from ferrum_numba.results import Row
+from ferrum_numba.tune.model import ranked
+from ferrum_numba.tune.space import feasible
 
 # of the models' layers those that others were measured on, for every number of tokens
 LAYERS = ("qwen3-moe.gate_up", "qwen3-moe.down", "mixtral.gate_up")
 WHO = ("ours", "humming", "cublas")
 # even, so that each order occurs as often as its reverse
 TURNS = 2
+# of a kernel of ours; of humming's there are what it picks and its neighbours
+CANDIDATES = 6
 POLICY = Policy(samples=11, warmup_ms=60.0)
 # for the choice among a rival's candidates
 QUICK = replace(POLICY, samples=3, warmup_ms=0.0, min_graph_us=150.0)
@@ -75,10 +80,12 @@ def chosen_for(
     kernels: Sequence[Kernel],
     decisions: Sequence[results.Decision],
     config: str | None,
+    candidates: int = 1,
 ) -> dict[GroupedProblem, list[tuple[Kernel, Config]]]:
     """Return what each kernel of ours would run every problem with; nothing where all refuse.
 
-    config: changes of a config, `tile_m=16,...`, instead of what was decided
+    config:     changes of a config, `tile_m=16,...`, instead of what was decided
+    candidates: configs of a kernel: what was decided, then the fastest by its model, if it has one
     """  # fmt: skip
     found: dict[GroupedProblem, list[tuple[Kernel, Config]]] = {}
     for problem in problems:
@@ -91,7 +98,11 @@ def chosen_for(
                 reason = kernel.misfit(choice, problem, gpu)
                 if reason:
                     raise ConfigError(f"{kernel.name} cannot run {problem} so: {reason}")
-            found[problem].append((kernel, choice))
+            tried = [choice]
+            if config is None and kernel.estimate_us(choice, problem, gpu) is not None:
+                tried += ranked(kernel, feasible(kernel, problem, gpu)[0], problem, gpu)
+            tried = list(dict.fromkeys(tried))[:candidates]
+            found[problem] += [(kernel, one) for one in tried]
     return found
 
 
@@ -176,7 +187,9 @@ class Contest:
     ) -> list[Row]:
         device, want = self.device, layer.want()
         # of ours each kernel is a rival of its own
-        groups = [[rival] for rival in self._ours(layer.problem, chosen)]
+        ours = list(self._ours(layer.problem, chosen))
+        names = dict.fromkeys(rival.name for rival in ours)
+        groups = [[rival for rival in ours if rival.name == name] for name in names]
         if humming is not None:
             groups += [humming.rivals(layer, [gemm], self.rotate_bytes) for gemm in self.gemms]
         if "cublas" in self.who:
@@ -215,6 +228,8 @@ def main(words: Sequence[str] | None = None) -> None:
     chosen = _ours(args, device.gpu, [p for found in sets for p in found])
     contest = Contest(device, args.only, args.humming_gemm, args.turns)
     environment = results.environment(device.gpu, POLICY, ())
+    # boards of one model differ: what memory bounds is to be held against this board's own rate
+    environment["read_gbps"] = [plain_read_gbps(device)]
     told = " ".join(sys.argv[1:] if words is None else words)
     environment["command"] = f"python -m ferrum_numba.perf.peers_moe {told}".strip()
     rows: list[Row] = []
@@ -226,6 +241,23 @@ def main(words: Sequence[str] | None = None) -> None:
             if found:
                 print(line(found), flush=True)
             _store(args.store, device.gpu, results.ResultFile(environment, rows))
+    environment["read_gbps"].append(plain_read_gbps(device))
+    _store(args.store, device.gpu, results.ResultFile(environment, rows))
+    print(
+        "a plain read, before and after: {:.0f} and {:.0f} GB/s".format(*environment["read_gbps"])
+    )
+
+
+def plain_read_gbps(device: Device) -> float:
+    """Return the rate of a plain read of memory, 10^9 bytes/s, in the default form."""
+    kernel, problem = Read(), READ.tests[-1]
+    config = kernel.default(problem, device.gpu)
+    with device.activated():
+        bound = OperandSet(device, kernel, problem).bind(
+            config, build(kernel, config, device.gpu.arch)
+        )
+        us = median(measure(device, bound.calls(), "cold", POLICY).us)
+    return round(problem.size_bytes / us / 1e3, 1)
 
 
 def _ours(
@@ -240,7 +272,7 @@ def _ours(
     kernels = select_kernels(grouped, args.kernel)
     path = args.results or shipped.results_folder() / gpu.key / f"{OP.name}.json"
     rows = results.load(path).rows if args.results or path.exists() else []
-    chosen = chosen_for(problems, gpu, kernels, results.decide(rows), args.config)
+    chosen = chosen_for(problems, gpu, kernels, results.decide(rows), args.config, args.candidates)
     return compiled(chosen, gpu)
 
 
@@ -264,6 +296,13 @@ def _parser() -> argparse.ArgumentParser:
         )
     parser.add_argument("--kernel", type=_words, default=(), metavar="NAME,…", help="of ours")
     parser.add_argument("--config", metavar="name=value,…", help="what to change in their configs")
+    parser.add_argument(
+        "--candidates",
+        type=_count,
+        default=CANDIDATES,
+        metavar="N",
+        help="configs of ours a kernel",
+    )
     parser.add_argument("--turns", type=_count, default=TURNS, metavar="N")
     parser.add_argument("--results", type=Path, metavar="FILE", help="what ours are decided by")
     parser.add_argument("--store", type=Path, metavar="FOLDER", help="adds the rows to its file")

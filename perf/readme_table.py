@@ -182,11 +182,12 @@ of it is in [perf/decisions/h200.json](../perf/decisions/h200.json). This page a
 table are made of the first by `{command}`.
 
 One rule says who won, `ferrum_numba/results/winners.py`: of rows that were measured in full, are
-correct and trusted, those of a final first, then the fastest. A run tried some configs of the
-space, not all (`--limit` in its command), so a line may have a faster one. Boards differ by some
-per cent ([measuring](measuring.md#boards)), and where power is the limit what was timed first is
-faster ([measuring](measuring.md#power)): times of two runs, and the peers' beside ours, do not say
-who is ahead by a few per cent. `python -m ferrum_numba.perf.against_cublas`, with PyTorch, times
+correct and trusted, those of the board of the newest final, and of these those of a final first,
+then the fastest ([what decides](tuning.md#evidence)). A run tried some configs of the space, not
+all (`--limit` in its command), so a line may have a faster one. Boards differ by some per cent
+([measuring](measuring.md#boards)), and where power is the limit what was timed first is faster
+([measuring](measuring.md#power)): times of two runs, and the peers' beside ours, do not say who is
+ahead by a few per cent. `python -m ferrum_numba.perf.against_cublas`, with PyTorch, times
 the fastest and cuBLAS in turn on one board.
 
 ## <a id="table"></a>The table

@@ -183,6 +183,50 @@ def test_an_index_beyond_the_machine_is_refused(monkeypatch, index):
         gpu.live(index)
 
 
+@pytest.fixture
+def three(monkeypatch):
+    """Stand in for a machine with three GPUs; two of their UUIDs begin alike."""
+    uuids = ("54b77351-1", "54b77352-2", "GPU-ace9aa25-3")
+    boards = [replace(KNOWN["h200"], uuid=uuid) for uuid in uuids]
+    monkeypatch.setattr(gpu, "_driver_gpus", lambda: 3)
+    monkeypatch.setattr(gpu, "live", boards.__getitem__)
+    return boards
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("all", [0, 1, 2]), ("ALL", [0, 1, 2]), ("1", [1]), ("2, 0", [2, 0]),
+        ("GPU-ace9", [2]), ("ace9aa25-3", [2]), ("54b77351,GPU-54b77352-2", [0, 1]),
+    ],
+)  # fmt: skip
+def test_gpus_are_named_by_number_or_uuid(three, text, want):
+    assert gpu.chosen(text) == [three[i] for i in want]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("3", "GPU 3 was asked for, this machine has 3, from 0"),
+        ("0,GPU-54b77351", "GPU GPU-54b77351-1 is named twice in 0,GPU-54b77351"),
+        ("GPU-54b7", "2 GPUs begin with 'GPU-54b7': it has GPU-54b77351-1, GPU-54b77352-2"),
+        ("first", "no GPU of this machine is 'first': it has GPU-54b77351-1"),
+        ("0,", "no GPU of this machine is ''"),
+    ],
+)
+@pytest.mark.usefixtures("three")
+def test_a_gpu_that_is_not_there_is_one_sentence(text, words):
+    with pytest.raises(DeviceError) as refused:
+        gpu.chosen(text)
+    assert words in str(refused.value)
+
+
+def test_no_gpu_at_all_says_what_is_missing(monkeypatch):
+    monkeypatch.setattr(gpu, "_driver_gpus", lambda: "there is none")
+    with pytest.raises(DeviceError, match="no GPU to run on: there is none"):
+        gpu.chosen("all")
+
+
 @pytest.mark.gpu
 def test_the_table_agrees_with_the_driver():
     live = gpu.live()

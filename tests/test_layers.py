@@ -23,7 +23,8 @@ LAYERS = {
     "errors": set(),
     "division": set(),
     "gpu": {"errors"},
-    "contract": {"errors", "gpu"},
+    "tolerance": {"errors"},
+    "contract": {"errors", "gpu", "tolerance"},
     "space": {"errors"},
     "reference": set(),
     "ptx": {"errors"},
@@ -59,6 +60,8 @@ OUTSIDE = {
     "rich": {"cli"},
     "safetensors": {"export", "gptq", "perf"},
     "filelock": {"tune"},
+    "optuna": {"tune"},
+    "distributed": {"tune"},
     "torch": {"torch", "linear", "perf"},
     "transformers": {"perf"},
 }

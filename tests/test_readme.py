@@ -108,7 +108,7 @@ def test_the_tree_names_every_folder():
 
 def test_every_command_is_named():
     section = README.split("## Commands")[1].split("## ")[0]
-    assert re.findall(r"^    ferrum-numba (\w+)", section, re.MULTILINE) == [*COMMANDS]
+    assert re.findall(r"^    ferrum-numba ([\w-]+)", section, re.MULTILINE) == [*COMMANDS]
 
 
 def test_the_pictures_are_there():

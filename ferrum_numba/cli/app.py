@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 import tempfile
 import warnings
@@ -17,6 +18,7 @@ from ferrum_numba.cli import (
     bench,
     check,
     convert,
+    decisions,
     doctor,
     export,
     inspect,
@@ -26,6 +28,7 @@ from ferrum_numba.cli import (
     report,
     tune,
     warm,
+    why_miss,
 )
 from ferrum_numba.cli.output import say
 from ferrum_numba.cli.session import Session
@@ -40,6 +43,8 @@ COMMANDS = {
     "check": check,
     "plan": plan,
     "tune": tune,
+    "why-miss": why_miss,
+    "decisions": decisions,
     "bench": bench,
     "report": report,
     "inspect": inspect,
@@ -84,7 +89,7 @@ def main(
         args, tuple(kernels), problem_sets, tuple(ceilings), recorded, peers, tuple(tools)
     )
     try:
-        with _cache(args.no_cache), warnings_said():
+        with _cache(args.no_cache), warnings_said(), session.open:
             status: int = COMMANDS[args.command].run(session)
         sys.stdout.flush()
     except FerrumError as error:
@@ -107,7 +112,9 @@ def main(
         session.stopped = True
     if session.stopped:
         what = "nothing half-written is" if session.whole else f"{session.rows_kept} {session.kept}"
-        say(f"ferrum-numba: stopped; {what} kept")
+        again = shlex.join(("ferrum-numba", *(sys.argv[1:] if argv is None else argv)))
+        on = f"; to go on: {again}" if session.goes_on else ""
+        say(f"ferrum-numba: stopped; {what} kept{on}")
         return INTERRUPTED
     return status
 
@@ -155,7 +162,11 @@ def _cache(off: bool) -> Iterator[None]:
     if not off:
         yield
         return
-    before = {name: os.environ.get(name) for name in FOLDERS}
+    from ferrum_numba.tune import exclusive
+
+    before = {name: os.environ.get(name) for name in (*FOLDERS, exclusive.ENVIRONMENT_VARIABLE)}
+    # who measures on a GPU is asked in the usual place: others look there too
+    os.environ[exclusive.ENVIRONMENT_VARIABLE] = str(exclusive.directory())
     with tempfile.TemporaryDirectory(prefix="ferrum-numba-") as folder:
         os.environ |= dict.fromkeys(FOLDERS, folder)
         try:

@@ -21,7 +21,7 @@ from ferrum_numba.cli.output import (
     writing,
 )
 from ferrum_numba.cli.session import Session
-from ferrum_numba.cli.tune import WRONG, by_op, report_trouble
+from ferrum_numba.cli.tune import WRONG, by_op, in_short, report_trouble
 from ferrum_numba.contract import Config, Inputs, Kernel, Launch, Problem, Program
 from ferrum_numba.errors import FerrumError, StoreError
 
@@ -30,10 +30,8 @@ if TYPE_CHECKING:
     from ferrum_numba.results import ResultFile
 
 HELP = "time the tuned config of each kernel (its default where it was not tuned), without a search"
-COLUMNS = (
-    "problem", "kernel", "config", "regime", "us", "us_low", "us_high", "gbps", "tflops",
-    "bound_us", "fraction", "rel_error", "status",
-)  # fmt: skip
+# `of bound` is bound_us / us; all else that is known of a row is in the file
+COLUMNS = ("problem", "program", "regime", "us", "gbps", "tflops", "of bound")
 # as `measure.REGIMES`, which would load the CUDA packages
 REGIMES = ("cold", "warm", "eager")
 
@@ -115,7 +113,8 @@ def run(session: Session) -> int:
     else:
         environment = file.environment
         title = f"{environment['gpu']}, driver {environment['driver']}"
-        print_table(session.readable(as_json(file.rows)), COLUMNS, title)
+        rows = [in_short(row) for row in session.readable(as_json(file.rows))]
+        print_table(rows, COLUMNS, title, folded=("program",))
         report_trouble(file.rows)
     return WRONG if any(row.status == "wrong" for row in file.rows) else 0
 

@@ -10,10 +10,13 @@ import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
-from ferrum_numba.contract import Kernel, Op, Problem
+from ferrum_numba.contract import Kernel, Op, Problem, describe
 from ferrum_numba.errors import ConfigError, FerrumError, ProblemError
+
+if TYPE_CHECKING:
+    from ferrum_numba.gpu import Gpu
 
 _BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -130,6 +133,25 @@ def brief(value: Mapping[str, Any], kind: type) -> str:
     """Return a stored problem in words, without what is at its default."""
     usual = {field.name: field.default for field in fields(kind)}
     return in_words({n: item for n, item in value.items() if usual.get(n, MISSING) != item})
+
+
+def default_of(kernel: Kernel, problem: Mapping[str, Any], gpu: Gpu) -> dict[str, Any]:
+    """Return the config that a kernel runs a stored problem with where it was not tuned.
+
+    Empty where the kernel can no longer run it.
+    """
+    try:
+        maker = kernel.made_by
+        return describe(maker.default(kernel.op.problem(**problem), gpu))
+    except (AssertionError, TypeError, ValueError):
+        return {}
+
+
+def unlike(config: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
+    """Return in words what of a stored config differs from another."""
+    if not config:
+        return ""
+    return in_words({n: v for n, v in config.items() if usual.get(n, MISSING) != v}) or "default"
 
 
 def refusals(said: Iterable[tuple[str, str, int]]) -> list[tuple[str, str, int]]:

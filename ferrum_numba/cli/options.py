@@ -12,6 +12,8 @@ ARCHS = (
     "sm_103a", "sm_120", "sm_120a", "sm_121", "sm_121a",
 )  # fmt: skip
 
+UNIT_S = {None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
 # rows of x that a problem may have
 MOST_ROWS = 65536
 
@@ -78,11 +80,63 @@ def add_effort(parser: argparse.ArgumentParser, limited: str) -> None:
     parser.add_argument("--no-cache", action="store_true", help="compile everything anew")
 
 
+def add_repeat(parser: argparse.ArgumentParser) -> None:
+    """Add how often finals are held."""
+    parser.add_argument(
+        "--repeat", type=_positive, default=1, metavar="N",
+        help="hold every final N times, and say how often winners change and what that costs",
+    )  # fmt: skip
+
+
 def add_timeout(parser: argparse.ArgumentParser) -> None:
     """Add the time after which a candidate is given up."""
     parser.add_argument(
         "--timeout", type=_seconds, default=30.0, metavar="S", help="seconds a candidate may take"
     )
+
+
+def add_search(parser: argparse.ArgumentParser) -> None:
+    """Add how a search goes on, and when it stops."""
+    from ferrum_numba.tune.searchers import NAMES
+
+    parser.add_argument(
+        "--plan", type=given, metavar="DIR",
+        help="what `plan --out DIR` made: nothing is compiled, and its problems are the default",
+    )  # fmt: skip
+    parser.add_argument(
+        "--searcher", choices=NAMES, default="auto", metavar="|".join(NAMES),
+        help="which configs: all of them; the model's first picks and neighbours of the best; "
+        "Optuna's; auto: all where they are few, else by the model",
+    )  # fmt: skip
+    parser.add_argument(
+        "--budget", type=_duration, metavar="TIME",
+        help="be done in 90s, 10m or 2h; the default and the incumbent are measured whatever it is",
+    )  # fmt: skip
+    parser.add_argument(
+        "--stop-within", type=_per_cent, metavar="PERCENT",
+        help="leave a problem whose best is so near to this board's measured ceilings",
+    )  # fmt: skip
+    parser.add_argument(
+        "--replay", type=given, metavar="FILE",
+        help="a result file, or one in the T4 format: search in what it has; needs no GPU",
+    )  # fmt: skip
+    parser.add_argument(
+        "--t4", type=given, metavar="DIR",
+        help="write what was measured in the T4 format too, a file a kernel and problem",
+    )  # fmt: skip
+
+
+def add_fleet(parser: argparse.ArgumentParser) -> None:
+    """Add the GPUs to measure on, where they are several."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--gpus", type=given, metavar="all|0,1|UUID,…",
+        help="several GPUs of this machine at once, a problem on each",
+    )  # fmt: skip
+    where.add_argument(
+        "--dask", type=given, metavar="ADDRESS",
+        help="the workers of a Dask scheduler, started with --resources GPU=1, one a GPU",
+    )  # fmt: skip
 
 
 def given(text: str) -> str:
@@ -115,6 +169,30 @@ def _seconds(text: str) -> float:
     if not (math.isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError(f"must be a positive number of seconds; got {text!r}")
     return value
+
+
+def _duration(text: str) -> float:
+    """Return the seconds of `90s`, `10m`, `2h`, or of a number."""
+    found = re.fullmatch(r"([0-9.]+)\s*(s|m|h)?", text.strip())
+    try:
+        number = float(found[1]) if found else math.nan
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise argparse.ArgumentTypeError(f"must be a time such as 90s, 10m or 2h; got {text!r}")
+    return number * UNIT_S[found[2] if found else None]
+
+
+def _per_cent(text: str) -> float:
+    """Return the part that so many per cent are."""
+    number = text.strip().removesuffix("%")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < 100:
+        raise argparse.ArgumentTypeError(f"must be 0 to 100 per cent; got {text!r}")
+    return value / 100
 
 
 def _positive(text: str) -> int:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import tempfile
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +18,10 @@ from ferrum_numba.cli.names import in_words
 from ferrum_numba.errors import StoreError
 
 Row = Mapping[str, Any]
-# a table on a pipe is for grep: no line is folded or cut at 80 columns
-PIPE_WIDTH = 240
+# a table on a pipe is for grep: no line is folded or cut, unless its table is made for 80 columns
+PIPE_WIDTH, NARROW = 240, 80
+# on a pipe, how often progress is said
+SAY_S = 60.0
 
 
 class Progress(Protocol):
@@ -68,22 +73,38 @@ def as_json(rows: Iterable[Any]) -> list[dict[str, Any]]:
     return [row.to_json() for row in rows]
 
 
-def print_table(rows: Iterable[Row], columns: Sequence[str], title: str = "") -> None:
-    """Print rows under these keys; numbers to the right, in three significant digits."""
+def print_table(
+    rows: Iterable[Row], columns: Sequence[str], title: str = "", folded: Sequence[str] = ()
+) -> None:
+    """Print rows under these keys; numbers to the right, in three significant digits.
+
+    It is as wide as the terminal, as COLUMNS says, or on a pipe as it needs.
+
+    folded: columns that give way, so that the table is no wider than 80 characters on a pipe too
+    """
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     listed = list(rows)
-    table = Table(title=title or None, title_justify="left", box=SIMPLE)
+    table = Table(title=title or None, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     for column in columns:
         numeric = any(isinstance(row.get(column), int | float) for row in listed)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(
+            column, justify="right" if numeric else "left", overflow="fold",
+            no_wrap=bool(folded) and column not in folded,
+        )  # fmt: skip
     for row in listed:
         table.add_row(*(Text(cell(row.get(column))) for column in columns))
-    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
-    console.print(table)
+    Console(width=_width(narrow=bool(folded))).print(table)
+
+
+def _width(narrow: bool) -> int | None:
+    """Return a table's width in characters; None for that of the terminal, or of COLUMNS."""
+    if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal():
+        return None
+    return NARROW if narrow else PIPE_WIDTH
 
 
 def cell(value: Any) -> str:
@@ -101,20 +122,70 @@ def cell(value: Any) -> str:
 
 @contextmanager
 def progress(title: str) -> Iterator[Progress]:
-    """Show a bar on stderr while something long runs; silent where stderr is no terminal."""
+    """Say on stderr how far something long is, and the minutes that are left.
+
+    A bar on a terminal; elsewhere a line a minute.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
-    console = Console(stderr=True)
+    console, pace = Console(stderr=True), Pace()
+    if not console.is_terminal:
+        yield _lines(title, pace)
+        return
     looks = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Bar(*looks, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None)
+    left = TextColumn("{task.fields[left]}")
+    with Bar(*looks, TimeElapsedColumn(), left, console=console) as bar:
+        task = bar.add_task(title, total=None, left="")
 
         def report(done: int, total: int, text: str = "") -> None:
-            bar.update(task, completed=done, total=total, description=f"{title} {text}".strip())
+            description = f"{title} {text}".strip()
+            left = pace.left(done, total)
+            bar.update(task, completed=done, total=total, description=description, left=left)
 
         yield report
+
+
+def _lines(title: str, pace: Pace) -> Progress:
+    """Return a progress that says a line a minute."""
+    said = time.monotonic()
+
+    def report(done: int, total: int, text: str = "") -> None:
+        nonlocal said
+        left = pace.left(done, total)
+        if time.monotonic() - said >= SAY_S and done < total:
+            said = time.monotonic()
+            say(", ".join(part for part in (f"{title}: {done} of {total}", left, text) if part))
+
+    return report
+
+
+class Pace:
+    """How long the rest takes, if it goes on as it did lately."""
+
+    # what happened before so long ago says little of what comes
+    WINDOW_S = 120.0
+
+    def __init__(self) -> None:
+        self._total = 0
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def left(self, done: int, total: int) -> str:
+        """Return the time that is left in words; nothing while it cannot be told."""
+        now = time.monotonic()
+        if total != self._total or (self._seen and done < self._seen[-1][1]):
+            # something else has begun
+            self._total = total
+            self._seen.clear()
+        self._seen.append((now, done))
+        while len(self._seen) > 2 and self._seen[1][0] < now - self.WINDOW_S:
+            self._seen.popleft()
+        began, before = self._seen[0]
+        if done <= before or now <= began:
+            return ""
+        minutes = (total - done) * (now - began) / (done - before) / 60
+        return f"{minutes:.0f} min left" if minutes >= 1 else "less than a minute left"
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from ferrum_numba import gpu
 from ferrum_numba.cli.bench import ceilings
 from ferrum_numba.cli.output import Progress, make_folder, progress, say
 from ferrum_numba.cli.session import Session
-from ferrum_numba.cli.tune import WRONG, by_op
+from ferrum_numba.cli.tune import WRONG, by_op, tuned
 from ferrum_numba.contract import Kernel, Op, Problem, describe
 from ferrum_numba.errors import StoreError
 
@@ -66,20 +66,29 @@ class Refining:
         self._written = time.monotonic()
         return paths
 
-    def watching(self, bar: Progress) -> Progress:
-        """Return a bar that writes the report whenever it is due."""
+    def watching(self, bar: Progress, op: Op) -> Progress:
+        """Return a bar that writes the report whenever it is due, with an Op's rows so far."""
 
         def report(done: int, total: int, text: str = "") -> None:
             bar(done, total, text)
             if time.monotonic() - self._written > EVERY_S:
-                try:
-                    self.write()
-                except StoreError as error:
-                    # what is being measured is worth more than a page that cannot be written now
-                    self._written = time.monotonic()
-                    say(f"the report waits: {error}")
+                self._write_if_possible(op)
 
         return report
+
+    def _write_if_possible(self, op: Op) -> None:
+        """Write the report, or say why not: what is being measured is worth more than a page."""
+        from ferrum_numba.results.store import NAME, Store
+
+        path = self.session.store_path(self.session.gpu.key, op.name)
+        try:
+            if (path.parent / NAME).exists():
+                with Store(path.parent / NAME) as store:
+                    store.write_file(path, (op.name,))
+            self.write()
+        except StoreError as error:
+            self._written = time.monotonic()
+            say(f"the report waits: {error}")
 
     @cached_property
     def _writer(self) -> Writer:
@@ -167,21 +176,15 @@ def measure(refining: Refining) -> int:
     make_folder(session.store / session.gpu.key)
     refining.write()
     say(f"what is known is in {session.args.out}; it is refined as rows come")
-    status = 0
     try:
         refining.plan = _quick_plan(refining)
         refining.write()
         _measure_ceilings(refining)
-        for op, kernels in by_op(session.kernels):
-            wanted = [problem for problem in refining.problems if isinstance(problem, op.problem)]
-            if wanted:
-                rows = _tune(refining, op, kernels, wanted)
-                status = WRONG if any(row.status == "wrong" for row in rows) else status
-                refining.write()
+        files = [file for _, file in tuned(session, refining.problems, watch=refining.watching)]
     except KeyboardInterrupt:
         refining.write()
         raise
-    return status
+    return WRONG if any(row.status == "wrong" for file in files for row in file.rows) else 0
 
 
 def _quick_plan(refining: Refining) -> list[Planned]:
@@ -221,11 +224,7 @@ def _measure_ceilings(refining: Refining) -> None:
         kept = results.merge(kept, found) if kept else found
         make_folder(path.parent)
         results.save(path, kept)
-        refining.watching(_silent)(0, 0)
-
-
-def _silent(done: int, total: int, text: str = "") -> None:
-    """Show nothing."""
+        refining.write()
 
 
 def _fresh(kept: ResultFile, op: Op) -> bool:
@@ -233,26 +232,3 @@ def _fresh(kept: ResultFile, op: Op) -> bool:
     dates = [row.run for row in kept.rows if row.op == op.name]
     oldest = datetime.now(UTC) - KEPT
     return bool(dates) and all(datetime.fromisoformat(date) > oldest for date in dates)
-
-
-def _tune(
-    refining: Refining, op: Op, kernels: Sequence[Kernel], problems: Sequence[Problem]
-) -> list[Row]:
-    """Tune an Op's kernels, and return what its store then holds of these problems."""
-    from ferrum_numba import results
-    from ferrum_numba.measure import Policy
-    from ferrum_numba.tune import tune
-
-    session = refining.session
-    path = session.store_path(session.gpu.key, op.name)
-    try:
-        with progress(op.name) as bar:
-            rows: list[Row] = tune(
-                kernels, problems, session.gpu, policy=Policy(), store_path=path,
-                limit=session.args.limit, timeout_s=session.args.timeout,
-                progress=refining.watching(bar),
-            )  # fmt: skip
-    finally:
-        session.rows_kept += len(results.load(path).rows) if path.exists() else 0
-    say(f"{len(rows)} rows are in {path}")
-    return rows

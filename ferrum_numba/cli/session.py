@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -37,6 +37,8 @@ class Session:
     rows_kept: results that outlive this call
     kept:      what they are
     whole:     the result is there at the end or not at all
+    goes_on:   the same command goes on where this one was stopped
+    open:      what is closed at the end of the command
     """
 
     args: argparse.Namespace
@@ -50,6 +52,8 @@ class Session:
     rows_kept: int = 0
     kept: str = "rows"
     whole: bool = False
+    goes_on: bool = False
+    open: ExitStack = field(default_factory=ExitStack)
 
     @cached_property
     def kernels(self) -> tuple[Kernel, ...]:
@@ -156,11 +160,21 @@ class Session:
         return list(dict.fromkeys(p for kernel in self.kernels for p in kernel.op.tests))
 
     def readable(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Return rows for a table: of a problem, only what is not at its default."""
-        kinds = {kernel.name: kernel.op.problem for kernel in (*self.kernels, *self.ceilings)}
-        return [
-            {**row, "problem": names.brief(row["problem"], kinds[row["kernel"]])} for row in rows
-        ]
+        """Return rows for a table: of a problem and a config, only what is not at its default.
+
+        The default of a config is what the kernel runs an untuned problem with.
+        """
+        kernels = {kernel.name: kernel for kernel in (*self.kernels, *self.ceilings)}
+        usual: dict[tuple[str, str], Mapping[str, Any]] = {}
+        found = []
+        for row in rows:
+            kernel, about = kernels[row["kernel"]], (row["kernel"], str(row["problem"]))
+            if about not in usual:
+                usual[about] = names.default_of(kernel, row["problem"], self.gpu)
+            problem = names.brief(row["problem"], kernel.op.problem)
+            config = names.unlike(row["config"], usual[about])
+            found.append({**row, "problem": problem, "config": config})
+        return found
 
     def keep(self, items: Iterable[T], keep: Callable[[T], None]) -> None:
         """Hand over item by item until the end, or until Ctrl-C."""

@@ -1,4 +1,4 @@
-"""A command whose result is there at the end or not at all, however it is stopped."""
+"""Commands that clean up however they are stopped."""
 
 from __future__ import annotations
 
@@ -13,8 +13,15 @@ from ferrum_numba.cli.session import Session
 
 @contextmanager
 def all_or_nothing(session: Session) -> Iterator[None]:
-    """Let SIGTERM clean up as Ctrl-C does; left alone where somebody handles it already."""
+    """Let SIGTERM clean up as Ctrl-C does."""
     session.whole = True
+    with as_interrupt():
+        yield
+
+
+@contextmanager
+def as_interrupt() -> Iterator[None]:
+    """Take SIGTERM for Ctrl-C; left alone where somebody handles it already."""
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ferrum_numba import gpu
-from ferrum_numba.cli import options
+from ferrum_numba.cli import options, replaying, searching
+from ferrum_numba.cli.fleets import tuner
 from ferrum_numba.cli.names import in_words
 from ferrum_numba.cli.output import (
     as_json,
@@ -18,18 +19,21 @@ from ferrum_numba.cli.output import (
     say,
 )
 from ferrum_numba.cli.session import Session
+from ferrum_numba.cli.stopping import as_interrupt
 from ferrum_numba.contract import Kernel, Op, Problem
 
 if TYPE_CHECKING:
     from ferrum_numba.results import ResultFile, Row, Winner
+    from ferrum_numba.tune.planned import Plan
+    from ferrum_numba.tune.space import Progress
 
 HELP = "check and time every config on the GPU, decide, store; goes on where it was stopped"
 WRONG = 1
+# fields of the policy: replays so long that what lies between two of them does not count
+TUNING: dict[str, Any] = {"samples": 25, "min_graph_us": 1600.0}
 TROUBLE = ("wrong", "failed", "timeout", "build failed")
-COLUMNS = (
-    "problem", "kernel", "config", "us", "us_low", "us_high", "gbps", "tflops", "bound_us",
-    "fraction", "verdict",
-)  # fmt: skip
+# `of bound` is bound_us / us; all else that is known of a row is in its file
+COLUMNS = ("problem", "program", "us", "of bound", "verdict")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,13 +42,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_problems(parser)
     options.add_store(parser)
     options.add_timeout(parser)
+    options.add_search(parser)
+    options.add_repeat(parser)
+    options.add_fleet(parser)
     options.add_effort(parser, "configs a kernel and problem, half of them the likeliest")
 
 
 def run(session: Session) -> int:
     """Tune; 1 where a candidate is wrong."""
-    problems = session.problems()
-    files = [file for _, file in tuned(session, problems)]
+    if session.args.replay:
+        return replaying.run(session)
+    session.goes_on = True
+    with as_interrupt():
+        return _run(session)
+
+
+def _run(session: Session) -> int:
+    plan = searching.plan_of(session)
+    problems = searching.problems_of(session, plan)
+    files = [file for _, file in tuned(session, problems, plan)]
+    if session.args.t4:
+        replaying.write_t4(session, files)
     if session.args.json:
         print_json([{"environment": f.environment, "rows": as_json(f.rows)} for f in files])
     else:
@@ -53,32 +71,56 @@ def run(session: Session) -> int:
     return WRONG if any(row.status == "wrong" for f in files for row in f.rows) else 0
 
 
-def tuned(session: Session, problems: Sequence[Problem]) -> list[tuple[Op, ResultFile]]:
-    """Tune each Op's kernels and return what its store then holds of these problems."""
+def tuned(
+    session: Session,
+    problems: Sequence[Problem],
+    plan: Plan | None = None,
+    watch: Callable[[Any, Op], Any] | None = None,
+) -> list[tuple[Op, ResultFile]]:
+    """Tune each Op's kernels and return what its store then holds of these problems.
+
+    watch: makes of an Op's progress one that sees every row come; both as `output.Progress`
+    """
     from ferrum_numba import results
     from ferrum_numba.measure import Policy
-    from ferrum_numba.tune import tune
+    from ferrum_numba.tune.held import Held
+    from ferrum_numba.tune.repeat import repeats
 
-    facts = gpu.live()
+    facts, tune = tuner(session)
     make_folder(session.store / facts.key)
     found = []
-    for op, kernels in by_op(session.kernels):
+    held = Held()
+    how = searching.how_to_search(session, facts, held)
+    for op, kernels in by_op(plan.kernels if plan else session.kernels):
         wanted = [problem for problem in problems if isinstance(problem, op.problem)]
         path = session.store_path(facts.key, op.name)
         if not wanted:
             continue
+        once = partial(
+            tune, kernels, wanted, facts, policy=Policy(**TUNING), store_path=path,
+            limit=session.args.limit, timeout_s=session.args.timeout, plan=plan, **how,
+        )  # fmt: skip
         try:
-            with progress(op.name) as bar:
-                rows = tune(
-                    kernels, wanted, facts, policy=Policy(), store_path=path,
-                    limit=session.args.limit, timeout_s=session.args.timeout,
-                    progress=bar,
-                )  # fmt: skip
+            with progress(op.name) as shown:
+                bar = watch(shown, op) if watch else shown
+                rows = once(progress=bar)
+                runs = [rows, *repeated(once, getattr(session.args, "repeat", 1) - 1, bar)]
         finally:
             session.rows_kept += len(results.load(path).rows) if path.exists() else 0
+        searching.say_how_it_went(session, wanted, rows, held)
+        if not path.exists():
+            continue
         say(f"{len(rows)} rows are in {path}")
+        if len(runs) > 1:
+            say(str(repeats(runs)))
         found.append((op, results.ResultFile(results.load(path).environment, rows)))
     return found
+
+
+def repeated(once: Callable[..., list[Row]], count: int, bar: Progress) -> Iterator[list[Row]]:
+    """Yield the rows of further finals of a tune, whose heats are known by now."""
+    for _ in range(count):
+        yield once(progress=bar, again=True)
 
 
 def by_op(kernels: Sequence[Kernel]) -> list[tuple[Op, list[Kernel]]]:
@@ -91,11 +133,14 @@ def show(session: Session, file: ResultFile) -> None:
     """Print the winner of every problem, and what could not be decided."""
     from ferrum_numba.results import winners
 
-    rows = [_winner(winner) for winner in winners(file.rows)]
+    rows = [in_short(row) for row in session.readable(map(_decided, winners(file.rows)))]
+    environment = file.environment
     print_table(
-        session.readable(rows),
+        rows,
         COLUMNS,
-        f"{file.environment['gpu']}, driver {file.environment['driver']}",
+        f"{environment['gpu']}, driver {environment['driver']}; of a config, what differs from the "
+        "kernel's default for the problem",
+        folded=("program", "verdict"),
     )
     report_trouble(file.rows)
 
@@ -108,7 +153,14 @@ def report_trouble(rows: Iterable[Row]) -> None:
             print(f"{row.status}: {about}: {row.reason}")
 
 
-def _winner(winner: Winner) -> dict[str, Any]:
+def _decided(winner: Winner) -> dict[str, Any]:
     counts = ((len(winner.ties), "tied"), (len(winner.undecided), "undecided"))
     verdict = ", ".join(f"{count} {word}" for count, word in counts if count) or "fastest"
     return {**winner.row.to_json(), "verdict": verdict}
+
+
+def in_short(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a readable row with its kernel and config as one, and its part of the bound."""
+    program = f"{row['kernel']} {row['config']}".strip()
+    timed = f"{row['fraction']:.0%}" if row["status"] == "measured" else row["status"]
+    return {**row, "program": program, "of bound": timed}

@@ -13,6 +13,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Executor, as_completed
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -54,6 +55,7 @@ def build_many(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     timeout_s: float = 120.0,
+    executor: Executor | None = None,
 ) -> Iterator[tuple[Job, Outcome]]:
     """Build jobs and yield each with its outcome as it finishes.
 
@@ -62,12 +64,17 @@ def build_many(
 
     workers:  processes, by default one a CPU
     progress: called with (done, total) after each job
+    executor: runs the jobs in place of this machine's processes, each in its own time: whatever a
+              cluster's library gives, where the package is installed too
 
     Raises:
         ToolchainError: no kernel compiles here, so the others would not go on either
     """
     workers = min(workers or os.cpu_count() or 1, len(jobs))
-    finished = _in_processes(jobs, workers, timeout_s) if workers > 1 else _in_process(jobs)
+    if executor is not None:
+        finished = _on_executor(jobs, executor)
+    else:
+        finished = _in_processes(jobs, workers, timeout_s) if workers > 1 else _in_process(jobs)
     # whatever stops the run, Ctrl-C too, ends the workers
     with closing(finished):
         for done, (job, outcome) in enumerate(finished, start=1):
@@ -81,6 +88,21 @@ def build_many(
 def _in_process(jobs: Sequence[Job]) -> Generator[tuple[Job, Outcome], None, None]:
     for job in jobs:
         yield job, _attempt(job)
+
+
+def _on_executor(
+    jobs: Sequence[Job], executor: Executor
+) -> Generator[tuple[Job, Outcome], None, None]:
+    waiting = {executor.submit(_attempt, job): job for job in jobs}
+    try:
+        for future in as_completed(waiting):
+            job = waiting.pop(future)
+            error = future.exception()
+            lost = f"{_name(job)} was lost with its worker: {type(error).__name__}: {error}"
+            yield job, future.result() if error is None else BuildError(lost)
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def _attempt(job: Job) -> Outcome:

@@ -21,14 +21,16 @@ import ferrum_numba
 PACKAGE = "ferrum_numba"
 # what makes a program's binary, besides its own source
 COMPILER = "compile/compiler.py"
-# imported by what decides a program, without deciding anything: errors that are raised, and where
-# binaries are kept
+# imported by what decides a program, without deciding anything: errors that are raised, how results
+# are compared, and where binaries are kept
 NEUTRAL = frozenset(
-    ("errors.py", "compile/__init__.py", *(
+    ("errors.py", "tolerance.py", "compile/__init__.py", *(
         f"compile/{name}.py" for name in
         ("binary", "cache", "fingerprint", "lookup", "recipe", "sass", "toolchain", "versions")
     ))
 )  # fmt: skip
+# what a launch is expected to take: for ranking configs
+ESTIMATE = "/estimate.py"
 
 
 def sources_of(module: str) -> dict[str, str]:
@@ -40,7 +42,7 @@ def sources_of(module: str) -> dict[str, str]:
     waiting: list[str | None] = [_name(module), COMPILER]
     while waiting:
         name = waiting.pop()
-        if name is None or name in found or name in NEUTRAL:
+        if name is None or name in found or name in NEUTRAL or name.endswith(ESTIMATE):
             continue
         text = _file(name).read_bytes()
         found[name] = hashlib.sha256(text).hexdigest()

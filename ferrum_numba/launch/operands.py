@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ferrum_numba.contract import Config, Kernel, Launch, Problem
+from ferrum_numba.division import round_up
 from ferrum_numba.launch.buffer import POISON, Buffer
 from ferrum_numba.launch.device import Device
 from ferrum_numba.launch.kernel import Loaded, Prepared, load
@@ -31,10 +34,63 @@ def copies_to_exceed(total_bytes: int, copy_bytes: int) -> int:
     return max(2, total_bytes // copy_bytes + 1)
 
 
-def padded(array: Array) -> npt.NDArray[np.uint8]:
-    """Return an array's bytes, and poison to the next aligned address."""
-    padding = np.full(-array.nbytes % ALIGNMENT_BYTES, POISON, np.uint8)
-    return np.concatenate([np.ascontiguousarray(array).reshape(-1).view(np.uint8), padding])
+@dataclass(frozen=True)
+class HostOperands:
+    """A problem's inputs in a kernel's layout, in host memory, and the reference's result.
+
+    arrays:  by parameter name
+    want:    the reference's result
+    digests: of the arrays' contents, by name; empty where nobody took them
+    """
+
+    arrays: Mapping[str, Array]
+    want: Array
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def make(cls, kernel: Kernel, problem: Problem, seed: int = 0) -> HostOperands:
+        """Make them, with their digests; of one seed they are always the same."""
+        inputs = kernel.op.make_inputs(problem, np.random.default_rng(seed))
+        arrays = {
+            name: np.ascontiguousarray(array)
+            for name, array in kernel.prepare(problem, inputs).items()
+        }
+        digests = {name: digest(array) for name, array in arrays.items()}
+        return cls(arrays, kernel.op.reference(problem, inputs), digests)
+
+
+def digest(array: Array) -> str:
+    """Return a text that two arrays share where they hold the same bytes."""
+    return hashlib.blake2b(array.reshape(-1).view(np.uint8).data, digest_size=16).hexdigest()
+
+
+class Uploads:
+    """Arrays in device memory by their contents: who has the same uses one, problem after problem.
+
+    What a whole problem did not ask for is given back when the next but one begins.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[str, int, int], Buffer] = {}
+        self._asked: set[tuple[str, int, int]] = set()
+
+    def get(self, key: tuple[str, int, int]) -> Buffer | None:
+        """Return what is there of a digest, with so many copies between guards of so many bytes."""
+        self._asked.add(key)
+        return self._buffers.get(key)
+
+    def put(self, key: tuple[str, int, int], buffer: Buffer) -> None:
+        """Keep a buffer for others."""
+        self._buffers[key] = buffer
+
+    def next_problem(self) -> None:
+        """Give back what the problem that ends did not ask for."""
+        self._buffers = {key: self._buffers[key] for key in self._asked if key in self._buffers}
+        self._asked = set()
+
+    def clear(self) -> None:
+        """Give back all: a kernel may have written where it must not."""
+        self._buffers.clear()
 
 
 class OperandSet:
@@ -46,6 +102,8 @@ class OperandSet:
 
     rotate_bytes: what the copies of the weights must exceed together; 0 for one copy
     guard_bytes:  size of the poisoned zones around each buffer
+    host:         the operands, where they were made before
+    uploads:      what is in device memory already
     """
 
     def __init__(
@@ -57,11 +115,17 @@ class OperandSet:
         seed: int = 0,
         rotate_bytes: int = 0,
         guard_bytes: int = 0,
+        host: HostOperands | None = None,
+        uploads: Uploads | None = None,
     ) -> None:
         self.device, self.kernel, self.problem = device, kernel, problem
         self.guard_bytes = guard_bytes
-        self.inputs = kernel.op.make_inputs(problem, np.random.default_rng(seed))
-        arrays = kernel.prepare(problem, self.inputs)
+        self._host, self._uploads = host, uploads
+        if host is None:
+            self.inputs = kernel.op.make_inputs(problem, np.random.default_rng(seed))
+            arrays: Mapping[str, Array] = kernel.prepare(problem, self.inputs)
+        else:
+            arrays = host.arrays
         self.activations = kernel.op.activations.intersection(arrays)
         weight_bytes = sum(a.nbytes for n, a in arrays.items() if n not in self.activations)
         if kernel.op.weight_bytes_read is not None:
@@ -75,6 +139,8 @@ class OperandSet:
     @cached_property
     def want(self) -> Array:
         """The reference's result, computed when it is first asked for."""
+        if self._host is not None:
+            return self._host.want
         return self.kernel.op.reference(self.problem, self.inputs)
 
     def buffers(self, copy_index: int = 0) -> dict[str, Buffer]:
@@ -91,10 +157,13 @@ class OperandSet:
         """Fill the output with NaN."""
         self.out.fill(POISON)
 
-    def result(self) -> Array:
-        """Wait, and return the output."""
+    def result(self, into: Array | None = None) -> Array:
+        """Wait, and return the output; in an array of bytes that is given and large enough."""
         shape, dtype = self.kernel.op.output(self.problem)
-        return self.out.read(shape, dtype)
+        if into is None:
+            return self.out.read(shape, dtype)
+        size_bytes = math.prod(shape) * dtype.itemsize
+        return self.out.read_into(into[:size_bytes].view(dtype).reshape(shape))
 
     def damage(self) -> str | None:
         """Return what was written outside the operands and the output, or None."""
@@ -104,23 +173,35 @@ class OperandSet:
                 return f"{name}: {found}"
         return None
 
-    def bind(self, config: Config, binary: Binary) -> Bound:
-        """Return a config's program, loaded, with a zeroed workspace of its own."""
+    def bind(self, config: Config, binary: Binary, loaded: Loaded | None = None) -> Bound:
+        """Return a config's program, loaded now or before, with a zeroed workspace of its own."""
         launch = self.kernel.launch(config, self.problem, self.device.gpu)
         workspace = {}
         for name, size_bytes in launch.workspace.items():
             workspace[name] = Buffer.empty(self.device, size_bytes, self.guard_bytes)
             workspace[name].fill(0)
-        return Bound(self, load(binary, self.device), launch, workspace)
+        return Bound(self, loaded or load(binary, self.device), launch, workspace)
 
     def _upload(self, name: str, array: Array) -> Buffer:
         copies = 1 if name in self.activations else self.copies
-        first = padded(array)
-        whole = Buffer.empty(self.device, copies * first.nbytes, self.guard_bytes)
-        whole.write(first)
+        known = self._host.digests.get(name) if self._host else None
+        if known is None or self._uploads is None:
+            return self._copied(array, copies)
+        key = (known, copies, self.guard_bytes)
+        buffer = self._uploads.get(key) or self._copied(array, copies)
+        self._uploads.put(key, buffer)
+        return buffer
+
+    def _copied(self, array: Array, copies: int) -> Buffer:
+        stride = round_up(array.nbytes, ALIGNMENT_BYTES)
+        whole = Buffer.empty(self.device, copies * stride, self.guard_bytes)
+        first = whole.part(0, stride)
+        first.write(array)
+        # poison to the next aligned address
+        whole.part(array.nbytes, stride - array.nbytes).fill(POISON)
         # by the GPU: of a stack of experts there are many copies, and few of its bytes are read
         for i in range(1, copies):
-            whole.part(i * first.nbytes, first.nbytes).copy_from(whole.part(0, first.nbytes))
+            whole.part(i * stride, stride).copy_from(first)
         return whole
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from ferrum_numba.gpu import full_uuid
+
 _CLOCK_SM = 1
 _CLOCK_MEMORY = 2
 _SENSOR_GPU = 0
@@ -40,16 +42,22 @@ class Reading:
     throttle: tuple[str, ...] = ()
 
 
-def read_clocks(uuid: str) -> Reading:
-    """Return the present state of the GPU with this UUID; nothing but None without NVML."""
+def read_clocks(uuid: str, *, briefly: bool = False) -> Reading:
+    """Return the present state of the GPU with this UUID; nothing but None without NVML.
+
+    briefly: the SM clock and what holds it down, nothing else
+    """
     board = _board(uuid)
     if board is None:
         return Reading()
     nvml, handle = board
-    power_mw = _query(nvml.nvmlDeviceGetPowerUsage, ctypes.c_uint, handle)
     reasons = _query(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, ctypes.c_ulonglong, handle)
+    clock_mhz = _query(nvml.nvmlDeviceGetClockInfo, ctypes.c_uint, handle, _CLOCK_SM)
+    if briefly:
+        return Reading(clock_mhz, throttle=throttle_names(int(reasons or 0)))
+    power_mw = _query(nvml.nvmlDeviceGetPowerUsage, ctypes.c_uint, handle)
     return Reading(
-        clock_mhz=_query(nvml.nvmlDeviceGetClockInfo, ctypes.c_uint, handle, _CLOCK_SM),
+        clock_mhz=clock_mhz,
         memory_mhz=_query(nvml.nvmlDeviceGetClockInfo, ctypes.c_uint, handle, _CLOCK_MEMORY),
         power_w=None if power_mw is None else power_mw / 1000,
         temperature_c=_query(nvml.nvmlDeviceGetTemperature, ctypes.c_uint, handle, _SENSOR_GPU),
@@ -79,8 +87,7 @@ def _board(uuid: str) -> tuple[Any, Any] | None:
     except OSError:
         return None
     handle = ctypes.c_void_p()
-    # the driver's own UUID comes without the prefix that NVML wants
-    name = (uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}").encode()
+    name = full_uuid(uuid).encode()
     if nvml.nvmlInit_v2() or nvml.nvmlDeviceGetHandleByUUID(name, ctypes.byref(handle)):
         return None
     return nvml, handle

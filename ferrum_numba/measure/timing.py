@@ -32,6 +32,8 @@ Call = Callable[[int], Any]
 # work between two looks at the clocks; warm-up ends when two looks agree
 BURST_US = 15_000.0
 SETTLED = 0.01
+# replays of the rotation that tell how many of it fill a replay
+LOOKS = 5
 # launches the driver queues before it makes the host wait for the GPU
 QUEUE = 256
 
@@ -44,12 +46,18 @@ class Policy:
     min_graph_us:        work in one replay, so that an event's grain does not count
     rotate_bytes_factor: what the copies of the weights exceed together, in sizes of L2
     warmup_ms:           time within which the clocks must settle
+    round_samples:       replays that are timed of a finalist in a round; the median counts
+    most_rounds:         rounds after which what is undecided stays so
+    tie:                 relative difference that does not matter
     """
 
     samples: int = 15
     min_graph_us: float = 400.0
     rotate_bytes_factor: float = 3.0
     warmup_ms: float = 300.0
+    round_samples: int = 3
+    most_rounds: int = 128
+    tie: float = 0.01
 
     def rotate_bytes(self, gpu: Gpu) -> int:
         """Return what the rotated copies of the weights must exceed."""
@@ -64,6 +72,7 @@ class Samples:
     calls:     calls in a replay
     clock_mhz: SM clock after the warm-up, and during the last replays; None where unknown
     throttle:  reasons of low clocks that were seen
+    busy_us:   how long the GPU worked for it, with all replays that do not count
     """
 
     us: tuple[float, ...]
@@ -73,6 +82,7 @@ class Samples:
     power_w: float | None
     temperature_c: float | None
     throttle: tuple[str, ...]
+    busy_us: float = 0.0
 
 
 def measure(device: Device, calls: Sequence[Call], regime: str, policy: Policy) -> Samples:
@@ -85,20 +95,70 @@ def measure(device: Device, calls: Sequence[Call], regime: str, policy: Policy) 
         ConfigError: an unknown regime, or nothing to call.
         LaunchError: a call failed.
     """
-    if regime not in REGIMES:
-        raise ConfigError(f"a regime is one of {', '.join(REGIMES)}; got {regime}")
-    if not calls:
-        raise ConfigError("there is nothing to measure: no calls were given")
-    rotation = tuple(calls[:1] if regime == "warm" else calls)
-    stream = device.new_stream()
-    try:
-        # outside a capture and a timing: a first launch may load code
-        rotation[0](stream)
-        device.synchronize()
-        rounds = _rounds(device, rotation, regime, stream, policy)
-        return _measure(device, rotation * rounds, regime, stream, policy)
-    finally:
-        driver.cuStreamDestroy(stream)
+    with Timer(device, calls, regime, policy) as timer:
+        return timer.take(policy.samples, policy.warmup_ms)
+
+
+class Timer:
+    """Calls made ready to be timed: captured once, replayed whenever samples are wanted."""
+
+    def __init__(self, device: Device, calls: Sequence[Call], regime: str, policy: Policy) -> None:
+        """Run the calls until a replay is known to be long enough, then capture it.
+
+        Args, errors: as of `measure`.
+        """
+        if regime not in REGIMES:
+            raise ConfigError(f"a regime is one of {', '.join(REGIMES)}; got {regime}")
+        if not calls:
+            raise ConfigError("there is nothing to measure: no calls were given")
+        rotation = tuple(calls[:1] if regime == "warm" else calls)
+        self._device, self._regime = device, regime
+        self._stream = device.new_stream()
+        try:
+            # outside a capture and a timing: a first launch may load code
+            rotation[0](self._stream)
+            device.synchronize()
+            rounds, self._busy_us = _rounds(device, rotation, regime, self._stream, policy)
+            self._calls = rotation * rounds
+            # by the looks that were taken, with all that a first one has to load
+            self.replay_us = self._busy_us / LOOKS * rounds
+            self._replay = _replay(device, self._calls, regime)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Timer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the stream."""
+        driver.cuStreamDestroy(self._stream)
+
+    def take(self, samples: int, warmup_ms: float, *, briefly: bool = False) -> Samples:
+        """Replay until the clocks have settled, then time so many replays.
+
+        briefly: look at the clock alone; power and temperature take NVML longer than a replay
+        """
+        look = partial(read_clocks, self._device.gpu.uuid, briefly=briefly)
+        before, warm_us = _warm_up(self._replay, self._stream, look, warmup_ms)
+        times_us, after = _times_us(self._replay, self._stream, samples, look)
+        before = before or after
+        # what ran before the first event counts as a sample: it is one replay more
+        busy_us = self._busy_us + warm_us + sum(times_us) * (1 + 1 / len(times_us))
+        self._busy_us = 0.0
+        return Samples(
+            us=tuple(us / len(self._calls) for us in times_us),
+            regime=self._regime,
+            calls=len(self._calls),
+            clock_mhz=(before.clock_mhz, after.clock_mhz),
+            power_w=after.power_w,
+            temperature_c=after.temperature_c,
+            throttle=tuple(sorted({*before.throttle, *after.throttle})),
+            busy_us=busy_us,
+        )
 
 
 def host_time_us(prepared: Call, stream: int, launches: int = 10_000) -> float:
@@ -120,29 +180,12 @@ def rounds_to_fill(min_us: float, rotation_us: float) -> int:
 
 def _rounds(
     device: Device, rotation: Sequence[Call], regime: str, stream: int, policy: Policy
-) -> int:
+) -> tuple[int, float]:
+    """Return how many rotations a replay needs, and how long the GPU was busy to tell."""
     replay = _replay(device, rotation, regime)
+    times_us, _ = _times_us(replay, stream, LOOKS)
     # the best of a few: the clocks are still rising
-    rotation_us = min(_times_us(replay, stream, 5)[0])
-    return rounds_to_fill(policy.min_graph_us, rotation_us)
-
-
-def _measure(
-    device: Device, calls: Sequence[Call], regime: str, stream: int, policy: Policy
-) -> Samples:
-    replay = _replay(device, calls, regime)
-    look = partial(read_clocks, device.gpu.uuid)
-    before = _warm_up(replay, stream, look, policy.warmup_ms)
-    times_us, after = _times_us(replay, stream, policy.samples, look)
-    return Samples(
-        us=tuple(us / len(calls) for us in times_us),
-        regime=regime,
-        calls=len(calls),
-        clock_mhz=(before.clock_mhz, after.clock_mhz),
-        power_w=after.power_w,
-        temperature_c=after.temperature_c,
-        throttle=tuple(sorted({*before.throttle, *after.throttle})),
-    )
+    return rounds_to_fill(policy.min_graph_us, min(times_us)), sum(times_us)
 
 
 def _replay(device: Device, calls: Sequence[Call], regime: str) -> Call:
@@ -157,18 +200,26 @@ def _replay(device: Device, calls: Sequence[Call], regime: str) -> Call:
     return one_by_one
 
 
-def _warm_up(replay: Call, stream: int, look: Callable[[], Reading], limit_ms: float) -> Reading:
-    """Replay until two bursts in a row take the same time at the same clock, or the time is up."""
+def _warm_up(
+    replay: Call, stream: int, look: Callable[[], Reading], limit_ms: float
+) -> tuple[Reading | None, float]:
+    """Replay until two bursts in a row take the same time at the same clock, or the time is up.
+
+    Returns:
+        the board's state then, None where there is no time, and how long the GPU was busy, in us
+    """
+    if not limit_ms:
+        return None, 0.0
     began = time.perf_counter()
-    last_us = min(_times_us(replay, stream, 2)[0])
-    last = look()
+    times_us = _times_us(replay, stream, 2)[0]
+    busy_us, last_us, last = sum(times_us), min(times_us), look()
     while (time.perf_counter() - began) * 1e3 < limit_ms:
         times_us, now = _times_us(replay, stream, math.ceil(BURST_US / last_us), look)
-        now_us = float(np.median(times_us))
+        now_us, busy_us = float(np.median(times_us)), busy_us + sum(times_us)
         if _near(now_us, last_us) and _near(now.clock_mhz or 0.0, last.clock_mhz or 0.0):
-            return now
+            return now, busy_us
         last_us, last = now_us, now
-    return last
+    return last, busy_us
 
 
 def _near(a: float, b: float) -> bool:

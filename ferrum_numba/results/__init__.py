@@ -4,10 +4,10 @@ from ferrum_numba.results.decisions import Choice, Decision, choose, decide, sto
 from ferrum_numba.results.file import ResultFile, load, merge, merge_rows, save
 from ferrum_numba.results.provenance import driver_version, environment, versions
 from ferrum_numba.results.row import Row, num_tiles, same, size_name, size_of
-from ferrum_numba.results.statistics import Verdict, compare, median_interval
+from ferrum_numba.results.statistics import Verdict, compare, compare_rounds, median_interval
 from ferrum_numba.results.unmeasured import CheckRow, Planned
 from ferrum_numba.results.validate import ENVIRONMENT, validate
-from ferrum_numba.results.winners import Winner, best, counts, rank, winners
+from ferrum_numba.results.winners import Winner, best, compare_rows, counts, rank, winners
 
 __all__ = [
     "ENVIRONMENT",
@@ -22,6 +22,8 @@ __all__ = [
     "best",
     "choose",
     "compare",
+    "compare_rounds",
+    "compare_rows",
     "counts",
     "decide",
     "driver_version",

@@ -18,7 +18,7 @@ from ferrum_numba.contract import Config, Kernel, Problem, describe
 from ferrum_numba.errors import ProblemError, StoreError
 from ferrum_numba.results.file import load_json, write_json
 from ferrum_numba.results.row import Row, num_tiles, problem_key, same, size_name
-from ferrum_numba.results.winners import best, first_of_each
+from ferrum_numba.results.winners import first_of_each, rank, standings
 
 if TYPE_CHECKING:
     from ferrum_numba.gpu import Gpu
@@ -36,7 +36,8 @@ class Decision:
     """What won a problem, of the configs of one kernel.
 
     problem, config: their fields by name
-    us, stage:       its time, and how it was taken, by which kernels compare
+    us, stage:       its time, and how it was taken
+    place:           among all kernels' decisions on the problem, from 0: the one that won it
     """
 
     op: str
@@ -45,6 +46,7 @@ class Decision:
     config: Mapping[str, Any]
     us: float
     stage: str
+    place: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,9 @@ class Choice:
 def decide(rows: Iterable[Row], regime: str = "cold") -> list[Decision]:
     """Return the decisions that rows of one regime allow."""
     return [
-        Decision(row.op, row.problem, row.kernel, row.config, row.us, row.stage)
-        for row in best(rows)
-        if row.regime == regime
+        Decision(row.op, row.problem, row.kernel, row.config, row.us, row.stage, place)
+        for standing in standings(row for row in rows if row.regime == regime)
+        for place, row in enumerate(standing)
     ]
 
 
@@ -128,7 +130,13 @@ def _won(
     """Return the decision that won each problem of the Op, among these kernels."""
     names = {(k.name, k.op.name) for k in kernels if isinstance(problem, k.op.problem)}
     known = [found for found in decisions if (found.kernel, found.op) in names]
-    return first_of_each(known, lambda found: (found.op, problem_key(found.problem)))
+    # how far one was behind in its final counts for more than its time, which may be of another
+    # board; decisions from before places have none
+    return first_of_each(
+        known,
+        lambda found: (found.op, problem_key(found.problem)),
+        lambda found: (found.place, rank(found)),
+    )
 
 
 def _refusal(kernel: Kernel, problem: Problem, gpu: Gpu) -> str | None:

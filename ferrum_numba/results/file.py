@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,9 @@ def load(path: str | Path) -> ResultFile:
     last = found["environment"]["date"]
     # rows that name no run are of the last one
     rows = [Row.from_json({**row, "run": row.get("run") or last}) for row in found["rows"]]
-    return ResultFile(found["environment"], rows, found["earlier"])
+    file = ResultFile(found["environment"], rows, found["earlier"])
+    file.rows = [replace(row, board=file.environment_of(row)["uuid"] or "") for row in rows]
+    return file
 
 
 def save(path: str | Path, file: ResultFile) -> None:

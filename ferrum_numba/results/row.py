@@ -51,6 +51,13 @@ class Row:
     stage:       "full" for a time taken alone, FINAL for one taken in turn with the other best
     run:         date of the run that it comes from, as its environment has it
     untrusted:   why the time must not be believed, if there is a reason
+    rounds:      of a final: the samples of each of its rounds; in one list they are `samples`
+    contest:     a name of one final: its rows compare round by round, with no others
+    round_mhz:   SM clock in each round; null where it was not read
+    throttled:   places in `samples` of those taken while the board held its clocks down
+    board_factor: time of the yardstick on this board / on the board all others are compared with;
+                 None where no yardstick was measured
+    board:       UUID of the board; files have it in the environment of the row's run
     more:        what else a file has of it: the board's state, fields of newer versions; of a row
                  that is somebody else's, `peer`, whose it is, and `kind`, "4-bit" or "fp16"
     """
@@ -85,6 +92,12 @@ class Row:
     stage: str = ""
     run: str = ""
     untrusted: str = ""
+    rounds: tuple[tuple[float, ...], ...] = ()
+    contest: str = ""
+    round_mhz: tuple[float | None, ...] = ()
+    throttled: tuple[int, ...] = ()
+    board_factor: float | None = None
+    board: str = ""
     more: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -92,14 +105,20 @@ class Row:
         """Return the row that a file has, once `check_row` has found nothing wrong with it."""
         known = {name: found[name] for name in NAMES if name in found}
         known |= {name: _number(known[name]) for name in NUMBERS if name in known}
-        known["samples"] = tuple(known.get("samples", ()))
+        for name in LISTS & known.keys():
+            known[name] = tuple(known[name])
+        known["rounds"] = tuple(tuple(one) for one in known.get("rounds", ()))
         more = {name: value for name, value in found.items() if name not in NAMES}
         return cls(**known, more=more)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the row as a file has it."""
-        known = {name: getattr(self, name) for name in NAMES}
-        return {**known, "samples": list(self.samples), **self.more}
+        """Return the row as a file has it; what only some rows have, where it has it."""
+        known = {name: getattr(self, name) for name in NAMES if name != "board"}
+        known = {name: one for name, one in known.items() if name not in RARE or one not in EMPTY}
+        lists = {name: list(known[name]) for name in LISTS & known.keys()}
+        if self.rounds:
+            lists["rounds"] = [list(one) for one in self.rounds]
+        return {**known, **lists, **self.more}
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -130,6 +149,9 @@ class Row:
 
 NAMES = tuple(f.name for f in fields(Row) if f.name != "more")
 NUMBERS = tuple(f.name for f in fields(Row) if f.type == "float")
+LISTS = {"samples", "round_mhz", "throttled"}
+RARE = {"rounds", "contest", "round_mhz", "throttled", "board_factor"}
+EMPTY = ((), "", None)
 
 
 def _number(value: float | None) -> float:

@@ -17,6 +17,7 @@ class Planned:
     flops, bytes: the problem's least work
     bound_us:  the least time that the machine needs for this work
     status:    "ok", "spills", "does not fit" or "build failed", with its reason
+    estimate_us: what it is expected to take, for ranking; None where it does not run
     modelled:  no figure of it is the time of a kernel
     """
 
@@ -34,6 +35,7 @@ class Planned:
     bound_us: float
     status: str
     reason: str
+    estimate_us: float | None = None
     modelled: bool = True
 
 

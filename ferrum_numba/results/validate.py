@@ -23,6 +23,8 @@ FIELDS: dict[str, tuple[type, ...]] = {
 # fields that came later: files from before have rows without them
 LATER: dict[str, tuple[type, ...]] = {
     "flops": _NUMBER, "bytes": _NUMBER, "stage": (str,), "run": (str,), "untrusted": (str,),
+    "rounds": (list,), "contest": (str,), "round_mhz": (list,), "throttled": (list,),
+    "board_factor": _NUMBER,
 }  # fmt: skip
 # what a peer multiplies
 PEER_KINDS = ("4-bit", "fp16")
@@ -71,7 +73,7 @@ def _row_error(row: object) -> str | None:
         return "is measured and has no us or no samples"
     if row.get("peer") and row.get("kind") not in PEER_KINDS:
         return f"of a peer, kind must be {' or '.join(PEER_KINDS)}, got {row.get('kind')!r}"
-    return _times_error(row) or _sizes_error(row)
+    return _times_error(row) or _rounds_error(row) or _sizes_error(row)
 
 
 def _times_error(row: Mapping[str, Any]) -> str | None:
@@ -81,6 +83,28 @@ def _times_error(row: Mapping[str, Any]) -> str | None:
     for i, sample in enumerate(row["samples"]):
         if not _positive(sample):
             return f"samples[{i}] must be a number above 0, got {sample!r}"
+    return None
+
+
+def _rounds_error(row: Mapping[str, Any]) -> str | None:
+    rounds, count = row.get("rounds", []), len(row["samples"])
+    if not all(isinstance(one, list) and one for one in rounds):
+        return "rounds must be lists of samples, none of them empty"
+    if rounds and [us for one in rounds for us in one] != row["samples"]:
+        return "rounds must hold the samples, all of them in their order"
+    if bool(rounds) != bool(row.get("contest")):
+        return "rounds need a contest, and a contest needs rounds"
+    clocks = row.get("round_mhz", [])
+    if clocks and len(clocks) != len(rounds):
+        return f"round_mhz must have one clock a round, got {len(clocks)} of {len(rounds)}"
+    if not all(clock is None or _positive(clock) for clock in clocks):
+        return f"round_mhz must be numbers above 0 or null, got {clocks!r}"
+    for place in row.get("throttled", []):
+        if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < count:
+            return f"throttled must be places of the {count} samples, got {place!r}"
+    factor = row.get("board_factor")
+    if factor is not None and not _positive(factor):
+        return f"board_factor must be above 0, got {factor!r}"
     return None
 
 

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
-from platformdirs import user_cache_path
 
-from ferrum_numba.errors import DeviceError
+from ferrum_numba.compile import cache
+from ferrum_numba.errors import DeviceError, StoreError
+from ferrum_numba.gpu import full_uuid
 
 if TYPE_CHECKING:
     from ferrum_numba.gpu import Gpu
 
+# where a command that compiles into a folder of its own still finds the others' locks
+ENVIRONMENT_VARIABLE = "FERRUM_NUMBA_LOCK_DIR"
 _NVML_INSUFFICIENT_SIZE = 7
+
+
+def directory() -> Path:
+    """Return the folder of the locks: `FERRUM_NUMBA_LOCK_DIR`, or that of the compiled programs."""
+    return Path(os.environ.get(ENVIRONMENT_VARIABLE) or cache.directory())
 
 
 @contextmanager
@@ -24,13 +34,21 @@ def exclusive(gpu: Gpu) -> Iterator[None]:
 
     Raises:
         DeviceError: another process holds it.
+        StoreError:  the folder of the lock cannot be made or written.
     """
-    path = user_cache_path("ferrum-numba", ensure_exists=True) / f"measuring-{gpu.uuid}.lock"
+    path = directory() / f"measuring-{gpu.uuid}.lock"
+    lock = FileLock(path)
     try:
-        lock = FileLock(path).acquire(timeout=0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
     except Timeout as error:
         raise DeviceError(
             f"another process is measuring on {gpu.name}; wait for it to end (it holds {path})"
+        ) from error
+    except OSError as error:
+        raise StoreError(
+            f"{path.parent} cannot be written: {error.strerror}; "
+            f"set {cache.ENVIRONMENT_VARIABLE} to a folder that can"
         ) from error
     with lock:
         yield
@@ -45,13 +63,16 @@ def compute_processes(uuid: str) -> int:
     if nvml.nvmlInit_v2():
         return 0
     handle, count = ctypes.c_void_p(), ctypes.c_uint(0)
-    # the driver's own UUID comes without the prefix that NVML wants
-    name = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
     try:
-        if nvml.nvmlDeviceGetHandleByUUID(name.encode(), ctypes.byref(handle)):
+        if nvml.nvmlDeviceGetHandleByUUID(full_uuid(uuid).encode(), ctypes.byref(handle)):
             return 0
         # asked with no room for answers, it tells how many there are
         status = nvml.nvmlDeviceGetComputeRunningProcesses_v3(handle, ctypes.byref(count), None)
     finally:
         nvml.nvmlShutdown()
     return count.value if status in (0, _NVML_INSUFFICIENT_SIZE) else 0
+
+
+def others_on(processes: int) -> str:
+    """Return why a time taken beside so many other processes may not be believed."""
+    return f"{processes} other processes computed on the GPU" if processes else ""

@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
-from dataclasses import replace
 from statistics import median
 from typing import Any
 
-from ferrum_numba.check import GUARD_BYTES, on_operands
+import numpy as np
+
+from ferrum_numba.check import GUARD_BYTES, bind_and_check, same_bits
+from ferrum_numba.compile import Binary
 from ferrum_numba.contract import Kernel, Problem
-from ferrum_numba.launch import Bound, Device, OperandSet
-from ferrum_numba.measure import Policy, Samples, host_time_us, measure
+from ferrum_numba.errors import LaunchError
+from ferrum_numba.launch import (
+    Device,
+    HostOperands,
+    Loaded,
+    OperandSet,
+    Uploads,
+    load,
+    page_locked,
+)
+from ferrum_numba.measure import Policy, Samples, Timer, host_time_us
+from ferrum_numba.tune.prepared import Prepared
 from ferrum_numba.tune.worker import Candidate, Outcome
 
 QUICK_SAMPLES = 3
+# a GPU that idles no longer keeps its clocks, and is warm after one burst
+IDLE_S, BRIEF_MS = 1.0, 30.0
+# memory for a result, at first
+RESULT_BYTES = 64 << 20
+# work in the replays that are timed of a candidate alone, with so many of them at least
+HEAT_US, FEWEST_SAMPLES = 40_000.0, 5
+# likewise of a finalist in one round
+ROUND_US = 2_000.0
 # a candidate that takes this many times the best is not timed in full
 SLOW = 2.0
-# even, so that each order of the finalists occurs as often as its reverse
-FINAL_ROUNDS = 4
 
 
 class GpuMeasurer:
@@ -37,82 +56,153 @@ class GpuMeasurer:
         self._policy = policy
         self._problem: Problem = None
         self._operands: dict[str, OperandSet] = {}
+        self._hosts: dict[str, HostOperands] = {}
+        self._uploads = Uploads()
+        # programs by fingerprint: one serves many problems
+        self._loaded: dict[str, Loaded] = {}
+        # where results are copied to: of two checks, or of a check and what came of timing
+        self._results = [np.empty(0, np.uint8)] * 2
+        # of the last final, by kernel and config
+        self._finalists: dict[tuple[str, Any], Timer] = {}
+        # when the GPU was last seen at work, s
+        self._busy_at = -math.inf
 
-    def open(self, kernel: Kernel, problem: Problem) -> None:
-        """Upload the operands of a kernel and compute the reference."""
+    def open(self, kernel: Kernel, problem: Problem, prepared: Prepared | None = None) -> None:
+        """Upload the operands of a kernel, made here unless they were before."""
         if problem != self._problem:
+            self._end_final()
             self._operands.clear()
+            self._hosts.clear()
+            self._uploads.next_problem()
             self._problem = problem
-        operands = OperandSet(
-            self._device, kernel, problem,
+        # with the reference, which is computed here, where the time limit allows for it
+        host = prepared.load() if prepared else HostOperands.make(kernel, problem)
+        self._hosts[kernel.name] = host
+        self._operands[kernel.name] = self._uploaded(kernel)
+
+    def _uploaded(self, kernel: Kernel) -> OperandSet:
+        return OperandSet(
+            self._device, kernel, self._problem,
             rotate_bytes=self._policy.rotate_bytes(self._device.gpu), guard_bytes=GUARD_BYTES,
+            host=self._hosts[kernel.name], uploads=self._uploads,
         )  # fmt: skip
-        # computed here, where the time limit allows for it
-        _ = operands.want
-        self._operands[kernel.name] = operands
 
     def run(self, candidate: Candidate, best_us: float | None) -> Outcome:
         """Check a candidate, take a quick look at its time, then time it in full."""
         operands = self._operands[candidate.kernel.name]
-        checked = on_operands(operands, candidate.config, candidate.binary)
+        checked, bound, got = bind_and_check(
+            operands, candidate.config, candidate.binary,
+            loaded=self._program(candidate.binary), into=self._memory(operands),
+        )  # fmt: skip
         errors: dict[str, Any] = {"rel_error": checked.rel_error, "max_error": checked.max_error}
-        if not checked.ok:
+        if not checked.ok or bound is None or got is None:
+            self._renew()
             return Outcome("wrong", checked.reason, **errors)
-        before = operands.result()
-        bound = operands.bind(candidate.config, candidate.binary)
-        if best_us is not None:
-            quick = self._measure(bound, candidate, QUICK_SAMPLES, warmup_ms=0.0)
-            if median(quick.us) > SLOW * best_us:
+        with Timer(self._device, bound.calls(), candidate.regime, self._policy) as timer:
+            quick = None if best_us is None else timer.take(QUICK_SAMPLES, 0.0, briefly=True)
+            if quick is not None and best_us is not None and median(quick.us) > SLOW * best_us:
                 reason = f"more than {SLOW:g} times the best so far, {best_us:.4g} us"
-                return Outcome("slow", reason, quick.us, extra=_seen(quick), **errors)
-        taken = self._measure(bound, candidate, self._policy.samples, self._policy.warmup_ms)
-        if operands.result().tobytes() != before.tobytes():
-            return Outcome(
-                "wrong", "gave other bits while it was timed than when checked", **errors
-            )
-        extra = _seen(taken)
+                return Outcome("slow", reason, quick.us, extra=self._seen(quick), **errors)
+            taken = timer.take(self._samples(timer), self._warmup_ms())
+        busy_us = taken.busy_us + (quick.busy_us if quick else 0.0)
+        extra = {**self._seen(taken), "busy_us": busy_us}
+        if not same_bits(operands.result(self._results[1]), got):
+            self._renew()
+            reason = "gave other bits while it was timed than when checked"
+            return Outcome("wrong", reason, extra=extra, **errors)
         if candidate.regime == "eager":
             extra["host_us"] = host_time_us(bound.prepared(), 0)
         rotated = self._rotated(candidate)
         return Outcome("measured", "", taken.us, rotated=rotated, extra=extra, **errors)
 
-    def final(self, candidates: Sequence[Candidate]) -> list[Outcome]:
-        """Time candidates in turn, the order reversed from round to round."""
-        bounds = [self._operands[c.kernel.name].bind(c.config, c.binary) for c in candidates]
-        samples = math.ceil(self._policy.samples / 2)
-        taken: list[list[Samples]] = [[] for _ in candidates]
-        for turn in range(FINAL_ROUNDS):
-            order = range(len(candidates))
-            for i in order if turn % 2 == 0 else reversed(order):
-                warmup_ms = self._policy.warmup_ms
-                taken[i].append(self._measure(bounds[i], candidates[i], samples, warmup_ms))
+    def _program(self, binary: Binary) -> Loaded | None:
+        """Return a program that is on the GPU already; what is refused, the check is told of."""
+        if binary.fingerprint not in self._loaded:
+            try:
+                self._loaded[binary.fingerprint] = load(binary, self._device)
+            except LaunchError:
+                return None
+        return self._loaded[binary.fingerprint]
+
+    def _memory(self, operands: OperandSet) -> Sequence[Any]:
+        size_bytes = operands.out.size_bytes
+        if self._results[0].size < size_bytes:
+            # growing takes as long as a heat, so it grows seldom
+            size_bytes = max(2 * self._results[0].size, size_bytes, RESULT_BYTES)
+            self._results = [page_locked(size_bytes) for _ in self._results]
+        return self._results
+
+    def _renew(self) -> None:
+        """Upload everything again: a wrong kernel may have written to what others read."""
+        self._uploads.clear()
+        for name, operands in self._operands.items():
+            self._operands[name] = self._uploaded(operands.kernel)
+
+    def _samples(self, timer: Timer) -> int:
+        """Return how many replays to time: fewer where they take long, a final decides."""
+        enough = math.ceil(HEAT_US / max(timer.replay_us, 1.0))
+        return min(self._policy.samples, max(FEWEST_SAMPLES, enough))
+
+    def _warmup_ms(self) -> float:
+        """Return how long the clocks may take to settle: little where the GPU was just at work."""
+        idle_s = time.monotonic() - self._busy_at
+        return self._policy.warmup_ms if idle_s > IDLE_S else min(BRIEF_MS, self._policy.warmup_ms)
+
+    def round(self, candidates: Sequence[Candidate], turn: int, samples: int) -> list[Outcome]:
+        """Time each candidate once, one after the other; in odd rounds the last comes first."""
+        if turn == 0:
+            self._end_final()
+        taken: dict[int, Samples] = {}
+        places = range(len(candidates))
+        for i in places if turn % 2 == 0 else reversed(places):
+            taken[i] = self._in_turn(candidates[i], samples)
         return [
             Outcome(
-                "measured",
-                us=tuple(us for one in rounds for us in one.us),
-                rotated=self._rotated(candidate),
-                extra=_seen(*rounds),
+                "measured", us=taken[i].us, rotated=self._rotated(one), extra=self._seen(taken[i])
             )
-            for candidate, rounds in zip(candidates, taken, strict=True)
+            for i, one in enumerate(candidates)
         ]
+
+    def _in_turn(self, candidate: Candidate, samples: int) -> Samples:
+        """Time a finalist, at the clocks that the one before it left."""
+        about = (candidate.kernel.name, candidate.config)
+        # a final does not begin on an idle board
+        warmup_ms = 0.0 if self._finalists else self._warmup_ms()
+        timer = self._finalists.get(about)
+        if timer is None:
+            operands = self._operands[candidate.kernel.name]
+            loaded = self._program(candidate.binary)
+            bound = operands.bind(candidate.config, candidate.binary, loaded)
+            timer = Timer(self._device, bound.calls(), candidate.regime, self._policy)
+            self._finalists[about] = timer
+            return timer.take(_in_round(timer, samples), warmup_ms)
+        return timer.take(_in_round(timer, samples), 0.0, briefly=True)
+
+    def _end_final(self) -> None:
+        for timer in self._finalists.values():
+            timer.close()
+        self._finalists.clear()
 
     def _rotated(self, candidate: Candidate) -> bool:
         return candidate.regime == "cold" and self._operands[candidate.kernel.name].copies > 1
 
-    def _measure(
-        self, bound: Bound, candidate: Candidate, samples: int, warmup_ms: float
-    ) -> Samples:
-        policy = replace(self._policy, samples=samples, warmup_ms=warmup_ms)
-        return measure(self._device, bound.calls(), candidate.regime, policy)
+    def _seen(self, taken: Samples) -> dict[str, Any]:
+        """Return the board's state while samples were taken."""
+        self._busy_at = time.monotonic()
+        return {
+            "calls": taken.calls,
+            "clock_mhz": list(taken.clock_mhz),
+            "power_w": taken.power_w,
+            "temperature_c": taken.temperature_c,
+            "throttle": list(taken.throttle),
+            "busy_us": taken.busy_us,
+        }
 
 
-def _seen(*taken: Samples) -> dict[str, Any]:
-    """Return the board's state: over all that was taken, the last where there is one of each."""
-    last = taken[-1]
-    return {
-        "calls": last.calls,
-        "clock_mhz": [taken[0].clock_mhz[0], last.clock_mhz[1]],
-        "power_w": last.power_w,
-        "temperature_c": last.temperature_c,
-        "throttle": sorted({reason for samples in taken for reason in samples.throttle}),
-    }
+def _in_round(timer: Timer, samples: int) -> int:
+    """Return how many replays to time in a round: fewer where they take long, more rounds say more.
+
+    The median of few counts, so never two.
+    """
+    enough = math.ceil(ROUND_US / max(timer.replay_us, 1.0))
+    return samples if enough >= samples else 1

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ferrum_numba.compile import Binary, blocks_per_sm
 from ferrum_numba.contract import Config, Kernel, Problem, describe
 from ferrum_numba.errors import BuildError
 from ferrum_numba.results import Planned
-from ferrum_numba.tune.model import bound_us
+from ferrum_numba.tune import planned
+from ferrum_numba.tune.expected import expected_s
+from ferrum_numba.tune.model import bound_us, estimate_us
 from ferrum_numba.tune.space import (
+    Binaries,
     Progress,
     build_space,
     concerns,
@@ -21,7 +25,13 @@ from ferrum_numba.tune.space import (
 )
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ferrum_numba.gpu import Gpu
+
+
+# of a planned row: it would be measured
+RUNS = ("ok", "spills")
 
 
 @dataclass(frozen=True)
@@ -50,8 +60,60 @@ def plan(
     """
     arch = arch or gpu.arch
     candidates = _candidates(kernels, problems, gpu, limit)
-    wanted = [(c.kernel, c.config) for c in candidates if not c.misfit]
-    binaries = build_space(wanted, arch, progress)
+    binaries = build_space(_wanted(candidates), arch, progress)
+    return _rows(candidates, binaries, gpu, arch)
+
+
+def plan_into(
+    folder: str | Path,
+    kernels: Sequence[Kernel],
+    problems: Sequence[Problem],
+    gpu: Gpu,
+    *,
+    limit: int | None = None,
+    progress: Progress = silent,
+    executor: Executor | None = None,
+) -> list[Planned]:
+    """Plan as `plan` does, and keep it as a folder that `tune` takes, with its programs.
+
+    Programs that the folder has are not compiled again.
+
+    Args:
+        executor: what compiles; None for processes of this machine
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    # what a program is made by is asked of the compiler, which a reader of plans may lack
+    from ferrum_numba.compile.toolchain import cuda_version
+    from ferrum_numba.compile.versions import versions
+
+    root = Path(folder)
+    candidates = _candidates(kernels, problems, gpu, limit)
+    binaries, names = planned.build_into(
+        root / planned.PROGRAMS, _wanted(candidates), gpu.arch, progress, executor
+    )
+    rows = _rows(candidates, binaries, gpu, gpu.arch)
+    files = [
+        names.get((c.kernel.name, c.config)) if row.status in RUNS else None
+        for c, row in zip(candidates, rows, strict=True)
+    ]
+    facts = {
+        "cuda": list(cuda_version()),
+        "toolchain": versions(),
+        "expected_s": expected_s(rows),
+    }
+    planned.write(root, kernels, gpu, rows, files, facts=facts)
+    return rows
+
+
+def _wanted(candidates: Sequence[_Candidate]) -> list[tuple[Kernel, Config]]:
+    return [(c.kernel, c.config) for c in candidates if not c.misfit]
+
+
+def _rows(
+    candidates: Sequence[_Candidate], binaries: Binaries, gpu: Gpu, arch: str
+) -> list[Planned]:
     return [_row(c, binaries.get((c.kernel.name, c.config)), gpu, arch) for c in candidates]
 
 
@@ -88,7 +150,15 @@ def _row(candidate: _Candidate, binary: Binary | BuildError | None, gpu: Gpu, ar
         bound_us=bound_us(work, gpu),
         status=status,
         reason=reason,
+        estimate_us=_estimate_us(candidate, built, gpu) if built and status in RUNS else None,
     )
+
+
+def _estimate_us(candidate: _Candidate, binary: Binary, gpu: Gpu) -> float:
+    kernel, config, problem = candidate.kernel, candidate.config, candidate.problem
+    own = kernel.estimate_us(config, problem, gpu)
+    # counting instructions takes longer than a small build
+    return own or estimate_us(kernel, config, problem, gpu, binary, binary.sass)
 
 
 def _verdict(

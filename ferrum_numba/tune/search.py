@@ -1,53 +1,56 @@
-"""The exhaustive search: build everything, then check and time what fits, one problem at a time."""
+"""The search: build everything, then check and time what is worth it, one problem at a time."""
 
 from __future__ import annotations
 
-import math
 import re
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ferrum_numba import results
-from ferrum_numba.compile import Binary, blocks_per_sm
-from ferrum_numba.contract import Config, Kernel, Problem, describe
-from ferrum_numba.errors import BuildError
-from ferrum_numba.launch import lacking
-from ferrum_numba.measure import read_clocks
-from ferrum_numba.results import ResultFile, Row, median_interval
-from ferrum_numba.results.row import FINAL, MEASURED
-from ferrum_numba.tune.exclusive import compute_processes, exclusive
-from ferrum_numba.tune.model import bound_us
-from ferrum_numba.tune.space import (
-    Binaries,
-    Progress,
-    build_space,
-    concerns,
-    does_not_fit,
-    feasible,
-    silent,
-)
-from ferrum_numba.tune.worker import RUN_TIMEOUT_S, Candidate, Measurer, Outcome, Worker
+from ferrum_numba.compile import Binary
+from ferrum_numba.contract import Config, Kernel, Problem
+from ferrum_numba.results import Row
+from ferrum_numba.tune.budget import NEVER, Deadline
+from ferrum_numba.tune.exclusive import compute_processes, exclusive, others_on
+from ferrum_numba.tune.held import Held
+from ferrum_numba.tune.memory import Memory
+from ferrum_numba.tune.run import Run
+from ferrum_numba.tune.space import Binaries, Progress, build_space, concerns, feasible, silent
+from ferrum_numba.tune.worker import RUN_TIMEOUT_S, Measurer, Worker
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ferrum_numba.gpu import Gpu
     from ferrum_numba.measure import Policy
+    from ferrum_numba.tune.planned import Plan
 
-FINALISTS = 3
-SEED = 0
-# recorded ceilings are another run's: a board may be that much faster
-RECORDED_SLACK = 1.05
+# configs of each kernel on each problem, the likeliest first
+Space = list[tuple[Kernel, Problem, list[Config]]]
 
 
 @dataclass(frozen=True)
 class SearchTask:
-    """What to search.
+    """What to search, and how.
 
     limit:     most configs a kernel and problem, half of them the likeliest; None for all
     untrusted: why no row of this run may be believed, if there is a reason
+    searcher:  one of `searchers.NAMES`
+    budget_s:  seconds in which to be done once everything is compiled; None for no limit
+    deadline:  when to be done, for who shares a budget between searches; problems that were not
+               begun until then are left
+    roof_us:   problem -> the time that this board needs at least, by its measured ceilings
+    within:    stop at a problem when its best is within this part of the roof; None for never
+    estimates: what candidates are expected to take, where a plan says; else the model is asked
+    earlier:   rows of other stores: their best is an incumbent, as the best of the own store is
+    held:      the account of the GPU's time, which the search keeps
+    executor:  what compiles; None for processes of this machine
+    again:     hold every final anew, also where nothing is newer than the last
+    factors:   what the board takes over what the first board of its model took, for problems that
+               are bound by "memory" or "tensor"; empty where no yardstick was timed
     """
 
     kernels: Sequence[Kernel]
@@ -58,6 +61,21 @@ class SearchTask:
     limit: int | None = None
     regime: str = "cold"
     untrusted: str = ""
+    searcher: str = "auto"
+    budget_s: float | None = None
+    deadline: Deadline = NEVER
+    roof_us: Callable[[Kernel, Problem], float] | None = None
+    within: float | None = None
+    estimates: Mapping[tuple[str, Problem, Config], float] = field(default_factory=dict)
+    earlier: Sequence[Row] = ()
+    held: Held = field(default_factory=Held)
+    executor: Executor | None = None
+    factors: Mapping[str, float] = field(default_factory=dict)
+    again: bool = False
+
+    def due(self) -> Deadline:
+        """Return the deadline of what begins to measure now."""
+        return self.deadline if self.budget_s is None else Deadline.after(self.budget_s)
 
 
 def tune(
@@ -71,245 +89,115 @@ def tune(
     regime: str = "cold",
     timeout_s: float = RUN_TIMEOUT_S,
     progress: Progress = silent,
+    plan: Plan | None = None,
+    **how: Any,
 ) -> list[Row]:
-    """Check and time every config on the GPU; return and store a row for each.
+    """Check and time configs on the GPU; return and store a row for each.
 
     Rows that the store has of the same program, policy and GPU are not measured again. What was
-    measured is stored after each problem, and when the search is interrupted.
+    measured is stored at once, and kept when the search is interrupted.
 
     Args:
         limit:     most configs a kernel and problem, half of them the likeliest; None for all
         timeout_s: for checking and timing one config, before its process is ended
+        plan:      programs to take; without it they are compiled
+        how:       further fields of `SearchTask`
 
     Raises:
         DeviceError: no GPU, or another process is measuring on it.
-        StoreError:  the file at `store_path` is no result file.
+        StoreError:  the file at `store_path` is no result file, or the plan is not for this GPU.
+        ConfigError: no such searcher.
     """
     # what opens a GPU is loaded where a GPU is opened
     from ferrum_numba.tune.measurer import GpuMeasurer
 
+    binaries = None
+    if plan is not None:
+        plan.refuse(gpu)
+        binaries, how = plan.binaries, {"estimates": plan.estimates, **how}
     with exclusive(gpu):
-        others = compute_processes(gpu.uuid)
-        untrusted = f"{others} other processes computed on the GPU" if others else ""
+        untrusted = others_on(compute_processes(gpu.uuid))
         task = SearchTask(
-            kernels, problems, gpu, policy, Path(store_path), limit, regime, untrusted
+            kernels, problems, gpu, policy, Path(store_path), limit, regime, untrusted, **how
         )
         with Worker(partial(GpuMeasurer, policy), timeout_s) as worker:
-            return search(task, worker, progress)
+            return search(task, worker, progress, binaries=binaries)
 
 
-def search(task: SearchTask, measurer: Measurer, progress: Progress = silent) -> list[Row]:
-    """Search with a given measurer; `tune` says the rest."""
-    store = _Store(task)
-    configs = {
-        (kernel.name, problem): feasible(kernel, problem, task.gpu, task.limit)[0]
+def search(
+    task: SearchTask,
+    measurer: Measurer,
+    progress: Progress = silent,
+    *,
+    binaries: Binaries | None = None,
+) -> list[Row]:
+    """Search with a given measurer; `tune` says the rest.
+
+    Args:
+        binaries: the programs that there are: no other config is tried; compiled if None
+    """
+    with closing(Memory(task)) as memory:
+        try:
+            return _search(task, measurer, progress, memory, binaries)
+        finally:
+            # what was measured is in the store; the file is for everybody else
+            memory.write()
+
+
+def space_of(task: SearchTask) -> Space:
+    """Return the configs of each kernel on each problem."""
+    return [
+        (kernel, problem, feasible(kernel, problem, task.gpu, task.limit)[0])
         for kernel in task.kernels
         for problem in task.problems
         if concerns(kernel, problem)
-    }
-    pairs = [
-        (k, c) for k in task.kernels for p in task.problems for c in configs.get((k.name, p), ())
     ]
-    binaries = build_space(pairs, task.gpu.arch, progress)
+
+
+def programs_of(task: SearchTask, space: Space, progress: Progress = silent) -> Binaries:
+    """Return every program of a space, by kernel name and config."""
+    pairs = [(kernel, config) for kernel, _, configs in space for config in configs]
+    return build_space(pairs, task.gpu.arch, progress, executor=task.executor)
+
+
+def begin(
+    task: SearchTask,
+    measurer: Measurer,
+    memory: Memory,
+    binaries: Binaries,
+    space: Space,
+    progress: Progress = silent,
+) -> Run:
+    """Return what measures one problem after the other, of a space the configs with a program."""
+    there = [(k, p, [c for c in found if (k.name, c) in binaries]) for k, p, found in space]
     # the library has no version of its own to ask: the PTX it writes says which toolkit's it is
-    store.file.environment["versions"]["nvvm"] = _nvvm(binaries)
-    run = _Run(task, measurer, store, binaries, progress, len(pairs))
+    memory.environment["versions"]["nvvm"] = _nvvm(binaries)
+    return Run(task, measurer, memory, binaries, progress, there)
+
+
+def _search(
+    task: SearchTask,
+    measurer: Measurer,
+    progress: Progress,
+    memory: Memory,
+    binaries: Binaries | None,
+) -> list[Row]:
+    space = space_of(task)
+    if binaries is None:
+        binaries = programs_of(task, space, progress)
+    run = begin(task, measurer, memory, binaries, space, progress)
     found: list[Row] = []
-    for problem in task.problems:
-        wanted = [
-            (k, configs[k.name, problem]) for k in task.kernels if (k.name, problem) in configs
-        ]
-        found += run.problem(problem, wanted)
+    deadline = task.due()
+    for place, problem in enumerate(task.problems):
+        if deadline.passed():
+            break
+        # what a problem does not use is for those after it
+        left = len(task.problems) - place
+        found += run.problem(problem, deadline.share(1 / left), task.problems[place + 1 :])
     return found
-
-
-class _Store:
-    """The result file of a task: what is in it already, and how new rows get there."""
-
-    def __init__(self, task: SearchTask) -> None:
-        self.path = task.store_path
-        clocks = asdict(read_clocks(task.gpu.uuid))
-        now = results.environment(task.gpu, task.policy, sys.argv, clocks=clocks)
-        self.file = ResultFile(now)
-        if task.untrusted:
-            self.file.environment["untrusted"] = task.untrusted
-        if self.path.exists():
-            self.file = results.merge(results.load(self.path), self.file)
-        self._usable = {row.key: row for row in self.file.rows if self._same_run(row)}
-
-    @property
-    def run(self) -> str:
-        """The date that names this run."""
-        date: str = self.file.environment["date"]
-        return date
-
-    def known(self, wanted: Row) -> Row | None:
-        """Return the stored row of the same program, measured the same way on the same GPU."""
-        row = self._usable.get(wanted.key)
-        return row if row and row.source_hash == wanted.source_hash else None
-
-    def add(self, rows: Sequence[Row]) -> None:
-        """Put rows into the file, in place of older ones."""
-        if rows:
-            new = ResultFile(self.file.environment, list(rows))
-            self.file = results.merge(self.file, new)
-            results.save(self.path, self.file)
-
-    def _same_run(self, row: Row) -> bool:
-        if row.untrusted:
-            return False
-        then, now = self.file.environment_of(row), self.file.environment
-        return then["uuid"] == now["uuid"] and results.same(then["policy"], now["policy"])
-
-
-@dataclass
-class _Run:
-    """One search under way."""
-
-    task: SearchTask
-    measurer: Measurer
-    store: _Store
-    binaries: Binaries
-    progress: Progress
-    total: int
-    done: int = field(default=0, init=False)
-
-    def problem(
-        self, problem: Problem, wanted: Sequence[tuple[Kernel, Sequence[Config]]]
-    ) -> list[Row]:
-        """Measure every config of a problem, then its best in turn; store the rows."""
-        rows: list[Row] = []
-        try:
-            for row in self._rows(problem, wanted):
-                rows.append(row)
-            rows = self._final(rows, problem)
-        finally:
-            self.store.add(rows)
-        return rows
-
-    def _rows(
-        self, problem: Problem, wanted: Sequence[tuple[Kernel, Sequence[Config]]]
-    ) -> Iterator[Row]:
-        for kernel, configs in wanted:
-            # a kernel is compared with itself: a slower design still gets its best time in full
-            best_us: float | None = None
-            refusal = kernel.refuses(problem)
-            if refusal:
-                yield self._blank(kernel, None, problem, "refused", refusal)
-            for config in configs:
-                self.done += 1
-                self.progress(self.done, self.total, f"{kernel.name} {problem}")
-                row = self._row(kernel, config, problem, best_us)
-                if row.status == MEASURED:
-                    best_us = min(best_us or row.us, row.us)
-                yield row
-
-    def _row(self, kernel: Kernel, config: Config, problem: Problem, best_us: float | None) -> Row:
-        binary = self.binaries[kernel.name, config]
-        if isinstance(binary, BuildError):
-            return self._blank(kernel, config, problem, "build failed", str(binary))
-        misfit = does_not_fit((kernel, config, problem), binary, self.task.gpu)
-        reason = lacking(kernel) or misfit or ""
-        row = self._blank(kernel, config, problem, "pruned", reason)
-        row = replace(row, **_resources(binary, self.task.gpu))
-        if reason:
-            return row
-        known = self.store.known(row)
-        if known:
-            return known
-        candidate = Candidate(kernel, config, problem, binary, self.task.regime)
-        return self._filled(row, self.measurer.run(candidate, best_us))
-
-    def _blank(
-        self, kernel: Kernel, config: Config | None, problem: Problem, status: str, reason: str
-    ) -> Row:
-        """Return a row of everything that is known without measuring."""
-        work = kernel.op.work(problem)
-        return Row(
-            kernel.name, kernel.op.name, describe(problem),
-            {} if config is None else describe(config), self.task.gpu.arch, self.task.regime,
-            flops=work.flops, bytes=work.bytes, bound_us=bound_us(work, self.task.gpu),
-            status=status, reason=reason, seed=SEED, run=self.store.run,
-            untrusted=self.task.untrusted,
-        )  # fmt: skip
-
-    def _filled(self, row: Row, outcome: Outcome) -> Row:
-        row = replace(
-            row, status=outcome.status, reason=outcome.reason,
-            rel_error=_number(outcome.rel_error), max_error=_number(outcome.max_error),
-            ok=outcome.status in (MEASURED, "slow"), stage="full",
-        )  # fmt: skip
-        return self._timed(row, outcome) if outcome.us else row
-
-    def _timed(self, row: Row, outcome: Outcome) -> Row:
-        """Return a row with the times of an outcome, and what was seen of the board meanwhile."""
-        row = replace(_with_times(row, outcome.us), more={**row.more, **outcome.extra})
-        slack = RECORDED_SLACK if self.task.gpu.source == "recorded" else 1.0
-        # what no weights were rotated for may be served by L2
-        if not outcome.rotated or row.us * slack >= row.bound_us:
-            return row
-        reason = (
-            f"{row.us:.4g} us is less than the {row.bound_us:.4g} us that {row.bytes} bytes and "
-            f"{row.flops} FLOPs need on {self.task.gpu.name}: the work is overstated or the "
-            "weights were not cold"
-        )
-        return replace(row, ok=False, status="wrong", reason=reason)
-
-    def _final(self, rows: Sequence[Row], problem: Problem) -> list[Row]:
-        """Return the rows, the best of them timed in turn: a drift of the clocks touches all."""
-        timed = _finalists(rows)
-        if len(timed) < 2 or all(rows[i].stage == FINAL for i in timed):
-            return list(rows)
-        candidates = [self._candidate(rows[i], problem) for i in timed]
-        outcomes = self.measurer.final(candidates)
-        found = list(rows)
-        for i, outcome in zip(timed, outcomes or (), strict=False):
-            found[i] = replace(self._timed(rows[i], outcome), stage=FINAL, run=self.store.run)
-        return found
-
-    def _candidate(self, row: Row, problem: Problem) -> Candidate:
-        kernel = next(kernel for kernel in self.task.kernels if kernel.name == row.kernel)
-        config = kernel.config(**row.config)
-        binary = self.binaries[kernel.name, config]
-        assert isinstance(binary, Binary), "a row was measured with it"
-        return Candidate(kernel, config, problem, binary, self.task.regime)
-
-
-def _finalists(rows: Sequence[Row]) -> list[int]:
-    """Return the places of the best rows, and of the best of every kernel: a table shows them."""
-    heats = [i for i, row in enumerate(rows) if row.status == MEASURED]
-    heats.sort(key=lambda i: rows[i].us)
-    leaders = {rows[i].kernel: i for i in reversed(heats)}
-    return list(dict.fromkeys([*heats[:FINALISTS], *leaders.values()]))
 
 
 def _nvvm(binaries: Binaries) -> str | None:
     texts = (binary.ptx for binary in binaries.values() if isinstance(binary, Binary))
     found = (re.search(r"Cuda compilation tools, (.+)", text) for text in texts)
     return next((match[1] for match in found if match), None)
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def _resources(binary: Binary, gpu: Gpu) -> dict[str, Any]:
-    return {
-        "registers": binary.registers,
-        "spill_bytes": binary.spill_bytes,
-        "smem_bytes": binary.smem_bytes,
-        "blocks_per_sm": blocks_per_sm(binary, gpu),
-        "source_hash": binary.fingerprint,
-    }
-
-
-def _with_times(row: Row, us: Sequence[float]) -> Row:
-    """Return a row with its times and what follows from them."""
-    assert row.bytes is not None
-    assert row.flops is not None
-    median, low, high = median_interval(us)
-    return replace(
-        row, us=median, us_low=low, us_high=high, samples=tuple(us),
-        gbps=row.bytes / median / 1e3, tflops=row.flops / median / 1e6,
-        fraction=row.bound_us / median,
-    )  # fmt: skip

@@ -12,6 +12,8 @@ from ferrum_numba.contract import Config, Kernel, Problem
 from ferrum_numba.errors import BuildError
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ferrum_numba.gpu import Gpu
 
 # (done, of how many, what is being done)
@@ -80,11 +82,17 @@ def _likely(good: list[Config], limit: int, default: Config) -> list[Config]:
 
 
 def build_space(
-    pairs: Iterable[tuple[Kernel, Config]], arch: str, progress: Progress = silent
+    pairs: Iterable[tuple[Kernel, Config]],
+    arch: str,
+    progress: Progress = silent,
+    *,
+    executor: Executor | None = None,
 ) -> Binaries:
-    """Compile every program once, in all processes of the machine; needs no GPU.
+    """Compile every program once; needs no GPU.
 
     Configs that differ only in how they are launched share a program.
+
+    executor: what compiles; None for all processors of this machine
     """
     unique = {(kernel.name, config): kernel for kernel, config in pairs}
     first = by_program([Job(kernel, config, arch) for (_, config), kernel in unique.items()])
@@ -92,7 +100,7 @@ def build_space(
     def report(done: int, total: int) -> None:
         progress(done, total, "compile")
 
-    built = build_many(list(first), progress=report)
+    built = build_many(list(first), progress=report, executor=executor)
     return {(job.kernel.name, job.config): binary for one, binary in built for job in first[one]}
 
 
@@ -100,16 +108,18 @@ def by_program(jobs: Iterable[Job]) -> dict[Job, list[Job]]:
     """Return the jobs of each program, by the first of them."""
     twins: dict[object, list[Job]] = {}
     for job in jobs:
-        twins.setdefault(_program(job.kernel, job.config, job.arch), []).append(job)
+        known = program_of(job.kernel, job.config, job.arch)
+        twins.setdefault(known or object(), []).append(job)
     return {group[0]: group for group in twins.values()}
 
 
-def _program(kernel: Kernel, config: Config, arch: str) -> object:
+def program_of(kernel: Kernel, config: Config, arch: str) -> str | None:
+    """Return the fingerprint of a config's program; None where nothing can be told before it."""
     try:
-        return program_fingerprint(kernel, config, arch) or object()
+        return program_fingerprint(kernel, config, arch)
     except Exception:
         # whatever a candidate does wrong, it does again where it is built, and is told of there
-        return object()
+        return None
 
 
 def does_not_fit(candidate: tuple[Kernel, Config, Problem], binary: Binary, gpu: Gpu) -> str | None:

@@ -10,15 +10,17 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ferrum_numba.contract import Config, Kernel, Problem
 from ferrum_numba.errors import DeviceError, FerrumError
+from ferrum_numba.tune.orphan import end_with_parent
 
 if TYPE_CHECKING:
     from ferrum_numba.compile import Binary
+    from ferrum_numba.tune.prepared import Prepared, Preparer
 
 RUN_TIMEOUT_S = 30.0
 # making inputs, packing them and computing the reference of a large problem is the host's work
@@ -45,6 +47,7 @@ class Outcome:
     us:      time of a call, one a replay
     rotated: whether the calls went through copies of the weights larger than L2
     extra:   what else was seen (clock_mhz, power_w, temperature_c), as JSON
+    rounds, contest, round_mhz, throttled: of a final, as in a result row
     """
 
     status: str
@@ -54,6 +57,10 @@ class Outcome:
     max_error: float | None = None
     rotated: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
+    rounds: tuple[tuple[float, ...], ...] = ()
+    contest: str = ""
+    round_mhz: tuple[float | None, ...] = ()
+    throttled: tuple[int, ...] = ()
 
 
 class Measurer(Protocol):
@@ -66,16 +73,44 @@ class Measurer(Protocol):
         """
         ...
 
-    def final(self, candidates: Sequence[Candidate]) -> list[Outcome] | None:
-        """Time several candidates in turn; None if that failed. Errors are not measured again."""
+    def round(
+        self, candidates: Sequence[Candidate], turn: int, samples: int
+    ) -> list[Outcome] | None:
+        """Time each candidate once, one after the other; None if that failed.
+
+        Errors are not measured again.
+
+        Args:
+            turn:    number of the round in its final, from 0; in odd ones the last comes first
+            samples: replays that are timed of each
+
+        Returns:
+            an outcome for each candidate, in their order, whatever the order of timing
+        """
+        ...
+
+
+@runtime_checkable
+class Ahead(Protocol):
+    """A measurer that can make ready for a problem while it measures another."""
+
+    def expect(self, kernels: Sequence[Kernel], problem: Problem) -> None:
+        """Begin to make what measuring a problem needs; asked for again, it changes nothing."""
+        ...
+
+    def ready(self, problem: Problem) -> None:
+        """Wait until what was begun for a problem is made."""
         ...
 
 
 class Opener(Measurer, Protocol):
     """A measurer as the process holds it: told beforehand which operands to make."""
 
-    def open(self, kernel: Kernel, problem: Problem) -> None:
-        """Make the inputs, the reference and the kernel's operands, and keep them."""
+    def open(self, kernel: Kernel, problem: Problem, prepared: Prepared | None = None) -> None:
+        """Make the inputs, the reference and the kernel's operands, and keep them.
+
+        prepared: the operands, where they were made ahead
+        """
         ...
 
 
@@ -101,32 +136,56 @@ class Worker:
         self._process: Any = None
         self._connection: Any = None
         self._opened: set[tuple[str, Problem]] = set()
+        # programs that the process has
+        self._sent: set[str] = set()
         # problems that cost a process: not tried again for every config
         self._hopeless: dict[tuple[str, Problem], tuple[str, str]] = {}
+        self._preparer: Preparer | None = None
 
     def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        try:
+            self.close()
+        finally:
+            if self._preparer is not None:
+                self._preparer.close()
+
+    def expect(self, kernels: Sequence[Kernel], problem: Problem) -> None:
+        """Begin to make the operands of a problem, in processes without a GPU."""
+        # where nothing is measured, as in a test, nothing of it is loaded
+        from ferrum_numba.tune.prepared import Preparer
+
+        self._preparer = self._preparer or Preparer()
+        self._preparer.expect(kernels, problem)
+
+    def ready(self, problem: Problem) -> None:
+        """Wait for the operands of a problem, which are opened with its first candidate."""
+        if self._preparer is not None:
+            self._preparer.wait(problem, OPEN_TIMEOUT_S)
 
     def run(self, candidate: Candidate, best_us: float | None) -> Outcome:
         """Check and time a candidate; a hang or a crash is an outcome too."""
         try:
             self._open(candidate.kernel, candidate.problem)
-            outcome: Outcome = self._call(self._run_timeout_s, "run", candidate, best_us)
+            self._sent.add(candidate.binary.fingerprint)
+            light = replace(candidate, binary=replace(candidate.binary, ptx=""))
+            outcome: Outcome = self._call(self._run_timeout_s, "run", light, best_us)
         except _Lost as lost:
             return Outcome(lost.status, str(lost))
         return outcome
 
-    def final(self, candidates: Sequence[Candidate]) -> list[Outcome] | None:
-        """Time candidates in turn; None if the process did not survive it."""
+    def round(
+        self, candidates: Sequence[Candidate], turn: int, samples: int
+    ) -> list[Outcome] | None:
+        """Time each candidate once, in turn; None if the process did not survive it."""
         try:
             for candidate in candidates:
                 self._open(candidate.kernel, candidate.problem)
-            outcomes: list[Outcome] = self._call(
-                self._run_timeout_s * len(candidates), "final", candidates
-            )
+            timeout_s = self._run_timeout_s * len(candidates)
+            light = [self._light(candidate) for candidate in candidates]
+            outcomes: list[Outcome] = self._call(timeout_s, "round", light, turn, samples)
         except _Lost:
             return None
         return outcomes
@@ -141,6 +200,7 @@ class Worker:
             return
         process, self._process = self._process, None
         self._opened.clear()
+        self._sent.clear()
         self._connection.close()
         process.kill()
         process.join(10.0)
@@ -148,6 +208,13 @@ class Worker:
             raise DeviceError(
                 f"the measuring process {process.pid} cannot be ended; the driver holds it"
             )
+
+    def _light(self, candidate: Candidate) -> Candidate:
+        """Return a candidate without what its process has of it: rounds are many and short."""
+        binary = candidate.binary
+        cubin = b"" if binary.fingerprint in self._sent else binary.cubin
+        self._sent.add(binary.fingerprint)
+        return replace(candidate, binary=replace(binary, ptx="", cubin=cubin))
 
     def _open(self, kernel: Kernel, problem: Problem) -> None:
         about = (kernel.name, problem)
@@ -158,8 +225,12 @@ class Worker:
             self._opened.clear()
         if about in self._opened:
             return
+        prepared = None
+        if self._preparer is not None:
+            prepared = self._preparer.take(kernel, problem, OPEN_TIMEOUT_S)
+        ready = () if prepared is None else (prepared,)
         try:
-            self._call(OPEN_TIMEOUT_S, "open", kernel, problem)
+            self._call(OPEN_TIMEOUT_S, "open", kernel, problem, *ready)
         except _Lost as lost:
             self._hopeless[about] = (lost.status, str(lost))
             raise
@@ -213,6 +284,7 @@ def _serve(connection: Connection, make: Callable[[], Opener]) -> None:
     """Answer calls until the parent is gone; runs in the process."""
     # Ctrl-C is the parent's to handle: it saves, then ends this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     try:
         measurer = make()
     except FerrumError as error:

@@ -42,6 +42,7 @@ from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.division import ceil_div, round_up
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.gpu import is_hopper_or_later
+from ferrum_numba.kernels.decode import estimate
 from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.cut import cut
 
@@ -305,6 +306,10 @@ class Decode(layout.PackedKernel):
         """Return which part of a wave a cluster's blocks are."""
         blocks = self.launch(config, problem, gpu).grid[0]
         return blocks / (gpu.num_sms * config.blocks_per_sm)
+
+    def estimate_us(self, config, problem, gpu):
+        """Return what a launch is expected to take, modelled: for ranking configs."""
+        return estimate.estimate_us(config, problem, self.launch(config, problem, gpu), gpu)
 
     def build(self, config, arch):
         """Return the program: Grid: stripes; Block: warps_n * warps_k warps; smem: x + sums."""

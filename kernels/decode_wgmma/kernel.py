@@ -38,6 +38,7 @@ from dataclasses import dataclass
 from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ConfigError
+from ferrum_numba.kernels.decode_wgmma import estimate
 from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.cut import cut
 from ferrum_numba.kernels.shared.stage import Stage
@@ -167,6 +168,10 @@ class DecodeWgmma(layout.PackedKernel):
             if config.tile_m >= min(problem.M, 32):
                 return config
         return super().default(problem, gpu)
+
+    def estimate_us(self, config, problem, gpu):
+        """Return what a launch is expected to take, modelled: for ranking configs."""
+        return estimate.estimate_us(config, problem, self.launch(config, problem, gpu), gpu)
 
     def build(self, config, arch):
         """Return the program: Grid: stripes; Block: warpgroups; smem: x + sums."""

@@ -32,6 +32,7 @@ from ferrum_numba.contract import Kernel, Launch, Program, pointers, sizes
 from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.dtypes import DTYPES, refuse_dtype
+from ferrum_numba.kernels.gptq import estimate
 from ferrum_numba.kernels.w4a16 import OP
 from ferrum_numba.reference.gptq import WORD_OFFSET, pack_codes, pack_zero_points
 from ferrum_numba.space import space
@@ -177,6 +178,10 @@ class W4A16Gptq(Kernel):
         blocks = ceil_div(problem.M, tile_m) * ceil_div(problem.N, config.tile_n)
         most = min(2 * gpu.num_sms // blocks, _k_steps(config, problem))
         return replace(config, split_k=next((s for s in (8, 4, 2) if s <= most), 1))
+
+    def estimate_us(self, config, problem, gpu):
+        """Return what a launch is expected to take, modelled: for ranking configs."""
+        return estimate.estimate_us(config, problem, self.launch(config, problem, gpu), gpu)
 
     def build(self, config, arch):
         """Return the program. Block: a warp for every 32 columns; smem: the ring."""

@@ -3,6 +3,7 @@
 from numba import cuda
 from numba.cuda.types import uint32, uint64
 
+from ferrum_numba.kernels.grouped_wgmma.order import make_order
 from ferrum_numba.kernels.prefill.copies import make_copy_scale_rows
 from ferrum_numba.kernels.prefill.schedule import ROW_BYTES
 from ferrum_numba.kernels.prefill.tile import PANEL_K, PRODUCER_WARPS
@@ -38,8 +39,10 @@ def make_look_up(config, deal):
     """
     tile_m, chunks, chunk_step = config.tile_m, config.warp_chunks, config.chunk_step
     own_rows = chunks * CHUNK_ROWS
+    expert_offset, rows_offset = config.expert_offset, config.rows_offset
     expert_of, rows_of, pair_at = deal.expert_of, deal.rows_of, deal.pair_at
     two_turns = own_rows > 32
+    (_, row_of), ordered = make_order(config), config.short_m > 0
 
     @cuda.jit(device=True, forceinline=True)
     def place_of(first_chunk, own):
@@ -56,6 +59,8 @@ def make_look_up(config, deal):
     @cuda.jit(device=True, forceinline=True)
     def look_up(work_list, first_chunk, row, sizes):
         """Return the expert of a tile, how many rows it has, and the lane's pairs."""
+        if ordered:
+            row = row_of(row)
         lane_id = uint32(thread_id() & 31)
         pair = look_up_pair(work_list, first_chunk, lane_id, row, sizes)
         other = pair
@@ -101,7 +106,8 @@ def make_look_up(config, deal):
             own = uint32(lane_id + 32)
             leave_pair(slot, topk_weights, first_chunk, own, found[3], sizes, has_weights)
         if first_chunk == 0 and lane_id == 0:
-            st_shared_u32(uint32(slot + tile_m * 8), found[0])
+            st_shared_u32(uint32(slot + expert_offset), found[0])
+            st_shared_u32(uint32(slot + rows_offset), found[1])
 
     return look_up, keep_rows, leave_pairs
 

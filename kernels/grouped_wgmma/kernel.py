@@ -26,6 +26,10 @@ stages of 128 of k (`scale_sums`) two warps gather, and the two others copy word
 ahead of the products, into the next tile and its expert, as far as the ring is long. Who gathers
 leaves a tile's pairs and their weights where the epilogue finds them, the first one its expert too.
 
+With `short_m` a block of no more pairs is multiplied by a loop of its own, whose products have so
+many rows; the same of its sums are handed over and written. Those blocks are taken last, so that
+tiles that run at the same time take the same time.
+
 The epilogue adds the bias, makes silu(gate) * up of the columns where the problem is gated, times
 the pair's weight, rounds once, and writes each row where its pair says.
 
@@ -47,6 +51,7 @@ from dataclasses import dataclass
 
 from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.division import ceil_div, round_up
+from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.grouped import OPERANDS, SIZES, GroupedKernel
 from ferrum_numba.kernels.prefill.kernel import RESULT_CYCLES, stage_cycles
 from ferrum_numba.kernels.prefill.tile import (
@@ -64,8 +69,12 @@ ARCH = "sm_90a"
 NUM_SLOTS = 2
 # of x: where a row begins is kept in units of 16 bytes, in 32 bits
 MOST_ELEMENTS = 8 * (2**32 - 1)
+# blocks of a list that are put in order, where some of them are short
+MOST_ORDERED = 1024
 # what memory brings in a cycle, for each block of the grid
 CYCLE_BYTES = 17
+# what scaled sums take longer for the second loop, where there is one
+SHORT_SUMS = 1.035
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,9 @@ class Config(Tile):
     num_stages: int = 6  # stages of the ring
     stripes: bool = True  # the tiles left over are cut into stripes
     scale_sums: bool = False  # by the scales of their groups, not the weights; stages of 128 of k
+    short_m: int = (
+        0  # only so many rows are multiplied of a block with no more pairs; 0: always all
+    )
     # what the problem dictates: see `GroupedKernel.specialise`
     group_size: int = 128  # K a scale, -1: one scale a column
     dtype: str = "fp16"  # of x, scales, bias and out
@@ -87,6 +99,11 @@ class Config(Tile):
 
     def __post_init__(self) -> None:
         self.refuse()
+        if self.short_m % 8 or not 0 <= self.short_m < self.tile_m:
+            raise ConfigError(
+                f"short_m must be a multiple of 8 below tile_m; got short_m = {self.short_m}, "
+                f"tile_m = {self.tile_m}"
+            )
 
     @property
     def num_slots(self) -> int:
@@ -105,13 +122,23 @@ class Config(Tile):
 
     @property
     def slots_offset(self) -> int:
-        """Where the tiles' pairs, weights and experts lie."""
+        """Where the tiles' pairs, their weights, experts and numbers of pairs lie."""
         return self.out_offset + 2 * self.part_bytes
 
     @property
     def slot_bytes(self) -> int:
         """Bytes of those of a tile."""
         return 8 * self.tile_m + 16
+
+    @property
+    def expert_offset(self) -> int:
+        """Where in that place the expert lies, after pairs and weights."""
+        return 8 * self.tile_m
+
+    @property
+    def rows_offset(self) -> int:
+        """Where in it lies how many pairs there are."""
+        return self.expert_offset + 4
 
     @property
     def registers(self) -> tuple[int, int]:
@@ -165,9 +192,19 @@ class Config(Tile):
         return self.slot_bars_offset + 16 * self.num_slots
 
     @property
-    def smem_bytes(self) -> int:
-        """Dynamic shared memory a block: ring, what is on its way out, pairs, barriers."""
+    def order_offset(self) -> int:
+        """Where the order lies in which blocks of the list are taken, 4 bytes each."""
         return self.deal_offset + 16
+
+    @property
+    def most_ordered(self) -> int:
+        """Blocks of the list that have a place in that order."""
+        return MOST_ORDERED if self.short_m else 0
+
+    @property
+    def smem_bytes(self) -> int:
+        """Dynamic shared memory a block: ring, what is on its way out, pairs, barriers, order."""
+        return self.order_offset + 4 * self.most_ordered
 
 
 # (tile_m, tile_n, num_stages): those of prefill that win somewhere
@@ -178,12 +215,24 @@ _TILES = (
 )  # fmt: skip
 # few rows: where weights have groups, it is cheaper to scale the sums
 _SCALED = ((64, 256, 4), (48, 256, 5), (40, 256, 5), (32, 256, 6), (24, 256, 6), (16, 256, 7))
+# those whose short blocks have rows of their own, so many; of larger tiles the registers
+# hold no second loop (docs/designs/grouped_wgmma.md#short)
+_SHORT = (
+    ((160, 256, 5), 80), ((144, 256, 6), 72), ((128, 256, 6), 64), ((112, 256, 7), 56),
+    ((96, 256, 7), 48), ((80, 256, 8), 40),
+)  # fmt: skip
+_SHORT_SCALED = (((48, 256, 5), 24), ((40, 256, 5), 16), ((32, 256, 6), 16))
 _CONFIGS = tuple(
     config
     for split in (True, False)
     for config in (
         *(Config(*tile, stripes=split) for tile in _TILES),
         *(Config(*tile, stripes=split, scale_sums=True) for tile in _SCALED),
+        *(Config(*tile, stripes=split, short_m=short) for tile, short in _SHORT),
+        *(
+            Config(*tile, stripes=split, scale_sums=True, short_m=short)
+            for tile, short in _SHORT_SCALED
+        ),
     )
 )
 
@@ -246,14 +295,24 @@ class GroupedWgmma(GroupedKernel):
     def _cycles(self, config, problem, gpu):
         """Return what a problem takes as modelled, for experts that are hit alike."""
         K, N = layout.stored_shape(problem.expert)
-        hit, blocks = expected_blocks(problem, config.tile_m)
-        tiles = blocks * ceil_div(N, config.tile_n)
-        sums = config.tile_m * config.tile_n
-        tile = K // config.tile_k * stage_cycles(config) + sums * RESULT_CYCLES
-        waves = tiles / gpu.num_sms
-        compute = (waves if config.stripes else math.ceil(waves)) * tile
+        hit, full, short = expected_blocks(problem, config.tile_m, config.short_m)
+        a_wave = gpu.num_sms / ceil_div(N, config.tile_n)
+        waves, full_waves = (full + short) / a_wave, full / a_wave
+        if not config.stripes:
+            waves, full_waves = math.ceil(waves), math.ceil(full_waves)
+        elif config.short_m:
+            # one has both kinds of tiles
+            full_waves = min(waves, full_waves + 0.5)
+        compute = full_waves * _tile_cycles(config, config.tile_m, K)
+        compute += (waves - full_waves) * _tile_cycles(config, config.short_m, K)
+        if config.scale_sums and config.short_m:
+            compute *= SHORT_SUMS
         memory = hit * K * N / 2 / (CYCLE_BYTES * gpu.num_sms)
         return max(compute, memory)
+
+    def estimate_us(self, config, problem, gpu):
+        """Return what a launch is expected to take, modelled: for ranking configs."""
+        return self._cycles(config, problem, gpu) / gpu.clock_mhz
 
     def build(self, config, arch):
         """Return the program: Grid: a block a SM; Block: two warpgroups and those that copy."""
@@ -287,8 +346,16 @@ class GroupedWgmma(GroupedKernel):
         )
 
 
-def expected_blocks(problem, block):
+def _tile_cycles(config, rows, K):
+    """Return what a tile takes as modelled, of which so many rows are multiplied."""
+    result = rows * config.tile_n * RESULT_CYCLES
+    return K // config.tile_k * stage_cycles(config, rows) + result
+
+
+def expected_blocks(problem, block, short_m=0):
     """Return how many experts are hit, and how many blocks of the list they fill, as expected.
+
+    Blocks are those with more than short_m pairs, and the others.
 
     As if every pair chose its expert by itself, all experts alike: rows are Poisson's.
     """
@@ -296,13 +363,16 @@ def expected_blocks(problem, block):
     rows = problem.num_pairs / E
     hit = E * (1 - math.exp(-rows))
     if rows > min(16 * block, 600):
-        return hit, E * (rows / block + 0.5)
-    blocks, below, chance = 0.0, 0.0, math.exp(-rows)
+        blocks, short = rows / block + 0.5, short_m / block
+        return hit, E * (blocks - short), E * short
+    blocks, short, below, chance = 0.0, 0.0, 0.0, math.exp(-rows)
     # blocks of an expert: one for each multiple of `block` that its rows exceed
     most = math.ceil(rows + 10 * math.sqrt(rows) + 10)
     for count in range(most):
         below += chance
+        if count > 0 and (count - 1) % block < short_m:
+            short += chance
         chance *= rows / (count + 1)
         if count % block == 0:
             blocks += max(0.0, 1 - below)
-    return hit, E * blocks
+    return hit, E * (blocks - short), E * short

@@ -4,10 +4,9 @@ from numba import cuda
 from numba.cuda.types import uint32, uint64
 
 from ferrum_numba.kernels.grouped_wgmma.copies import make_fill
-from ferrum_numba.kernels.grouped_wgmma.result import make_store_pairs
+from ferrum_numba.kernels.grouped_wgmma.order import make_order
 from ferrum_numba.kernels.grouped_wgmma.schedule import make_deal
-from ferrum_numba.kernels.prefill.products import make_products, make_release
-from ferrum_numba.kernels.prefill.result import make_sum_of_blocks
+from ferrum_numba.kernels.grouped_wgmma.segment import make_segment
 from ferrum_numba.kernels.prefill.schedule import make_schedule
 from ferrum_numba.kernels.prefill.tile import (
     CONSUMER_WARPS,
@@ -22,7 +21,6 @@ from ferrum_numba.ptx.memory import ld_global_nc_u32, ld_shared_u32
 from ferrum_numba.ptx.special import opaque_u32, smem_base, thread_id
 from ferrum_numba.ptx.sync import (
     bar_warp_sync,
-    fence_proxy_async_shared,
     griddepcontrol_wait,
     setmaxnreg_dec,
     setmaxnreg_inc,
@@ -34,22 +32,22 @@ def build(config):
     tile_k, strips, num_stages = config.tile_k, config.strips, config.num_stages
     per_channel, has_zero_points = config.group_size < 0, config.has_zero_points
     w_offset, s_offset, z_offset = config.w_offset, config.s_offset, config.z_offset
-    stage_bytes, bars_offset = config.stage_bytes, config.bars_offset
+    bars_offset = config.bars_offset
     slot_bars_offset, num_slots = config.slot_bars_offset, config.num_slots
-    expert_offset = 8 * config.tile_m
+    expert_offset, rows_offset = config.expert_offset, config.rows_offset
     more, fewer = config.registers
     copying, leaving = 32 * config.x_warps + config.word_warps, config.x_warps // config.panels
     places, column_zeros = 4 // config.strips, has_zero_points and per_channel
+    short_m = config.short_m
     schedule = make_schedule(config)
-    corner, own_column, advance = schedule.corner, schedule.own_column, schedule.advance
+    corner, own_column = schedule.corner, schedule.own_column
     first_segment, next_segment = schedule.first_segment, schedule.next_segment
     deal = make_deal(config, schedule)
     publish, dealt, slot_of = deal.publish, deal.dealt, deal.slot_of
+    order_blocks, _ = make_order(config)
     fill = make_fill(config, schedule, deal)
-    release = make_release(config)
-    start, finish, multiply_stage = make_products(config, release)
-    sum_of_blocks = make_sum_of_blocks(config, schedule)
-    store_tile = make_store_pairs(config, schedule)
+    do_segment = make_segment(config, schedule, deal, config.tile_m)
+    do_short_segment = make_segment(config, schedule, deal, short_m or config.tile_m)
 
     @cuda.jit(device=True, forceinline=True)
     def init_bars(smem):
@@ -81,6 +79,13 @@ def build(config):
         return w_place, s_place, uint32(z_place + z_offset), strip
 
     @cuda.jit(device=True, forceinline=True)
+    def load_rows(turn):
+        """Return how many pairs a tile has, which lie there before its first stage."""
+        slot, slot_bar, parity = slot_of(turn)
+        mbarrier_wait(slot_bar, parity)
+        return ld_shared_u32(uint32(slot + rows_offset))
+
+    @cuda.jit(device=True, forceinline=True)
     def load_column_zeros(zero_points, slot, tile, z_place, n):
         """Return the zero points of a lane's columns where an expert has one of each."""
         m, _, _, _ = dealt()
@@ -97,24 +102,27 @@ def build(config):
     ):  # fmt: skip
         # index: which role, which strip of columns, which segment
         smem = smem_base()
-        bars = uint32(smem + bars_offset)
         if list_is_new > 0:
             griddepcontrol_wait()
         if thread_id() == 0:
             init_bars(smem)
         elif thread_id() == 32:
             publish(work_list, n, uint32(k // uint32(tile_k)))
+        elif short_m > 0 and uint32(thread_id() >> 5) == 2:
+            order_blocks(work_list, max_blocks)
         cuda.syncthreads()
         # read again wherever it is asked for: kept, it would cost the main loop a register
         if thread_id() >= uint32(32 * CONSUMER_WARPS):
             setmaxnreg_dec(fewer)
             role = uint32((thread_id() >> 5) - CONSUMER_WARPS)
-            sizes = (x_columns, x_divisor, num_pairs, max_blocks)
-            operands = (x, packed, scales, zero_points)
-            fill(operands, work_list, topk_weights, k, n, sizes, has_weights, role)
+            x_sizes = (x_columns, x_divisor, num_pairs, max_blocks)
+            sources = (x, packed, scales, zero_points)
+            fill(sources, work_list, topk_weights, k, n, x_sizes, has_weights, role)
         else:
             setmaxnreg_inc(more)
             griddepcontrol_wait()
+            operands = (scales, bias, out, partials, counters)
+            sizes = (n, out_columns, num_pairs)
             k_steps = uint32(k // uint32(tile_k))
             places_of = find_places()
             stage, phase = uint32(0), uint32(0)
@@ -127,38 +135,18 @@ def build(config):
                     slot, slot_bar, parity = slot_of(turn)
                     mbarrier_wait(slot_bar, parity)
                     zero = load_column_zeros(zero_points, slot, tile, places_of[2], n)
-                k_step = k_first
-                last = (uint32(smem + stage * stage_bytes), bars)
-                acc = start()
-
-                # main loop: one stage a turn, products in flight
-                while k_step < k_stop:
-                    at = uint32(smem + stage * stage_bytes)
-                    bar = uint32(bars + stage * 16)
-                    mbarrier_wait(bar, phase)
-                    # wgmma reads through another proxy what lanes have copied
-                    fence_proxy_async_shared()
-                    order = (k_step > k_first, bar, phase)
-                    acc, zero = multiply_stage(acc, at, places_of, zero, last, order)
-                    last = (at, bar)
-                    stage, phase = advance(stage, phase)
-                    k_step = uint32(k_step + 1)
-                acc = finish(acc, places_of, last)
-                release(last[1], True)
-
-                # of what the compiler computed before the loop it would keep no accumulators
-                m, _, stripe_steps, _ = dealt()
-                if k_first > 0 or k_stop < k_steps:
-                    acc = sum_of_blocks(
-                        acc, partials, counters, tile, k_steps, stripe_steps, k_first
+                segment, ring = (tile, k_first, k_stop, k_steps, turn), (stage, phase)
+                if short_m > 0 and load_rows(turn) <= short_m:
+                    stage, phase = do_short_segment(
+                        segment, places_of, zero, ring, operands, sizes, has_bias
                     )
-                slot, slot_bar, parity = slot_of(opaque_u32(turn))
-                mbarrier_wait(slot_bar, parity)
-                if k_first == 0:
-                    sizes = (m, opaque_u32(n), opaque_u32(out_columns), opaque_u32(num_pairs))
-                    store_tile(acc, out, scales, bias, slot, tile, sizes, has_bias)
+                else:
+                    stage, phase = do_segment(
+                        segment, places_of, zero, ring, operands, sizes, has_bias
+                    )
                 bar_warp_sync()
                 if uint32(thread_id() & 31) == 0:
+                    _, slot_bar, _ = slot_of(opaque_u32(turn))
                     mbarrier_arrive(slot_bar + 8)
                 turn = uint32(turn + 1)
                 _, tiles, _, striped_tiles = dealt()

@@ -12,21 +12,24 @@ from ferrum_numba.ptx.special import smem_base, thread_id
 from ferrum_numba.ptx.sync import bar_sync
 
 
-def make_store_pairs(config, schedule):
-    """Return what writes a tile; a warpgroup's columns leave together, `part_rows` rows at once."""
+def make_store_pairs(config, schedule, rows):
+    """Return what writes the first `rows` rows of a tile.
+
+    A warpgroup's columns leave together, `part_rows` rows at once.
+    """
     tile_m, strips, gated = config.tile_m, config.strips, config.gated
     out_row_bytes, strip_bytes = config.out_row_bytes, config.strip_bytes
     # columns of the weight for one of out, and 16-byte pieces of a row of a warpgroup's
     ratio = 2 if gated else 1
     out_pieces = 4 * strips * strip_bytes // 16
     rows_at_once = 128 // out_pieces
-    out_offset, part_rows, part_bytes = config.out_offset, config.part_rows, config.part_bytes
-    parts, turns = ceil_div(tile_m, part_rows), ceil_div(part_rows, rows_at_once)
+    out_offset, part_bytes = config.out_offset, config.part_bytes
+    part_rows = min(rows, config.part_rows)
+    parts, turns = ceil_div(rows, part_rows), ceil_div(part_rows, rows_at_once)
+    expert_offset = config.expert_offset
     half = HALVES[config.dtype]
     store0, store1, store2, store3 = (
-        store_pairs(
-            tile_m, out_row_bytes, half, gated, i * part_rows, min(tile_m, (i + 1) * part_rows)
-        )
+        store_pairs(rows, out_row_bytes, half, gated, i * part_rows, min(rows, (i + 1) * part_rows))
         for i in range(4)
     )
     corner, own_column = schedule.corner, schedule.own_column
@@ -69,10 +72,10 @@ def make_store_pairs(config, schedule):
         # what the tile before has too is that tile's to write
         inside = column >= uint32(nominal // uint32(ratio)) and column < out_columns
         gmem = out + (uint64(column) << 1)
-        rows = part_rows if part + 1 < parts else tile_m - (parts - 1) * part_rows
+        own_rows = part_rows if part + 1 < parts else rows - (parts - 1) * part_rows
         for i in range(turns):
             place = uint32(row + i * rows_at_once)
-            if inside and place < rows:
+            if inside and place < own_rows:
                 pair = ld_shared_u32(uint32(slot + (place + part * part_rows) * 4))
                 if pair < num_pairs:
                     at = uint32(start_row + i * (rows_at_once * out_row_bytes))
@@ -97,12 +100,12 @@ def make_store_pairs(config, schedule):
     def store_tile(acc, out, scales, bias, slot, tile, sizes, has_bias):
         """Write a tile, part after part.
 
-        slot: where its pairs, their weights and its expert lie
+        slot: where its pairs, their weights, its expert and its rows lie
         """
         m, n, out_columns, num_pairs = sizes
         _, nominal = corner(tile, m, n)
         column = own_column(nominal, n)
-        slab = (uint64(ld_shared_u32(uint32(slot + tile_m * 8))) * uint64(n)) << 1
+        slab = (uint64(ld_shared_u32(uint32(slot + expert_offset))) * uint64(n)) << 1
         columns = load_strips(scales + slab, bias + slab, column, has_bias)
         target = (column, nominal, (out_columns, num_pairs))
         store_part(0, acc, columns, slot, out, target)

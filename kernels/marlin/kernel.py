@@ -38,6 +38,7 @@ from itertools import product
 from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.division import ceil_div, round_up
 from ferrum_numba.errors import ConfigError
+from ferrum_numba.kernels.marlin import estimate
 from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.cut import cut
 
@@ -214,6 +215,10 @@ class Marlin(layout.PackedKernel):
         special = (self.specialise(c, problem) for c in wanted if c in space)
         fitting = (c for c in special if not self.misfit(c, problem, gpu))
         return next(fitting, None) or super().default(problem, gpu)
+
+    def estimate_us(self, config, problem, gpu):
+        """Return what a launch is expected to take, modelled: for ranking configs."""
+        return estimate.estimate_us(config, problem, self.launch(config, problem, gpu), gpu)
 
     def build(self, config, arch):
         """Return the program: Grid: stripes; Block: num_warps; smem: ring + exchange."""

@@ -142,6 +142,8 @@ SUM_CYCLES, SUM_ROW_CYCLES = 18.5, 0.35
 RESULT_CYCLES, HANDOFF_CYCLES, HANDOFF_LATENCY = 0.09, 0.1, 1500
 # rows from which the power limits, and what pairs then take of what blocks alone take
 MANY_ROWS, PAIR_SHARE = 2048, 0.97
+# of a call, beside its blocks' cycles; and how much longer these are where the clock falls
+CALL_US, HOT_ROWS, HOT_SHARE = 1.2, 256, 1.25
 
 
 class Prefill(layout.PackedKernel):
@@ -204,7 +206,7 @@ class Prefill(layout.PackedKernel):
         k_steps = layout.stored_shape(problem)[0] // config.tile_k
         tiles = _num_tiles(config, problem)
         sums = config.tile_m * config.tile_n
-        stage = stage_cycles(config)
+        stage = stage_cycles(config, config.tile_m)
         if config.cluster > 1:
             handed = HANDOFF_LATENCY + sums * HANDOFF_CYCLES
             return k_steps * stage / config.cluster + handed + sums * RESULT_CYCLES
@@ -217,6 +219,11 @@ class Prefill(layout.PackedKernel):
             cycles += HANDOFF_LATENCY + (1 + k_steps // stripe_steps) * sums * HANDOFF_CYCLES
         many = config.pair and problem.M >= MANY_ROWS
         return cycles * (PAIR_SHARE if many else 1)
+
+    def estimate_us(self, config, problem, gpu):
+        """Return what a launch is expected to take, modelled: for ranking configs."""
+        us = CALL_US + self._cycles(config, problem, gpu) / gpu.clock_mhz
+        return us * (HOT_SHARE if problem.M >= HOT_ROWS else 1)
 
     def build(self, config, arch):
         """Return the program: Grid: a block a SM; Block: two warpgroups and those that copy."""
@@ -265,11 +272,13 @@ def _num_tiles(config, problem):
     return ceil_div(problem.M, config.tile_m) * ceil_div(N, config.unit_n)
 
 
-def stage_cycles(config):
-    """Return what a stage takes as modelled: both warpgroups' warps share four schedulers."""
+def stage_cycles(config, rows):
+    """Return what a stage takes as modelled, of which so many rows are multiplied.
+
+    Both warpgroups' warps share four schedulers.
+    """
     fixed, a_row = WEIGHT_CYCLES, WEIGHT_ROW_CYCLES
     if config.scale_sums:
         fixed, a_row = SUM_CYCLES, SUM_ROW_CYCLES
-    rows = config.tile_m
     word = max(TENSOR_ROW_CYCLES * rows, fixed + a_row * rows) + WORD_CYCLES
     return config.tile_k // PANEL_K * (STAGE_CYCLES + config.tile_n // 16 * word)

@@ -43,10 +43,9 @@ def make_release(config):
     return release
 
 
-def make_accumulators(config):
+def make_accumulators(strips, rows):
     """Return (start, finish): sums of zero, and a wait for all products."""
-    strips = config.strips
-    zeros, wait_acc = splat_f32(config.tile_m // 2), wgmma_wait_acc(config.tile_m)
+    zeros, wait_acc = splat_f32(rows // 2), wgmma_wait_acc(rows)
 
     @cuda.jit(device=True, forceinline=True)
     def start():
@@ -111,7 +110,7 @@ def make_fragments(config):
     return load_words, load_group, fragment
 
 
-def make_scale_weights(config, release):
+def make_scale_weights(config, release, rows):
     """Return (start, finish, multiply_stage) of weights that are scaled: see `make_products`.
 
     A strip's product of 16 of k is a group of products.
@@ -121,11 +120,11 @@ def make_scale_weights(config, release):
     w_row_bytes = config.tile_n * 8
     # groups of products that run while the next is dequantised, each with registers of its own for
     # A; the step of a stage after which those of the stage before are none of them
-    in_flight = config.in_flight
+    in_flight = config.in_flight_of(rows)
     last_overlap = ceil_div(in_flight, strips) - 1
     describe_x = smem_descriptor(128, 8 * ROW_BYTES)
     step_x = descriptor_step(32)  # 16 of k
-    mma = wgmma_rs(config.tile_m, HALVES[config.dtype])
+    mma = wgmma_rs(rows, HALVES[config.dtype])
     load_words, load_group, fragment = make_fragments(config)
 
     @cuda.jit(device=True, forceinline=True)
@@ -179,27 +178,28 @@ def make_scale_weights(config, release):
         acc = multiply(acc, next_words, scale, zero, strip, step_x(x_desc))
         return acc, zero
 
-    return (*make_accumulators(config), multiply_stage)
+    return (*make_accumulators(strips, rows), multiply_stage)
 
 
-def make_scale_sums(config, release):
+def make_scale_sums(config, release, rows):
     """Return (start, finish, multiply_stage) of sums that are scaled: see `make_products`.
 
     The sums of a warp's strips are one tuple until the last product has ended, with those that are
     still to be scaled behind them.
     """
-    strips, acc_floats = config.strips, config.tile_m // 2
+    strips, acc_floats = config.strips, rows // 2
     both_floats = 2 * acc_floats
     zeros = splat_f32((strips + 1) * acc_floats)
     describe_x = smem_descriptor(128, 8 * ROW_BYTES)
     stages = StageAhead(
-        config.tile_m,
+        rows,
         HALVES[config.dtype],
         config.scale_rows,
         config.zero_rows,
         config.tile_k // 16,
         config.tile_n,
         strips,
+        config.tile_m,
     )
     dequantize_first, multiply, end_last = stages.first, stages.multiply, stages.last
 
@@ -229,8 +229,8 @@ def make_scale_sums(config, release):
     return start, finish, multiply_stage
 
 
-def make_products(config, release):
-    """Return (start, finish, multiply_stage) of a warp's sums.
+def make_products(config, release, rows):
+    """Return (start, finish, multiply_stage) of a warp's sums: of the tile's first `rows` rows.
 
     start() -> sums of zero
     multiply_stage(sums, at, places, zero, last, order) -> sums, zero points in use:
@@ -243,4 +243,4 @@ def make_products(config, release):
     order:  whether there was a stage before, this one's barrier and the phase of it that has ended
     """
     make = make_scale_sums if config.scale_sums else make_scale_weights
-    return make(config, release)
+    return make(config, release, rows)

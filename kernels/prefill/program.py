@@ -49,10 +49,10 @@ def build(config):
     clear_rows = make_clear_rows(config)
     copying_warps, copy_scales = 3 if per_channel else 4, make_copy_scales(config, schedule)
     release = make_release(config)
-    start, finish, multiply_stage = make_products(config, release)
+    start, finish, multiply_stage = make_products(config, release, config.tile_m)
     pair, releases = config.pair, config.unit_blocks * CONSUMER_WARPS
     sum_of_cluster, clustered = make_sum_of_cluster(config), config.cluster > 1
-    sum_of_blocks = make_sum_of_blocks(config, schedule)
+    sum_of_blocks = make_sum_of_blocks(config, schedule, config.tile_m)
     store_result = make_store_result(config, schedule)
 
     def prefill(

@@ -20,9 +20,9 @@ from ferrum_numba.ptx.special import cluster_ctarank, smem_base, thread_id
 from ferrum_numba.ptx.sync import bar_sync, cluster_arrive, cluster_wait, mapa
 
 
-def make_sum_of_blocks(config, schedule):
-    """Return what adds the sums of all blocks that share a tile."""
-    strips, acc_floats = config.strips, config.tile_m // 2
+def make_sum_of_blocks(config, schedule, rows):
+    """Return what adds the sums of all blocks that share a tile: of its first `rows` rows."""
+    strips, acc_floats = config.strips, rows // 2
     slot_bytes, slot_acc_bytes = config.tile_m * config.tile_n * 4, acc_floats * 512
     pair, unit_blocks = config.pair, config.unit_blocks
     unit_index = schedule.unit_index

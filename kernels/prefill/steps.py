@@ -94,6 +94,7 @@ class StageAhead:
     k_tiles:     tiles of the stage, 4 or 8; each four have a panel of tokens
     columns:     of the stage, which says how far apart its rows lie: see `row_strides`
     strips:    of a warp, side by side in one tile: 1, 2 or 4
+    panel_rows: rows of a panel of tokens, of which the first n are multiplied; n by default
 
     Operands of the instructions, addresses in shared memory:
         words:   U32, the lane's words of its strips in the first tile
@@ -120,6 +121,7 @@ class StageAhead:
     k_tiles: int
     columns: int
     strips: int
+    panel_rows: int = 0
 
     def __post_init__(self) -> None:
         if self.strips * self.groups % 2 or not self.groups:
@@ -182,6 +184,7 @@ class _Ahead(StageText):
             form.n, form.half, form.groups, form.zero_points, form.k_tiles, 1,
             form.columns, form.strips,
         )  # fmt: skip
+        self.panel_rows = form.panel_rows or form.n
         self.batch = self.group_tiles
         self.batches = self.products // self.batch
         # the sums of the last chain, which the next stage scales, lie behind the others

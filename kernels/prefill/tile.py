@@ -90,7 +90,11 @@ class Tile(Stage):
     @property
     def in_flight(self) -> int:
         """Groups of products that run while the next is dequantised."""
-        return 3 if self.strips * self.tile_m <= 256 else 1
+        return self.in_flight_of(self.tile_m)
+
+    def in_flight_of(self, rows: int) -> int:
+        """Return the same where only so many of the tile's rows are multiplied."""
+        return 3 if self.strips * rows <= 256 else 1
 
     @property
     def raster(self) -> int:

@@ -49,6 +49,8 @@ class StageText:
         columns: int = 256, strips: int = STRIPS,
     ) -> None:  # fmt: skip
         self.n, self.half, self.groups, self.zero_points = n, half, groups, zero_points
+        # rows of a panel of tokens, of which the first n are multiplied
+        self.panel_rows = n
         self.k_tiles, self.in_flight, self.strips = k_tiles, in_flight, strips
         self.tile_row, self.scale_row, self.zero_row = row_strides(columns)
         self.group_tiles = k_tiles // max(groups, 1)
@@ -72,7 +74,7 @@ class StageText:
     def place(self, k: int) -> int:
         """Return where the tokens of a tile begin, in the units of a descriptor."""
         panel, step = divmod(k, PANEL_TILES)
-        return panel * (self.n * 128 >> 4) + step * _K_STEP
+        return panel * (self.panel_rows * 128 >> 4) + step * _K_STEP
 
     def template(self) -> str:
         """Return the text of the instruction that multiplies the stage."""

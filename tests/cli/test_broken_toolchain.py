@@ -129,7 +129,9 @@ def test_every_command_that_compiles_says_so(command, monkeypatch, capsys, tmp_p
     tune = importlib.import_module("ferrum_numba.tune")
     search = importlib.import_module("ferrum_numba.tune.search")
 
-    def without_gpu(kernels, problems, facts, *, policy, store_path, progress, timeout_s, **rest):
+    def without_gpu(
+        kernels, problems, facts, *, policy, store_path, progress, timeout_s, plan=None, **rest
+    ):
         task = search.SearchTask(kernels, problems, facts, policy, store_path, **rest)
         return search.search(task, None, progress)
 

@@ -324,7 +324,7 @@ class Measured:
             raise self.outcome
         return self.outcome
 
-    def final(self, candidates):
+    def round(self, candidates, turn, samples):
         return None
 
 
@@ -335,8 +335,9 @@ def board(monkeypatch):
 
     def fake(kernels, problems, facts, *, policy, store_path, progress, **rest):
         rest.pop("timeout_s")
+        plan = rest.pop("plan", None)
         task = SearchTask(kernels, problems, facts, policy, store_path, **rest)
-        return search(task, measurer, progress)
+        return search(task, measurer, progress, binaries=plan and plan.binaries)
 
     monkeypatch.setattr(gpu, "live", lambda: gpu.KNOWN["h200"])
     monkeypatch.setattr(tune, "tune", fake)
@@ -358,6 +359,23 @@ def test_tune_shows_the_winner(run, board):
     assert status == 0
     assert "n=64" in out
     assert "1 tied" in out
+
+
+def test_repeated_finals_say_how_often_winners_change(run, board):
+    seen = []
+
+    def round_(candidates, turn, samples):
+        seen.append(turn)
+        # the first of two finals is another's
+        us = {64: 50.0, 128: 48.0 if seen.count(0) == 1 else 51.0}
+        return [Outcome("measured", us=(us[c.config.num_threads],) * samples) for c in candidates]
+
+    board.round = round_
+    status, _, err = run("tune", "axpy", "--problem", "n=64", "--repeat", "2")
+    assert status == 0
+    assert len(board.asked) == 2
+    assert "2 finals of 1 problems: of 1 pairs of winners differ 1 (100.0%) by more than 1%" in err
+    assert seen.count(0) == 2
 
 
 def test_a_wrong_candidate_is_status_1_and_a_line(run, board):

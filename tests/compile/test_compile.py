@@ -2,6 +2,7 @@
 
 import multiprocessing
 import re
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -213,6 +214,29 @@ def test_an_interrupt_ends_the_workers():
     with pytest.raises(KeyboardInterrupt):
         list(build_many(jobs, workers=2, progress=interrupt))
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_any_executor_builds(binary, kind, monkeypatch, tmp_path):
+    monkeypatch.setenv("FERRUM_NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("ferrum_numba.compile.pool._start", None)
+    jobs = [Job(Toy(), config, "sm_90a") for config in (Config(fault="raises"), Config())]
+    seen = []
+    spawn = multiprocessing.get_context("spawn")
+    pool = ThreadPoolExecutor(1) if kind == "threads" else ProcessPoolExecutor(1, spawn)
+    with pool:
+        found = build_many(jobs, progress=lambda *n: seen.append(n), executor=pool)
+        done = {job.config.fault: outcome for job, outcome in found}
+    assert "failed with KeyError: 'no such tile'" in str(done["raises"])
+    assert done[""].cubin == binary.cubin
+    assert seen == [(1, 2), (2, 2)]
+
+
+def test_a_job_that_is_lost_with_an_executors_worker_is_an_error():
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        jobs = [Job(Toy(), Config(fault="dies"), "sm_90a")]
+        ((_, outcome),) = build_many(jobs, executor=pool)
+    assert "was lost with its worker: BrokenProcessPool" in str(outcome)
 
 
 # registers, threads, shared memory (static + dynamic), GPU -> blocks, by hand

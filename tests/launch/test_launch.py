@@ -21,12 +21,13 @@ from ferrum_numba.launch import (
     OperandSet,
     Order,
     load,
+    page_locked,
     pointer,
     stream_handle,
 )
 from ferrum_numba.launch.arguments import launch_config, pack
 from ferrum_numba.launch.kernel import Loaded, Prepared
-from ferrum_numba.launch.operands import copies_to_exceed, padded
+from ferrum_numba.launch.operands import HostOperands, Uploads, copies_to_exceed
 
 HANDLE = 0x7F12_3456_7890
 
@@ -443,14 +444,6 @@ def test_copies_exceed_the_total(total_bytes, copy_bytes, copies):
         assert copies * copy_bytes > total_bytes
 
 
-def test_what_is_copied_ends_at_an_aligned_address():
-    array = np.arange(150, dtype=np.uint16)[::-1]
-    row = padded(array)
-    assert row.shape == (512,)
-    np.testing.assert_array_equal(row[:300].view(np.uint16), array)
-    assert (row[300:] == 0xFF).all()
-
-
 class Add(Kernel):
     """out = x + w + what the workspace holds, by the host driver."""
 
@@ -506,6 +499,68 @@ def test_every_copy_of_the_weights_gives_the_result(host):
         prepared(0)
         np.testing.assert_array_equal(operands.result(), operands.want)
     assert bound.damage() is None
+
+
+def test_what_is_copied_ends_at_an_aligned_address(host):
+    operands = OperandSet(host.device(), Add(), 75, rotate_bytes=600)
+    for i in range(operands.copies):
+        w = operands.buffers(i)["w"]
+        row = Buffer(host.device(), w.pointer, 512).read((512,), np.uint8)
+        np.testing.assert_array_equal(row[:300].view(np.float32), operands.inputs["w"])
+        assert (row[300:] == 0xFF).all()
+
+
+def test_operands_made_before_are_the_same_and_are_uploaded_once(host):
+    made, uploads = HostOperands.make(Add(), 100), Uploads()
+    fresh = OperandSet(host.device(), Add(), 100)
+    sets = [OperandSet(host.device(), Add(), 100, host=made, uploads=uploads) for _ in range(2)]
+    for one in sets:
+        np.testing.assert_array_equal(one.want, fresh.want)
+        for name, buffer in one.buffers().items():
+            if name != "out":
+                want = fresh.buffers()[name].read((100,), np.float32)
+                np.testing.assert_array_equal(buffer.read((100,), np.float32), want)
+    first, second = (one.buffers() for one in sets)
+    assert first["w"].pointer == second["w"].pointer
+    assert first["out"].pointer != second["out"].pointer
+    # more copies are another upload
+    more = OperandSet(host.device(), Add(), 100, host=made, uploads=uploads, rotate_bytes=900)
+    assert more.buffers()["w"].pointer != first["w"].pointer
+
+
+def test_uploads_stay_for_the_next_problem_and_go_with_the_one_after(host):
+    uploads = Uploads()
+    kept, dropped = ("a", 1, 0), ("b", 1, 0)
+    for key in (kept, dropped):
+        uploads.get(key)
+        uploads.put(key, Buffer.empty(host.device(), 4))
+    uploads.next_problem()
+    assert uploads.get(kept) is not None
+    uploads.next_problem()
+    assert uploads.get(kept) is not None
+    assert uploads.get(dropped) is None
+    uploads.clear()
+    assert uploads.get(kept) is None
+
+
+def test_a_result_is_copied_into_memory_that_is_there(host):
+    operands = OperandSet(host.device(), Add(), 4)
+    memory = np.zeros(64, np.uint8)
+    operands.poison()
+    got = operands.result(memory)
+    assert got.shape == (4,)
+    assert np.shares_memory(got, memory)
+    assert (memory[:16] == 0xFF).all()
+    assert not memory[16:].any()
+
+
+def test_page_locked_memory_is_given_back_and_refused_is_ordinary(host):
+    memory = page_locked(100)
+    assert host.page_locked == [memory.ctypes.data]
+    del memory
+    assert host.page_locked == []
+    host.fail["cuMemHostRegister"] = driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY
+    assert page_locked(100).tobytes() == bytes(100)
 
 
 def test_damage_names_the_buffer(host):

@@ -23,7 +23,7 @@ def host(monkeypatch):
     host.ran = []
     parameters = host_driver.parameters([], ["copy"])
     host.kernels = {"note": (parameters, lambda copy: host.ran.append(copy))}
-    monkeypatch.setattr(timing, "read_clocks", lambda uuid: Reading(clock_mhz=1980.0))
+    monkeypatch.setattr(timing, "read_clocks", lambda *_, **__: Reading(clock_mhz=1980.0))
     return host
 
 
@@ -65,6 +65,24 @@ def test_a_kernel_that_fails_leaves_no_events_behind(host):
     assert host.events == {}
 
 
+def test_a_timer_captures_once_and_counts_all_that_the_gpu_did(host):
+    with timing.Timer(host.device(), rotation(host, 2), "cold", QUICK) as timer:
+        before = len(host.ran)
+        first = timer.take(3, 0.0)
+        # one replay before the first event, and those that told how long a replay is
+        assert len(host.ran) - before == 4 * 20
+        assert first.busy_us == pytest.approx(4 * 100.0 + timing.LOOKS * 10.0)
+        second = timer.take(2, 0.0, briefly=True)
+        assert second.busy_us == pytest.approx(3 * 100.0)
+        assert second.us == pytest.approx((5.0, 5.0))
+        # a replay that was captured: the rotation, and what is timed
+        assert len(host.graphs) == 1
+        assert host.log.count("graph of 20") == 7
+        warm = timer.take(2, 50.0)
+        assert warm.busy_us > second.busy_us + timing.BURST_US
+    assert "destroy stream 1002" in host.log
+
+
 def test_unknown_regimes_and_empty_rotations_are_refused(host):
     with pytest.raises(ConfigError, match="a regime is one of cold, warm, eager; got hot"):
         measure(host.device(), rotation(host, 1), "hot", QUICK)
@@ -78,7 +96,7 @@ def test_warm_up_ends_when_time_and_clock_have_settled(host, monkeypatch):
     readings = iter(rising)
     seen = []
 
-    def read(uuid):
+    def read(uuid, briefly):
         seen.append(next(readings))
         host.launch_us = 5.0 * 1980.0 / seen[-1]
         return Reading(clock_mhz=seen[-1], power_w=600.0, throttle=("power cap",))
@@ -96,7 +114,7 @@ def test_warm_up_ends_when_time_and_clock_have_settled(host, monkeypatch):
 def test_warm_up_ends_when_its_time_is_up(host, monkeypatch):
     readings = iter(range(100, 10**9, 100))
 
-    def read(uuid):
+    def read(uuid, briefly):
         return Reading(clock_mhz=float(next(readings) % 1900))
 
     monkeypatch.setattr(timing, "read_clocks", read)
@@ -173,6 +191,12 @@ def test_clocks_are_read_in_our_units(nvml, uuid):
         clock_mhz=1755.0, memory_mhz=3201.0, power_w=612.345, temperature_c=None,
         throttle=("power cap", "thermal, hardware"),
     )  # fmt: skip
+
+
+def test_a_brief_look_is_at_the_clock_and_what_holds_it(nvml):
+    assert read_clocks("1234", briefly=True) == Reading(
+        clock_mhz=1755.0, throttle=("power cap", "thermal, hardware")
+    )
 
 
 def test_a_board_that_nvml_does_not_know_reads_as_nothing(nvml):

@@ -12,6 +12,7 @@ from ferrum_numba.errors import ConfigError, DeviceError, MismatchError, Problem
 from ferrum_numba.gpu import KNOWN
 from ferrum_numba.kernels.grouped import OP, GroupedProblem
 from ferrum_numba.kernels.grouped_decode.kernel import GroupedDecode
+from ferrum_numba.kernels.grouped_wgmma.kernel import GroupedWgmma
 from ferrum_numba.measure import Samples
 from ferrum_numba.perf import peers_moe, routed_humming, routed_rivals, routed_rows
 from ferrum_numba.perf.problems import ExpertShape
@@ -94,6 +95,16 @@ def test_without_a_kernel_of_ours_it_says_so(monkeypatch):
     args = peers_moe._parser().parse_args(["--only", "ours,cublas"])
     with pytest.raises(ConfigError, match=r"no kernel computes grouped_gemm .* --only cublas$"):
         peers_moe._ours(args, KNOWN["h200"], [PROBLEM])
+
+
+def test_a_kernel_with_a_model_has_candidates_its_choice_first():
+    kernel, gpu = GroupedWgmma(), KNOWN["h200"]
+    problem = GroupedProblem(1024, 128, 8, 1536, 2048)
+    found = peers_moe.chosen_for([problem], gpu, [kernel], [], None, candidates=3)[problem]
+    assert len({config for _, config in found}) == 3
+    assert found[0] == (kernel, kernel.default(problem, gpu))
+    without = peers_moe.chosen_for([problem], gpu, [GroupedDecode()], [], None, candidates=3)
+    assert len(without[problem]) == 1
 
 
 def test_each_kernel_runs_what_was_decided_for_it():

@@ -451,14 +451,16 @@ def test_the_best_is_the_one_the_store_would_name():
     assert {(r.kernel, r.problem["M"]): r.us for r in group.best.values()} == named
 
 
-def test_a_tie_is_what_the_samples_cannot_tell_from_the_winner():
-    rows = [
-        synthetic_row("winner", us=100.0, samples=[99.5, 100.0, 100.0, 100.5]),
-        synthetic_row("same", us=100.5, samples=[100.5] * 4),
-        synthetic_row("undecided", us=103.0, samples=[99.0, 103.0, 103.0, 107.0]),
-        synthetic_row("slower", us=103.0, samples=[102.5, 103.0, 103.0, 103.5]),
-    ]
-    group = group_of(*rows)
+def test_a_tie_is_what_the_rounds_cannot_tell_from_the_winner():
+    def in_final(kernel, us, count=32, spread=0.0):
+        rounds = [[us * (1 + spread * (-1) ** (i // 2))] for i in range(count)]
+        samples = [one for (one,) in rounds]
+        return synthetic_row(kernel, us=us, samples=samples, rounds=rounds, contest="a")
+
+    group = group_of(
+        in_final("winner", 100.0), in_final("same", 100.5), in_final("slower", 103.0),
+        in_final("undecided", 103.0, spread=0.2),
+    )  # fmt: skip
     told = {row.kernel: group.standing(row) for row in group.rows}
     assert told == {"winner": "best", "same": "tie", "undecided": "tie", "slower": "slower"}
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from result_rows import json_row, make_environment, make_row
 from ferrum_numba import perf, results
 from ferrum_numba.errors import StoreError
 from ferrum_numba.results import ResultFile
+
+IN_FINAL = {"rounds": [[10.0], [10.0] * 2], "contest": "a"}
 
 
 def test_what_is_saved_is_loaded(tmp_path):
@@ -80,9 +83,19 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
         ({"problem": {"tokens": 0}}, "row 0: problem.tokens must be an integer above 0, got 0"),
         ({"peer": "humming"}, "row 0: of a peer, kind must be 4-bit or fp16, got None"),
         ({"flops": "many"}, "row 0: flops must be int or float or null, got 'many'"),
+        ({"rounds": [[10.0], []]}, "row 0: rounds must be lists of samples, none of them empty"),
+        ({"rounds": [10.0]}, "row 0: rounds must be lists of samples, none of them empty"),
+        ({"rounds": [[10.0], [9.0]]}, "row 0: rounds must hold the samples, all of them in"),
+        ({"rounds": [[10.0] * 3]}, "row 0: rounds need a contest, and a contest needs rounds"),
+        ({"contest": "a"}, "row 0: rounds need a contest, and a contest needs rounds"),
+        ({**IN_FINAL, "round_mhz": [1.0]}, "row 0: round_mhz must have one clock a round, got 1"),
+        ({**IN_FINAL, "round_mhz": [0, 1]}, r"row 0: round_mhz must be .* null, got \[0, 1\]"),
+        ({"throttled": [3]}, "row 0: throttled must be places of the 3 samples, got 3"),
+        ({"throttled": [True]}, "row 0: throttled must be places of the 3 samples, got True"),
+        ({"board_factor": 0.0}, "row 0: board_factor must be above 0, got 0.0"),
         ({"config": {"tile": {}}}, "row 0: config.tile must be text, a number, a bool or null,"),
     ],
-    ids=lambda value: "=".join(map(str, *value.items())) if isinstance(value, dict) else "",
+    ids=lambda value: " ".join(f"{a}={b}" for a, b in value.items()) if type(value) is dict else "",
 )
 def test_a_damaged_row_is_named(tmp_path, change, words):
     path = tmp_path / "a.json"
@@ -90,6 +103,29 @@ def test_a_damaged_row_is_named(tmp_path, change, words):
     path.write_text(json.dumps(text))
     with pytest.raises(StoreError, match=rf"a\.json: {words}"):
         results.load(path)
+
+
+def test_what_only_finals_have_is_written_of_them_alone(tmp_path):
+    path = tmp_path / "a.json"
+    seen = {**IN_FINAL, "round_mhz": [1980.0, None], "throttled": [2], "board_factor": 1.02}
+    rows = [make_row(), make_row(M=2, **seen)]
+    results.save(path, ResultFile(make_environment(), rows))
+    plain, final = json.loads(path.read_text())["rows"]
+    assert not seen.keys() & plain.keys()
+    assert {name: final[name] for name in seen} == seen
+    found = results.load(path).rows[1]
+    assert found.rounds == ((10.0,), (10.0, 10.0))
+    assert (found.round_mhz, found.throttled, found.board_factor) == ((1980.0, None), (2,), 1.02)
+    assert found == replace(rows[1], run=found.run, board=found.board)
+
+
+def test_a_row_is_of_the_board_that_its_run_was_on(tmp_path):
+    path = tmp_path / "a.json"
+    first, last = ({**make_environment(f"2026-0{i}"), "uuid": f"board {i}"} for i in (1, 2))
+    rows = [make_row(run="2026-01", board="whatever"), make_row(M=2, run="2026-02")]
+    results.save(path, ResultFile(last, rows, [first]))
+    assert "whatever" not in path.read_text()
+    assert [row.board for row in results.load(path).rows] == ["board 1", "board 2"]
 
 
 def test_a_row_without_a_time_is_whole():

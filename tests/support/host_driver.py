@@ -55,6 +55,7 @@ class HostDriver:
     calls:       every function of the driver that was called, by name
     memory:      address -> what was allocated and not freed
     allocated:   bytes of every allocation, in order
+    page_locked: addresses of host memory that the GPU copies to
     """
 
     def __init__(self, kernels=(), launch_us=5.0):
@@ -65,6 +66,7 @@ class HostDriver:
         self.calls = []
         self.memory = {}
         self.allocated = []
+        self.page_locked = []
         self.contexts = [None]
         self.now_us = 0.0
         self.events = {}
@@ -174,6 +176,14 @@ class HostDriver:
     def cuMemsetD8(self, address, byte, count):
         assert count > 0
         ctypes.memset(address, byte, count)
+        return (SUCCESS,)
+
+    def cuMemHostRegister(self, address, size_bytes, flags):
+        self.page_locked.append(address)
+        return (SUCCESS,)
+
+    def cuMemHostUnregister(self, address):
+        self.page_locked.remove(address)
         return (SUCCESS,)
 
     def cuMemcpyHtoD(self, to, source, count):

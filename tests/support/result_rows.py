@@ -1,6 +1,6 @@
 """Rows of results and the environment they come from, for tests."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ferrum_numba import results
 from ferrum_numba.gpu import KNOWN
@@ -32,5 +32,6 @@ def json_row(kernel="marlin", us=10.0, M=1, status="measured", **changes):
 
 
 def make_row(*args, **changes):
-    """Return the row that a file with these fields has."""
-    return Row.from_json(json_row(*args, **changes))
+    """Return the row that a file with these fields has; `board` is its environment's."""
+    board = changes.pop("board", "")
+    return replace(Row.from_json(json_row(*args, **changes)), board=board)

@@ -94,8 +94,8 @@ class Misbehaving:
             raise ValueError("of no use")
         return Outcome("measured", us=(float(len(self.opened)),))
 
-    def final(self, candidates):
-        return [(float(i),) for i, _ in enumerate(candidates)]
+    def round(self, candidates, turn, samples):
+        return [(turn, samples, float(i)) for i, _ in enumerate(candidates)]
 
 
 def without_gpu():

@@ -5,18 +5,26 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numba import cuda
+from numba.cuda.types import uint32, uint64
 from overlapping import assert_overlaps
 
 from ferrum_numba import check, interpreter
+from ferrum_numba.compile import build
+from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.gpu import KNOWN
 from ferrum_numba.kernels.grouped import GroupedProblem
+from ferrum_numba.kernels.grouped_wgmma import kernel as grouped_wgmma
 from ferrum_numba.kernels.grouped_wgmma.kernel import Config, GroupedWgmma, expected_blocks
+from ferrum_numba.kernels.grouped_wgmma.order import make_order
 from ferrum_numba.kernels.prefill.kernel import Config as PrefillConfig
 from ferrum_numba.kernels.prefill.kernel import Prefill
 from ferrum_numba.kernels.prefill.tile import CONSUMER_WARPS, PRODUCER_WARPS
 from ferrum_numba.kernels.shared.cut import cut
 from ferrum_numba.kernels.w4a16 import W4A16Problem
+from ferrum_numba.launch import OperandSet
+from ferrum_numba.ptx.memory import st_global_u32
 
 H200 = KNOWN["h200"]
 WGMMA = GroupedWgmma()
@@ -116,6 +124,75 @@ def test_experts_of_any_number_of_rows_equal_the_reference(config):
     np.random.default_rng(1).shuffle(ids)
     problem = GroupedProblem(len(ids), len(ROWS), 1, config.tile_n, 256)
     assert_runs(config, problem, ids, sms(7))
+
+
+# of a tile, with what weights: those of KINDS
+SHORT = (
+    (Config(64, 128, 4, short_m=32), {"weighted": True}),
+    (Config(96, 256, 4, short_m=48, stripes=False), KINDS[1]),
+    (Config(160, 256, 3, short_m=80), {"gated": True, "dtype": "bf16"}),
+    (Config(144, 128, 4, short_m=72), KINDS[3]),
+    (Config(32, 256, 4, scale_sums=True, short_m=16), {"gated": True}),
+    (Config(48, 256, 4, scale_sums=True, short_m=24, stripes=False), KINDS[0]),
+    (Config(40, 256, 4, scale_sums=True, short_m=16), KINDS[5]),
+)
+
+
+@pytest.mark.parametrize("num_sms", [3, 7, 132])
+@pytest.mark.parametrize(("config", "kind"), SHORT, ids=str)
+def test_blocks_of_few_pairs_equal_the_reference(config, kind, num_sms):
+    """Beside full ones: up to short_m pairs and one more, alone and as an expert's last block."""
+    rows = (0, 1, config.short_m, config.short_m + 1, config.tile_m, config.tile_m + 1, 0)
+    ids = np.repeat(np.arange(len(rows)), rows)
+    np.random.default_rng(1).shuffle(ids)
+    problem = GroupedProblem(len(ids), len(rows), 1, config.tile_n, 256, **kind)
+    assert_runs(config, problem, ids, sms(num_sms))
+
+
+@pytest.mark.parametrize("scale_sums", [False, True])
+def test_short_blocks_have_the_bits_of_full_ones(scale_sums):
+    problem = GroupedProblem(40, 4, 2, 256, 256, routing="skewed", gated=True)
+    inputs = inputs_of(problem)
+    full = Config(48, 256, 4, stripes=False, scale_sums=scale_sums)
+    want, _ = run(full, problem, inputs, sms(3))
+    got, _ = run(replace(full, short_m=24), problem, inputs, sms(3))
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("most", [1, 100, 1024])
+def test_blocks_of_few_pairs_come_last(most, monkeypatch):
+    """In the order of the list, but from the end; those that have no place in it stay."""
+    monkeypatch.setattr(grouped_wgmma, "MOST_ORDERED", most)
+    config = Config(64, 128, 4, short_m=32)
+    order_blocks, row_of = make_order(config)
+
+    def order_kernel(work_list, out, max_blocks):
+        t = uint32(cuda.threadIdx.x)
+        if t < 32:
+            order_blocks(work_list, max_blocks)
+        cuda.syncthreads()
+        while t < max_blocks:
+            st_global_u32(out + uint64(t * 4), row_of(uint32(t * 64)))
+            t = uint32(t + 64)
+
+    block_rows = np.random.default_rng(0).integers(1, 65, 300, np.uint32)
+    block_rows[[0, 1, 2, 3]] = 1, 32, 33, 64
+    parameters = (*pointers("work_list", "out"), *sizes("max_blocks"))
+    program = Program(order_kernel, parameters, 64, smem_bytes=config.smem_bytes)
+    header = np.array([300, 300 * 64, block_rows.sum(), 0], np.uint32)
+    buffers = {"work_list": np.concatenate([header, np.zeros(300, np.uint32), block_rows])}
+    buffers["out"] = np.zeros(300, np.uint32)
+    interpreter.run(program, Launch((1, 1, 1), {"max_blocks": 300}), buffers)
+    ordered = np.arange(min(most, 300))
+    short = block_rows[ordered] <= 32
+    want = np.concatenate([ordered[~short], ordered[short][::-1], np.arange(len(short), 300)])
+    np.testing.assert_array_equal(buffers["out"], want * 64)
+
+
+@pytest.mark.parametrize("short_m", [-8, 12, 64, 72])
+def test_short_blocks_are_shorter_than_others(short_m):
+    with pytest.raises(ConfigError, match=f"below tile_m; got short_m = {short_m}, tile_m = 64"):
+        Config(64, 128, 4, short_m=short_m)
 
 
 @pytest.mark.parametrize("tile_m", [48, 192, 256])
@@ -260,11 +337,18 @@ def test_every_shape_it_accepts_has_a_tile(tokens, N):
 
 def test_expected_blocks_are_those_of_random_routings():
     rng = np.random.default_rng(0)
-    for tokens, E, top_k, block in ((16, 128, 8, 16), (256, 128, 8, 16), (1024, 8, 2, 128)):
+    for tokens, E, top_k, block, short_m in (
+        (16, 128, 8, 16, 0), (256, 128, 8, 16, 8), (1024, 8, 2, 128, 64), (4096, 128, 8, 96, 48),
+        (4096, 8, 2, 128, 64),
+    ):  # fmt: skip
         counts = [np.bincount(rng.integers(0, E, tokens * top_k), minlength=E) for _ in range(200)]
-        hit, blocks = expected_blocks(GroupedProblem(tokens, E, top_k, 256, 256), block)
+        problem = GroupedProblem(tokens, E, top_k, 256, 256)
+        hit, full, short = expected_blocks(problem, block, short_m)
+        last = [(c[c > 0] - 1) % block + 1 for c in counts]
+        assert short == pytest.approx(np.mean([(r <= short_m).sum() for r in last]), rel=0.1)
         assert hit == pytest.approx(np.mean([np.count_nonzero(c) for c in counts]), rel=0.02)
-        assert blocks == pytest.approx(np.mean([-(-c // block).sum() for c in counts]), rel=0.02)
+        mean = np.mean([-(-c // block).sum() for c in counts])
+        assert full + short == pytest.approx(mean, rel=0.02)
 
 
 ON_GPU = [
@@ -277,6 +361,11 @@ ON_GPU = [
     (Config(192, 256, 5), GroupedProblem(700, 4, 2, 4096, 2048, routing="skewed")),
     (Config(256, 128, 5), GroupedProblem(900, 4, 2, 4096, 2048, per_pair=True, weighted=True)),
     (Config(128, 256, 6, stripes=False), GroupedProblem(700, 8, 2, 4096, 2048)),
+    (
+        Config(160, 256, 5, short_m=80),
+        GroupedProblem(900, 8, 2, 4096, 2048, routing="skewed", gated=True),
+    ),
+    (Config(40, 256, 5, scale_sums=True, short_m=16), GroupedProblem(256, 64, 4, 1536, 2048)),
 ]
 
 
@@ -286,6 +375,22 @@ def test_a_hundred_runs_give_the_same_bits(config, problem, device):
     config = WGMMA.specialise(config, problem)
     result = check.on_gpu(WGMMA, config, problem, device, repeats=100)
     assert result.ok, result.reason
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "config", [c for c in WGMMA.configs(H200) if c.short_m and not c.stripes], ids=str
+)
+def test_short_blocks_have_the_bits_of_full_ones_on_the_gpu(config, device):
+    """With stripes, K may be cut at other places."""
+    problem = GroupedProblem(600, 16, 4, 512, 1024, routing="skewed", gated=True)
+    config = WGMMA.specialise(config, problem)
+    operands, got = OperandSet(device, WGMMA, problem), []
+    for each in (config, replace(config, short_m=0)):
+        operands.poison()
+        operands.bind(each, build(WGMMA, each, device.gpu.arch)).prepared()(0)
+        got.append(operands.result().tobytes())
+    assert got[0] == got[1]
 
 
 @pytest.mark.gpu
@@ -315,6 +420,8 @@ FEW = (
     Config(128, 256, 6, has_zero_points=True, dtype="bf16", group_size=32, gated=True),
     Config(256, 128, 5, has_zero_points=True, group_size=-1),
     Config(64, 256, 4, scale_sums=True, has_zero_points=True, dtype="bf16", group_size=32),
+    Config(160, 256, 5, short_m=80, gated=True),
+    Config(48, 256, 5, scale_sums=True, short_m=24),
 )
 SPACE = tuple(
     replace(config, gated=gated)

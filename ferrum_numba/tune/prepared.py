@@ -1,0 +1,194 @@
+"""Operands made ahead: another process makes those of the next problems while the GPU measures.
+
+They are handed over as files that are mapped, not copied, and removed when their problem is done.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from filelock import BaseFileLock, FileLock, Timeout
+
+from ferrum_numba.contract import Kernel, Problem
+from ferrum_numba.errors import FerrumError
+from ferrum_numba.launch import HostOperands
+from ferrum_numba.launch.operands import digest
+from ferrum_numba.tune.orphan import end_with_parent
+
+Array = npt.NDArray[Any]
+# processes: one cannot always keep ahead of the GPU, and more take what checks need
+WORKERS = 2
+# in memory, where there is so much room for files
+MEMORY, ROOM_BYTES = Path("/dev/shm"), 16 << 30
+PREFIX, LOCK = "ferrum-numba-operands-", "lock"
+# of the inputs, as of those that are made where they are measured
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An array in a file, as its bytes."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @classmethod
+    def keep(cls, path: Path, array: Array) -> Stored:
+        """Write an array."""
+        np.ascontiguousarray(array).reshape(-1).view(np.uint8).tofile(path)
+        return cls(str(path), array.shape, array.dtype)
+
+    def load(self) -> Array:
+        """Map the file; it may be removed then."""
+        if 0 in self.shape:
+            return np.empty(self.shape, self.dtype)
+        return np.memmap(self.path, self.dtype, "r", shape=self.shape)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Operands of a kernel on a problem, in files."""
+
+    arrays: dict[str, Stored]
+    want: Stored
+    digests: dict[str, str]
+
+    def load(self) -> HostOperands:
+        """Map the operands.
+
+        Raises:
+            OSError: a file is gone.
+        """
+        arrays = {name: stored.load() for name, stored in self.arrays.items()}
+        return HostOperands(arrays, self.want.load(), self.digests)
+
+
+class Preparer:
+    """Processes that make operands of problems that will be asked for, in the order of asking."""
+
+    def __init__(self) -> None:
+        """Start nothing yet."""
+        self._pool: ProcessPoolExecutor | None = None
+        self._folder: Path | None = None
+        self._lock: BaseFileLock | None = None
+        self._made: dict[Problem, tuple[Path, Future[dict[str, Prepared]]]] = {}
+        self._count = 0
+
+    def expect(self, kernels: Sequence[Kernel], problem: Problem) -> None:
+        """Begin to make the operands of a problem; nothing where that is done or under way."""
+        if problem in self._made:
+            return
+        pool, folder = self._start()
+        self._count += 1
+        path = folder / str(self._count)
+        self._made[problem] = path, pool.submit(prepare, tuple(kernels), problem, path)
+
+    def take(self, kernel: Kernel, problem: Problem, timeout_s: float) -> Prepared | None:
+        """Wait for the operands of a kernel; those of problems before this one are removed.
+
+        None where nobody expected them, or they failed: what fails here fails again where it is
+        needed, and is told of there.
+        """
+        if problem not in self._made:
+            return None
+        for other in list(self._made):
+            if other == problem:
+                break
+            path, made = self._made.pop(other)
+            made.cancel()
+            shutil.rmtree(path, ignore_errors=True)
+        try:
+            return self._made[problem][1].result(timeout_s).get(kernel.name)
+        except Exception:
+            return None
+
+    def wait(self, problem: Problem, timeout_s: float) -> None:
+        """Wait until the operands of a problem are made, or failed."""
+        if problem in self._made:
+            wait([self._made[problem][1]], timeout_s)
+
+    def close(self) -> None:
+        """End the processes and remove what they made."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        if self._folder is not None and self._lock is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._lock.release()
+        self._pool = self._folder = self._lock = None
+        self._made.clear()
+
+    def _start(self) -> tuple[ProcessPoolExecutor, Path]:
+        if self._pool is None or self._folder is None:
+            root = _room()
+            _sweep(root)
+            self._folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
+            # held as long as this process lives: so the next one knows what nobody needs
+            self._lock = FileLock(self._folder / LOCK)
+            self._lock.acquire()
+            context = get_context("spawn")
+            self._pool = ProcessPoolExecutor(WORKERS, context, initializer=_stand_back)
+        return self._pool, self._folder
+
+
+def prepare(kernels: Sequence[Kernel], problem: Problem, folder: Path) -> dict[str, Prepared]:
+    """Make the operands of kernels on a problem; arrays of equal contents are one file.
+
+    A kernel that refuses the problem, or fails to prepare it, has none.
+    """
+    folder.mkdir(parents=True)
+    op = kernels[0].op
+    inputs = op.make_inputs(problem, np.random.default_rng(SEED))
+    want = Stored.keep(folder / "want", op.reference(problem, inputs))
+    files: dict[str, Stored] = {}
+    found = {}
+    for kernel in kernels:
+        if kernel.refuses(problem):
+            continue
+        with suppress(FerrumError, ValueError):
+            arrays = kernel.prepare(problem, inputs)
+            digests = {name: digest(np.ascontiguousarray(a)) for name, a in arrays.items()}
+            for name, array in arrays.items():
+                if digests[name] not in files:
+                    files[digests[name]] = Stored.keep(folder / str(len(files)), array)
+            stored = {
+                name: replace(files[digests[name]], shape=a.shape, dtype=a.dtype)
+                for name, a in arrays.items()
+            }
+            found[kernel.name] = Prepared(stored, want, digests)
+    return found
+
+
+def _stand_back() -> None:
+    """Leave the processors to whoever measures; end with it, and leave Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+    os.nice(10)
+
+
+def _room() -> Path:
+    """Return a folder in memory if it has room, else the usual one for files that go again."""
+    try:
+        roomy = shutil.disk_usage(MEMORY).free >= ROOM_BYTES
+    except OSError:
+        roomy = False
+    return MEMORY if roomy else Path(tempfile.gettempdir())
+
+
+def _sweep(root: Path) -> None:
+    """Remove what processes left that were killed."""
+    for folder in root.glob(f"{PREFIX}*"):
+        with suppress(Timeout, OSError), FileLock(folder / LOCK, timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)

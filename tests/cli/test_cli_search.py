@@ -1,0 +1,170 @@
+"""`plan --out`, and of `tune`: `--plan`, `--budget`, `--stop-within`, `--replay`, `--t4`."""
+
+import json
+from pathlib import Path
+
+import pytest
+from axpy import Axpy, Problem
+from test_cli import Measured
+from toy_kernel import Toy
+
+from ferrum_numba import cli, gpu, tune
+from ferrum_numba.kernels.decode.kernel import Decode
+from ferrum_numba.perf.readme_table import RESULTS
+from ferrum_numba.tune.search import SearchTask, search
+from ferrum_numba.tune.worker import Outcome
+
+SETS = {"small": (Problem(64), Problem(100))}
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command on the toy kernels; return (status, stdout, stderr)."""
+
+    def run(*argv):
+        status = cli.main((Axpy(), Toy()), SETS, argv)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+@pytest.fixture
+def board(monkeypatch):
+    """Return a measurer that stands for a GPU of this machine, with what it was given to search."""
+    measurer = Measured(Outcome("measured", us=(50.0,) * 9, extra={"busy_us": 1e4}), [])
+    measurer.tasks = []
+
+    def fake(kernels, problems, facts, *, policy, store_path, progress, **rest):
+        rest.pop("timeout_s")
+        plan = rest.pop("plan")
+        task = SearchTask(kernels, problems, facts, policy, store_path, **rest)
+        measurer.tasks.append((task, plan))
+        return search(task, measurer, progress, binaries=plan and plan.binaries)
+
+    monkeypatch.setattr(gpu, "live", lambda: gpu.KNOWN["h200"])
+    monkeypatch.setattr(tune, "tune", fake)
+    return measurer
+
+
+PLAN = ("plan", "axpy", "--gpu", "h200", "--problem", "small", "--out", "plan")
+
+
+def test_a_plan_is_kept_and_tuned_without_a_compiler(run, board, monkeypatch):
+    status, out, err = run(*PLAN)
+    assert status == 0
+    assert "plan holds the programs of 2 problems" in err
+    assert "is expected to hold NVIDIA H200 for 0.0 minutes" in err
+    assert "axpy" in out
+    monkeypatch.setattr("ferrum_numba.tune.search.build_space", None)
+    status, out, err = run("tune", "axpy", "--plan", "plan", "--json")
+    (found,) = json.loads(out)
+    assert status == 0
+    assert [row["problem"]["n"] for row in found["rows"]] == [64, 64, 100, 100]
+    assert "GPU held" in err
+    assert "inside timed kernels" in err
+
+
+def test_some_problems_of_a_plan_are_tuned_and_no_others(run, board):
+    run(*PLAN)
+    _, out, _ = run("tune", "axpy", "--plan", "plan", "--problem", "n=100", "--json")
+    assert {row["problem"]["n"] for row in json.loads(out)[0]["rows"]} == {100}
+    status, out, err = run("tune", "axpy", "--plan", "plan", "--problem", "n=65")
+    assert (status, out) == (2, "")
+    assert "Problem(n=65) is not in the plan plan, which has 2 problems" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("tune", "axpy", "--plan", "nowhere"), "nowhere is no plan, or one that was not finished"),
+        (("tune", "toy", "--plan", "plan"), "plan has no programs of toy"),
+        ((*PLAN, "--arch", "sm_80"), "a plan is for NVIDIA H200, which is sm_90a"),
+        (("tune", "axpy", "--replay", "nowhere"), "nowhere: cannot be read"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, tuple) else "",
+)
+def test_a_mistake_is_one_sentence(run, board, argv, words):
+    run(*PLAN)
+    status, out, err = run(*argv)
+    assert (status, out) == (2, "")
+    assert words in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--budget", "soon"), ("--budget", "0m"), ("--stop-within", "120"), ("--stop-within", "x")],
+)
+def test_a_wrong_value_is_named(capsys, option, value):
+    with pytest.raises(SystemExit) as ended:
+        cli.main((Axpy(),), SETS, ["tune", option, value])
+    assert ended.value.code == 2
+    assert value in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("2h", 7200), ("5", 5)])
+def test_a_budget_is_a_time(run, board, text, seconds):
+    assert run("tune", "axpy", "--problem", "n=64", "--budget", text)[0] == 0
+    ((task, _),) = board.tasks
+    assert task.budget_s == seconds
+
+
+def test_problems_that_a_budget_does_not_reach_are_told(run, board):
+    status, _, err = run("tune", "axpy", "--problem", "small", "--budget", "0.0000001")
+    assert status == 0
+    assert "2 of 2 problems were not reached in 1e-07 s" in err
+    assert board.asked == []
+
+
+def test_what_was_measured_before_is_an_incumbent(run, board):
+    board.outcome = Outcome("measured", us=(9.0,) * 9)
+    run("tune", "axpy", "--problem", "n=64")
+    run("tune", "axpy", "--problem", "n=64", "--store", "elsewhere")
+    ((first, _), (second, _)) = board.tasks
+    assert (len(first.earlier), len(second.earlier)) == (0, 0)
+    run("tune", "axpy", "--problem", "n=64")
+    assert len(board.tasks[-1][0].earlier) == 2
+
+
+def test_a_roof_needs_ceilings_of_this_very_board(run, board):
+    run("tune", "axpy", "--problem", "n=64", "--stop-within", "5%")
+    ((task, _),) = board.tasks
+    assert task.within == 0.05
+    assert task.roof_us is None
+
+
+def test_results_are_replayed_and_handed_on_as_t4(run, board):
+    times = {64: 90.0, 128: 50.0}
+    board.run = lambda candidate, best_us: Outcome(
+        "measured", us=(times.get(candidate.config.num_threads, 70.0),) * 9
+    )
+    assert run("tune", "axpy", "--problem", "small", "--t4", "handed")[0] == 0
+    files = sorted(Path("handed").iterdir())
+    assert len(files) == 2
+    # two configs are no landscape, whichever file they come from
+    for recorded in ("results/h200/axpy.json", str(files[0])):
+        status, out, err = run("tune", "axpy", "--replay", recorded, "--json")
+        assert (status, out) == (2, "")
+        assert "has no landscape of axpy" in err
+
+
+def test_recorded_results_say_what_each_way_of_searching_finds(capsys):
+    argv = ["tune", "decode", "--replay", str(RESULTS), "--searcher", "model"]
+    assert cli.main((Decode(),), {}, [*argv, "--json", "--t4", "handed"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert {one["searcher"] for one in found["strategies"]} == {"default", "exhaustive", "model"}
+    assert found["search"]["problems"] >= 40
+    assert found["search"]["worst"] < 0.03
+    count = len(list(Path("handed").iterdir()))
+    assert f"{count} files in the T4 format are in handed" in err
+    assert cli.main((Decode(),), {}, argv) == 0
+    out, _ = capsys.readouterr()
+    assert "searched as asked for (model)" in out
+    assert max(map(len, out.splitlines())) <= 160

@@ -1,0 +1,128 @@
+"""What is on the screen: tables of 80 columns, configs in short, the minutes that are left."""
+
+import io
+import sys
+from dataclasses import asdict, replace
+
+import pytest
+
+from ferrum_numba.cli import names, output
+from ferrum_numba.gpu import KNOWN
+from ferrum_numba.kernels.decode.kernel import Decode
+from ferrum_numba.kernels.w4a16 import W4A16Problem
+
+WORDS = " ".join(f"field_{i}=value" for i in range(9))
+ROW = {"problem": "M=4096 N=28672 K=8192", "program": f"grouped_wgmma {WORDS}", "us": 1234.5}
+
+
+@pytest.mark.parametrize("columns", [None, "80", "60", "200"])
+def test_a_table_made_for_80_columns_fits_them_and_what_columns_says(columns, capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", columns)
+    output.print_table([ROW], ("problem", "program", "us"), "a title", folded=("program",))
+    lines = capsys.readouterr().out.splitlines()
+    width = int(columns or 80)
+    assert max(map(len, lines)) <= width
+    whole = " ".join(" ".join(lines).split())
+    for word in (*WORDS.split(), "1234"):
+        assert word in whole
+    # sizes and times are never cut in two
+    assert any("M=4096 N=28672 K=8192" in line for line in lines)
+
+
+def test_another_table_on_a_pipe_is_as_wide_as_it_needs(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    output.print_table([{"a": WORDS}], ("a",))
+    assert WORDS in capsys.readouterr().out
+
+
+PROBLEM = W4A16Problem(16, 4096, 4096)
+
+
+def test_a_config_is_what_differs_from_the_kernels_default_for_the_problem():
+    usual = names.default_of(Decode(), asdict(PROBLEM), KNOWN["h200"])
+    assert usual == asdict(Decode().default(PROBLEM, KNOWN["h200"]))
+    other = {**usual, "cluster": 7, "warps_n": 3}
+    assert names.unlike(other, usual) in ("cluster=7 warps_n=3", "warps_n=3 cluster=7")
+    assert names.unlike(usual, usual) == "default"
+    assert names.unlike({}, usual) == ""
+
+
+@pytest.mark.parametrize("change", [{"M": 4097}, {"no_such_field": 1}])
+def test_a_problem_that_a_kernel_no_longer_has_leaves_the_config_whole(change):
+    stored = {**asdict(PROBLEM), **change}
+    if "M" in change:
+        stored = {**asdict(replace(PROBLEM, M=65)), "N": 7}
+    usual = names.default_of(Decode(), stored, KNOWN["h200"])
+    assert usual == {}
+    assert names.unlike({"cluster": 1}, usual) == "cluster=1"
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Return a clock that goes on by what is added to it."""
+    now = [1000.0]
+    monkeypatch.setattr(output.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_what_is_left_follows_from_what_was_done_lately(clock):
+    pace = output.Pace()
+    assert pace.left(0, 100) == ""
+    clock[0] += 60
+    assert pace.left(10, 100) == "9 min left"
+    # what the store knew took no time, and says nothing of the rest
+    clock[0] += 1
+    assert pace.left(50, 100) == "1 min left"
+    for done in range(51, 61):
+        clock[0] += 60
+        seen = pace.left(done, 100)
+    assert seen == "40 min left"
+    clock[0] += 60
+    assert pace.left(99, 100) == "less than a minute left"
+
+
+def test_another_phase_begins_anew(clock):
+    pace = output.Pace()
+    pace.left(0, 10)
+    clock[0] += 600
+    assert pace.left(10, 10) == "less than a minute left"
+    assert pace.left(1, 300) == ""
+    clock[0] += 60
+    assert pace.left(2, 300) == "298 min left"
+
+
+def test_on_a_pipe_progress_is_a_line_a_minute(clock, capsys):
+    with output.progress("w4a16_gemm") as report:
+        for done in range(1, 13):
+            clock[0] += 25
+            report(done, 12, f"decode {done}")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "w4a16_gemm: 3 of 12, 4 min left, decode 3",
+        "w4a16_gemm: 6 of 12, 2 min left, decode 6",
+        "w4a16_gemm: 9 of 12, 1 min left, decode 9",
+    ]
+
+
+def test_what_is_over_within_a_minute_says_nothing_on_a_pipe(clock, capsys):
+    with output.progress("w4a16_gemm") as report:
+        clock[0] += 59
+        report(1, 2)
+    assert capsys.readouterr().err == ""
+
+
+def test_on_a_terminal_a_bar_says_what_is_left(clock, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    with output.progress("w4a16_gemm") as report:
+        report(0, 10, "decode")
+        clock[0] += 60
+        report(1, 10, "decode")
+    assert "9 min left" in sys.stderr.getvalue()
