@@ -51,6 +51,7 @@ def test_an_unknown_kernel_is_named():
 
 
 @pytest.mark.gpu
+@pytest.mark.timing
 def test_equals_on_the_gpu_are_not_told_apart(tmp_path, capsys):
     out = tmp_path / "rounds.json"
     equals.main(["decode", "--m", "16", "--equals", "2", "4", "--finals", "5", "--out", str(out)])

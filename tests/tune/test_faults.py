@@ -89,6 +89,7 @@ def test_faults_that_are_known_are_not_tried_again(tmp_path):
 
 
 @pytest.mark.gpu
+@pytest.mark.timing
 def test_faults_on_a_gpu_are_rows_and_the_search_goes_on(tmp_path):
     from axpy import Problem as Sized
     from faulty import Faulty as OnGpu

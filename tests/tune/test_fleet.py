@@ -311,6 +311,7 @@ class Visible:
 
 
 @pytest.mark.gpu
+@pytest.mark.timing
 def test_all_gpus_of_the_machine_tune_at_once(tmp_path):
     """The whole of it, with two yardsticks; on one GPU it is a fleet of one."""
     from axpy import Axpy
