@@ -150,7 +150,7 @@ def test_whole_space_equals_reference_on_gpu(kernel, device):
 @pytest.mark.parametrize("kernel", KERNELS, ids=short)
 def test_a_hundred_runs_give_equal_bits(kernel, device):
     skip_without_cublas(kernel)
-    problem = replace(kernel.op.tests[0], M=17, N=512, K=2048)
+    problem = replace(model_sized(kernel.op, {"M": 17}), N=512, K=2048)
     config = kernel.default(problem, device.gpu)
     assert_ok(check.on_gpu(kernel, config, problem, device, repeats=100))
 
