@@ -7,7 +7,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
+# how long an example takes says how busy the machine is
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 # tiny grids are the point of a test
 os.environ["NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS"] = "0"
 

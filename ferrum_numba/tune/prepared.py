@@ -134,10 +134,12 @@ class Preparer:
         if self._pool is None or self._folder is None:
             root = _room()
             _sweep(root)
-            self._folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
-            # held as long as this process lives: so the next one knows what nobody needs
-            self._lock = FileLock(self._folder / LOCK)
+            new = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=root))
+            # held as long as this process lives: so the next one knows what nobody needs; no other
+            # finds the folder before it is
+            self._lock = FileLock(new / LOCK)
             self._lock.acquire()
+            self._folder = new.rename(root / new.name.removeprefix("."))
             context = get_context("spawn")
             self._pool = ProcessPoolExecutor(WORKERS, context, initializer=_stand_back)
         return self._pool, self._folder

@@ -86,11 +86,11 @@ def test_a_layer_launches_the_same(layer, M, monkeypatch):
 
 def test_an_m_between_runs_what_the_next_larger_one_chose():
     layer = LAYERS[0]
-    rows, _ = rows_of(layer, (1, 16))
-    assert [(row["m_first"], row["m_last"]) for row in rows] == [(1, 1), (2, 16)]
-    alone, _ = rows_of(layer, (16,))
+    rows, _ = rows_of(layer, (1, 64))
+    assert [(row["m_first"], row["m_last"]) for row in rows] == [(1, 1), (2, 64)]
+    alone, _ = rows_of(layer, (64,))
     assert rows[1]["symbol"] == alone[0]["symbol"]
-    assert rows[1]["chosen_for"] == [{"m": 16, "rule": "measured"}]
+    assert rows[1]["chosen_for"] == [{"m": 64, "rule": "measured"}]
 
 
 def test_m_that_choose_alike_share_a_row():
