@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ferrum_numba import results, shipped
 from ferrum_numba.errors import FerrumError
-from ferrum_numba.kernels import KERNELS
+from ferrum_numba.kernels import APART, KERNELS
 from ferrum_numba.results.decisions import Decision, save_decisions
 
 # the regime whose winner runs: a model's layers find their weights in device memory, not in L2
@@ -25,8 +25,10 @@ COMMAND = "python -m ferrum_numba.perf.decisions"
 
 def decided(folder: Path) -> list[Decision]:
     """Return what the results of one GPU decide, for every kernel that a layer may run."""
-    ops = dict.fromkeys(kernel.op.name for kernel in KERNELS)
-    names = {kernel.name for kernel in KERNELS}
+    # a layer runs no expert apart
+    kernels = [kernel for kernel in KERNELS if kernel not in APART]
+    ops = dict.fromkeys(kernel.op.name for kernel in kernels)
+    names = {kernel.name for kernel in kernels}
     files = [path for op in ops if (path := folder / f"{op}.json").is_file()]
     rows = [row for path in files for row in results.load(path).rows if row.kernel in names]
     return results.decide(rows, REGIME)

@@ -18,7 +18,7 @@ from quantised import NAME, assert_close, layer, reference, rows
 from test_stores import LAYERS
 
 from ferrum_numba.errors import CaptureError, LaunchError, ProblemError
-from ferrum_numba.kernels import LINEAR, PACKED
+from ferrum_numba.kernels import GROUPED, LINEAR, PACKED
 from ferrum_numba.kernels.grouped import GroupedProblem
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.launch import Graph
@@ -561,7 +561,7 @@ def test_what_is_usual_of_experts_keeps_their_routing():
 
 def test_what_ships_for_the_h200_is_found():
     found = choice.shipped_decisions(gpu_of_host.GPU)
-    assert {one.kernel for one in found} == {kernel.name for kernel in LINEAR}
+    assert {one.kernel for one in found} == {kernel.name for kernel in (*LINEAR, *GROUPED)}
     assert choice.shipped_decisions(replace(gpu_of_host.GPU, key="nobody's")) == []
 
 

@@ -16,7 +16,8 @@ def test_the_page_is_at_most_a_megabyte(recorded):
 def test_every_op_has_one_section_and_no_heading_is_there_twice(recorded):
     report = contents(recorded.iterdir())
     found = [b["text"] for b in blocks(report, "heading")]
-    assert found[:3] == ["Verdict", "What to do next", "w4a16_gemm"]
+    assert found[:2] == ["Verdict", "What to do next"]
+    assert {"grouped_gemm", "w4a16_gemm"} <= set(found)
     assert found[-2:] == ["Ceilings", "Provenance"]
     titles = re.findall(r"^#+ (.*)$", report["report.md"], re.MULTILINE)
     assert len(titles) == len(set(titles))
