@@ -157,7 +157,8 @@ def test_a_print_is_a_few_pages(recorded, tmp_path):
 
 def test_the_first_page_has_verdict_and_next_steps(recorded, tmp_path):
     found = probed(tmp_path, 1280, _first_page((recorded / "report.html").read_text()))
-    assert found["high"] < 1500
+    # two Ops, each by what binds it
+    assert found["high"] < 2000
 
 
 def _first_page(html: str) -> str:
