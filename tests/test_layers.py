@@ -35,6 +35,7 @@ LAYERS = {
     "measure": BASE | {"compile", "launch"},
     "check": BASE | {"compile", "launch", "interpreter"},
     "tune": BASE | {"compile", "launch", "measure", "check", "results"},
+    "compare": BASE | {"compile", "launch", "measure", "check", "results", "tune", "shipped"},
     "roofline": BASE | {"results"},
     "report": BASE | {"results", "roofline"},
     "kernels": BASE | {"space", "ptx", "reference"},
