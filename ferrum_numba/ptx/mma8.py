@@ -63,8 +63,8 @@ SUM: dict[str, Any] = {"e4m3": F32, "s8": S32}
 
 def widen8(registers: Array, dtype: str) -> Array:
     """Return the 8-bit elements of 32-bit registers as float64: [..., n] -> [..., 4n], exact."""
-    values = np.ascontiguousarray(registers).view(ELEMENT[dtype])
-    return values.astype(np.float64)
+    values: Array = np.ascontiguousarray(registers).view(ELEMENT[dtype]).astype(np.float64)
+    return values
 
 
 def _accumulate(a: Array, b: Array, c: Array, dtype: str) -> Array:

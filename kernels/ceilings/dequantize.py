@@ -48,7 +48,7 @@ class DequantizeConfig:
     num_threads: int = 256
 
 
-DEQUANTIZE_CONFIGS = space(DequantizeConfig, unroll=(8, 4, 16), num_threads=(256, 128, 512))
+DEQUANTIZE_CONFIGS = space(DequantizeConfig, unroll=(8, 16), num_threads=(256, 512))
 
 
 def _dequantize_op(name, values):

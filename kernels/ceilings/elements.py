@@ -29,6 +29,10 @@ class Element:
     sums: object = np.float32
     alternate: bool = False
 
+    def __reduce__(self):
+        # there is one of each, in every process
+        return element_of, (self.name,)
+
     @property
     def size_bytes(self):
         """Bytes of an element."""
@@ -73,3 +77,8 @@ BF16 = Element("bf16", "bf16", ml_dtypes.bfloat16)
 FP8 = Element("fp8", "e4m3", ml_dtypes.float8_e4m3fn, alternate=True)
 INT8 = Element("int8", "s8", np.int8, np.int32)
 ELEMENTS = (FP16, BF16, FP8, INT8)
+
+
+def element_of(name):
+    """Return the type of a name."""
+    return next(one for one in ELEMENTS if one.name == name)

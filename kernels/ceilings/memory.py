@@ -90,7 +90,7 @@ class LaunchConfig:
     blocks_per_sm: int = 1
 
 
-CONFIGS = space(RowConfig, blocks_per_sm=(8, 2, 4, 16, 32), num_threads=(256, 128, 512))
+CONFIGS = space(RowConfig, blocks_per_sm=(8, 4, 16), num_threads=(256, 512))
 LAUNCH_CONFIGS = space(LaunchConfig, num_threads=(256, 32, 1024), blocks_per_sm=(1, 2))
 
 

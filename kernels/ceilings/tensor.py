@@ -80,7 +80,7 @@ class WgmmaConfig:
 MMA_CONFIGS = space(
     MmaConfig,
     chains=(16, 8, 32),
-    blocks_per_sm=(2, 1),
+    blocks_per_sm=(2,),
     where=lambda c: (5 * c.chains + 24) * c.num_threads * c.blocks_per_sm <= 65536,
 )
 WGMMA_CONFIGS = space(WgmmaConfig, blocks_per_sm=(2, 1))
@@ -128,7 +128,8 @@ def tensor_op(element, name, row_bytes, tests):
         work=work,
         tolerance=lambda problem: element.tolerance,
         tests=tests,
-        activations=frozenset(),
+        # not rotated: they are read once
+        activations=frozenset({"a", "b"}),
     )
 
 
@@ -158,6 +159,10 @@ class MmaSync(Kernel):
         self.op = OPS[element.name]
         self.summary = f"mma.sync chains of {element.name}, all operands in registers"
         self.rate = Rate("tensor", element.unit, element.name)
+
+    def __reduce__(self):
+        # its Op is made of functions, which no process can be sent
+        return type(self), (self.element,)
 
     def configs(self, gpu):
         """Return how many chains a warp, and how many blocks a SM."""
@@ -189,7 +194,7 @@ class MmaSync(Kernel):
 class Wgmma(MmaSync):
     """Chains of wgmma.m64n256 with A from registers, as a dequantising GEMM has it."""
 
-    config = WgmmaConfig
+    config: type = WgmmaConfig
     word = "wgmma"
 
     def __init__(self, element=FP16):

@@ -1,5 +1,6 @@
 """The kernels of the ceilings: right on the interpreter, and compiled without spills."""
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -142,6 +143,13 @@ def test_every_config_fits_the_gpu_it_is_for(name):
         for config in kernel.configs(gpu):
             reason = kernel.misfit(config, kernel.op.tests[0], gpu)
             assert reason is None or gpu.smem_per_sm < 200 * 1024
+
+
+@pytest.mark.parametrize("kernel", CEILINGS, ids=lambda one: one.name)
+def test_a_process_can_be_sent_each_of_them(kernel):
+    again = pickle.loads(pickle.dumps(kernel))
+    assert (again.name, again.op, again.rate) == (kernel.name, kernel.op, kernel.rate)
+    assert getattr(again, "element", None) is getattr(kernel, "element", None)
 
 
 def test_every_kernel_says_what_it_measures():
