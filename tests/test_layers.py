@@ -64,6 +64,7 @@ OUTSIDE = {
     "optuna": {"tune"},
     "distributed": {"tune"},
     "torch": {"torch", "linear", "perf"},
+    "triton": {"perf"},
     "transformers": {"perf"},
 }
 
