@@ -194,7 +194,8 @@ def triton_sizes(M: int, K: int, group_rows: int) -> Iterator[dict[str, Any]]:
             if K % (block_k * split_k) == 0:
                 yield {
                     "block_m": block_m, "block_n": block_n, "block_k": block_k, "split_k": split_k,
-                    "num_warps": 8 if block_m * block_n >= 16384 else 4, "num_stages": 4,
+                    "num_warps": 8 if block_m * block_n >= 16384 else 4,
+                    "num_stages": 3 if block_m * block_n >= 32768 else 4,
                 }  # fmt: skip
 
 

@@ -5,6 +5,10 @@
 K may be split over blocks, whose sums are then added by PyTorch. Importing this imports Triton.
 """
 
+# Triton compiles annotations, and knows none but its own
+# ruff: noqa: ANN001, ANN201
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -13,13 +17,14 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from triton.errors import TritonError
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def w4a16(
-    x: Any, words: Any, scales: Any, out: Any, M: Any, N: Any, K: Any, GROUP: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr,
-) -> None:  # fmt: skip
+    x, words, scales, out, M, N, K, GROUP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    BK: tl.constexpr, SPLIT: tl.constexpr,
+):  # fmt: skip
     """Multiply a tile: GROUP rows share a scale; a block has BM x BN and K / SPLIT, BK at once."""
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
     columns = tl.program_id(1) * BN + tl.arange(0, BN)
@@ -53,11 +58,15 @@ def launch_of(
     partial = torch.empty(split_k, M, N, device=x.device, dtype=torch.float32)
 
     def launch() -> None:
-        w4a16[grid](
-            x, words, scales, out if split_k == 1 else partial, M, N, K, GROUP=group_rows,
-            BM=config["block_m"], BN=config["block_n"], BK=config["block_k"], SPLIT=split_k,
-            num_warps=config["num_warps"], num_stages=config["num_stages"],
-        )  # fmt: skip
+        try:
+            w4a16[grid](
+                x, words, scales, out if split_k == 1 else partial, M, N, K, GROUP=group_rows,
+                BM=config["block_m"], BN=config["block_n"], BK=config["block_k"], SPLIT=split_k,
+                num_warps=config["num_warps"], num_stages=config["num_stages"],
+            )  # fmt: skip
+        # what does not fit is a candidate less, as of the others
+        except TritonError as error:
+            raise RuntimeError(str(error)) from error
         if split_k > 1:
             out.copy_(partial.sum(0))
 
