@@ -36,6 +36,7 @@ LAYERS = {
     "check": BASE | {"compile", "launch", "interpreter"},
     "tune": BASE | {"compile", "launch", "measure", "check", "results"},
     "compare": BASE | {"compile", "launch", "measure", "check", "results", "tune", "shipped"},
+    "pytest_plugin": BASE | {"compile", "launch", "measure", "check", "results", "cli"},
     "roofline": BASE | {"results"},
     "report": BASE | {"results", "roofline"},
     "kernels": BASE | {"space", "ptx", "reference"},
