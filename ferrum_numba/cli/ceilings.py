@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from ferrum_numba import gpu
@@ -34,14 +35,21 @@ def measured_ceilings(session: Session, timed: Timed, sustained_s: float) -> Res
 
     sustained_s: 0 leaves it out
     """
+    from ferrum_numba import results
+
     if not session.ceilings:
         raise FerrumError("no ceiling kernels were handed to the command line")
     facts = gpu.live()
     # another GPU's kernels have no config here
     kernels = [kernel for kernel in session.ceilings if kernel.runs_on(facts)]
-    # smaller tests are there to be checked; the last one is large enough to be a ceiling
-    problems = list(dict.fromkeys(kernel.op.tests[-1] for kernel in kernels))
-    file = timed(session, kernels, problems)
+    ops = {kernel.op.name: kernel.op for kernel in kernels}
+    # smaller tests are there to be checked; the last one is large enough to be a ceiling. An Op at
+    # a time, because several have problems of one kind
+    files = [
+        timed(session, [kernel for kernel in kernels if kernel.op is op], [op.tests[-1]])
+        for op in ops.values()
+    ]
+    file = reduce(results.merge, files)
     file.rows = [with_rate(row, _kernel(kernels, row)) for row in file.rows]
     if sustained_s:
         file.rows = _sustained(kernels, file.rows, sustained_s)

@@ -1,14 +1,17 @@
 """What `bench --ceilings` makes of rows: rates, the best of each, and what a hot board holds."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
-from result_rows import make_row
+from result_rows import make_environment, make_row
 
 from ferrum_numba.cli import ceilings
+from ferrum_numba.gpu import KNOWN
 from ferrum_numba.kernels.ceilings import CEILINGS
 from ferrum_numba.measure import Samples
 from ferrum_numba.measure.sustained import held
+from ferrum_numba.results import ResultFile
 
 BY_NAME = {kernel.name: kernel for kernel in CEILINGS}
 
@@ -40,6 +43,28 @@ def test_the_best_right_row_of_each_is_the_ceiling(capsys):
     line = next(line for line in out.splitlines() if "dram_read" in line)
     assert all(word in line for word in ("4474", "4000", "0.8941", "1500", "690", "power cap"))
     assert "DRAM" in line
+
+
+def test_each_op_is_timed_on_its_own_largest_problem(monkeypatch):
+    asked = []
+
+    def timed(session, kernels, problems):
+        (problem,) = problems
+        asked.append(([kernel.name for kernel in kernels], problem))
+        rows = [make_row(k.name, 100.0, op=k.op.name, problem=asdict(problem)) for k in kernels]
+        return ResultFile(make_environment(), rows)
+
+    monkeypatch.setattr(ceilings.gpu, "live", lambda: KNOWN["h200"])
+    session = SimpleNamespace(ceilings=CEILINGS)
+    file = ceilings.measured_ceilings(session, timed, 0.0)
+    here = [kernel for kernel in CEILINGS if kernel.runs_on(KNOWN["h200"])]
+    assert [row.kernel for row in file.rows] == [n for names, _ in asked for n in names]
+    assert sorted(row.kernel for row in file.rows) == sorted(kernel.name for kernel in here)
+    assert ["dram_read", "dram_read_bulk"] in [names for names, _ in asked]
+    assert all(row.more["rate"] > 0 for row in file.rows if row.more["unit"] != "us")
+    problems = {name: problem for names, problem in asked for name in names}
+    assert all(problems[kernel.name] == kernel.op.tests[-1] for kernel in here)
+    assert all(kernel.refuses(problems[kernel.name]) is None for kernel in here)
 
 
 def samples(us, mhz, power=None, throttle=()):
