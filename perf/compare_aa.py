@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ferrum_numba.cli.names import select_kernels
+from ferrum_numba.compare.live import against, verdict_between
 from ferrum_numba.compile import build
 from ferrum_numba.contract import Config, Kernel, Launch, Problem, Program
 from ferrum_numba.errors import FerrumError
@@ -26,9 +27,7 @@ from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.linear.choice import shipped_decisions
 from ferrum_numba.measure import Policy
 from ferrum_numba.results import Verdict, choose
-from ferrum_numba.results.statistics import compare_rounds
 from ferrum_numba.tune.exclusive import exclusive
-from ferrum_numba.tune.finals import contest
 from ferrum_numba.tune.measurer import GpuMeasurer
 from ferrum_numba.tune.worker import Candidate
 
@@ -98,8 +97,8 @@ def pairs(
             measurer.open(kernel, problem)
         for _ in range(count // len(PROBLEMS) + (i < count % len(PROBLEMS))):
             began = time.perf_counter()
-            a, b = contest(measurer, [first, second], policy)
-            verdict = compare_rounds(a.rounds, b.rounds, a_mhz=a.round_mhz, b_mhz=b.round_mhz)
+            a, b = against(measurer, [first, second], policy)
+            verdict = verdict_between(a, b)
             yield Told(problem, verdict, len(a.rounds), time.perf_counter() - began)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ferrum_numba.compare.built import Built
@@ -21,6 +21,8 @@ from ferrum_numba.tune.finals import contest
 from ferrum_numba.tune.worker import Candidate, Measurer, Outcome
 
 Two = tuple[Outcome, Outcome]
+# of two there is one comparison, where a final of eight has many: so surely the interval holds
+CONFIDENCE = 0.999
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,40 @@ def tried(
 
 
 def against(measurer: Measurer, candidates: Sequence[Candidate], policy: Policy) -> list[Outcome]:
-    """Return the rounds of the old and of the new; none where one of them failed."""
-    return contest(measurer, candidates, policy)
+    """Time the old and the new round by round until the rounds decide between them.
+
+    A final ends where nobody can be faster than its leader any more; whether two are the same may
+    take another.
+
+    Returns:
+        both with all of their rounds; nothing where the first pair of rounds failed
+    """
+    taken = contest(measurer, candidates, policy)
+    while taken and len(taken[0].rounds) < policy.most_rounds:
+        if verdict_between(*taken).name != "UNDECIDED":
+            break
+        more = contest(measurer, candidates, policy)
+        if not more:
+            break
+        taken = [_longer(one, further) for one, further in zip(taken, more, strict=True)]
+    return taken
+
+
+def verdict_between(old: Outcome, new: Outcome) -> Verdict:
+    """Return the verdict on the rounds of two, the new against the old."""
+    return compare_rounds(
+        new.rounds, old.rounds, confidence=CONFIDENCE, a_mhz=new.round_mhz, b_mhz=old.round_mhz
+    )
+
+
+def _longer(one: Outcome, further: Outcome) -> Outcome:
+    """Return an outcome with the rounds of another contest after its own."""
+    before = len(one.us)
+    return replace(
+        one, us=one.us + further.us, rounds=one.rounds + further.rounds,
+        round_mhz=one.round_mhz + further.round_mhz,
+        throttled=one.throttled + tuple(before + place for place in further.throttled),
+    )  # fmt: skip
 
 
 def _verdict(alone: Two, taken: Sequence[Outcome]) -> tuple[Verdict, str]:
@@ -63,11 +97,7 @@ def _verdict(alone: Two, taken: Sequence[Outcome]) -> tuple[Verdict, str]:
         return undecided(math.nan), f"the old is {old.status}: {old.reason}"
     if not taken:
         return undecided(statistics.median(new.us) / statistics.median(old.us)), "a round failed"
-    first, second = taken
-    verdict = compare_rounds(
-        second.rounds, first.rounds, a_mhz=second.round_mhz, b_mhz=first.round_mhz
-    )
-    return verdict, ""
+    return verdict_between(*taken), ""
 
 
 def _row(

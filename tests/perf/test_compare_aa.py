@@ -56,4 +56,4 @@ def test_operands_of_its_own_may_make_a_difference():
     assert len(measurer.opened) == 2 * len(PROBLEMS)
     text = told(found, "apart")
     assert "0 of 9 SAME" in text
-    assert text.count("FASTER") == 9
+    assert text.count("SLOWER") == 9
