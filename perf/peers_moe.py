@@ -258,7 +258,7 @@ def plain_read_gbps(device: Device) -> float:
             config, build(kernel, config, device.gpu.arch)
         )
         us = median(measure(device, bound.calls(), "cold", POLICY).us)
-    return round(problem.size_bytes / us / 1e3, 1)
+    return float(round(problem.size_bytes / us / 1e3, 1))
 
 
 def _ours(
