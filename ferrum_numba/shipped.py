@@ -19,6 +19,11 @@ def decisions_path(gpu_key: str) -> Path:
     return _measured() / "decisions" / f"{gpu_key}.json"
 
 
+def targets_path() -> Path:
+    """Return the file of what measured kernels must reach."""
+    return _measured() / "targets.toml"
+
+
 def programs_folder(arch: str) -> Path:
     """Return the folder of compiled programs for an architecture, whether there is one or not.
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -41,6 +41,7 @@ from ferrum_numba.results import Row
 from ferrum_numba.tune.model import ranked
 from ferrum_numba.tune.space import feasible
 
+P = TypeVar("P")
 # of the models' layers those that others were measured on, for every number of tokens
 LAYERS = ("qwen3-moe.gate_up", "qwen3-moe.down", "mixtral.gate_up")
 WHO = ("ours", "humming", "cublas")
@@ -75,19 +76,19 @@ def layer_of(text: str) -> ExpertShape:
 
 
 def chosen_for(
-    problems: Iterable[GroupedProblem],
+    problems: Iterable[P],
     gpu: Gpu,
     kernels: Sequence[Kernel],
     decisions: Sequence[results.Decision],
     config: str | None,
     candidates: int = 1,
-) -> dict[GroupedProblem, list[tuple[Kernel, Config]]]:
+) -> dict[P, list[tuple[Kernel, Config]]]:
     """Return what each kernel of ours would run every problem with; nothing where all refuse.
 
     config:     changes of a config, `tile_m=16,...`, instead of what was decided
     candidates: configs of a kernel: what was decided, then the fastest by its model, if it has one
     """  # fmt: skip
-    found: dict[GroupedProblem, list[tuple[Kernel, Config]]] = {}
+    found: dict[P, list[tuple[Kernel, Config]]] = {}
     for problem in problems:
         able = [kernel for kernel in kernels if kernel.refuses(problem) is None]
         found[problem] = []
@@ -107,8 +108,8 @@ def chosen_for(
 
 
 def compiled(
-    chosen: Mapping[GroupedProblem, Sequence[tuple[Kernel, Config]]], gpu: Gpu
-) -> dict[GroupedProblem, list[Chosen]]:
+    chosen: Mapping[P, Sequence[tuple[Kernel, Config]]], gpu: Gpu
+) -> dict[P, list[Chosen]]:
     """Compile all that is chosen, at once; what does not compile is left out."""
     pairs = {pair for found in chosen.values() for pair in found}
     jobs = {pair: Job(*pair, gpu.arch) for pair in pairs}
@@ -240,9 +241,9 @@ def main(words: Sequence[str] | None = None) -> None:
             # line by line and row by row: what was measured is not lost with what comes after
             if found:
                 print(line(found), flush=True)
-            _store(args.store, device.gpu, results.ResultFile(environment, rows))
+            store(args.store, device.gpu, results.ResultFile(environment, rows), OP.name)
     environment["read_gbps"].append(plain_read_gbps(device))
-    _store(args.store, device.gpu, results.ResultFile(environment, rows))
+    store(args.store, device.gpu, results.ResultFile(environment, rows), OP.name)
     print(
         "a plain read, before and after: {:.0f} and {:.0f} GB/s".format(*environment["read_gbps"])
     )
@@ -257,7 +258,7 @@ def plain_read_gbps(device: Device) -> float:
             config, build(kernel, config, device.gpu.arch)
         )
         us = median(measure(device, bound.calls(), "cold", POLICY).us)
-    return round(problem.size_bytes / us / 1e3, 1)
+    return float(round(problem.size_bytes / us / 1e3, 1))
 
 
 def _ours(
@@ -276,10 +277,11 @@ def _ours(
     return compiled(chosen, gpu)
 
 
-def _store(folder: Path | None, gpu: Gpu, file: results.ResultFile) -> None:
+def store(folder: Path | None, gpu: Gpu, file: results.ResultFile, op: str) -> None:
+    """Put a run's rows into the file of an Op, if there is to be one."""
     if folder is None:
         return
-    path = folder / gpu.key / f"{OP.name}.json"
+    path = folder / gpu.key / f"{op}.json"
     date = file.environment["date"]
     file = replace(file, rows=[replace(row, run=date) for row in file.rows])
     results.save(path, results.merge(results.load(path), file) if path.exists() else file)
@@ -288,49 +290,54 @@ def _store(folder: Path | None, gpu: Gpu, file: results.ResultFile) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--layer", action="append", metavar="NAME|E,k,K,N[,pair]")
-    parser.add_argument("--tokens", type=_counts, default=TOKENS, metavar="T,T,…")
+    parser.add_argument("--tokens", type=counts_of, default=TOKENS, metavar="T,T,…")
     for name, known in (("routing", ROUTINGS), ("only", WHO), ("humming-gemm", GEMMS)):
         usual = GEMMS[:1] if known is GEMMS else known
         parser.add_argument(
-            f"--{name}", type=_some_of(known), default=usual, metavar=",".join(known)
+            f"--{name}", type=some_of(known), default=usual, metavar=",".join(known)
         )
-    parser.add_argument("--kernel", type=_words, default=(), metavar="NAME,…", help="of ours")
+    parser.add_argument("--kernel", type=words_of, default=(), metavar="NAME,…", help="of ours")
     parser.add_argument("--config", metavar="name=value,…", help="what to change in their configs")
     parser.add_argument(
         "--candidates",
-        type=_count,
+        type=count_of,
         default=CANDIDATES,
         metavar="N",
         help="configs of ours a kernel",
     )
-    parser.add_argument("--turns", type=_count, default=TURNS, metavar="N")
+    parser.add_argument("--turns", type=count_of, default=TURNS, metavar="N")
     parser.add_argument("--results", type=Path, metavar="FILE", help="what ours are decided by")
     parser.add_argument("--store", type=Path, metavar="FOLDER", help="adds the rows to its file")
     return parser
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """Return the words of `a,b`."""
     return text.split(",")
 
 
-def _some_of(known: Sequence[str]) -> Callable[[str], list[str]]:
+def some_of(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return what reads words of which each must be known."""
+
     def some(text: str) -> list[str]:
-        for word in _words(text):
+        for word in words_of(text):
             if word not in known:
                 raise argparse.ArgumentTypeError(f"{word} is none of {', '.join(known)}")
-        return _words(text)
+        return words_of(text)
 
     return some
 
 
-def _count(text: str) -> int:
+def count_of(text: str) -> int:
+    """Return a whole number above 0."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
     return int(text)
 
 
-def _counts(text: str) -> list[int]:
-    return [_count(word) for word in _words(text)]
+def counts_of(text: str) -> list[int]:
+    """Return the numbers of `1,16`."""
+    return [count_of(word) for word in words_of(text)]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ferrum_numba.compile import Binary, blocks_per_sm
-from ferrum_numba.contract import Config, Kernel, describe
+from ferrum_numba.contract import Config, Kernel, Problem, describe
 from ferrum_numba.errors import MismatchError
 from ferrum_numba.kernels.grouped import GroupedProblem
 from ferrum_numba.launch import Device, OperandSet
@@ -36,6 +36,8 @@ class Rival:
     poison:     fills the result with NaN
     result:     the result after a call, [num_pairs, N] by pair, a torch tensor on the GPU
     resources:  fields of a row: what a program of ours takes of the machine
+    want:       the right result, float32, where its operands are rounded otherwise than the others'
+    most_error: what its relative error may be at most
     """
 
     name: str
@@ -46,6 +48,8 @@ class Rival:
     peer: str = ""
     kind: str = ""
     resources: Mapping[str, Any] = field(default_factory=dict)
+    want: Any = None
+    most_error: float = MOST_ERROR
 
 
 class Chosen(NamedTuple):
@@ -144,7 +148,7 @@ def on_stream(launch: Callable[[], Any]) -> Call:
     return call
 
 
-def ours(device: Device, problem: GroupedProblem, chosen: Chosen, rotate_bytes: int) -> Rival:
+def ours(device: Device, problem: Problem, chosen: Chosen, rotate_bytes: int) -> Rival:
     """Return a kernel of this house's with a config, in its own layout.
 
     Raises:
@@ -219,7 +223,7 @@ def checked(device: Device, rival: Rival, want: Any) -> float:
     """Return the relative error of a rival on its first and its last copy of the weights.
 
     Raises:
-        MismatchError: it is above `MOST_ERROR`, or a row was not written.
+        MismatchError: it is above what is allowed, or a row was not written.
     """
     errors = []
     for call in (rival.calls[0], rival.calls[-1]):
@@ -227,12 +231,12 @@ def checked(device: Device, rival: Rival, want: Any) -> float:
         device.synchronize()
         call(0)
         device.synchronize()
-        errors.append(relative_error(rival.result(), want))
+        errors.append(relative_error(rival.result(), want if rival.want is None else rival.want))
     error = max(errors)
-    if not error <= MOST_ERROR:
+    if not error <= rival.most_error:
         raise MismatchError(
-            f"{rival.name} is wrong: its relative error is {error:.2e}, at most {MOST_ERROR:g} "
-            f"may be; config {dict(rival.config)}"
+            f"{rival.name} is wrong: its relative error is {error:.2e}, at most "
+            f"{rival.most_error:g} may be; config {dict(rival.config)}"
         )
     return error
 

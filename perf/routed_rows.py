@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ferrum_numba import results
-from ferrum_numba.contract import describe
+from ferrum_numba.contract import Op, Problem, describe
 from ferrum_numba.gpu import Gpu
 from ferrum_numba.kernels.grouped import OP, GroupedProblem, experts_hit
 from ferrum_numba.measure import Samples
@@ -23,10 +23,10 @@ HEAD = (
 
 
 def row_of(
-    problem: GroupedProblem, rival: Rival, error: float, taken: Sequence[Samples], gpu: Gpu
+    problem: Problem, rival: Rival, error: float, taken: Sequence[Samples], gpu: Gpu, op: Op = OP
 ) -> Row:
     """Return a row of a result file; of a peer, `peer` and `kind` say whose it is."""
-    work = OP.work(problem)
+    work = op.work(problem)
     samples = tuple(us for one in taken for us in one.us)
     us, low, high = results.median_interval(samples)
     bound = bound_us(work, gpu)
@@ -40,7 +40,7 @@ def row_of(
     if rival.peer:
         more |= {"peer": rival.peer, "kind": rival.kind}
     return Row(
-        rival.name, OP.name, describe(problem), rival.config, gpu.arch, "cold", us, low, high,
+        rival.name, op.name, describe(problem), rival.config, gpu.arch, "cold", us, low, high,
         samples, work.bytes / us / 1e3, work.flops / us / 1e6, work.flops, work.bytes, bound,
         bound / us, rel_error=error, ok=True, status=MEASURED, stage=FINAL, more=more,
         **rival.resources,

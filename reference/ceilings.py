@@ -26,16 +26,16 @@ def row_sums(data: U32, passes: int, stride: int) -> U32:
 
 
 def tensor_chain(
-    a: npt.NDArray[np.float16], b: npt.NDArray[np.float16], k_steps: int
+    a: npt.NDArray[np.generic], b: npt.NDArray[np.generic], times: int
 ) -> npt.NDArray[np.float64]:
-    """Return k_steps times the product of each tile; exact.
+    """Return so many times the product of each tile; exact.
 
     Args:
-        a: [tiles, 64, 16] fp16
-        b: [256, 16] fp16, row n holds the 16 elements of k
+        a: [tiles, 64, K], of any type that tensor cores multiply
+        b: [256, K], row n holds the K elements of k
     """
     product: npt.NDArray[np.float64] = a.astype(np.float64) @ b.T.astype(np.float64)
-    return k_steps * product
+    return times * product
 
 
 def dequantize_chain(words: U32, steps: int, increment: int, values: npt.NDArray[np.uint16]) -> U32:
@@ -59,3 +59,26 @@ def dequantize_chain(words: U32, steps: int, increment: int, values: npt.NDArray
         total ^= of_half[word & 0xFFFF] | of_half[word >> 16] << 16
         word += np.uint32(increment)
     return total
+
+
+def lop3_rounds(seed: U32, words: int, rounds: int, increment: int, lut: int) -> U32:
+    """Return the XOR of words r[j] = seed + j * increment after rounds of a function of their bits.
+
+    In a round every word in turn becomes lut(r[j], r[j + 1], r[j + 3]), the numbers modulo `words`;
+    bit 4a + 2b + c of the table is its value at bits a, b and c.
+
+    Args:
+        seed: [n] uint32
+    """
+    r = [seed + np.uint32(j * increment & 0xFFFFFFFF) for j in range(words)]
+    ones = [i for i in range(8) if lut >> i & 1]
+    for _ in range(rounds):
+        for j in range(words):
+            operands = r[j], r[(j + 1) % words], r[(j + 3) % words]
+            total = np.zeros_like(seed)
+            for i in ones:
+                a, b, c = (x if i >> (2 - k) & 1 else ~x for k, x in enumerate(operands))
+                total |= a & b & c
+            r[j] = total
+    out: U32 = np.bitwise_xor.reduce(r)
+    return out

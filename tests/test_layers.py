@@ -35,6 +35,8 @@ LAYERS = {
     "measure": BASE | {"compile", "launch"},
     "check": BASE | {"compile", "launch", "interpreter"},
     "tune": BASE | {"compile", "launch", "measure", "check", "results"},
+    "compare": BASE | {"compile", "launch", "measure", "check", "results", "tune", "shipped"},
+    "pytest_plugin": BASE | {"compile", "launch", "measure", "check", "results", "cli"},
     "roofline": BASE | {"results"},
     "report": BASE | {"results", "roofline"},
     "kernels": BASE | {"space", "ptx", "reference"},
@@ -63,6 +65,7 @@ OUTSIDE = {
     "optuna": {"tune"},
     "distributed": {"tune"},
     "torch": {"torch", "linear", "perf"},
+    "triton": {"perf"},
     "transformers": {"perf"},
 }
 

@@ -24,7 +24,7 @@ PACKAGE_DIR = PROJECT["tool"]["setuptools"]["package-dir"]
 DATA = (
     "ferrum_numba/py.typed", "ferrum_numba/report/*.css", "ferrum_numba/export/schema/*.json",
     "perf/results/*/*.json", "perf/decisions/*.json", "perf/measurements/*.json",
-    "perf/programs/*/*",
+    "perf/programs/*/*", "perf/*.toml",
 )  # fmt: skip
 # a folder of packages as anyone might add it
 NEW = (

@@ -17,6 +17,7 @@ from ferrum_numba import __version__
 from ferrum_numba.cli import (
     bench,
     check,
+    compare,
     convert,
     decisions,
     doctor,
@@ -46,6 +47,7 @@ COMMANDS = {
     "why-miss": why_miss,
     "decisions": decisions,
     "bench": bench,
+    "compare": compare,
     "report": report,
     "inspect": inspect,
     "quantize": quantize,
@@ -81,8 +83,8 @@ def main(
         tools:        kernels that a command works on only where they are named
 
     Returns:
-        0: done. 1: a check failed. 2: a mistake, or what is asked for is not there. 130: Ctrl-C,
-        or SIGTERM where a checkpoint is written.
+        0: done. 1: a check failed, or something got slower. 2: a mistake, or what is asked for is
+        not there. 130: Ctrl-C, or SIGTERM where a checkpoint is written.
     """
     args = _parser().parse_args(argv)
     session = Session(

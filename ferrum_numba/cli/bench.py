@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ferrum_numba import gpu
 from ferrum_numba.cli import options
+from ferrum_numba.cli.ceilings import SUSTAINED_S, measured_ceilings, show_ceilings
+from ferrum_numba.cli.counters import counted, find_ncu, show_counters
 from ferrum_numba.cli.output import (
     as_json,
     make_folder,
@@ -23,7 +25,7 @@ from ferrum_numba.cli.output import (
 from ferrum_numba.cli.session import Session
 from ferrum_numba.cli.tune import WRONG, by_op, in_short, report_trouble
 from ferrum_numba.contract import Config, Inputs, Kernel, Launch, Problem, Program
-from ferrum_numba.errors import FerrumError, StoreError
+from ferrum_numba.errors import StoreError
 
 if TYPE_CHECKING:
     from ferrum_numba.gpu import Gpu
@@ -86,6 +88,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="may be given again; cold by default",
     )  # fmt: skip
     parser.add_argument("--ceilings", action="store_true", help="what this GPU can do at most")
+    parser.add_argument(
+        "--sustained", type=options.some_seconds, default=SUSTAINED_S, metavar="S",
+        help="of each ceiling, seconds at its limit, as a hot board is another board; 0: none",
+    )  # fmt: skip
+    parser.add_argument(
+        "--counters", action="store_true",
+        help="bytes, hits, issue slots and stalls besides, by Nsight Compute (ncu)",
+    )  # fmt: skip
     parser.add_argument("--out", type=options.given, metavar="FILE", help="write a result file too")
     options.add_timeout(parser)
     parser.add_argument("--no-cache", action="store_true", help="compile everything anew")
@@ -97,10 +107,14 @@ def run(session: Session) -> int:
     problems = [] if args.ceilings else session.problems()
     if args.out:
         _make_place(Path(args.out))
+    if args.counters:
+        find_ncu()
     if args.ceilings:
-        file = ceilings(session)
+        file = ceilings(session, args.sustained)
     else:
         file = timed(session, _chosen(session, gpu.live(), problems), problems, args.regime)
+    if args.counters:
+        file.rows = counted(session, file.rows)
     if args.out:
         from ferrum_numba import results
 
@@ -113,8 +127,12 @@ def run(session: Session) -> int:
     else:
         environment = file.environment
         title = f"{environment['gpu']}, driver {environment['driver']}"
-        rows = [in_short(row) for row in session.readable(as_json(file.rows))]
-        print_table(rows, COLUMNS, title, folded=("program",))
+        if args.ceilings:
+            show_ceilings(session, file.rows, title)
+        else:
+            rows = [in_short(row) for row in session.readable(as_json(file.rows))]
+            print_table(rows, COLUMNS, title, folded=("program",))
+        show_counters(file.rows)
         report_trouble(file.rows)
     return WRONG if any(row.status == "wrong" for row in file.rows) else 0
 
@@ -125,14 +143,9 @@ def _make_place(path: Path) -> None:
     make_folder(path.parent)
 
 
-def ceilings(session: Session) -> ResultFile:
+def ceilings(session: Session, sustained_s: float = 0.0) -> ResultFile:
     """Time the ceiling kernels' whole spaces: a ceiling is the best of them."""
-    if not session.ceilings:
-        raise FerrumError("no ceiling kernels were handed to the command line")
-    gpu.live()
-    # smaller tests are there to be checked; the last one is large enough to be a ceiling
-    problems = dict.fromkeys(kernel.op.tests[-1] for kernel in session.ceilings)
-    return timed(session, session.ceilings, list(problems))
+    return measured_ceilings(session, timed, sustained_s)
 
 
 def timed(

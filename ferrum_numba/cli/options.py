@@ -95,6 +95,11 @@ def add_timeout(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def some_seconds(text: str) -> float:
+    """Return seconds, of which there may be none."""
+    return 0.0 if text.strip() in ("0", "0.0") else _seconds(text)
+
+
 def add_search(parser: argparse.ArgumentParser) -> None:
     """Add how a search goes on, and when it stops."""
     from ferrum_numba.tune.searchers import NAMES

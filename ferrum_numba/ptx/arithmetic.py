@@ -1,4 +1,4 @@
-"""Register arithmetic: bit logic, byte permutation, and pairs of fp16 or bf16 in one register.
+"""Register arithmetic: bit logic, byte permutation, fp32, and pairs of fp16 or bf16 in a register.
 
 A pair has its first element in the low half. Pair arithmetic rounds once, to nearest even, keeps
 subnormals, and gives the canonical NaN 0x7fff.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ferrum_numba.ptx.instruction import IMMEDIATE, U32, Array, instruction
+from ferrum_numba.ptx.instruction import F32, IMMEDIATE, U32, Array, instruction
 
 CANONICAL_NAN = np.uint16(0x7FFF)
 
@@ -135,6 +135,17 @@ def _fma(a: Array, b: Array, c: Array) -> Array:
 def _join(halves: Array) -> Array:
     """Return [lanes] uint32 of [lanes, 2] uint16."""
     return np.ascontiguousarray(halves).view(np.uint32)[:, 0]
+
+
+@instruction("fma.rn.f32 <d>, <a>, <b>, <c>;")
+def fma_f32(a: F32, b: F32, c: F32) -> F32:
+    """Return a * b + c, rounded once to nearest even.
+
+    Source: PTX ISA, "Floating Point Instructions: fma".
+    """
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        # the product has 48 bits at most: exact
+        return _fma(*(x.astype(np.float64) for x in (a, b, c))).astype(np.float32)
 
 
 @instruction("add.rn.f16x2 <d>, <a>, <b>;")

@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     U64x2: TypeAlias = Any
     F32x2: TypeAlias = Any
     F32x4: TypeAlias = Any
+    S32x4: TypeAlias = Any
     IMMEDIATE: TypeAlias = int
 else:
     U16 = OperandType("u16", np.uint16, types.uint16, "h", ir.IntType(16))
@@ -86,6 +87,7 @@ else:
     U64 = OperandType("u64", np.uint64, types.uint64, "l", ir.IntType(64))
     F32 = OperandType("f32", np.float32, types.float32, "f", ir.FloatType())
     U16x2, U32x2, U32x4, U64x2, F32x2, F32x4 = U16 * 2, U32 * 2, U32 * 4, U64 * 2, F32 * 2, F32 * 4
+    S32x4 = S32 * 4
     IMMEDIATE = _Immediate()
 
 

@@ -48,7 +48,7 @@ _A_COLUMN = np.tile(A_COLUMN, (4, 1))
 
 
 @cache
-def _accumulator_index(n: int) -> tuple[Array, Array]:
+def accumulator_index(n: int) -> tuple[Array, Array]:
     """Return row and column of D of each accumulator: [128, n/2] each."""
     element = np.arange(n // 2)[None, :]
     row = 16 * (_LANE // 32) + _LANE % 32 // 4 + 8 * (element // 2 % 2)
@@ -155,7 +155,7 @@ def _product(acc: Array, a: Array, b: Array, scale_d: Array) -> Array:
     """Return the accumulators of acc + a @ b.T; where scale_d is 0, of a @ b.T."""
     if (scale_d != scale_d[0]).any():
         raise InterpreterError("the lanes of a warpgroup gave different scale_d")
-    index = _accumulator_index(len(b))
+    index = accumulator_index(len(b))
     total = np.zeros((64, len(b)), np.float32)
     if scale_d[0]:
         total[index] = acc

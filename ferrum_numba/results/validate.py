@@ -26,8 +26,8 @@ LATER: dict[str, tuple[type, ...]] = {
     "rounds": (list,), "contest": (str,), "round_mhz": (list,), "throttled": (list,),
     "board_factor": _NUMBER,
 }  # fmt: skip
-# what a peer multiplies
-PEER_KINDS = ("4-bit", "fp16")
+# what a peer multiplies: fp16 rows by 4-bit or fp16 weights, or rows of 8 bits, less exactly
+PEER_KINDS = ("4-bit", "fp16", "W4A8", "fp8")
 ENVIRONMENT = (
     "gpu", "uuid", "driver", "versions", "commit", "dirty", "date", "command", "clocks", "policy",
     "gpu_facts",
@@ -72,7 +72,7 @@ def _row_error(row: object) -> str | None:
     if row["status"] == MEASURED and (not row["samples"] or row["us"] is None):
         return "is measured and has no us or no samples"
     if row.get("peer") and row.get("kind") not in PEER_KINDS:
-        return f"of a peer, kind must be {' or '.join(PEER_KINDS)}, got {row.get('kind')!r}"
+        return f"of a peer, kind must be {', '.join(PEER_KINDS)}, got {row.get('kind')!r}"
     return _times_error(row) or _rounds_error(row) or _sizes_error(row)
 
 

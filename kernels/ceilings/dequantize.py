@@ -20,6 +20,7 @@ import numpy as np
 
 from ferrum_numba.contract import Kernel, Launch, Op, Program, Tolerance, Work, pointers, sizes
 from ferrum_numba.division import ceil_div
+from ferrum_numba.kernels.ceilings.rates import Rate
 from ferrum_numba.reference.ceilings import dequantize_chain
 from ferrum_numba.space import space
 
@@ -47,7 +48,7 @@ class DequantizeConfig:
     num_threads: int = 256
 
 
-DEQUANTIZE_CONFIGS = space(DequantizeConfig, unroll=(8, 4, 16), num_threads=(256, 128, 512))
+DEQUANTIZE_CONFIGS = space(DequantizeConfig, unroll=(8, 16), num_threads=(256, 512))
 
 
 def _dequantize_op(name, values):
@@ -87,6 +88,7 @@ class DequantizeAnd(Kernel):
     op = AND
     config = DequantizeConfig
     summary = "int4 to pairs of fp16 subnormals, one AND and a shift a pair"
+    rate = Rate("dequantisation", "10^12 weights/s", "int4")
 
     def configs(self, gpu):
         """Return how the chains are unrolled."""

@@ -21,6 +21,7 @@ import numpy as np
 from ferrum_numba.contract import Kernel, Launch, Op, Program, Tolerance, Work, pointers, sizes
 from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ProblemError
+from ferrum_numba.kernels.ceilings.rates import Rate
 from ferrum_numba.reference.ceilings import row_sums
 from ferrum_numba.space import space
 
@@ -89,7 +90,7 @@ class LaunchConfig:
     blocks_per_sm: int = 1
 
 
-CONFIGS = space(RowConfig, blocks_per_sm=(8, 2, 4, 16, 32), num_threads=(256, 128, 512))
+CONFIGS = space(RowConfig, blocks_per_sm=(8, 4, 16), num_threads=(256, 512))
 LAUNCH_CONFIGS = space(LaunchConfig, num_threads=(256, 32, 1024), blocks_per_sm=(1, 2))
 
 
@@ -178,8 +179,9 @@ class Read(Kernel):
 
     name = "dram_read"
     op = READ
-    config = RowConfig
+    config: type = RowConfig
     summary = "16-byte loads that leave L1 alone, a row a warp"
+    rate = Rate("DRAM", "GB/s")
 
     def configs(self, gpu):
         """Return how to go over the rows."""
@@ -214,6 +216,7 @@ class ReadL2(Read):
     name = "l2_read"
     op = L2
     summary = "16-byte loads past L1 of what fits L2, many times"
+    rate = Rate("L2", "GB/s")
 
     def misfit(self, config, problem, gpu):
         """Return why the data would not stay in L2, or None."""
@@ -283,6 +286,7 @@ class Nothing(Kernel):
     op = LAUNCH
     config = LaunchConfig
     summary = "an empty kernel: what a launch costs in the regime it is measured in"
+    rate = Rate("latency", "us")
 
     def configs(self, gpu):
         """Return sizes of a launch."""

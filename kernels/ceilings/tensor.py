@@ -2,12 +2,13 @@
 
     out[t] = k_steps * a[t] @ b.T       by mma.sync, and by wgmma
 
-    a    [tiles, 64, 16] fp16      gmem, one fragment a lane
-    b    [256, 16] fp16            registers of mma.sync; smem of wgmma
-    out  [tiles, 64, 256] fp32     gmem, written once
+    a    [tiles, 64, 32 bytes]     gmem, one fragment a lane
+    b    [256, 32 bytes]           registers of mma.sync; smem of wgmma
+    out  [tiles, 64, 256]          gmem, written once, fp32 or int32
 
-The operands are random multiples of 1/8 that an fp32 sum of k_steps products holds exactly, so a
-product that was left out shows; zeros would run faster than any GEMM.
+The operands are random numbers whose sums of k_steps products are exact, so a product that was left
+out shows; zeros would run faster than any GEMM. Of fp8, A changes its sign every 4 steps:
+out[t] = 4 * a[t] @ b.T. Hopper has no mma.sync of fp8.
 
 Bound by the tensor cores, and their power.
 """
@@ -16,24 +17,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ferrum_numba.contract import Kernel, Launch, Op, Program, Tolerance, Work, pointers, sizes
+from ferrum_numba.contract import Kernel, Launch, Op, Program, Work, pointers, sizes
 from ferrum_numba.errors import ConfigError, ProblemError
+from ferrum_numba.kernels.ceilings.elements import ELEMENTS, FP8, FP16, STEP_BYTES
+from ferrum_numba.kernels.ceilings.rates import Rate
 from ferrum_numba.reference.ceilings import tensor_chain
 from ferrum_numba.space import space
 
-TILE_M, TILE_N, MMA_K = 64, 256, 16
-A_TILE_BYTES = TILE_M * MMA_K * 2
+TILE_M, TILE_N = 64, 256
+A_TILE_BYTES = TILE_M * STEP_BYTES
 OUT_TILE_BYTES = TILE_M * TILE_N * 4
 # 16 products of up to 15 * 15 / 64 a step: 4096 steps stay below 2^24 / 64, and so exact in fp32
 MAX_K_STEPS = 4096
-# wgmma between two waits
+# whose mma.sync takes fp8
+NATIVE_FP8 = ("sm_89", "sm_120a", "sm_121a")
+# wgmma between two waits, and steps between two signs
 GROUP = 4
-EXACT = Tolerance(0.0, 0.0, "sums of multiples of 1/64 below 2^24 / 64 are exact in fp32")
 
 
 @dataclass(frozen=True)
 class TensorChain:
-    """Tiles of 64 x 256, and how often 16 of k are added to each."""
+    """Tiles of 64 x 256, and how often 32 bytes of k are added to each."""
 
     tiles: int
     k_steps: int
@@ -76,56 +80,98 @@ class WgmmaConfig:
 MMA_CONFIGS = space(
     MmaConfig,
     chains=(16, 8, 32),
-    blocks_per_sm=(2, 1),
+    blocks_per_sm=(2,),
     where=lambda c: (5 * c.chains + 24) * c.num_threads * c.blocks_per_sm <= 65536,
 )
-WGMMA_CONFIGS = space(WgmmaConfig, blocks_per_sm=(2, 1, 3))
+WGMMA_CONFIGS = space(WgmmaConfig, blocks_per_sm=(2, 1))
 
 
-def _eighths(shape, rng):
-    """Return random multiples of 1/8 between -15/8 and 15/8, none of them zero."""
-    return (rng.integers(1, 16, shape) * rng.choice((-1, 1), shape) / 8).astype(np.float16)
+def net_steps(element, k_steps):
+    """Return how many products the result is of; where signs alternate, one group's."""
+    return GROUP if element.alternate else k_steps
 
 
-def _tensor_work(problem):
-    tiles = problem.tiles
-    size_bytes = tiles * (A_TILE_BYTES + OUT_TILE_BYTES) + TILE_N * MMA_K * 2
-    return Work(flops=2 * TILE_M * TILE_N * MMA_K * problem.k_steps * tiles, bytes=size_bytes)
+def steps_refusal(element, k_steps):
+    """Return why a chain cannot be cut into groups, or None."""
+    if k_steps % GROUP:
+        return f"k_steps must be a multiple of {GROUP}; got {k_steps}"
+    if element.alternate and k_steps // GROUP % 2 == 0:
+        return f"k_steps must be an odd multiple of {GROUP}, as signs alternate; got {k_steps}"
+    return None
 
 
-# the last test is what the ceiling is measured with: ten waves of two blocks a SM on 132 SMs
-TENSOR = Op(
-    name="tensor_f16",
-    formula="out[t, m, n] = k_steps * sum_k a[t, m, k] b[n, k]",
-    problem=TensorChain,
-    make_inputs=lambda problem, rng: {
-        "a": _eighths((problem.tiles, TILE_M, MMA_K), rng),
-        "b": _eighths((TILE_N, MMA_K), rng),
-    },
-    reference=lambda problem, inputs: tensor_chain(inputs["a"], inputs["b"], problem.k_steps),
-    output=lambda problem: ((problem.tiles, TILE_M, TILE_N), np.dtype(np.float32)),
-    work=_tensor_work,
-    tolerance=lambda problem: EXACT,
-    tests=(TensorChain(1, 4), TensorChain(2, 8), TensorChain(2640, 1024)),
-    activations=frozenset(),
-)
+def tensor_op(element, name, row_bytes, tests):
+    """Return the Op of chains of a type, with rows of a and b of so many bytes.
+
+    A row of several steps is gone through again and again.
+    """
+    row = row_bytes // element.size_bytes
+    steps = row_bytes // STEP_BYTES
+
+    def work(problem):
+        size_bytes = problem.tiles * (TILE_M * row_bytes + OUT_TILE_BYTES) + TILE_N * row_bytes
+        flops = 2 * TILE_M * TILE_N * element.per_step * problem.k_steps * problem.tiles
+        return Work(flops=flops, bytes=size_bytes)
+
+    return Op(
+        name=f"{name}_{element.ptx if element.size_bytes == 2 else element.name}",
+        formula="out[t, m, n] = k_steps * sum_k a[t, m, k] b[n, k]",
+        problem=type(tests[0]),
+        make_inputs=lambda problem, rng: {
+            "a": element.random((problem.tiles, TILE_M, row), rng),
+            "b": element.random((TILE_N, row), rng),
+        },
+        reference=lambda problem, inputs: tensor_chain(
+            inputs["a"], inputs["b"], net_steps(element, problem.k_steps) // steps
+        ),
+        output=lambda problem: ((problem.tiles, TILE_M, TILE_N), np.dtype(element.sums)),
+        work=work,
+        tolerance=lambda problem: element.tolerance,
+        tests=tests,
+        # not rotated: they are read once
+        activations=frozenset({"a", "b"}),
+    )
+
+
+def full_size(element):
+    """Return what a ceiling is measured with: four waves of two blocks a SM on 132 SMs."""
+    return 1056, 2048 + (GROUP if element.alternate else 0)
+
+
+def _tests(element):
+    small = ((1, 4), (2, 12)) if element.alternate else ((1, 4), (2, 8))
+    return tuple(TensorChain(*sizes) for sizes in (*small, full_size(element)))
+
+
+OPS = {one.name: tensor_op(one, "tensor", STEP_BYTES, _tests(one)) for one in ELEMENTS}
+TENSOR = OPS["fp16"]
 
 
 class MmaSync(Kernel):
-    """Chains of mma.m16n8k16, which every GPU since Ampere has."""
+    """Chains of mma.sync, which every GPU since Ampere has; of fp8 since Ada."""
 
-    name = "mma_sync"
-    op = TENSOR
     config: type = MmaConfig
-    summary = "mma.sync.m16n8k16 chains, all operands in registers"
+    word = "mma_sync"
+
+    def __init__(self, element=FP16):
+        self.element = element
+        self.name = self.word if element is FP16 else f"{self.word}_{element.name}"
+        self.op = OPS[element.name]
+        self.summary = f"mma.sync chains of {element.name}, all operands in registers"
+        self.rate = Rate("tensor", element.unit, element.name)
+
+    def __reduce__(self):
+        # its Op is made of functions, which no process can be sent
+        return type(self), (self.element,)
 
     def configs(self, gpu):
         """Return how many chains a warp, and how many blocks a SM."""
-        return MMA_CONFIGS
+        # elsewhere the compiler makes fp16 of both operands, which takes longer than to multiply
+        return MMA_CONFIGS if self.element is not FP8 or gpu.arch in NATIVE_FP8 else ()
 
     def refuses(self, problem):
-        """Run every problem."""
-        return None
+        """Return why the chain cannot be cut into groups, or None."""
+        return steps_refusal(self.element, problem.k_steps)
 
     def build(self, config, arch):
         """Return the program: Grid: tiles; Block: the warps of a tile."""
@@ -133,13 +179,12 @@ class MmaSync(Kernel):
         from ferrum_numba.kernels.ceilings.tensor_program import build_mma
 
         parameters = (*pointers("a", "b", "out"), *sizes("k_steps"))
-        return Program(
-            build_mma(config.chains), parameters, config.num_threads, config.blocks_per_sm
-        )
+        function = build_mma(config.chains, self.element)
+        return Program(function, parameters, config.num_threads, config.blocks_per_sm)
 
     def prepare(self, problem, inputs):
-        """Return the matrices as they are."""
-        return dict(inputs)
+        """Return the matrices as they are, as bytes."""
+        return {name: array.view(np.uint8) for name, array in inputs.items()}
 
     def launch(self, config, problem, gpu):
         """Return a block a tile."""
@@ -147,21 +192,21 @@ class MmaSync(Kernel):
 
 
 class Wgmma(MmaSync):
-    """Chains of wgmma.m64n256k16 with A from registers, as a dequantising GEMM has it."""
+    """Chains of wgmma.m64n256 with A from registers, as a dequantising GEMM has it."""
 
-    name = "wgmma"
-    config = WgmmaConfig
-    summary = "wgmma.m64n256k16 chains, A in registers, B in shared memory; Hopper only"
+    config: type = WgmmaConfig
+    word = "wgmma"
+
+    def __init__(self, element=FP16):
+        super().__init__(element)
+        self.summary = (
+            f"wgmma.m64n256 chains of {element.name}, A in registers, B in shared memory; "
+            "Hopper only"
+        )
 
     def configs(self, gpu):
         """Return how many blocks a SM; none but on Hopper."""
         return WGMMA_CONFIGS if gpu.arch == "sm_90a" else ()
-
-    def refuses(self, problem):
-        """Return why the chain cannot be cut into groups, or None."""
-        if problem.k_steps % GROUP:
-            return f"k_steps must be a multiple of {GROUP}; got {problem.k_steps}"
-        return None
 
     def build(self, config, arch):
         """Return the program: Grid: tiles; Block: a warpgroup; smem: b."""
@@ -169,4 +214,5 @@ class Wgmma(MmaSync):
         from ferrum_numba.kernels.ceilings.tensor_program import build_wgmma
 
         parameters = (*pointers("a", "b", "out"), *sizes("k_steps"))
-        return Program(build_wgmma(), parameters, 128, config.blocks_per_sm, config.smem_bytes)
+        function = build_wgmma(self.element)
+        return Program(function, parameters, 128, config.blocks_per_sm, config.smem_bytes)

@@ -1,13 +1,15 @@
 """The device programs of tensor.py, which says what they measure."""
 
 from numba import cuda
-from numba.cuda.types import float32, uint32, uint64
+from numba.cuda.types import float32, int32, uint32, uint64
 
+from ferrum_numba.kernels.ceilings.elements import STEP_BYTES
 from ferrum_numba.kernels.ceilings.steps import store_accumulator
-from ferrum_numba.kernels.ceilings.tensor import A_TILE_BYTES, GROUP, MMA_K, OUT_TILE_BYTES, TILE_N
+from ferrum_numba.kernels.ceilings.tensor import A_TILE_BYTES, GROUP, OUT_TILE_BYTES, TILE_N
 from ferrum_numba.ptx.convert import splat_f32
-from ferrum_numba.ptx.memory import ld_global_nc_u32, st_global_f32, st_shared_u32
-from ferrum_numba.ptx.mma import mma_m16n8k16_f16
+from ferrum_numba.ptx.memory import ld_global_nc_u32, st_global_f32, st_global_u32, st_shared_u32
+from ferrum_numba.ptx.mma import MMA
+from ferrum_numba.ptx.mma8 import MMA8, splat_s32, wgmma8_rs, wgmma_wait_s32
 from ferrum_numba.ptx.special import smem_base
 from ferrum_numba.ptx.sync import fence_proxy_async
 from ferrum_numba.ptx.wgmma import (
@@ -18,14 +20,17 @@ from ferrum_numba.ptx.wgmma import (
     wgmma_wait_acc,
 )
 
+# of four 8-bit floats in a register
+SIGNS = 0x80808080
+
 
 @cuda.jit(device=True, forceinline=True)
 def _fragment_a(a, tile, lane_id, warp_row):
     """Return the A fragment of a warp's 16 rows of a tile."""
     row = uint32(warp_row + uint32(lane_id >> 2))
-    at = a + uint64(tile) * uint64(A_TILE_BYTES) + uint64(row) * uint64(MMA_K * 2)
+    at = a + uint64(tile) * uint64(A_TILE_BYTES) + uint64(row) * uint64(STEP_BYTES)
     at = at + uint64(lane_id & uint32(3)) * uint64(4)
-    below = uint64(8 * MMA_K * 2)
+    below = uint64(8 * STEP_BYTES)
     return (
         ld_global_nc_u32(at),
         ld_global_nc_u32(at + below),
@@ -35,16 +40,45 @@ def _fragment_a(a, tile, lane_id, warp_row):
 
 
 @cuda.jit(device=True, forceinline=True)
-def _store(out, tile, row, column, first, second):
-    """Store two neighbours of a tile of the output."""
-    at = out + uint64(tile) * uint64(OUT_TILE_BYTES)
-    at = at + uint64(row) * uint64(TILE_N * 4) + uint64(column) * uint64(4)
-    st_global_f32(at, first)
-    st_global_f32(at + uint64(4), second)
+def _negated(fragment):
+    """Return a fragment of 8-bit floats with the other signs."""
+    return (
+        uint32(fragment[0] ^ SIGNS),
+        uint32(fragment[1] ^ SIGNS),
+        uint32(fragment[2] ^ SIGNS),
+        uint32(fragment[3] ^ SIGNS),
+    )
 
 
-def build_mma(chains):
+@cuda.jit(device=True, forceinline=True)
+def _store_f32(at, value):
+    st_global_f32(at, value)
+
+
+@cuda.jit(device=True, forceinline=True)
+def _store_s32(at, value):
+    st_global_u32(at, uint32(value))
+
+
+def store_pair(element):
+    """Make what stores two neighbours of a tile of the output."""
+    store = _store_s32 if element.is_integer else _store_f32
+
+    @cuda.jit(device=True, forceinline=True)
+    def store_two(out, tile, row, column, first, second):
+        at = out + uint64(tile) * uint64(OUT_TILE_BYTES)
+        at = at + uint64(row) * uint64(TILE_N * 4) + uint64(column) * uint64(4)
+        store(at, first)
+        store(at + uint64(4), second)
+
+    return store_two
+
+
+def build_mma(chains, element):
     acc_shape, b_shape = (chains, 4), (chains, 2)
+    mma = (MMA8 if element.size_bytes == 1 else MMA)[element.ptx]
+    number = int32 if element.is_integer else float32
+    alternate, store = element.alternate, store_pair(element)
 
     def mma_sync(a, b, out, k_steps):
         tile = uint32(cuda.blockIdx.x)
@@ -59,44 +93,68 @@ def build_mma(chains):
         # prologue: every operand into registers
         frag_a = _fragment_a(a, tile, lane_id, warp_row)
         frag_b = cuda.local.array(b_shape, uint32)
-        acc = cuda.local.array(acc_shape, float32)
+        acc = cuda.local.array(acc_shape, number)
         for j in range(chains):
             n = uint32(uint32(warp_column + g) + uint32(8 * j))
-            at = b + uint64(n) * uint64(MMA_K * 2) + uint64(q) * uint64(4)
+            at = b + uint64(n) * uint64(STEP_BYTES) + uint64(q) * uint64(4)
             frag_b[j, 0] = ld_global_nc_u32(at)
             frag_b[j, 1] = ld_global_nc_u32(at + uint64(16))
             for i in range(4):
-                acc[j, i] = float32(0)
+                acc[j, i] = number(0)
 
-        # main loop: one mma a chain
+        # main loop: GROUP mma a chain
         k = uint32(0)
         while k < k_steps:
-            for j in range(chains):
-                c = (acc[j, 0], acc[j, 1], acc[j, 2], acc[j, 3])
-                d = mma_m16n8k16_f16(frag_a, (frag_b[j, 0], frag_b[j, 1]), c)
-                acc[j, 0] = d[0]
-                acc[j, 1] = d[1]
-                acc[j, 2] = d[2]
-                acc[j, 3] = d[3]
-            k = uint32(k + 1)
+            for _ in range(GROUP):
+                for j in range(chains):
+                    c = (acc[j, 0], acc[j, 1], acc[j, 2], acc[j, 3])
+                    d = mma(frag_a, (frag_b[j, 0], frag_b[j, 1]), c)
+                    acc[j, 0] = d[0]
+                    acc[j, 1] = d[1]
+                    acc[j, 2] = d[2]
+                    acc[j, 3] = d[3]
+            if alternate:
+                frag_a = _negated(frag_a)
+            k = uint32(k + GROUP)
 
         # epilogue: registers -> gmem
         row = uint32(warp_row + g)
         for j in range(chains):
             column = uint32(uint32(warp_column + uint32(8 * j)) + uint32(q * 2))
-            _store(out, tile, row, column, acc[j, 0], acc[j, 1])
-            _store(out, tile, uint32(row + 8), column, acc[j, 2], acc[j, 3])
+            store(out, tile, row, column, acc[j, 0], acc[j, 1])
+            store(out, tile, uint32(row + 8), column, acc[j, 2], acc[j, 3])
 
     return mma_sync
 
 
-def build_wgmma():
-    # core matrices of 8 rows x 16 bytes, the two of a row of 16 k one after the other
+def warpgroup_of(element, make, make8):
+    """Return what adds a product, what subtracts one, what waits, zeros, and what stores."""
+    n, row_bytes = TILE_N, TILE_N * 4
+    if element.size_bytes == 2:
+        product = make(n, element.ptx)
+        negated = product
+    else:
+        product = make8(n, element.ptx)
+        negated = make8(n, element.ptx, negate=True) if element.alternate else product
+    if element.is_integer:
+        return (
+            product,
+            negated,
+            wgmma_wait_s32(n),
+            splat_s32(n // 2),
+            store_accumulator(n, row_bytes, True),
+        )
+    return product, negated, wgmma_wait_acc(n), splat_f32(n // 2), store_accumulator(n, row_bytes)
+
+
+def build_wgmma(element):
+    # core matrices of 8 rows x 16 bytes, the two of a row one after the other
     core_bytes = 128
     describe_b = smem_descriptor(0, 2 * core_bytes, core_bytes)
-    product, wait, zeros = wgmma_rs(TILE_N), wgmma_wait_acc(TILE_N), splat_f32(TILE_N // 2)
-    store = store_accumulator(TILE_N, TILE_N * 4)
-    b_words = TILE_N * MMA_K // 2
+    product, negated, wait, zeros, store = warpgroup_of(element, wgmma_rs, wgmma8_rs)
+    number = int32 if element.is_integer else float32
+    b_words = TILE_N * STEP_BYTES // 4
+    alternate = element.alternate
 
     def wgmma(a, b, out, k_steps):
         tile = uint32(cuda.blockIdx.x)
@@ -124,7 +182,7 @@ def build_wgmma():
         # main loop: a group of products a wait
         desc_b = describe_b(smem)
         one = uint32(1)
-        acc = zeros(float32(0))
+        acc = zeros(number(0))
         k = uint32(0)
         while k < k_steps:
             wgmma_fence()
@@ -135,6 +193,15 @@ def build_wgmma():
             wgmma_commit()
             acc = wait(acc, 0)
             k = uint32(k + GROUP)
+            if alternate and k < k_steps:
+                wgmma_fence()
+                acc = negated(acc, frag_a, desc_b, one)
+                acc = negated(acc, frag_a, desc_b, one)
+                acc = negated(acc, frag_a, desc_b, one)
+                acc = negated(acc, frag_a, desc_b, one)
+                wgmma_commit()
+                acc = wait(acc, 0)
+                k = uint32(k + GROUP)
 
         # epilogue: registers -> gmem
         row = uint32(warp_row + uint32(lane_id >> 2))

@@ -192,7 +192,7 @@ def test_rows_are_those_of_a_result_file(monkeypatch, tmp_path):
     environment = dict.fromkeys(results.ENVIRONMENT, "")
     environment |= {"date": "2026-12-01T00:00:00.000+00:00"}
     for _ in range(2):
-        peers_moe._store(tmp_path, gpu, results.ResultFile(environment, rows))
+        peers_moe.store(tmp_path, gpu, results.ResultFile(environment, rows), OP.name)
     stored = results.load(tmp_path / "h200" / "grouped_gemm.json")
     assert [(row.kernel, row.us, row.more.get("peer")) for row in stored.rows] == [
         ("grouped", 10.0, None),

@@ -7,6 +7,7 @@ from ptx_cases import Case
 from ptx_floats import (
     BF16,
     F16,
+    F32,
     SPECIAL_BF16,
     SPECIAL_F16,
     SPECIAL_F32,
@@ -48,6 +49,14 @@ def ternary(op):
         ptx.st_global_u32(out + i, op(x, y, z))
 
     return ternary_case
+
+
+def fma_f32_case(a, b, c, out):
+    i = uint64(uint32((cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x) * 4))
+    x = ptx.ld_global_f32(a + i)
+    y = ptx.ld_global_f32(b + i)
+    z = ptx.ld_global_f32(c + i)
+    ptx.st_global_f32(out + i, ptx.fma_f32(x, y, z))
 
 
 def lop3_with(lut):
@@ -239,11 +248,25 @@ def bits_cases():
     yield elementwise(
         "bits_f32", ptx.bits_f32, from_bits, words("a"), lambda i: i["a"].view(np.float32)
     )
+    yield elementwise("fma_f32", ptx.fma_f32, fma_f32_case, fma_inputs, fma_want)
     yield Case(
         "splat_f32", (splat_f32_x5,), splat_case,
         lambda rng: {"a": rng.standard_normal(32).astype(np.float32)},
         lambda i: np.tile(i["a"][:, None], (1, 5)),
     )  # fmt: skip
+
+
+def fma_inputs(rng):
+    """Return fp32 of all sizes; of half of them the sum all but cancels."""
+    a, b, c = (rng.standard_normal(COUNT) * 2.0 ** rng.integers(-9, 9, COUNT) for _ in range(3))
+    half = COUNT // 2
+    c[:half] = -np.float32(a[:half]) * np.float32(b[:half])
+    return {name: x.astype(np.float32) for name, x in zip("abc", (a, b, c), strict=True)}
+
+
+def fma_want(inputs):
+    rows = zip(*(inputs[name].tolist() for name in "abc"), strict=True)
+    return np.array([rounded_fma(*row, F32) for row in rows], np.uint32).view(np.float32)
 
 
 def shuffled(source):

@@ -81,7 +81,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
         ({"problem": {"sizes": [1]}}, r"row 0: problem.sizes must be text, .*got \[1\]"),
         ({"run": 7}, "row 0: run must be str, got 7"),
         ({"problem": {"tokens": 0}}, "row 0: problem.tokens must be an integer above 0, got 0"),
-        ({"peer": "humming"}, "row 0: of a peer, kind must be 4-bit or fp16, got None"),
+        ({"peer": "humming"}, "row 0: of a peer, kind must be 4-bit, fp16, W4A8, fp8, got"),
         ({"flops": "many"}, "row 0: flops must be int or float or null, got 'many'"),
         ({"rounds": [[10.0], []]}, "row 0: rounds must be lists of samples, none of them empty"),
         ({"rounds": [10.0]}, "row 0: rounds must be lists of samples, none of them empty"),
