@@ -230,6 +230,18 @@ def test_a_file_that_cannot_be_merged_leaves_nothing(run, tmp_path):
     assert not (tmp_path / "a.json").exists()
 
 
+def test_a_table_takes_no_other_files_place(run, tmp_path):
+    assert run(*TUNE)[0] == 0
+    file = tmp_path / "results/h200/axpy.json"
+    before = file.read_bytes()
+    status, out, err = run("decisions", "merge", str(file), "--out", str(file))
+    assert (status, out) == (2, "")
+    assert err.startswith(f"ferrum-numba: {file} is there and no table of decisions; ")
+    assert file.read_bytes() == before
+    for _ in range(2):
+        assert run("decisions", "merge", str(file), "--out", "a.json")[0] == 0
+
+
 def test_the_toys_store_is_a_result_file_like_any(run):
     assert run(*TUNE)[0] == 0
     assert len(results.load("results/h200/axpy.json").rows) == 2
