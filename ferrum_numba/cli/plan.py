@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.cli import options
 from ferrum_numba.cli.names import in_words
-from ferrum_numba.cli.output import make_folder, print_json, print_table, progress, say
+from ferrum_numba.cli.output import counted, make_folder, print_json, print_table, progress, say
 from ferrum_numba.cli.session import Session
 from ferrum_numba.errors import ConfigError
 
@@ -78,7 +78,7 @@ def _into(session: Session) -> list[Planned]:
     size_mb = size_bytes(Path(args.out)) / 1e6
     minutes = [expected_s(rows, searcher) / 60 for searcher in ("auto", "model")]
     say(
-        f"{args.out} holds the programs of {len(problems)} problems, {size_mb:.1f} MB; "
+        f"{args.out} holds the programs of {counted(len(problems), 'problem')}, {size_mb:.1f} MB; "
         f"`ferrum-numba tune --plan {args.out}` is expected to hold {facts.name} for "
         f"{minutes[0]:.1f} minutes, with `--searcher model` for {minutes[1]:.1f}"
     )

@@ -60,6 +60,8 @@ def run(session: Session) -> int:
 def _run(session: Session) -> int:
     plan = searching.plan_of(session)
     problems = searching.problems_of(session, plan)
+    if session.args.t4:
+        make_folder(session.args.t4)
     files = [file for _, file in tuned(session, problems, plan)]
     if session.args.t4:
         replaying.write_t4(session, files)

@@ -1,6 +1,7 @@
 """`plan --out`, and of `tune`: `--plan`, `--budget`, `--stop-within`, `--replay`, `--t4`."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,11 @@ def test_some_problems_of_a_plan_are_tuned_and_no_others(run, board):
         (("tune", "toy", "--plan", "plan"), "plan has no programs of toy"),
         ((*PLAN, "--arch", "sm_80"), "a plan is for NVIDIA H200, which is sm_90a"),
         (("tune", "axpy", "--replay", "nowhere"), "nowhere: cannot be read"),
+        (("tune", "axpy", "--replay", "x", "--plan", "plan"), "takes no --plan"),
+        (("tune", "axpy", "--replay", "x", "--stop-within", "5"), "takes no --stop-within"),
+        (("tune", "axpy", "--replay", "x", "--budget", "5m"), "takes no --budget"),
+        (("tune", "axpy", "--replay", "x", "--gpus", "all"), "takes no --gpus"),
+        (("tune", "axpy", "--replay", "x", "--repeat", "3"), "takes no --repeat"),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) else "",
 )
@@ -120,6 +126,31 @@ def test_problems_that_a_budget_does_not_reach_are_told(run, board):
     assert status == 0
     assert "2 of 2 problems were not reached in 1e-07 s" in err
     assert board.asked == []
+
+
+def test_problems_that_nothing_fits_are_told_apart_from_those(run, board, monkeypatch):
+    monkeypatch.setattr(Axpy, "misfit", lambda *_: "too small")
+    status, _, err = run("tune", "axpy", "--problem", "n=64")
+    assert status == 0
+    assert "no config fits here for 1 of 1 problem\n" in err
+
+
+def test_a_folder_for_t4_is_made_before_anything_is_measured(run, board):
+    Path("taken").touch()
+    status, _, err = run("tune", "axpy", "--problem", "n=64", "--t4", "taken")
+    assert status == 2
+    assert err == "ferrum-numba: taken cannot be written: File exists\n"
+    assert board.asked == []
+
+
+def test_a_searcher_that_is_not_installed_is_missed_before_anything_compiles(
+    run, board, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.setattr("ferrum_numba.tune.search.build_space", None)
+    status, _, err = run("tune", "axpy", "--problem", "n=64", "--searcher", "optuna")
+    assert status == 2
+    assert "pip install 'ferrum-numba[optuna]'" in err
 
 
 def test_what_was_measured_before_is_an_incumbent(run, board):
@@ -164,6 +195,15 @@ def test_recorded_results_say_what_each_way_of_searching_finds(capsys):
     assert found["search"]["worst"] < 0.03
     count = len(list(Path("handed").iterdir()))
     assert f"{count} files in the T4 format are in handed" in err
+    some = [*argv, "--json", "--problem", "M=16,N=4096,K=4096,group_size=128"]
+    assert cli.main((Decode(),), {}, some) == 0
+    out, _ = capsys.readouterr()
+    assert json.loads(out)["search"]["problems"] == 1
+    assert cli.main((Decode(),), {}, [*argv, "--json", "--m", "16"]) == 0
+    out, _ = capsys.readouterr()
+    assert 1 < json.loads(out)["search"]["problems"] < found["search"]["problems"]
+    assert cli.main((Decode(),), {}, [*argv, "--m", "3"]) == 2
+    assert "has no landscape of decode for these problems" in capsys.readouterr().err
     assert cli.main((Decode(),), {}, argv) == 0
     out, _ = capsys.readouterr()
     assert "searched as asked for (model)" in out
