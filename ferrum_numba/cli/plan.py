@@ -44,7 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(session: Session) -> int:
     """Print a row for each kernel, problem and config; 1 where one does not compile."""
     rows = _into(session) if session.args.out else _some(session)
-    session.rows_kept = len(rows)
     if session.args.json:
         print_json([asdict(row) for row in rows])
     elif session.args.out:
@@ -62,7 +61,7 @@ def _into(session: Session) -> list[Planned]:
     """Plan into a folder, and say what it holds."""
     from ferrum_numba.tune.expected import expected_s
     from ferrum_numba.tune.plan import plan_into
-    from ferrum_numba.tune.planned import size_bytes
+    from ferrum_numba.tune.planned import PROGRAMS, size_bytes
 
     args, facts = session.args, session.gpu
     if args.arch not in (None, facts.arch):
@@ -72,9 +71,14 @@ def _into(session: Session) -> list[Planned]:
         )
     problems = session.problems()
     make_folder(args.out)
-    session.kept = "programs"
-    with progress("plan") as bar:
-        rows = plan_into(args.out, session.kernels, problems, facts, limit=args.limit, progress=bar)
+    session.kept, session.goes_on = "programs", True
+    try:
+        with progress("plan") as bar:
+            rows = plan_into(
+                args.out, session.kernels, problems, facts, limit=args.limit, progress=bar
+            )
+    finally:
+        session.rows_kept = len(list((Path(args.out) / PROGRAMS).glob("*.cubin")))
     size_mb = size_bytes(Path(args.out)) / 1e6
     minutes = [expected_s(rows, searcher) / 60 for searcher in ("auto", "model")]
     say(

@@ -1,6 +1,8 @@
 """`plan --out`, and of `tune`: `--plan`, `--budget`, `--stop-within`, `--replay`, `--t4`."""
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -9,9 +11,11 @@ from axpy import Axpy, Problem
 from test_cli import Measured
 from toy_kernel import Toy
 
+from ferrum_numba import __main__ as entry
 from ferrum_numba import cli, gpu, tune
 from ferrum_numba.kernels.decode.kernel import Decode
 from ferrum_numba.perf.readme_table import RESULTS
+from ferrum_numba.tune import planned
 from ferrum_numba.tune.search import SearchTask, search
 from ferrum_numba.tune.worker import Outcome
 
@@ -69,6 +73,35 @@ def test_a_plan_is_kept_and_tuned_without_a_compiler(run, board, monkeypatch):
     assert [row["problem"]["n"] for row in found["rows"]] == [64, 64, 100, 100]
     assert "GPU held" in err
     assert "inside timed kernels" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_stopped_plan_says_what_it_has_and_how_to_go_on(run, monkeypatch, number):
+    kept = planned.cache.keep
+
+    def stop_after_one(*about):
+        kept(*about)
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(planned.cache, "keep", stop_after_one)
+    status, out, err = run(*PLAN)
+    assert (status, out) == (130, "")
+    assert err == (
+        "ferrum-numba: stopped; 1 programs kept; to go on: ferrum-numba plan axpy --gpu h200 "
+        "--problem small --out plan\n"
+    )
+    assert [file.suffix for file in Path("plan/programs").iterdir()] == [".cubin"]
+
+
+def test_ctrl_c_while_the_command_line_loads_is_one_sentence(capsys, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.__import__", stop)
+    status = entry.main()
+    monkeypatch.undo()
+    assert status == 130
+    assert capsys.readouterr().err == "ferrum-numba: stopped before it began\n"
 
 
 def test_some_problems_of_a_plan_are_tuned_and_no_others(run, board):

@@ -180,8 +180,10 @@ def test_a_disk_that_is_full_is_one_sentence_and_status_2(run, measurer, tmp_pat
         beside.unlink()
     status, out, err = run("tune", "axpy", "--problem", "n=100")
     assert (status, out) == (2, "")
-    words = "results/h200/tuning.sqlite cannot be used: file is not a database"
-    assert err == f"ferrum-numba: {words}\n"
+    words = (
+        "results/h200/tuning.sqlite is damaged or no database: file is not a database; remove it"
+    )
+    assert err == f"ferrum-numba: {words}: the next tune takes in the result files beside it\n"
 
 
 WHY = ("why-miss", "axpy", "--problem", "n=64")
