@@ -16,13 +16,13 @@ def main() -> int:
         from ferrum_numba.kernels.ceilings import CEILINGS
         from ferrum_numba.perf.peers import PEERS
         from ferrum_numba.perf.problems import PROBLEM_SETS
+
+        recorded = shipped.results_folder()
+        tools = (*TOOLS, *MOE)
+        return cli.main(KERNELS, PROBLEM_SETS, None, CEILINGS, recorded, PEERS, tools=tools)
     except KeyboardInterrupt:
         print("ferrum-numba: stopped before it began", file=sys.stderr)
         return INTERRUPTED
-
-    recorded = shipped.results_folder()
-    tools = (*TOOLS, *MOE)
-    return cli.main(KERNELS, PROBLEM_SETS, None, CEILINGS, recorded, PEERS, tools=tools)
 
 
 if __name__ == "__main__":
