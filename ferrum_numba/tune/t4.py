@@ -23,6 +23,8 @@ from ferrum_numba.results.row import MEASURED, problem_key
 from ferrum_numba.results.validate import row_error
 
 VERSION = "1.0.0"
+# how a time is taken where nobody says
+COLD = "cold"
 # status of a row -> T4's word
 INVALIDITY = {
     MEASURED: "correct", "slow": "correct", "wrong": "correctness", "build failed": "compile",
@@ -72,17 +74,21 @@ def _result(row: Row) -> dict[str, Any]:
 def write(folder: str | Path, rows: Iterable[Row], environment: Mapping[str, Any]) -> list[Path]:
     """Write a file for each kernel and problem, and return their paths.
 
+    Of another regime than cold the file's name ends in it.
+
     Raises:
         StoreError: the folder cannot be written.
     """
-    groups: dict[tuple[str, object], list[Row]] = {}
+    groups: dict[tuple[str, object, str], list[Row]] = {}
     for row in rows:
         if not row.peer:
-            groups.setdefault((row.kernel, problem_key(row.problem)), []).append(row)
+            about = row.kernel, problem_key(row.problem), row.regime
+            groups.setdefault(about, []).append(row)
     root, paths = Path(folder), []
     try:
-        for (kernel, _), group in groups.items():
-            path = root / f"{kernel}-{_slug(group[0].problem)}.json"
+        for (kernel, _, regime), group in groups.items():
+            suffix = "" if regime == COLD else f"-{regime}"
+            path = root / f"{kernel}-{_slug(group[0].problem)}{suffix}.json"
             write_text(path, json.dumps(to_t4(group, environment), indent=1))
             paths.append(path)
     except OSError as error:
@@ -119,7 +125,7 @@ def read(
         raise StoreError(f"{path}: metadata.gpu_facts {wrong}")
     kernel, problem = _about(path, metadata, kernels, problems)
     rows = [
-        _row(path, i, entry, kernel, problem, str(metadata.get("regime", "cold")))
+        _row(path, i, entry, kernel, problem, str(metadata.get("regime", COLD)))
         for i, entry in enumerate(found["results"])
     ]
     return rows, dict(facts)

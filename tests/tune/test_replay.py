@@ -236,6 +236,15 @@ def test_t4_files_are_valid_and_come_back(tmp_path):
         assert row.registers == then[row.key].registers
 
 
+def test_times_of_two_regimes_are_two_t4_files(tmp_path):
+    rows = [toy_row(1), toy_row(1, regime="hot"), toy_row(2)]
+    cold, hot = t4.write(tmp_path, rows, {})
+    assert hot.name == f"{cold.stem}-hot.json"
+    for path, regime, count in ((cold, "cold", 2), (hot, "hot", 1)):
+        found, _ = t4.read(path, [Toy()])
+        assert [row.regime for row in found] == [regime] * count
+
+
 @pytest.mark.parametrize("status", sorted(results.row.STATUSES))
 def test_every_status_has_its_word_in_t4(status):
     timed = status in ("measured", "slow")
