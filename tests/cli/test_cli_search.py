@@ -196,6 +196,20 @@ def test_what_was_measured_before_is_an_incumbent(run, board):
     assert len(board.tasks[-1][0].earlier) == 2
 
 
+@pytest.mark.parametrize("us", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_sample_that_is_no_time_is_a_row_and_the_rest_is_kept(run, board, us):
+    good = Outcome("measured", us=(50.0,) * 9)
+    odd = Outcome("measured", us=(50.0,) * 8 + (us,))
+    board.run = lambda candidate, _: odd if candidate.config.num_threads == 64 else good
+    status, out, err = run("tune", "axpy", "--problem", "n=64", "--json")
+    assert (status, "Traceback" in err) == (0, False)
+    rows = {row["config"]["num_threads"]: row for row in json.loads(out)[0]["rows"]}
+    assert {threads: row["status"] for threads, row in rows.items()} == {
+        64: "failed", 128: "measured",
+    }  # fmt: skip
+    assert rows[64]["reason"] == f"1 of 9 samples are no times, such as {us} us"
+
+
 def test_a_roof_needs_ceilings_of_this_very_board(run, board):
     run("tune", "axpy", "--problem", "n=64", "--stop-within", "5%")
     ((task, _),) = board.tasks
