@@ -182,9 +182,10 @@ def test_a_damaged_file_is_named(tmp_path, text, words):
     [
         ([], "must be an object, got list"),
         ({"dram_bytes": "140 GB"}, "has a wrong dram_bytes: it must be an integer above 0"),
+        ({"arch": "hopper"}, "has a wrong arch: it must be one such as sm_90a, got 'hopper'"),
         ({"colour": "green"}, ""),
     ],
-    ids=["list", "text", "newer"],
+    ids=["list", "text", "arch", "newer"],
 )
 def test_the_facts_of_every_runs_gpu_are_checked(tmp_path, part, change, words):
     path, good = tmp_path / "a.json", make_environment()
