@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import sys
 
+# as a shell says it of Ctrl-C
+INTERRUPTED = 130
+
 
 def main() -> int:
     """Run the command line on the kernels of this house."""
-    from ferrum_numba import cli, shipped
-    from ferrum_numba.kernels import KERNELS, MOE, TOOLS
-    from ferrum_numba.kernels.ceilings import CEILINGS
-    from ferrum_numba.perf.peers import PEERS
-    from ferrum_numba.perf.problems import PROBLEM_SETS
+    try:
+        from ferrum_numba import cli, shipped
+        from ferrum_numba.kernels import KERNELS, MOE, TOOLS
+        from ferrum_numba.kernels.ceilings import CEILINGS
+        from ferrum_numba.perf.peers import PEERS
+        from ferrum_numba.perf.problems import PROBLEM_SETS
 
-    recorded = shipped.results_folder()
-    tools = (*TOOLS, *MOE)
-    return cli.main(KERNELS, PROBLEM_SETS, None, CEILINGS, recorded, PEERS, tools=tools)
+        recorded = shipped.results_folder()
+        tools = (*TOOLS, *MOE)
+        return cli.main(KERNELS, PROBLEM_SETS, None, CEILINGS, recorded, PEERS, tools=tools)
+    except KeyboardInterrupt:
+        print("ferrum-numba: stopped before it began", file=sys.stderr)
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

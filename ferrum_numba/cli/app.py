@@ -33,6 +33,7 @@ from ferrum_numba.cli import (
 )
 from ferrum_numba.cli.output import say
 from ferrum_numba.cli.session import Session
+from ferrum_numba.cli.stopping import as_interrupt
 from ferrum_numba.contract import Kernel, Problem
 from ferrum_numba.errors import FerrumError
 
@@ -84,14 +85,14 @@ def main(
 
     Returns:
         0: done. 1: a check failed, or something got slower. 2: a mistake, or what is asked for is
-        not there. 130: Ctrl-C, or SIGTERM where a checkpoint is written.
+        not there. 130: Ctrl-C or SIGTERM.
     """
     args = _parser().parse_args(argv)
     session = Session(
         args, tuple(kernels), problem_sets, tuple(ceilings), recorded, peers, tuple(tools)
     )
     try:
-        with _cache(args.no_cache), warnings_said(), session.open:
+        with as_interrupt(), _cache(args.no_cache), warnings_said(), session.open:
             status: int = COMMANDS[args.command].run(session)
         sys.stdout.flush()
     except FerrumError as error:

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from ferrum_numba.cli import options
 from ferrum_numba.cli.output import counted, print_json, progress
 from ferrum_numba.cli.session import Session
-from ferrum_numba.cli.stopping import all_or_nothing
 
 HELP = "a quantised checkpoint in another format, the same to the bit"
 FORMATS = ("gptq", "gptq_v2", "awq", "compressed-tensors", "marlin")
@@ -33,7 +32,8 @@ def run(session: Session) -> int:
     from ferrum_numba.gptq.convert import convert_checkpoint
 
     args = session.args
-    with all_or_nothing(session), progress("convert") as bar:
+    session.whole = True
+    with progress("convert") as bar:
         made = convert_checkpoint(
             args.source, args.target, args.to, zero_overflow=args.zero_overflow, progress=bar
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -100,10 +101,14 @@ def print_table(
     Console(width=_width(narrow=bool(folded))).print(table)
 
 
-def _width(narrow: bool) -> int | None:
-    """Return a table's width in characters; None for that of the terminal, or of COLUMNS."""
-    if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal():
-        return None
+def _width(narrow: bool) -> int:
+    """Return a table's width in characters: what COLUMNS says, else the terminal's, else a pipe's.
+
+    A width of 0, as of a terminal that nobody told its size, says nothing.
+    """
+    columns = os.environ.get("COLUMNS", "")
+    if sys.stdout.isatty() or (columns.isdecimal() and int(columns)):
+        return shutil.get_terminal_size((NARROW, 0)).columns
     return NARROW if narrow else PIPE_WIDTH
 
 

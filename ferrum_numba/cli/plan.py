@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.cli import options
 from ferrum_numba.cli.names import in_words
-from ferrum_numba.cli.output import make_folder, print_json, print_table, progress, say
+from ferrum_numba.cli.output import counted, make_folder, print_json, print_table, progress, say
 from ferrum_numba.cli.session import Session
 from ferrum_numba.errors import ConfigError
 
@@ -44,7 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(session: Session) -> int:
     """Print a row for each kernel, problem and config; 1 where one does not compile."""
     rows = _into(session) if session.args.out else _some(session)
-    session.rows_kept = len(rows)
     if session.args.json:
         print_json([asdict(row) for row in rows])
     elif session.args.out:
@@ -62,7 +61,7 @@ def _into(session: Session) -> list[Planned]:
     """Plan into a folder, and say what it holds."""
     from ferrum_numba.tune.expected import expected_s
     from ferrum_numba.tune.plan import plan_into
-    from ferrum_numba.tune.planned import size_bytes
+    from ferrum_numba.tune.planned import PROGRAMS, size_bytes
 
     args, facts = session.args, session.gpu
     if args.arch not in (None, facts.arch):
@@ -72,13 +71,18 @@ def _into(session: Session) -> list[Planned]:
         )
     problems = session.problems()
     make_folder(args.out)
-    session.kept = "programs"
-    with progress("plan") as bar:
-        rows = plan_into(args.out, session.kernels, problems, facts, limit=args.limit, progress=bar)
+    session.kept, session.goes_on = "programs", True
+    try:
+        with progress("plan") as bar:
+            rows = plan_into(
+                args.out, session.kernels, problems, facts, limit=args.limit, progress=bar
+            )
+    finally:
+        session.rows_kept = len(list((Path(args.out) / PROGRAMS).glob("*.cubin")))
     size_mb = size_bytes(Path(args.out)) / 1e6
     minutes = [expected_s(rows, searcher) / 60 for searcher in ("auto", "model")]
     say(
-        f"{args.out} holds the programs of {len(problems)} problems, {size_mb:.1f} MB; "
+        f"{args.out} holds the programs of {counted(len(problems), 'problem')}, {size_mb:.1f} MB; "
         f"`ferrum-numba tune --plan {args.out}` is expected to hold {facts.name} for "
         f"{minutes[0]:.1f} minutes, with `--searcher model` for {minutes[1]:.1f}"
     )

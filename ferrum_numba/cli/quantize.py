@@ -9,7 +9,6 @@ from dataclasses import asdict
 from ferrum_numba.cli import options
 from ferrum_numba.cli.output import counted, print_json, progress
 from ferrum_numba.cli.session import Session
-from ferrum_numba.cli.stopping import all_or_nothing
 
 HELP = "a GPTQ checkpoint of a 16-bit model, by rounding to nearest"
 
@@ -48,7 +47,8 @@ def run(session: Session) -> int:
         args.group_size, not args.asym, args.format, args.include_lm_head, tuple(args.include),
         tuple(args.exclude),
     )  # fmt: skip
-    with all_or_nothing(session), progress("quantize") as bar:
+    session.whole = True
+    with progress("quantize") as bar:
         made = quantize_checkpoint(args.source, args.target, recipe, bar)
     if args.json:
         print_json({"target": args.target, "recipe": asdict(recipe), **asdict(made)})

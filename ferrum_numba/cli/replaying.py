@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ferrum_numba import gpu as gpus
-from ferrum_numba.cli.output import print_json, print_table, say
+from ferrum_numba.cli.output import counted, print_json, print_table, say
 from ferrum_numba.cli.session import TUNED_GPU, Session
-from ferrum_numba.errors import StoreError
+from ferrum_numba.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from ferrum_numba.gpu import Gpu
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # measurements of a kernel on a problem; 0 for no limit
 BUDGETS = (1, 2, 4, 8, 16, 0)
+# options of `tune` that are about a GPU's time, or where it is kept
+MEASURING = ("plan", "budget", "stop_within", "gpus", "dask", "limit", "store")
 COLUMNS = ("kernel", "searcher", "budget", "measured", "GPU s", "mean", "worst", "within 1 %")
 
 
@@ -28,11 +30,13 @@ def run(session: Session) -> int:
     """Print what each way of searching finds of the recorded optimum, and search as asked for."""
     from ferrum_numba.tune.replay import DEFAULT, judge, landscapes
 
+    _refuse_others(session)
     rows, facts = _recorded(session)
-    every = landscapes(rows, session.kernels, facts)
+    every = _asked_for(session, landscapes(rows, session.kernels, facts))
     if not every:
         named = ", ".join(kernel.name for kernel in session.kernels)
-        raise StoreError(f"{session.args.replay} has no landscape of {named}")
+        where = " for these problems" if session.args.problem or session.args.m else ""
+        raise StoreError(f"{session.args.replay} has no landscape of {named}{where}")
     names = [DEFAULT, "exhaustive", "model"]
     if session.args.searcher == "optuna":
         names.append("optuna")
@@ -43,9 +47,10 @@ def run(session: Session) -> int:
         return 0
     title = f"{len(every)} landscapes of {facts.name}: how much slower than the best recorded"
     print_table([_shown(one) for one in found], COLUMNS, title)
+    problems, asked = searched["problems"], searched["measured"]
     print(
-        f"searched as asked for ({session.args.searcher}): {searched['problems']} problems, "
-        f"{searched['measured']} measurements; the winner is {searched['mean']:.2%} slower than "
+        f"searched as asked for ({session.args.searcher}): {counted(problems, 'problem')}, "
+        f"{counted(asked, 'measurement')}; the winner is {searched['mean']:.2%} slower than "
         f"the best recorded, at worst {searched['worst']:.2%}"
     )
     return 0
@@ -56,7 +61,34 @@ def write_t4(session: Session, files: Sequence[ResultFile]) -> None:
     from ferrum_numba.tune import t4
 
     paths = [p for file in files for p in t4.write(session.args.t4, file.rows, file.environment)]
-    say(f"{len(paths)} files in the T4 format are in {session.args.t4}")
+    are = "is" if len(paths) == 1 else "are"
+    say(f"{counted(len(paths), 'file')} in the T4 format {are} in {session.args.t4}")
+
+
+def _refuse_others(session: Session) -> None:
+    """Refuse options that say how to measure: nothing is.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    args = session.args
+    for name in MEASURING:
+        if getattr(args, name) is not None:
+            option = name.replace("_", "-")
+            raise ConfigError(f"--replay searches in what was recorded, and takes no --{option}")
+    if args.repeat > 1:
+        raise ConfigError("--replay gives the same every time, and takes no --repeat")
+
+
+def _asked_for(session: Session, every: Sequence[Landscape]) -> list[Landscape]:
+    """Return the landscapes of the problems that the user named, or all."""
+    from ferrum_numba.results.row import size_of
+
+    if session.args.problem:
+        wanted = set(session.problems())
+        return [one for one in every if one.problem in wanted]
+    sizes = session.args.m
+    return [one for one in every if not sizes or size_of(one.about) in sizes]
 
 
 def _recorded(session: Session) -> tuple[list[Row], Gpu]:
@@ -70,6 +102,8 @@ def _recorded(session: Session) -> tuple[list[Row], Gpu]:
     except (OSError, ValueError):
         looks_t4 = False
     if looks_t4:
+        if session.args.t4:
+            raise ConfigError(f"{path} is in the T4 format already; --t4 hands on result files")
         problems = session.problems() if session.args.problem else ()
         rows, facts = t4.read(path, session.kernels, problems)
     else:

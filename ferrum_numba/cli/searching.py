@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ferrum_numba.cli.output import say
+from ferrum_numba.cli.output import counted, say
 from ferrum_numba.cli.session import Session
 from ferrum_numba.contract import Kernel, Problem
 from ferrum_numba.errors import ProblemError, StoreError
@@ -106,10 +106,13 @@ def say_how_it_went(
 
     reached = {problem_key(row.problem) for row in rows}
     left = [problem for problem in problems if problem_key(describe(problem)) not in reached]
-    if left:
+    budget_s = getattr(session.args, "budget", None)
+    if left and budget_s:
         say(
             f"{len(left)} of {len(problems)} problems were not reached in "
-            f"{session.args.budget:g} s: the same command without --budget goes on with them"
+            f"{budget_s:g} s: the same command without --budget goes on with them"
         )
+    elif left:
+        say(f"no config fits here for {len(left)} of {counted(len(problems), 'problem')}")
     if held.held_s and not math.isnan(held.held_s):
         say(held.sentence())

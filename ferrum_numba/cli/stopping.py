@@ -1,4 +1,4 @@
-"""Commands that clean up however they are stopped."""
+"""Commands clean up however they are stopped."""
 
 from __future__ import annotations
 
@@ -7,16 +7,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-
-from ferrum_numba.cli.session import Session
-
-
-@contextmanager
-def all_or_nothing(session: Session) -> Iterator[None]:
-    """Let SIGTERM clean up as Ctrl-C does."""
-    session.whole = True
-    with as_interrupt():
-        yield
 
 
 @contextmanager

@@ -19,7 +19,6 @@ from ferrum_numba.cli.output import (
     say,
 )
 from ferrum_numba.cli.session import Session
-from ferrum_numba.cli.stopping import as_interrupt
 from ferrum_numba.contract import Kernel, Op, Problem
 
 if TYPE_CHECKING:
@@ -53,13 +52,10 @@ def run(session: Session) -> int:
     if session.args.replay:
         return replaying.run(session)
     session.goes_on = True
-    with as_interrupt():
-        return _run(session)
-
-
-def _run(session: Session) -> int:
     plan = searching.plan_of(session)
     problems = searching.problems_of(session, plan)
+    if session.args.t4:
+        make_folder(session.args.t4)
     files = [file for _, file in tuned(session, problems, plan)]
     if session.args.t4:
         replaying.write_t4(session, files)

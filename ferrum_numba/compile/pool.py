@@ -209,8 +209,8 @@ def _serve(pipe: Connection) -> None:
     """Build what comes through the pipe until its other end is closed; runs in a worker process."""
     # Ctrl-C goes to the whole group; the parent decides what it means
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # the parent may also be gone when the answer is ready
-    with suppress(EOFError, BrokenPipeError):
+    # the parent may be gone when the answer is ready, or before it took the last one
+    with suppress(EOFError, ConnectionError):
         while True:
             pipe.send(_attempt_pickled(pipe.recv_bytes()))
 

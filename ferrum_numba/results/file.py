@@ -124,12 +124,17 @@ def write_json(path: str | Path, head: Mapping[str, Any], name: str, rows: Itera
     # a row a line: a change of one result is a change of one line
     lines = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in rows)
     try:
-        _replace(Path(path), f'{start[:-2]},\n "{name}": [\n  {lines}\n ]\n}}\n')
+        write_text(Path(path), f'{start[:-2]},\n "{name}": [\n  {lines}\n ]\n}}\n')
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def _replace(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file at once: a reader sees the old one or the new one, never a part.
+
+    Raises:
+        OSError: the folder cannot be made or written; nothing of the new file is there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # a plain file of this process: whoever may read the folder's other files may read this one
     temporary = path.with_name(f"{path.name}.{os.getpid()}")

@@ -102,7 +102,7 @@ class Row:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Row:
-        """Return the row that a file has, once `check_row` has found nothing wrong with it."""
+        """Return the row that a file has, once `row_error` has found nothing wrong with it."""
         known = {name: found[name] for name in NAMES if name in found}
         known |= {name: _number(known[name]) for name in NUMBERS if name in known}
         for name in LISTS & known.keys():

@@ -90,11 +90,13 @@ def compare(
     """Return the verdict on two sets of independent samples of the same work.
 
     Samples of one replay after the other are not independent: see `compare_rounds`. Of so few that
-    no two of them enclose the median, nothing is said.
+    no two of them enclose the median, and of what is no time, nothing is said.
 
     Args:
         tie: the relative difference that does not matter
     """
+    if not (_are_times(a_us) and _are_times(b_us)):
+        return undecided(math.nan)
     # each interval may miss with half of the risk, so that both hold with the whole confidence
     each = 1 - (1 - confidence) / 2
     a, a_low, a_high = median_interval(a_us, each)
@@ -125,7 +127,8 @@ def compare_rounds(
     observations (Tukey and McLaughlin): of eight or more, a fifth on either side does not count, so
     that a step of the clocks in the midst of a round does not either. Its spread is that which was
     seen, and that of one observation more as finals usually have it (`SPREAD`): a few that agree by
-    chance prove little. `docs/tuning.md#evidence` has how often it holds.
+    chance prove little. `docs/tuning.md#evidence` has how often it holds. Of what is no
+    time, nothing is said.
 
     Args:
         a, b:         samples in us, a list of them for each round; where one has more rounds than
@@ -136,6 +139,8 @@ def compare_rounds(
         a_mhz, b_mhz: the SM clock in each round. Where it moved, what is faster must be so in
                       cycles as well
     """
+    if not (_are_times(_flat(a)) and _are_times(_flat(b))):
+        return undecided(math.nan)
     # one round alone tells of its order as much as of the two
     count = min(len(a), len(b)) // 2 * 2
     logs = np.array([math.log(median(a[i]) / median(b[i])) for i in range(count)])
@@ -211,6 +216,11 @@ def _in_cycles(logs: np.ndarray, a_mhz: Mhz, b_mhz: Mhz) -> float | None:
         return None
     cycles = logs + np.log(np.array(a_mhz, float) / np.array(b_mhz, float))
     return math.exp(_trimmed(observations(cycles), 0.5)[0])
+
+
+def _are_times(samples: Sequence[float]) -> bool:
+    """Return whether there are samples, and each is a time: above 0 and finite, no nan."""
+    return len(samples) > 0 and all(0 < us < math.inf for us in samples)
 
 
 def _flat(rounds: Rounds) -> list[float]:

@@ -23,6 +23,7 @@ from ferrum_numba.errors import StoreError
 from ferrum_numba.results.file import ResultFile, load, plain, save
 from ferrum_numba.results.identity import compares, differences, identity
 from ferrum_numba.results.row import Row, as_text
+from ferrum_numba.results.validate import row_error
 
 NAME = "tuning.sqlite"
 SCHEMA = 1
@@ -66,6 +67,10 @@ class Store:
                 self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
             )
             try:
+                # of one moment: another process may be making the tables
+                self._database.execute("BEGIN")
+                self._refuse_others()
+                self._database.execute("COMMIT")
                 self._write_ahead()
                 self._database.execute("PRAGMA synchronous = NORMAL")
                 self._make_tables()
@@ -111,7 +116,7 @@ class Store:
         """Return the environments of all runs, in the order that they began."""
         with self._said(), self._lock:
             found = self._database.execute("SELECT environment FROM runs ORDER BY place").fetchall()
-        return [json.loads(text) for (text,) in found]
+            return [json.loads(text) for (text,) in found]
 
     def rows(self, op: str) -> list[Row]:
         """Return the newest row of every key and board of an Op, the oldest first."""
@@ -197,15 +202,27 @@ class Store:
                     raise
                 time.sleep(0.01)
 
+    def _refuse_others(self) -> bool:
+        """Refuse a database that is none of ours, before anything of it is changed.
+
+        Returns:
+            whether it has our tables; else it has none
+        """
+        (schema,) = self._database.execute("PRAGMA user_version").fetchone()
+        tables = {name for (name,) in self._database.execute("SELECT name FROM sqlite_master")}
+        if schema not in (0, SCHEMA):
+            raise StoreError(f"{self.path}: needs schema {SCHEMA}, got {schema}")
+        if bool(schema) != bool(tables) or (schema and not {"runs", "rows"} <= tables):
+            raise StoreError(f"{self.path} is a database of something else; name another folder")
+        return bool(tables)
+
     def _make_tables(self) -> None:
         with self._transaction() as database:
-            (schema,) = database.execute("PRAGMA user_version").fetchone()
-            if schema == 0:
-                for statement in TABLES.split(";"):
-                    database.execute(statement)
-                database.execute(f"PRAGMA user_version = {SCHEMA}")
-            elif schema != SCHEMA:
-                raise StoreError(f"{self.path}: needs schema {SCHEMA}, got {schema}")
+            if self._refuse_others():
+                return
+            for statement in TABLES.split(";"):
+                database.execute(statement)
+            database.execute(f"PRAGMA user_version = {SCHEMA}")
 
     def _keep_run(self, environment: Mapping[str, Any], replace: bool = True) -> None:
         action = "UPDATE SET environment = excluded.environment" if replace else "NOTHING"
@@ -239,8 +256,8 @@ class Store:
     def _rows(self, where: str, *values: str) -> list[tuple[Row, dict[str, Any]]]:
         with self._said(), self._lock:
             found = self._database.execute(_FOUND + where, values).fetchall()
-        runs = {text: json.loads(text) for text in {text for _, text in found}}
-        return [(_row(row, runs[run]), runs[run]) for row, run in found]
+            runs = {text: json.loads(text) for text in {text for _, text in found}}
+            return [(_row(row, runs[run]), runs[run]) for row, run in found]
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -260,12 +277,23 @@ class Store:
     def _said(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except StoreError:
+            raise
+        except sqlite3.OperationalError as error:
             raise StoreError(f"{self.path} cannot be used: {error}") from error
+        except (sqlite3.Error, ValueError) as error:
+            raise StoreError(
+                f"{self.path} is damaged or no database: {error}; remove it: the next tune takes "
+                "in the result files beside it"
+            ) from error
 
 
 def _row(text: str, run: Mapping[str, Any]) -> Row:
-    return replace(Row.from_json(json.loads(text)), board=run["uuid"] or "")
+    found = json.loads(text)
+    wrong = row_error(found)
+    if wrong:
+        raise ValueError(f"a row {wrong}")
+    return replace(Row.from_json(found), board=run["uuid"] or "")
 
 
 def _about(row: Row) -> str:

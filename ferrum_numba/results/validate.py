@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from ferrum_numba.errors import StoreError
+from ferrum_numba.gpu import Gpu
+from ferrum_numba.results.facts import facts_error
 from ferrum_numba.results.row import MEASURED, STATUSES
 
 _NUMBER = (int, float, type(None))
@@ -48,13 +51,25 @@ def validate(found: Mapping[str, Any], name: str = "results") -> None:
         missing = [word for word in ENVIRONMENT if not isinstance(one, dict) or word not in one]
         if missing:
             raise StoreError(f"{name}: {part} has no {', '.join(missing)}")
+        wrong = _facts_error(one["gpu_facts"])
+        if wrong:
+            raise StoreError(f"{name}: {part}.gpu_facts {wrong}")
     for i, row in enumerate(found["rows"]):
-        error = _row_error(row)
+        error = row_error(row)
         if error:
             raise StoreError(f"{name}: row {i}: {error}")
 
 
-def _row_error(row: object) -> str | None:
+def _facts_error(facts: object) -> str | None:
+    """Return what is wrong with a GPU's facts; those that a newer version has besides are not."""
+    if not isinstance(facts, dict):
+        return facts_error(facts)
+    known = {f.name for f in fields(Gpu)}
+    return facts_error({name: value for name, value in facts.items() if name in known})
+
+
+def row_error(row: object) -> str | None:
+    """Return what is wrong with a row as JSON has it, or None."""
     if not isinstance(row, dict):
         return f"must be an object, got {type(row).__name__}"
     for name, kinds in {**FIELDS, **LATER}.items():

@@ -169,12 +169,12 @@ def _first(group: Sequence[Row]) -> Row:
         # a row without rounds stands for itself; the four of earlier finals are too few for more
         finals.setdefault(row.contest or id(row), []).append(row)
     firsts = [_first_of_final(rows) for rows in finals.values()]
-    return min(firsts, key=lambda row: (row.stage != FINAL, even_us(row)))
+    return min(firsts, key=lambda row: (row.stage != FINAL, even_us(row), _modesty(row)))
 
 
 def _comparable(group: Sequence[Row]) -> list[Row]:
     """Return the rows of the board, or of the boards that were compared, of the newest final."""
-    newest = max(group, key=lambda row: (row.stage == FINAL, row.run))
+    newest = max(group, key=lambda row: (row.stage == FINAL, row.run, row.board))
     return [row for row in group if _field(row) == _field(newest)]
 
 

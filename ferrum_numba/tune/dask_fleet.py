@@ -61,12 +61,15 @@ class Cluster:
         """
         try:
             from distributed import Client
+            from distributed.comm import get_address_host_port, normalize_address
         except ModuleNotFoundError as error:
             raise DeviceError(
                 f"a Dask cluster needs the package {error.name}, which is not installed; "
                 "pip install 'ferrum-numba[dask]'"
             ) from error
         try:
+            # a client that was never one takes a minute to say so when it goes
+            get_address_host_port(normalize_address(address))
             self._client = Client(address, timeout=CONNECT_S, set_as_default=False)
         except (OSError, ValueError) as error:
             raise DeviceError(f"no Dask scheduler answers at {address}: {error}") from error

@@ -25,6 +25,7 @@ from ferrum_numba.errors import BuildError, StoreError
 from ferrum_numba.gpu import driver_cuda
 from ferrum_numba.results import Planned
 from ferrum_numba.results.file import load_json, write_json
+from ferrum_numba.results.row import as_text
 from ferrum_numba.tune.space import Binaries, Progress, by_program, program_of, silent
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def write(
         **facts,
     }
     listed = [{**asdict(row), "program": name} for row, name in zip(rows, names, strict=True)]
+    head["digest"] = _digest({**head, "candidates": listed})
     write_json(folder / MANIFEST, head, "candidates", listed)
     wanted = {name for name in names if name}
     for file in (folder / PROGRAMS).glob("*.cubin"):
@@ -152,9 +154,8 @@ class Plan:
         if not (path / MANIFEST).is_file():
             raise StoreError(f"{path} is no plan, or one that was not finished: no {MANIFEST}")
         manifest = load_json(path / MANIFEST, SCHEMA)
-        needed = {"gpu", "arch", "sources", "candidates"} - manifest.keys()
-        if needed:
-            raise StoreError(f"{path / MANIFEST}: has no {', '.join(sorted(needed))}")
+        if manifest.get("digest") != _digest(manifest):
+            raise StoreError(f"{path / MANIFEST} is damaged; bring the plan's folder again")
         found = cls(path, tuple(k for k in kernels if k.name in manifest["sources"]), manifest)
         for kernel in found.kernels:
             file = _differs(kernel, manifest["sources"][kernel.name])
@@ -232,6 +233,12 @@ class Plan:
             place = kernel.op.problem(**row["problem"]), kernel.config(**row["config"])
             found.append(((kernel.name, *place), row))
         return found
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """Return the digest of a manifest, less the one that it has."""
+    rest = {name: value for name, value in manifest.items() if name != "digest"}
+    return hashlib.sha256(as_text(rest).encode()).hexdigest()
 
 
 def _sources(kernel: Kernel) -> dict[str, str]:

@@ -10,13 +10,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import numpy as np
 
 from ferrum_numba.compile import Binary
 from ferrum_numba.contract import Config, Kernel, Launch, Problem, Program, describe
-from ferrum_numba.errors import StoreError
 from ferrum_numba.measure import Policy
 from ferrum_numba.results import Row
 from ferrum_numba.results.row import FINAL, MEASURED, problem_key
@@ -113,11 +112,21 @@ def landscapes(rows: Iterable[Row], kernels: Sequence[Kernel], gpu: Gpu) -> list
 
 
 def stored_candidate(kernel: Kernel, row: Row) -> tuple[Problem, Config] | None:
-    """Return the problem and config of a row; None where the kernel has no such fields any more."""
+    """Return the problem and config of a row; None where the kernel has no such fields any more.
+
+    Nor where a field is not of its kind.
+    """
     try:
-        return kernel.op.problem(**row.problem), kernel.config(**row.config)
+        found = kernel.op.problem(**row.problem), kernel.config(**row.config)
     except (TypeError, ValueError):
         return None
+    return found if all(map(_of_their_kinds, found)) else None
+
+
+def _of_their_kinds(about: Problem | Config) -> bool:
+    """Return whether the fields of plain kinds are of these."""
+    kinds = get_type_hints(type(about)).items()
+    return all(type(getattr(about, n)) is kind for n, kind in kinds if kind in (int, bool, str))
 
 
 def search_landscape(
@@ -278,8 +287,7 @@ def recorded_kernels(every: Sequence[Landscape]) -> list[Kernel]:
 def recorded_binaries(rows: Iterable[Row], kernels: Sequence[Kernel]) -> Binaries:
     """Return programs without code: what rows say that these need of a GPU.
 
-    Raises:
-        StoreError: a row does not say.
+    A row of another tool does not say; what was measured did fit.
     """
     named = {kernel.name: kernel for kernel in kernels}
     found: Binaries = {}
@@ -288,13 +296,11 @@ def recorded_binaries(rows: Iterable[Row], kernels: Sequence[Kernel]) -> Binarie
         read = stored_candidate(kernel, row) if kernel else None
         if read is None or not row.samples:
             continue
-        if row.registers is None or row.smem_bytes is None:
-            raise StoreError(f"a row of {row.kernel} does not say what its program needs")
         threads = getattr(read[1], "num_threads", USUAL_THREADS)
         found[row.kernel, read[1]] = Binary(
-            cubin=b"", ptx="", entry=row.kernel, arch=row.arch, registers=row.registers,
+            cubin=b"", ptx="", entry=row.kernel, arch=row.arch, registers=row.registers or 0,
             spill_bytes=row.spill_bytes or 0, stack_bytes=0, static_smem_bytes=0,
-            smem_bytes=row.smem_bytes, num_threads=threads, cluster=(1, 1, 1), parameters=(),
+            smem_bytes=row.smem_bytes or 0, num_threads=threads, cluster=(1, 1, 1), parameters=(),
             fingerprint=row.source_hash, build_s=0.0,
         )  # fmt: skip
     return found
@@ -313,9 +319,6 @@ def replay_search(
     Args:
         store_path: where the search keeps what it finds
         how:        fields of `SearchTask`, such as `searcher`
-
-    Raises:
-        StoreError: a row does not say what its program needs of a GPU.
     """
     kernels = recorded_kernels(every)
     problems = list(dict.fromkeys(one.problem for one in every))

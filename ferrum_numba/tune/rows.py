@@ -80,7 +80,14 @@ class RowMaker:
         return replace(self._timed(row, outcome, roof_us), stage=FINAL, run=self.run)
 
     def _timed(self, row: Row, outcome: Outcome, roof_us: float) -> Row:
-        """Return a row with the times of an outcome, and what was seen of the board meanwhile."""
+        """Return a row with the times of an outcome, and what was seen of the board meanwhile.
+
+        What is no time would keep the whole result file from being written.
+        """
+        odd = [us for us in outcome.us if not 0 < us < math.inf]
+        if odd:
+            reason = f"{len(odd)} of {len(outcome.us)} samples are no times, such as {odd[0]} us"
+            return replace(row, ok=False, status="failed", reason=reason)
         seen: dict[str, Any] = {k: v for k, v in outcome.extra.items() if k not in ACCOUNT}
         row = replace(_with_times(row, outcome), more={**row.more, **seen})
         # what no weights were rotated for may be served by L2

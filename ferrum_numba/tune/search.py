@@ -18,6 +18,7 @@ from ferrum_numba.tune.exclusive import compute_processes, exclusive, others_on
 from ferrum_numba.tune.held import Held
 from ferrum_numba.tune.memory import Memory
 from ferrum_numba.tune.run import Run
+from ferrum_numba.tune.searchers import make_searcher
 from ferrum_numba.tune.space import Binaries, Progress, build_space, concerns, feasible, silent
 from ferrum_numba.tune.worker import RUN_TIMEOUT_S, Measurer, Worker
 
@@ -72,6 +73,14 @@ class SearchTask:
     executor: Executor | None = None
     factors: Mapping[str, float] = field(default_factory=dict)
     again: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a searcher that is not there, before anything is compiled.
+
+        Raises:
+            ConfigError: no such searcher, or it is not installed.
+        """
+        make_searcher(self.searcher, ())
 
     def due(self) -> Deadline:
         """Return the deadline of what begins to measure now."""

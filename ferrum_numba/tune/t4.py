@@ -17,10 +17,14 @@ from typing import Any
 from ferrum_numba.contract import Kernel, Problem, describe
 from ferrum_numba.errors import StoreError
 from ferrum_numba.results import Row
-from ferrum_numba.results.file import plain
+from ferrum_numba.results.facts import facts_error
+from ferrum_numba.results.file import plain, write_text
 from ferrum_numba.results.row import MEASURED, problem_key
+from ferrum_numba.results.validate import row_error
 
 VERSION = "1.0.0"
+# how a time is taken where nobody says
+COLD = "cold"
 # status of a row -> T4's word
 INVALIDITY = {
     MEASURED: "correct", "slow": "correct", "wrong": "correctness", "build failed": "compile",
@@ -70,19 +74,22 @@ def _result(row: Row) -> dict[str, Any]:
 def write(folder: str | Path, rows: Iterable[Row], environment: Mapping[str, Any]) -> list[Path]:
     """Write a file for each kernel and problem, and return their paths.
 
+    Of another regime than cold the file's name ends in it.
+
     Raises:
         StoreError: the folder cannot be written.
     """
-    groups: dict[tuple[str, object], list[Row]] = {}
+    groups: dict[tuple[str, object, str], list[Row]] = {}
     for row in rows:
         if not row.peer:
-            groups.setdefault((row.kernel, problem_key(row.problem)), []).append(row)
+            about = row.kernel, problem_key(row.problem), row.regime
+            groups.setdefault(about, []).append(row)
     root, paths = Path(folder), []
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        for (kernel, _), group in groups.items():
-            path = root / f"{kernel}-{_slug(group[0].problem)}.json"
-            path.write_text(json.dumps(to_t4(group, environment), indent=1), encoding="utf-8")
+        for (kernel, _, regime), group in groups.items():
+            suffix = "" if regime == COLD else f"-{regime}"
+            path = root / f"{kernel}-{_slug(group[0].problem)}{suffix}.json"
+            write_text(path, json.dumps(to_t4(group, environment), indent=1))
             paths.append(path)
     except OSError as error:
         raise StoreError(f"{folder} cannot be written: {error.strerror}") from error
@@ -110,12 +117,18 @@ def read(
     if not is_t4(found):
         raise StoreError(f"{path}: is not in the T4 format: it has no schema_version and results")
     metadata = found.get("metadata") or {}
+    if not isinstance(metadata, dict):
+        raise StoreError(f"{path}: metadata must be an object, got {type(metadata).__name__}")
+    facts = metadata.get("gpu_facts") or {}
+    wrong = facts_error(facts) if facts else None
+    if wrong:
+        raise StoreError(f"{path}: metadata.gpu_facts {wrong}")
     kernel, problem = _about(path, metadata, kernels, problems)
     rows = [
-        _row(path, i, entry, kernel, problem, str(metadata.get("regime", "cold")))
+        _row(path, i, entry, kernel, problem, str(metadata.get("regime", COLD)))
         for i, entry in enumerate(found["results"])
     ]
-    return rows, dict(metadata.get("gpu_facts") or {})
+    return rows, dict(facts)
 
 
 def is_t4(found: object) -> bool:
@@ -156,11 +169,11 @@ def _row(
     if wrong:
         raise StoreError(f"{path}: results[{i}] {wrong}")
     samples = _samples_us(entry)
-    more = {one.get("name"): one.get("value") for one in entry.get("measurements", ())}
+    more = {one["name"]: one.get("value") for one in entry.get("measurements", ())}
     status = STATUS[entry["invalidity"]]
     if status == MEASURED and not samples:
         raise StoreError(f"{path}: results[{i}] is correct and has no time")
-    return Row(
+    row = Row(
         kernel.name, kernel.op.name, problem, entry["configuration"], regime=regime,
         us=_median(samples), samples=tuple(samples), ok=bool(entry["correctness"]),
         status=status, reason="" if status == MEASURED else entry["invalidity"],
@@ -168,6 +181,10 @@ def _row(
         smem_bytes=more.get("smem_bytes"), blocks_per_sm=more.get("blocks_per_sm"),
         stage="full", run=str(entry.get("timestamp", "")),
     )  # fmt: skip
+    wrong = row_error(plain(row.to_json()))
+    if wrong:
+        raise StoreError(f"{path}: results[{i}]: {wrong}")
+    return row
 
 
 def _entry_error(entry: Any) -> str | None:
@@ -179,6 +196,18 @@ def _entry_error(entry: Any) -> str | None:
             return f"has no {name}, or one of a wrong kind"
     if entry["invalidity"] not in STATUS:
         return f"has the invalidity {entry['invalidity']!r}, which T4 has not"
+    taken = entry.get("measurements", [])
+    if not isinstance(taken, list) or not all(
+        isinstance(one, dict) and isinstance(one.get("name"), str) for one in taken
+    ):
+        return "has measurements that are no list of objects with a name"
+    runtimes = entry["times"].get("runtimes") or []
+    if not isinstance(runtimes, list):
+        return f"has runtimes that are no list: {runtimes!r}"
+    times = [one.get("value") for one in taken if one["name"] == "time"]
+    for value in (*runtimes, *times):
+        if not isinstance(value, int | float):
+            return f"has a time that is no number: {value!r}"
     return None
 
 

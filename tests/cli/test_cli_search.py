@@ -1,6 +1,9 @@
 """`plan --out`, and of `tune`: `--plan`, `--budget`, `--stop-within`, `--replay`, `--t4`."""
 
 import json
+import os
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,9 +11,11 @@ from axpy import Axpy, Problem
 from test_cli import Measured
 from toy_kernel import Toy
 
+from ferrum_numba import __main__ as entry
 from ferrum_numba import cli, gpu, tune
 from ferrum_numba.kernels.decode.kernel import Decode
 from ferrum_numba.perf.readme_table import RESULTS
+from ferrum_numba.tune import planned
 from ferrum_numba.tune.search import SearchTask, search
 from ferrum_numba.tune.worker import Outcome
 
@@ -70,6 +75,35 @@ def test_a_plan_is_kept_and_tuned_without_a_compiler(run, board, monkeypatch):
     assert "inside timed kernels" in err
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_stopped_plan_says_what_it_has_and_how_to_go_on(run, monkeypatch, number):
+    kept = planned.cache.keep
+
+    def stop_after_one(*about):
+        kept(*about)
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(planned.cache, "keep", stop_after_one)
+    status, out, err = run(*PLAN)
+    assert (status, out) == (130, "")
+    assert err == (
+        "ferrum-numba: stopped; 1 programs kept; to go on: ferrum-numba plan axpy --gpu h200 "
+        "--problem small --out plan\n"
+    )
+    assert [file.suffix for file in Path("plan/programs").iterdir()] == [".cubin"]
+
+
+def test_ctrl_c_while_the_command_line_loads_is_one_sentence(capsys, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.__import__", stop)
+    status = entry.main()
+    monkeypatch.undo()
+    assert status == 130
+    assert capsys.readouterr().err == "ferrum-numba: stopped before it began\n"
+
+
 def test_some_problems_of_a_plan_are_tuned_and_no_others(run, board):
     run(*PLAN)
     _, out, _ = run("tune", "axpy", "--plan", "plan", "--problem", "n=100", "--json")
@@ -86,6 +120,11 @@ def test_some_problems_of_a_plan_are_tuned_and_no_others(run, board):
         (("tune", "toy", "--plan", "plan"), "plan has no programs of toy"),
         ((*PLAN, "--arch", "sm_80"), "a plan is for NVIDIA H200, which is sm_90a"),
         (("tune", "axpy", "--replay", "nowhere"), "nowhere: cannot be read"),
+        (("tune", "axpy", "--replay", "x", "--plan", "plan"), "takes no --plan"),
+        (("tune", "axpy", "--replay", "x", "--stop-within", "5"), "takes no --stop-within"),
+        (("tune", "axpy", "--replay", "x", "--budget", "5m"), "takes no --budget"),
+        (("tune", "axpy", "--replay", "x", "--gpus", "all"), "takes no --gpus"),
+        (("tune", "axpy", "--replay", "x", "--repeat", "3"), "takes no --repeat"),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) else "",
 )
@@ -122,6 +161,31 @@ def test_problems_that_a_budget_does_not_reach_are_told(run, board):
     assert board.asked == []
 
 
+def test_problems_that_nothing_fits_are_told_apart_from_those(run, board, monkeypatch):
+    monkeypatch.setattr(Axpy, "misfit", lambda *_: "too small")
+    status, _, err = run("tune", "axpy", "--problem", "n=64")
+    assert status == 0
+    assert "no config fits here for 1 of 1 problem\n" in err
+
+
+def test_a_folder_for_t4_is_made_before_anything_is_measured(run, board):
+    Path("taken").touch()
+    status, _, err = run("tune", "axpy", "--problem", "n=64", "--t4", "taken")
+    assert status == 2
+    assert err == "ferrum-numba: taken cannot be written: File exists\n"
+    assert board.asked == []
+
+
+def test_a_searcher_that_is_not_installed_is_missed_before_anything_compiles(
+    run, board, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.setattr("ferrum_numba.tune.search.build_space", None)
+    status, _, err = run("tune", "axpy", "--problem", "n=64", "--searcher", "optuna")
+    assert status == 2
+    assert "pip install 'ferrum-numba[optuna]'" in err
+
+
 def test_what_was_measured_before_is_an_incumbent(run, board):
     board.outcome = Outcome("measured", us=(9.0,) * 9)
     run("tune", "axpy", "--problem", "n=64")
@@ -130,6 +194,20 @@ def test_what_was_measured_before_is_an_incumbent(run, board):
     assert (len(first.earlier), len(second.earlier)) == (0, 0)
     run("tune", "axpy", "--problem", "n=64")
     assert len(board.tasks[-1][0].earlier) == 2
+
+
+@pytest.mark.parametrize("us", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_sample_that_is_no_time_is_a_row_and_the_rest_is_kept(run, board, us):
+    good = Outcome("measured", us=(50.0,) * 9)
+    odd = Outcome("measured", us=(50.0,) * 8 + (us,))
+    board.run = lambda candidate, _: odd if candidate.config.num_threads == 64 else good
+    status, out, err = run("tune", "axpy", "--problem", "n=64", "--json")
+    assert (status, "Traceback" in err) == (0, False)
+    rows = {row["config"]["num_threads"]: row for row in json.loads(out)[0]["rows"]}
+    assert {threads: row["status"] for threads, row in rows.items()} == {
+        64: "failed", 128: "measured",
+    }  # fmt: skip
+    assert rows[64]["reason"] == f"1 of 9 samples are no times, such as {us} us"
 
 
 def test_a_roof_needs_ceilings_of_this_very_board(run, board):
@@ -164,6 +242,15 @@ def test_recorded_results_say_what_each_way_of_searching_finds(capsys):
     assert found["search"]["worst"] < 0.03
     count = len(list(Path("handed").iterdir()))
     assert f"{count} files in the T4 format are in handed" in err
+    some = [*argv, "--json", "--problem", "M=16,N=4096,K=4096,group_size=128"]
+    assert cli.main((Decode(),), {}, some) == 0
+    out, _ = capsys.readouterr()
+    assert json.loads(out)["search"]["problems"] == 1
+    assert cli.main((Decode(),), {}, [*argv, "--json", "--m", "16"]) == 0
+    out, _ = capsys.readouterr()
+    assert 1 < json.loads(out)["search"]["problems"] < found["search"]["problems"]
+    assert cli.main((Decode(),), {}, [*argv, "--m", "3"]) == 2
+    assert "has no landscape of decode for these problems" in capsys.readouterr().err
     assert cli.main((Decode(),), {}, argv) == 0
     out, _ = capsys.readouterr()
     assert "searched as asked for (model)" in out

@@ -180,8 +180,10 @@ def test_a_disk_that_is_full_is_one_sentence_and_status_2(run, measurer, tmp_pat
         beside.unlink()
     status, out, err = run("tune", "axpy", "--problem", "n=100")
     assert (status, out) == (2, "")
-    words = "results/h200/tuning.sqlite cannot be used: file is not a database"
-    assert err == f"ferrum-numba: {words}\n"
+    words = (
+        "results/h200/tuning.sqlite is damaged or no database: file is not a database; remove it"
+    )
+    assert err == f"ferrum-numba: {words}: the next tune takes in the result files beside it\n"
 
 
 WHY = ("why-miss", "axpy", "--problem", "n=64")
@@ -228,6 +230,18 @@ def test_a_file_that_cannot_be_merged_leaves_nothing(run, tmp_path):
     assert status == 2
     assert err.startswith("ferrum-numba: bad.json: is not JSON: ")
     assert not (tmp_path / "a.json").exists()
+
+
+def test_a_table_takes_no_other_files_place(run, tmp_path):
+    assert run(*TUNE)[0] == 0
+    file = tmp_path / "results/h200/axpy.json"
+    before = file.read_bytes()
+    status, out, err = run("decisions", "merge", str(file), "--out", str(file))
+    assert (status, out) == (2, "")
+    assert err.startswith(f"ferrum-numba: {file} is there and no table of decisions; ")
+    assert file.read_bytes() == before
+    for _ in range(2):
+        assert run("decisions", "merge", str(file), "--out", "a.json")[0] == 0
 
 
 def test_the_toys_store_is_a_result_file_like_any(run):

@@ -15,14 +15,15 @@ WORDS = " ".join(f"field_{i}=value" for i in range(9))
 ROW = {"problem": "M=4096 N=28672 K=8192", "program": f"grouped_wgmma {WORDS}", "us": 1234.5}
 
 
-@pytest.mark.parametrize("columns", [None, "80", "60", "200"])
+# a terminal that nobody told its size says 0
+@pytest.mark.parametrize("columns", [None, "80", "60", "200", "0"])
 def test_a_table_made_for_80_columns_fits_them_and_what_columns_says(columns, capsys, monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     if columns:
         monkeypatch.setenv("COLUMNS", columns)
     output.print_table([ROW], ("problem", "program", "us"), "a title", folded=("program",))
     lines = capsys.readouterr().out.splitlines()
-    width = int(columns or 80)
+    width = int(columns or 0) or 80
     assert max(map(len, lines)) <= width
     whole = " ".join(" ".join(lines).split())
     for word in (*WORDS.split(), "1234"):

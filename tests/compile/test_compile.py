@@ -2,6 +2,7 @@
 
 import multiprocessing
 import re
+import signal
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import pytest
 from toy_builds import Config, Toy, clustered, crowded, unlinkable
 
 from ferrum_numba.compile import Job, blocks_per_sm, build, build_many, build_program, link, sass
+from ferrum_numba.compile.pool import _serve
 from ferrum_numba.contract import Parameter, Program, pointers, sizes
 from ferrum_numba.errors import BuildError
 from ferrum_numba.gpu import KNOWN
@@ -307,3 +309,12 @@ def test_both_wordings_of_the_linker_s_log_are_read():
     assert link.read_log(short, "add", "sm_90a") == (10, 20, 24)
     with pytest.raises(BuildError, match="tells no registers"):
         link.read_log("nothing of use", "add", "sm_90a")
+
+
+def test_a_worker_whose_caller_went_with_an_answer_unread_ends_quietly(monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    near, far = multiprocessing.Pipe()
+    far.send_bytes(b"an answer")
+    near.close()
+    # the system says of such a pipe that it was reset, not that it ended
+    _serve(far)

@@ -176,6 +176,31 @@ def test_a_damaged_file_is_named(tmp_path, text, words):
         results.load(path)
 
 
+@pytest.mark.parametrize("part", ["environment", "earlier"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ([], "must be an object, got list"),
+        ({"dram_bytes": "140 GB"}, "has a wrong dram_bytes: it must be an integer above 0"),
+        ({"arch": "hopper"}, "has a wrong arch: it must be one such as sm_90a, got 'hopper'"),
+        ({"colour": "green"}, ""),
+    ],
+    ids=["list", "text", "arch", "newer"],
+)
+def test_the_facts_of_every_runs_gpu_are_checked(tmp_path, part, change, words):
+    path, good = tmp_path / "a.json", make_environment()
+    facts = {**good["gpu_facts"], **change} if isinstance(change, dict) else change
+    bad = {**good, "gpu_facts": facts}
+    file = {"schema": 1, "environment": good, "rows": [json_row()], "earlier": [good]}
+    path.write_text(json.dumps({**file, part: [bad] if part == "earlier" else bad}))
+    if not words:
+        assert results.load(path).rows
+        return
+    place = part.replace("earlier", r"earlier\[0\]")
+    with pytest.raises(StoreError, match=rf"{place}\.gpu_facts {words}"):
+        results.load(path)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(StoreError, match=r"none\.json: cannot be read: No such file"):
         results.load(tmp_path / "none.json")

@@ -113,6 +113,21 @@ def test_swapping_the_sides_turns_the_verdict(a, b):
     assert edge or back.name == OPPOSITE[forth.name]
 
 
+@pytest.mark.parametrize("us", [math.nan, math.inf, 0.0, -1.0])
+def test_of_what_is_no_time_nothing_is_said(us):
+    """One such sample of many would not move a median; the interval must not decide either."""
+    good, bad = [1.0] * 16, [1.0] * 15 + [us]
+    for a, b in ((good, bad), (bad, good)):
+        for found in (compare(a, b), compare_rounds([[one] for one in a], [[one] for one in b])):
+            assert found.name == "UNDECIDED"
+            assert found.may_be_faster()
+
+
+def test_of_no_samples_nothing_is_said():
+    for found in (compare([], [1.0]), compare_rounds([], [[1.0]] * 8)):
+        assert (found.name, found.low, found.high) == ("UNDECIDED", 0.0, math.inf)
+
+
 def test_of_one_sample_nothing_is_said():
     for a, b in ([1.0], [1.0] * 15), ([1.0] * 15, [2.0]), ([1.0] * 6, [2.0] * 15):
         verdict = compare(a, b)

@@ -263,8 +263,11 @@ def test_a_full_disk_is_one_sentence_and_what_was_there_stays(store):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"no database at all, but as long as a header is" * 20, "file is not a database"),
-        (None, "unable to open database file"),
+        (
+            b"no database at all, but as long as a header is" * 20,
+            "is damaged or no database: file is not a database; remove it: ",
+        ),
+        (None, "cannot be used: unable to open database file"),
     ],
 )
 def test_what_is_no_store_is_one_sentence(tmp_path, content, words):
@@ -273,8 +276,38 @@ def test_what_is_no_store_is_one_sentence(tmp_path, content, words):
         path.mkdir()
     else:
         path.write_bytes(content)
-    with pytest.raises(StoreError, match=f"{path} cannot be used: {words}"):
+    with pytest.raises(StoreError, match=f"{path} {words}"):
         Store(path)
+
+
+@pytest.mark.parametrize("schema", [0, 1])
+@pytest.mark.parametrize("table", ["customers", "rows"])
+def test_a_database_of_something_else_is_left_as_it_is(tmp_path, schema, table):
+    path = tmp_path / "tuning.sqlite"
+    with sqlite3.connect(path) as database:
+        database.execute(f"CREATE TABLE {table} (name)")
+        database.execute(f"PRAGMA user_version = {schema}")
+    database.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=f"{path} is a database of something else; name another"):
+        Store(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("rows SET content = '{'", "Expecting property name"),
+        ("rows SET content = '[]'", "a row must be an object, got list"),
+        ("rows SET content = '{}'", "a row has no kernel"),
+        ("runs SET environment = '{'", "Expecting property name"),
+    ],
+)
+def test_a_damaged_row_is_one_sentence(store, change, words):
+    add(store, make_row())
+    store._database.execute(f"UPDATE {change}")
+    with pytest.raises(StoreError, match=f"{store.path} is damaged or no database: {words}"):
+        store.rows("w4a16_gemm")
 
 
 def test_a_store_of_another_schema_is_refused(tmp_path):

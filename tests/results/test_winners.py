@@ -54,6 +54,17 @@ def test_ties_go_to_what_needs_least_of_a_multiprocessor():
     assert results.winners(twins)[0].row is results.winners(twins[::-1])[0].row
 
 
+def test_of_finals_that_took_as_long_the_same_one_wins_in_any_order():
+    one = in_final(BOARD, 1, registers=96)
+    other = in_final(BOARD, 2, contest="b", registers=64)
+    for rows in ([one, other], [other, one]):
+        assert results.winners(rows)[0].row is other
+    # as two boards have it whose finals began in one millisecond
+    there = replace(one, board="GPU-2"), replace(other, board="GPU-1")
+    for rows in (there, there[::-1]):
+        assert results.winners(rows)[0].row is there[0]
+
+
 def test_finals_compare_with_no_others():
     one, other = in_final(BOARD, 1), in_final(BOARD * 1.05, 2, contest="b")
     heat = row(10.5, stage="full", config={"tile_m": 3})

@@ -131,6 +131,14 @@ def test_a_scheduler_that_does_not_answer_is_one_sentence(address, monkeypatch):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("address", ["no address", "http://somewhere:80", "tcp://somewhere:port"])
+def test_what_is_no_address_is_refused_before_anything_connects(address, monkeypatch):
+    # a client that failed to begin holds the process for a minute at its end
+    monkeypatch.setattr(distributed, "Client", None)
+    with pytest.raises(DeviceError, match=f"no Dask scheduler answers at {address}: "):
+        Cluster(address)
+
+
 def test_without_the_package_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(DeviceError, match=r"pip install 'ferrum-numba\[dask\]'"):

@@ -104,6 +104,19 @@ def test_a_damaged_program_is_made_again_or_refused(compiler_and_folder):
     assert len(Plan.read(folder, [Toy()]).binaries) == 4
 
 
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("candidates", [3]), ("sources", None), ("cuda", -1), ("arch", "sm_80"), ("digest", 0)],
+)
+def test_a_damaged_manifest_is_refused_whatever_of_it_is(compiler_and_folder, part, value):
+    _, _, folder = compiler_and_folder
+    plan_into(folder, [Toy()], [Problem(2)], GPU)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, part: value}))
+    with pytest.raises(StoreError, match=r"manifest\.json is damaged; bring the plan's folder"):
+        Plan.read(folder, [Toy()])
+
+
 def test_programs_that_a_newer_plan_has_not_go(compiler_and_folder):
     _, _, folder = compiler_and_folder
     plan_into(folder, [Toy()], [Problem(2)], GPU)
@@ -119,6 +132,7 @@ def test_a_plan_of_other_sources_or_another_gpu_is_refused(compiler_and_folder):
     manifest = json.loads((folder / MANIFEST).read_text())
     ((name, _),) = manifest["sources"]["toy"].items()
     manifest["sources"]["toy"][name] = "0"
+    manifest["digest"] = planned._digest(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(StoreError, match=f"was planned before {name} was changed; plan again"):
         Plan.read(folder, [Toy()])

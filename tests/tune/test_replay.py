@@ -1,6 +1,9 @@
 """Recorded H200 landscapes, searched again: what model and searchers find, held to figures."""
 
+import errno
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from toy_kernel import OP, Problem, Toy
@@ -22,6 +25,7 @@ from ferrum_numba.tune.replay import (
     recorded_binaries,
     replay_search,
     search_landscape,
+    stored_candidate,
 )
 
 H200 = gpu.find("h200")
@@ -170,9 +174,10 @@ def test_a_replay_answers_rounds_from_rounds_and_else_from_samples():
     assert measurer.run(unknown, None).reason == "nothing was recorded of it"
 
 
-def test_rows_that_do_not_say_what_a_program_needs_are_an_error():
-    with pytest.raises(StoreError, match="does not say what its program needs"):
-        recorded_binaries([toy_row(1, registers=None)], [Toy()])
+def test_a_program_that_nobody_says_the_needs_of_did_fit():
+    """A T4 file of another tool has times alone."""
+    (binary,) = recorded_binaries([toy_row(1, registers=None, smem_bytes=None)], [Toy()]).values()
+    assert (binary.registers, binary.smem_bytes) == (0, 0)
 
 
 # the T4 format
@@ -231,6 +236,15 @@ def test_t4_files_are_valid_and_come_back(tmp_path):
         assert row.registers == then[row.key].registers
 
 
+def test_times_of_two_regimes_are_two_t4_files(tmp_path):
+    rows = [toy_row(1), toy_row(1, regime="hot"), toy_row(2)]
+    cold, hot = t4.write(tmp_path, rows, {})
+    assert hot.name == f"{cold.stem}-hot.json"
+    for path, regime, count in ((cold, "cold", 2), (hot, "hot", 1)):
+        found, _ = t4.read(path, [Toy()])
+        assert [row.regime for row in found] == [regime] * count
+
+
 @pytest.mark.parametrize("status", sorted(results.row.STATUSES))
 def test_every_status_has_its_word_in_t4(status):
     timed = status in ("measured", "slow")
@@ -270,6 +284,13 @@ def test_another_tools_file_is_read_where_kernel_and_problem_are_named(tmp_path)
         ({"invalidity": "luck"}, "results[0] has the invalidity 'luck'"),
         ({"configuration": 3}, "results[0] has no configuration"),
         ({"measurements": []}, "results[0] is correct and has no time"),
+        ({"measurements": 3}, "results[0] has measurements that are no list of objects"),
+        ({"measurements": [["time"]]}, "results[0] has measurements that are no list of objects"),
+        ({"times": {"runtimes": 0.5}}, "results[0] has runtimes that are no list: 0.5"),
+        ({"times": {"runtimes": ["fast"]}}, "results[0] has a time that is no number: 'fast'"),
+        ({"times": {"runtimes": [-1.0]}}, "results[0]: us must be above 0, got -1000.0"),
+        ({"times": {"runtimes": [float("nan")]}}, "results[0]: is measured and has no us"),
+        ({"configuration": {"speed": [1]}}, "results[0]: config.speed must be text, a number"),
     ],
 )
 def test_a_wrong_entry_is_named(tmp_path, change, words):
@@ -278,6 +299,45 @@ def test_a_wrong_entry_is_named(tmp_path, change, words):
     with pytest.raises(StoreError) as error:
         t4.read(path, [Toy()], [Problem(2)])
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        (["toy"], "metadata must be an object, got list"),
+        ({"gpu_facts": {"key": "h200"}}, "metadata.gpu_facts has no name, arch,"),
+        ({"problem": 3}, "results[0]: problem must be dict, got 3"),
+        ({"kernel": "other"}, "is of the kernel other, which is not known here"),
+    ],
+)
+def test_wrong_metadata_is_named(tmp_path, metadata, words):
+    path = tmp_path / "wrong.json"
+    path.write_text(json.dumps({**FOREIGN, "metadata": metadata}))
+    with pytest.raises(StoreError) as error:
+        t4.read(path, [Toy()], [Problem(2)])
+    assert words in str(error.value)
+
+
+def test_a_disk_that_is_full_leaves_the_t4_file_of_before(tmp_path, monkeypatch):
+    (path,) = t4.write(tmp_path, [toy_row(1)], {})
+    before = path.read_text()
+
+    def full(path, text, **_):
+        with path.open("w") as file:
+            file.write(text[:9])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(StoreError, match="cannot be written: No space left on device"):
+        t4.write(tmp_path, [toy_row(1), toy_row(2)], {})
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(path.name, before)]
+
+
+@pytest.mark.parametrize(
+    ("part", "value"), [("problem", {"M": "2", "N": 8}), ("config", {"speed": 1, "deed": None})]
+)
+def test_fields_of_another_kind_are_none_that_the_kernel_has(part, value):
+    assert stored_candidate(Toy(), replace(toy_row(1), **{part: value})) is None
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "no JSON"])
