@@ -1,6 +1,7 @@
 """The table of layers of experts: it is what is recorded, of one contest a problem."""
 
 from dataclasses import replace
+from statistics import median
 
 import pytest
 
@@ -36,6 +37,19 @@ FILE = ResultFile(CONTEST, [OURS, PEER])
 def test_the_page_is_current():
     text = experts_table.PAGE.read_text()
     assert text == with_table(text, results.load(experts_table.RESULTS)), experts_table.COMMAND
+
+
+def test_the_readme_says_what_the_table_does():
+    ratios = []
+    for rows in contests(results.load(experts_table.RESULTS)):
+        ours = min(row.us for row in rows if not row.peer)
+        ratios += [row.us / ours for row in rows if row.kernel == "humming"]
+    faster = sum(ratio > 1 for ratio in ratios)
+    said = (
+        f"on {faster} of {len(ratios)} problems, timed in turn on one board, "
+        f"{median(ratios):.2f} times in the median"
+    )
+    assert said in " ".join((experts_table.PAGE.parent.parent / "README.md").read_text().split())
 
 
 def test_a_problem_is_a_line_with_its_peers():
