@@ -190,7 +190,7 @@ def test_rows_are_those_of_a_result_file(monkeypatch, tmp_path):
     assert line.startswith("| E4 k2 256→64 | uniform | 5 | 4 | ")
     assert line.endswith(" | **10.0** | `grouped` | 12.5 | 40.0 | 1.25 |")
     environment = dict.fromkeys(results.ENVIRONMENT, "")
-    environment |= {"date": "2026-12-01T00:00:00.000+00:00"}
+    environment |= {"date": "2026-12-01T00:00:00.000+00:00", "gpu_facts": asdict(gpu)}
     for _ in range(2):
         peers_moe.store(tmp_path, gpu, results.ResultFile(environment, rows), OP.name)
     stored = results.load(tmp_path / "h200" / "grouped_gemm.json")
