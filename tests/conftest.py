@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, settings
 # how long an example takes says how busy the machine is
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+# a worker of pytest-xdist is told the width of a terminal; a table on a pipe is as wide as it needs
+os.environ.pop("COLUMNS", None)
 # tiny grids are the point of a test
 os.environ["NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS"] = "0"
 
