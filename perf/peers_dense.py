@@ -35,9 +35,9 @@ from ferrum_numba.perf.peers_moe import (
     counts_of,
     fastest,
     in_turn,
+    kept,
     left_out,
     some_of,
-    store,
     words_of,
 )
 from ferrum_numba.perf.problems import GROUP_SIZE, PEER_ROWS, PEER_SHAPES
@@ -148,15 +148,11 @@ def main(words: Sequence[str] | None = None) -> None:
     environment = results.environment(device.gpu, POLICY, ())
     told = " ".join(sys.argv[1:] if words is None else words)
     environment["command"] = f"python -m ferrum_numba.perf.peers_dense {told}".strip()
-    rows: list[Row] = []
+    file = results.ResultFile(environment)
+    taken = (found for problems in sets for found in contest.rows(problems, chosen))
     print("\n".join(HEAD))
-    for problems in sets:
-        for found in contest.rows(problems, chosen):
-            rows += found
-            # line by line and row by row: what was measured is not lost with what comes after
-            if found:
-                print(line(found), flush=True)
-            store(args.store, device.gpu, results.ResultFile(environment, rows), OP.name)
+    for found in kept(taken, file, args.store, device.gpu, OP.name):
+        print(line(found), flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

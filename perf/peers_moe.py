@@ -233,17 +233,13 @@ def main(words: Sequence[str] | None = None) -> None:
     environment["read_gbps"] = [plain_read_gbps(device)]
     told = " ".join(sys.argv[1:] if words is None else words)
     environment["command"] = f"python -m ferrum_numba.perf.peers_moe {told}".strip()
-    rows: list[Row] = []
+    file = results.ResultFile(environment)
+    taken = (found for problems in sets for found in contest.rows(problems, chosen))
     print("\n".join(HEAD))
-    for problems in sets:
-        for found in contest.rows(problems, chosen):
-            rows += found
-            # line by line and row by row: what was measured is not lost with what comes after
-            if found:
-                print(line(found), flush=True)
-            store(args.store, device.gpu, results.ResultFile(environment, rows), OP.name)
+    for found in kept(taken, file, args.store, device.gpu, OP.name):
+        print(line(found), flush=True)
     environment["read_gbps"].append(plain_read_gbps(device))
-    store(args.store, device.gpu, results.ResultFile(environment, rows), OP.name)
+    store(args.store, device.gpu, file, OP.name)
     print(
         "a plain read, before and after: {:.0f} and {:.0f} GB/s".format(*environment["read_gbps"])
     )
@@ -275,6 +271,17 @@ def _ours(
     rows = results.load(path).rows if args.results or path.exists() else []
     chosen = chosen_for(problems, gpu, kernels, results.decide(rows), args.config, args.candidates)
     return compiled(chosen, gpu)
+
+
+def kept(
+    taken: Iterable[list[Row]], file: results.ResultFile, folder: Path | None, gpu: Gpu, op: str
+) -> Iterator[list[Row]]:
+    """Yield each problem's rows, and keep them in a run's file: no row is lost with a later one."""
+    for found in taken:
+        file.rows += found
+        if found:
+            yield found
+        store(folder, gpu, file, op)
 
 
 def store(folder: Path | None, gpu: Gpu, file: results.ResultFile, op: str) -> None:

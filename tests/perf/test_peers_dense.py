@@ -10,7 +10,7 @@ from ferrum_numba.errors import DeviceError, ProblemError
 from ferrum_numba.gpu import KNOWN
 from ferrum_numba.kernels.w4a16 import OP, W4A16Problem
 from ferrum_numba.measure import Policy, Samples
-from ferrum_numba.perf import dense_rivals, peers_dense, routed_rivals
+from ferrum_numba.perf import dense_rivals, peers_dense, peers_moe, routed_rivals
 from ferrum_numba.perf.dense_rivals import DenseLayer
 from ferrum_numba.perf.routed_rivals import Rival
 from ferrum_numba.perf.routed_rows import row_of
@@ -48,7 +48,7 @@ def test_a_line_has_the_best_of_ours_and_of_the_4_bit_peers():
 
 def test_rows_are_those_of_a_result_file(tmp_path):
     environment = results.environment(GPU, Policy(), ())
-    peers_dense.store(tmp_path, GPU, results.ResultFile(environment, rows(*ALL)), OP.name)
+    peers_moe.store(tmp_path, GPU, results.ResultFile(environment, rows(*ALL)), OP.name)
     read = results.load(tmp_path / "h200" / "w4a16_gemm.json")
     assert [(row.peer, row.more.get("kind")) for row in read.rows[2:]] == [
         one[2:] for one in ALL[2:]

@@ -172,6 +172,22 @@ def test_the_fastest_that_is_right_is_timed(monkeypatch, capsys):
     assert peers_moe.fastest(None, rivals[2:], None) is None
 
 
+def test_rows_are_kept_problem_by_problem(tmp_path):
+    environment = dict.fromkeys(results.ENVIRONMENT, "")
+    environment |= {"date": "2026-12-01T00:00:00.000+00:00", "gpu_facts": asdict(KNOWN["h200"])}
+    samples = [timed(None, rival(us=us).calls, "cold", peers_moe.POLICY) for us in (10.0, 11.0)]
+    rows = [
+        routed_rows.row_of(problem, rival(), 3e-4, [one], KNOWN["h200"])
+        for problem, one in zip((PROBLEM, replace(PROBLEM, tokens=6)), samples, strict=True)
+    ]
+    file, path = results.ResultFile(environment), tmp_path / "h200" / "grouped_gemm.json"
+    taken = iter([[rows[0]], [], [rows[1]]])
+    for count, found in enumerate(peers_moe.kept(taken, file, tmp_path, KNOWN["h200"], OP.name)):
+        assert found == [rows[count]]
+        assert count == (len(results.load(path).rows) if path.exists() else 0)
+    assert len(results.load(path).rows) == 2
+
+
 def test_rows_are_those_of_a_result_file(monkeypatch, tmp_path):
     monkeypatch.setattr(peers_moe, "measure", timed)
     rivals = [
