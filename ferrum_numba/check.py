@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from ferrum_numba.gpu import KNOWN, Gpu
 from ferrum_numba.launch import Bound, Device, Loaded, OperandSet
 
 How = Literal["gpu", "interpreter"]
+Result = TypeVar("Result")
 # rows of any model are shorter, so a store to the row before the first or after the last lands here
 GUARD_BYTES = 256 * 1024
 
@@ -81,13 +82,14 @@ def on_gpu(
         ContextError: the kernel took the CUDA context with it; the process is of no more use.
     """
 
-    def attempt() -> Comparison:
+    def attempt() -> Ran:
         _refuse(kernel, config, problem, device.gpu)
         built = binary or build(kernel, config, device.gpu.arch)
         operands = OperandSet(device, kernel, problem, seed=seed, guard_bytes=GUARD_BYTES)
-        return _run(operands.bind(config, built), repeats)[1]
+        return bind_and_run(operands, config, built, repeats=repeats)
 
-    return _checked("gpu", attempt)
+    ran = _tried("gpu", attempt)
+    return ran if isinstance(ran, Checked) else ran.check()
 
 
 def on_operands(
@@ -101,10 +103,37 @@ def on_operands(
     Raises:
         ContextError: the kernel took the CUDA context with it; the process is of no more use.
     """
-    return bind_and_check(operands, config, binary, repeats=repeats)[0]
+    return bind_and_run(operands, config, binary, repeats=repeats).check()
 
 
-def bind_and_check(
+@dataclass(frozen=True)
+class Ran:
+    """What a config gave on the GPU, not yet compared with the reference.
+
+    bound:   what ran, to be gone on with; None where it did not
+    results: of each run, in its order
+    failed:  what is wrong already
+    """
+
+    operands: OperandSet
+    bound: Bound | None = None
+    results: Sequence[npt.NDArray[Any]] = ()
+    failed: Checked | None = None
+
+    def check(self) -> Checked:
+        """Compare; the host's work alone, so that another thread may do it."""
+        return self.failed or _checked("gpu", self._compare)
+
+    def _compare(self) -> Comparison:
+        first, *others = self.results
+        for i, got in enumerate(others, start=2):
+            if not same_bits(first, got):
+                raise MismatchError(_difference(first, got, i))
+        tolerance = self.operands.kernel.op.tolerance(self.operands.problem)
+        return tolerance.compare(first, self.operands.want)
+
+
+def bind_and_run(
     operands: OperandSet,
     config: Config,
     binary: Binary,
@@ -112,8 +141,8 @@ def bind_and_check(
     loaded: Loaded | None = None,
     into: Sequence[npt.NDArray[np.uint8]] = (),
     repeats: int = 2,
-) -> tuple[Checked, Bound | None, npt.NDArray[Any] | None]:
-    """Check as `on_operands` does, and return what was bound and its result, to be gone on with.
+) -> Ran:
+    """Run a config as `on_operands` does, and return what came of it.
 
     Args:
         loaded: the binary, where it is on the GPU already
@@ -122,46 +151,29 @@ def bind_and_check(
     Raises:
         ContextError: the kernel took the CUDA context with it; the process is of no more use.
     """
-    bound: Bound | None = None
-    got: npt.NDArray[Any] | None = None
 
-    def attempt() -> Comparison:
-        nonlocal bound, got
+    def attempt() -> Ran:
         _refuse(operands.kernel, config, operands.problem, operands.device.gpu)
         bound = operands.bind(config, binary, loaded)
-        got, comparison = _run(bound, repeats, into)
-        return comparison
+        prepared, results = bound.prepared(), []
+        for i in range(repeats):
+            operands.poison()
+            prepared(0)
+            results.append(operands.result(into[i]) if into else operands.result())
+        # what one run does to a guard zone, no other takes back
+        damage = bound.damage()
+        if damage:
+            raise MismatchError(f"written outside of {damage}")
+        return Ran(operands, bound, results)
 
-    return _checked("gpu", attempt), bound, got
+    ran = _tried("gpu", attempt)
+    return Ran(operands, failed=ran) if isinstance(ran, Checked) else ran
 
 
 def _refuse(kernel: Kernel, config: Config, problem: Problem, gpu: Gpu) -> None:
     reason = kernel.refuses(problem) or kernel.misfit(config, problem, gpu)
     if reason:
         raise ProblemError(reason)
-
-
-def _run(
-    bound: Bound, repeats: int, into: Sequence[npt.NDArray[np.uint8]] = ()
-) -> tuple[npt.NDArray[Any], Comparison]:
-    """Return the result of the first run, and how far it is from the reference."""
-    operands = bound.operands
-    prepared = bound.prepared()
-    results = []
-    for i in range(repeats):
-        operands.poison()
-        prepared(0)
-        results.append(operands.result(into[i]) if into else operands.result())
-    first = results[0]
-    # what one run does to a guard zone, no other takes back
-    damage = bound.damage()
-    if damage:
-        raise MismatchError(f"written outside of {damage}")
-    for i, got in enumerate(results[1:], start=2):
-        if not same_bits(first, got):
-            raise MismatchError(_difference(first, got, i))
-    tolerance = operands.kernel.op.tolerance(operands.problem)
-    return first, tolerance.compare(first, operands.want)
 
 
 def same_bits(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
@@ -208,16 +220,23 @@ def _where(error: BaseException) -> str:
 
 def _checked(how: How, attempt: Callable[[], Comparison]) -> Checked:
     began = time.perf_counter()
+    result = _tried(how, attempt)
+    if isinstance(result, Checked):
+        return result
+    ok, reason = result.ok, "" if result.ok else result.message
+    seconds = time.perf_counter() - began
+    return Checked(ok, result.rel_error, result.max_error, reason, how, seconds)
+
+
+def _tried(how: How, attempt: Callable[[], Result]) -> Result | Checked:
+    """Return what an attempt gives, or what went wrong: it must not end the check of others."""
+    began = time.perf_counter()
     try:
-        result = attempt()
-        ok, rel, peak, reason = result.ok, result.rel_error, result.max_error, result.message
+        return attempt()
     except ContextError:
         raise
     except FerrumError as error:
-        ok, rel, peak, reason = False, math.inf, math.inf, str(error)
+        reason = str(error)
     except Exception as error:
-        # one candidate's slip, whatever it is, must not end the check of the others
-        words = f"{type(error).__name__}: {error}{_where(error)}"
-        ok, rel, peak, reason = False, math.inf, math.inf, words
-    seconds = time.perf_counter() - began
-    return Checked(ok, rel, peak, "" if ok else reason, how, seconds)
+        reason = f"{type(error).__name__}: {error}{_where(error)}"
+    return Checked(False, math.inf, math.inf, reason, how, time.perf_counter() - began)

@@ -137,6 +137,12 @@ class Timer:
         """Let go of the stream."""
         driver.cuStreamDestroy(self._stream)
 
+    def keep_busy(self, until: Callable[[], bool]) -> None:
+        """Replay while the host does something else, so that the clocks stay where they are."""
+        count = math.ceil(BURST_US / max(self.replay_us, 1.0))
+        while not until():
+            self._busy_us += sum(_times_us(self._replay, self._stream, count)[0])
+
     def take(self, samples: int, warmup_ms: float, *, briefly: bool = False) -> Samples:
         """Replay until the clocks have settled, then time so many replays.
 

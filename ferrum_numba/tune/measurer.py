@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from ferrum_numba.check import GUARD_BYTES, bind_and_check, same_bits
+from ferrum_numba.check import GUARD_BYTES, Checked, bind_and_run, same_bits
 from ferrum_numba.compile import Binary
 from ferrum_numba.contract import Kernel, Problem
 from ferrum_numba.errors import LaunchError
@@ -64,6 +65,8 @@ class GpuMeasurer:
         self._results = [np.empty(0, np.uint8)] * 2
         # of the last final, by kernel and config
         self._finalists: dict[tuple[str, Any], Timer] = {}
+        # compares results while the GPU is at work
+        self._host = ThreadPoolExecutor(1)
         # when the GPU was last seen at work, s
         self._busy_at = -math.inf
 
@@ -90,15 +93,23 @@ class GpuMeasurer:
     def run(self, candidate: Candidate, best_us: float | None) -> Outcome:
         """Check a candidate, take a quick look at its time, then time it in full."""
         operands = self._operands[candidate.kernel.name]
-        checked, bound, got = bind_and_check(
+        ran = bind_and_run(
             operands, candidate.config, candidate.binary,
             loaded=self._program(candidate.binary), into=self._memory(operands),
         )  # fmt: skip
-        errors: dict[str, Any] = {"rel_error": checked.rel_error, "max_error": checked.max_error}
-        if not checked.ok or bound is None or got is None:
-            self._renew()
-            return Outcome("wrong", checked.reason, **errors)
-        with Timer(self._device, bound.calls(), candidate.regime, self._policy) as timer:
+        if ran.bound is None:
+            return self._wrong(ran.check())
+        comparing = self._host.submit(ran.check)
+        with Timer(self._device, ran.bound.calls(), candidate.regime, self._policy) as timer:
+            # what the GPU does meanwhile is warm-up: no sample is taken beside the host's work
+            timer.keep_busy(comparing.done)
+            checked = comparing.result()
+            if not checked.ok:
+                return self._wrong(checked)
+            errors: dict[str, Any] = {
+                "rel_error": checked.rel_error,
+                "max_error": checked.max_error,
+            }
             quick = None if best_us is None else timer.take(QUICK_SAMPLES, 0.0, briefly=True)
             if quick is not None and best_us is not None and median(quick.us) > SLOW * best_us:
                 reason = f"more than {SLOW:g} times the best so far, {best_us:.4g} us"
@@ -106,14 +117,20 @@ class GpuMeasurer:
             taken = timer.take(self._samples(timer), self._warmup_ms())
         busy_us = taken.busy_us + (quick.busy_us if quick else 0.0)
         extra = {**self._seen(taken), "busy_us": busy_us}
-        if not same_bits(operands.result(self._results[1]), got):
+        if not same_bits(operands.result(self._results[1]), ran.results[0]):
             self._renew()
             reason = "gave other bits while it was timed than when checked"
             return Outcome("wrong", reason, extra=extra, **errors)
         if candidate.regime == "eager":
-            extra["host_us"] = host_time_us(bound.prepared(), 0)
+            extra["host_us"] = host_time_us(ran.bound.prepared(), 0)
         rotated = self._rotated(candidate)
         return Outcome("measured", "", taken.us, rotated=rotated, extra=extra, **errors)
+
+    def _wrong(self, checked: Checked) -> Outcome:
+        self._renew()
+        return Outcome(
+            "wrong", checked.reason, rel_error=checked.rel_error, max_error=checked.max_error
+        )
 
     def _program(self, binary: Binary) -> Loaded | None:
         """Return a program that is on the GPU already; what is refused, the check is told of."""

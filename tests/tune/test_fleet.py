@@ -320,11 +320,12 @@ def test_all_gpus_of_the_machine_tune_at_once(tmp_path):
     from ferrum_numba.kernels.ceilings import CEILINGS
 
     boards = gpu.chosen("all")
-    rulers = [Yardstick(k, k.op.tests[1]) for k in CEILINGS if k.name in ("dram_read", "mma_sync")]
-    problems = [Sized(n) for n in range(1000, 1000 + 4 * len(boards))]
+    rulers = [Yardstick(k, k.op.tests[-1]) for k in CEILINGS if k.name in ("dram_read", "mma_sync")]
+    # of some megabytes: few copies exceed L2
+    problems = [Sized(n) for n in range(10**6, 10**6 + 4 * len(boards))]
     task = tune.SearchTask([Axpy()], problems, boards[0], Policy(), tmp_path / "axpy.json")
     rows = fleet.tune_fleet(task, boards, yardsticks=rulers)
     assert [row.status for row in rows] == ["measured"] * 2 * len(problems)
     assert {row.board for row in rows} == {one.uuid for one in boards}
     assert all(0.5 < row.board_factor < 2.0 for row in rows)
-    assert 1.0 in {row.board_factor for row in rows}
+    assert min(abs(row.board_factor - 1.0) for row in rows) < 1e-4

@@ -1,5 +1,6 @@
 """The tuner without a GPU: which candidates, in which order, what is kept, what a fault costs."""
 
+import threading
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -425,7 +426,7 @@ def bench(monkeypatch):
     """Return a GpuMeasurer whose GPU takes the times in `bench.times`, and what it did."""
     state = SimpleNamespace(
         times=[], timed=[], timers=[], bits=[b"same"], ok=True, replay_us=400.0, hosts=[],
-        loaded=[], loads=0,
+        loaded=[], loads=0, busy=threading.Event(),
     )  # fmt: skip
 
     def taken(us, samples):
@@ -444,6 +445,10 @@ def bench(monkeypatch):
 
         def __exit__(self, *_):
             self.close()
+
+        def keep_busy(self, until):
+            while not until():
+                state.busy.set()
 
         def take(self, samples, warmup_ms, briefly=False):
             state.timed.append((self.calls, samples, warmup_ms))
@@ -465,9 +470,10 @@ def bench(monkeypatch):
             kernel=kernel, copies=2, result=result, bind=bind, out=SimpleNamespace(size_bytes=8)
         )
 
-    def bind_and_check(operands, config, binary, *, loaded, into):
+    def bind_and_run(operands, config, binary, *, loaded, into):
         state.loaded.append(loaded)
-        return state.checked, operands.bind(config, binary), operands.result()
+        bound, results = operands.bind(config, binary), [operands.result()]
+        return SimpleNamespace(bound=bound, results=results, check=state.check)
 
     def load(binary, device):
         state.loads += 1
@@ -478,10 +484,11 @@ def bench(monkeypatch):
     monkeypatch.setattr(measurer, "Timer", Timer)
     monkeypatch.setattr(measurer, "Device", SimpleNamespace(open=lambda: device))
     monkeypatch.setattr(measurer, "OperandSet", operands)
-    monkeypatch.setattr(measurer, "bind_and_check", bind_and_check)
+    monkeypatch.setattr(measurer, "bind_and_run", bind_and_run)
     monkeypatch.setattr(measurer, "load", load)
     monkeypatch.setattr(measurer, "page_locked", lambda size: np.zeros(size, np.uint8))
     state.checked = checked
+    state.check = lambda: state.checked
     state.measurer = measurer.GpuMeasurer(Policy(samples=15, warmup_ms=300.0))
     state.measurer.open(TOY, Problem(2))
     return state
@@ -509,6 +516,18 @@ def test_a_near_candidate_is_timed_in_full(bench):
     bench.times = [19.5, 11.0]
     found = bench.measurer.run(candidate(), 10.0)
     assert (found.status, found.us) == ("measured", (11.0,) * 15)
+
+
+def test_the_gpu_works_on_while_the_host_compares(bench):
+    bench.times = [10.0]
+
+    def check():
+        assert bench.busy.wait(10.0)
+        return bench.checked
+
+    bench.check = check
+    assert bench.measurer.run(candidate(), None).status == "measured"
+    assert bench.timed == [(1, 15, 300.0)]
 
 
 def test_a_wrong_result_is_not_timed(bench):
