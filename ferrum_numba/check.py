@@ -17,6 +17,7 @@ from ferrum_numba.contract import Comparison, Config, Inputs, Kernel, Launch, Pr
 from ferrum_numba.errors import ContextError, FerrumError, MismatchError, ProblemError
 from ferrum_numba.gpu import KNOWN, Gpu
 from ferrum_numba.launch import Bound, Device, Loaded, OperandSet
+from ferrum_numba.tolerance import LARGE, on_processors, pieces_of
 
 How = Literal["gpu", "interpreter"]
 Result = TypeVar("Result")
@@ -182,7 +183,10 @@ def same_bits(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
     if left.size % 8 == 0:
         # an eighth of the comparisons
         left, right = left.view(np.uint64), right.view(np.uint64)
-    return np.array_equal(left, right)
+    if left.size < LARGE or left.size != right.size:
+        return np.array_equal(left, right)
+    with on_processors() as threads:
+        return all(threads.map(np.array_equal, pieces_of(left), pieces_of(right)))
 
 
 def _difference(first: npt.NDArray[Any], got: npt.NDArray[Any], run: int) -> str:

@@ -93,8 +93,8 @@ class Tolerance:
         In pieces that stay in the cache, on several processors, in float32, whose rounding is far
         below any bound.
         """
-        pieces = list(zip(_pieces(got), _pieces(want), strict=True))
-        with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as threads:
+        pieces = list(zip(pieces_of(got), pieces_of(want), strict=True))
+        with on_processors() as threads:
             sums = np.array(list(threads.map(_differ, pieces)))
         if not np.isfinite(sums).all():
             return None
@@ -134,7 +134,13 @@ class Tolerance:
         return max(found, key=lambda one: (not one.ok, one.max_error))
 
 
-def _pieces(array: Array) -> list[Array]:
+def on_processors() -> ThreadPoolExecutor:
+    """Return threads that compare pieces."""
+    return ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1))
+
+
+def pieces_of(array: Array) -> list[Array]:
+    """Return the elements of an array in pieces that stay in the cache."""
     flat = array.reshape(-1)
     return [flat[first : first + PIECE] for first in range(0, flat.size, PIECE)]
 

@@ -118,10 +118,13 @@ class Timer:
             # outside a capture and a timing: a first launch may load code
             rotation[0](self._stream)
             device.synchronize()
-            rounds, self._busy_us = _rounds(device, rotation, regime, self._stream, policy)
+            looks_us = _looks_us(device, rotation, regime, self._stream)
+            # the best of a few: the clocks are still rising
+            rounds = rounds_to_fill(policy.min_graph_us, min(looks_us))
             self._calls = rotation * rounds
             # by the looks that were taken, with all that a first one has to load
-            self.replay_us = self._busy_us / LOOKS * rounds
+            self.replay_us = sum(looks_us) / LOOKS * rounds
+            self._busy_us = _busy_us(looks_us)
             self._replay = _replay(device, self._calls, regime)
         except BaseException:
             self.close()
@@ -141,7 +144,7 @@ class Timer:
         """Replay while the host does something else, so that the clocks stay where they are."""
         count = math.ceil(BURST_US / max(self.replay_us, 1.0))
         while not until():
-            self._busy_us += sum(_times_us(self._replay, self._stream, count)[0])
+            self._busy_us += _busy_us(_times_us(self._replay, self._stream, count)[0])
 
     def take(self, samples: int, warmup_ms: float, *, briefly: bool = False) -> Samples:
         """Replay until the clocks have settled, then time so many replays.
@@ -152,8 +155,7 @@ class Timer:
         before, warm_us = _warm_up(self._replay, self._stream, look, warmup_ms)
         times_us, after = _times_us(self._replay, self._stream, samples, look)
         before = before or after
-        # what ran before the first event counts as a sample: it is one replay more
-        busy_us = self._busy_us + warm_us + sum(times_us) * (1 + 1 / len(times_us))
+        busy_us = self._busy_us + warm_us + _busy_us(times_us)
         self._busy_us = 0.0
         return Samples(
             us=tuple(us / len(self._calls) for us in times_us),
@@ -184,14 +186,14 @@ def rounds_to_fill(min_us: float, rotation_us: float) -> int:
     return max(1, math.ceil(min_us / max(rotation_us, 1e-3)))
 
 
-def _rounds(
-    device: Device, rotation: Sequence[Call], regime: str, stream: int, policy: Policy
-) -> tuple[int, float]:
-    """Return how many rotations a replay needs, and how long the GPU was busy to tell."""
-    replay = _replay(device, rotation, regime)
-    times_us, _ = _times_us(replay, stream, LOOKS)
-    # the best of a few: the clocks are still rising
-    return rounds_to_fill(policy.min_graph_us, min(times_us)), sum(times_us)
+def _looks_us(device: Device, rotation: Sequence[Call], regime: str, stream: int) -> list[float]:
+    """Return what a few replays of a rotation take."""
+    return _times_us(_replay(device, rotation, regime), stream, LOOKS)[0]
+
+
+def _busy_us(times_us: Sequence[float]) -> float:
+    """Return how long the GPU worked for these: one replay more ran before the first event."""
+    return sum(times_us) * (1 + 1 / len(times_us))
 
 
 def _replay(device: Device, calls: Sequence[Call], regime: str) -> Call:
@@ -218,10 +220,10 @@ def _warm_up(
         return None, 0.0
     began = time.perf_counter()
     times_us = _times_us(replay, stream, 2)[0]
-    busy_us, last_us, last = sum(times_us), min(times_us), look()
+    busy_us, last_us, last = _busy_us(times_us), min(times_us), look()
     while (time.perf_counter() - began) * 1e3 < limit_ms:
         times_us, now = _times_us(replay, stream, math.ceil(BURST_US / last_us), look)
-        now_us, busy_us = float(np.median(times_us)), busy_us + sum(times_us)
+        now_us, busy_us = float(np.median(times_us)), busy_us + _busy_us(times_us)
         if _near(now_us, last_us) and _near(now.clock_mhz or 0.0, last.clock_mhz or 0.0):
             return now, busy_us
         last_us, last = now_us, now

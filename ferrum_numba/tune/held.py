@@ -17,7 +17,7 @@ class Held:
     Inside timed kernels are the replays of candidates, by the GPU's own events: samples, and the
     warm-up before them; not what a check launches, nor anything between two replays.
 
-    spent_s: seconds by what was done, "heats" or "finals"
+    spent_s: seconds by what was done: "heats", "finals", or "waiting" for operands of a problem
     busy_s:  seconds of these inside timed kernels
     """
 

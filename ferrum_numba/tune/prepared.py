@@ -28,8 +28,8 @@ from ferrum_numba.launch.operands import digest
 from ferrum_numba.tune.orphan import end_with_parent
 
 Array = npt.NDArray[Any]
-# processes: one cannot always keep ahead of the GPU, and more take what checks need
-WORKERS = 2
+# processes: few cannot always keep ahead of the GPU, and more take what checks need
+WORKERS = min(6, max(2, (os.cpu_count() or 1) // 3))
 # in memory, where there is so much room for files
 MEMORY, ROOM_BYTES = Path("/dev/shm"), 16 << 30
 PREFIX, LOCK = "ferrum-numba-operands-", "lock"

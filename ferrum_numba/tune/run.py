@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ HEATS_SHARE = 0.4
 # of a final with a deadline, at least
 MOST_ROUNDS = 256
 # problems whose operands are made while another is measured
-AHEAD = 3
+AHEAD = 6
 # what takes so much longer than the best of the heats is in no final, unless it must be
 FAR = 2.0
 
@@ -199,7 +200,8 @@ class Run:
             if any(self._unknown(kernel, problem) for kernel in kernels):
                 self.measurer.expect(kernels, problem)
         # a GPU that is not held yet is not held for this
-        self.measurer.ready(problems[0])
+        with self.task.held.doing("waiting") if self.task.held.held_s else nullcontext():
+            self.measurer.ready(problems[0])
 
     def _unknown(self, kernel: Kernel, problem: Problem) -> bool:
         """Tell whether the store lacks the row of a kernel's likeliest config."""

@@ -167,13 +167,13 @@ class Ready(FakeMeasurer):
 
 def test_operands_of_the_next_problems_are_asked_for_before_this_one_is_measured(task):
     fake = Ready()
-    problems = tuple(Problem(M) for M in (2, 3, 4, 5, 6))
+    problems = tuple(Problem(M) for M in range(2, 10))
     search(replace(task, problems=problems), fake)
     at_first = [M for M, asked in fake.expected if asked == 0]
-    assert at_first == [2, 3, 4, 5]
+    assert at_first == [2, 3, 4, 5, 6, 7, 8]
     # its own operands are made before the GPU is held for a problem
-    assert fake.waited == [(2, 0), (3, 4), (4, 8), (5, 12), (6, 16)]
-    assert [M for M, asked in fake.expected if asked == 4] == [3, 4, 5, 6]
+    assert fake.waited == [(M, 4 * (M - 2)) for M in range(2, 10)]
+    assert [M for M, asked in fake.expected if asked == 4] == [3, 4, 5, 6, 7, 8, 9]
 
 
 def test_nothing_is_made_ready_for_what_is_known(task):
