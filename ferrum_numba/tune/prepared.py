@@ -32,6 +32,8 @@ Array = npt.NDArray[Any]
 WORKERS = min(6, max(2, (os.cpu_count() or 1) // 3))
 # in memory, where there is so much room for files
 MEMORY, ROOM_BYTES = Path("/dev/shm"), 16 << 30
+# what waits for its turn; with so much of it no more is begun
+MOST_BYTES = 4 << 30
 PREFIX, LOCK = "ferrum-numba-operands-", "lock"
 # of the inputs, as of those that are made where they are measured
 SEED = 0
@@ -88,8 +90,11 @@ class Preparer:
         self._count = 0
 
     def expect(self, kernels: Sequence[Kernel], problem: Problem) -> None:
-        """Begin to make the operands of a problem; nothing where that is done or under way."""
-        if problem in self._made:
+        """Begin to make the operands of a problem; nothing where that is done or under way.
+
+        Nothing either where much waits already: asked again when less does, it begins.
+        """
+        if problem in self._made or self._size_bytes() > MOST_BYTES:
             return
         pool, folder = self._start()
         self._count += 1
@@ -129,6 +134,14 @@ class Preparer:
             self._lock.release()
         self._pool = self._folder = self._lock = None
         self._made.clear()
+
+    def _size_bytes(self) -> int:
+        """Return the size of what waits, also of what is written just now; the first is in use."""
+        size_bytes = 0
+        for folder, _ in list(self._made.values())[1:]:
+            with suppress(OSError):
+                size_bytes += sum(file.stat().st_size for file in folder.iterdir())
+        return size_bytes
 
     def _start(self) -> tuple[ProcessPoolExecutor, Path]:
         if self._pool is None or self._folder is None:

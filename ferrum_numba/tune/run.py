@@ -33,7 +33,7 @@ HEATS_SHARE = 0.4
 # of a final with a deadline, at least
 MOST_ROUNDS = 256
 # problems whose operands are made while another is measured
-AHEAD = 6
+AHEAD = 16
 # what takes so much longer than the best of the heats is in no final, unless it must be
 FAR = 2.0
 

@@ -65,6 +65,22 @@ def test_files_go_when_their_problem_is_done(folder):
     assert list(folder.iterdir()) == []
 
 
+def test_no_more_is_begun_where_much_waits(monkeypatch):
+    preparer, toy = Preparer(), Toy()
+    monkeypatch.setattr(prepared, "MOST_BYTES", 0)
+    # the one in use does not count, nor does what is no file yet
+    for M in (1, 2):
+        preparer.expect([toy], Problem(M))
+        preparer.wait(Problem(M), 60.0)
+    preparer.expect([toy], Problem(3))
+    assert preparer.take(toy, Problem(3), 60.0) is None
+    assert preparer.take(toy, Problem(2), 60.0) is not None
+    # now the second is in use
+    preparer.expect([toy], Problem(3))
+    assert preparer.take(toy, Problem(3), 60.0) is not None
+    preparer.close()
+
+
 def test_what_nobody_expected_or_what_fails_is_not_there():
     preparer, toy = Preparer(), Toy()
     assert preparer.take(toy, Problem(1), 60.0) is None

@@ -10,7 +10,7 @@ from ferrum_numba import results, tune
 from ferrum_numba.measure import Policy
 from ferrum_numba.tune.budget import Deadline
 from ferrum_numba.tune.held import Held
-from ferrum_numba.tune.run import MOST_ROUNDS
+from ferrum_numba.tune.run import AHEAD, MOST_ROUNDS
 from ferrum_numba.tune.search import search
 from ferrum_numba.tune.worker import Outcome
 
@@ -167,13 +167,13 @@ class Ready(FakeMeasurer):
 
 def test_operands_of_the_next_problems_are_asked_for_before_this_one_is_measured(task):
     fake = Ready()
-    problems = tuple(Problem(M) for M in range(2, 10))
+    problems = tuple(Problem(M) for M in range(2, 6 + AHEAD))
     search(replace(task, problems=problems), fake)
     at_first = [M for M, asked in fake.expected if asked == 0]
-    assert at_first == [2, 3, 4, 5, 6, 7, 8]
+    assert at_first == [*range(2, 3 + AHEAD)]
     # its own operands are made before the GPU is held for a problem
-    assert fake.waited == [(M, 4 * (M - 2)) for M in range(2, 10)]
-    assert [M for M, asked in fake.expected if asked == 4] == [3, 4, 5, 6, 7, 8, 9]
+    assert fake.waited == [(M, 4 * (M - 2)) for M in range(2, 6 + AHEAD)]
+    assert [M for M, asked in fake.expected if asked == 4] == [*range(3, 4 + AHEAD)]
 
 
 def test_nothing_is_made_ready_for_what_is_known(task):
