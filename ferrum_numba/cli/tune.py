@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 HELP = "check and time every config on the GPU, decide, store; goes on where it was stopped"
 WRONG = 1
 # fields of the policy: replays so long that what lies between two of them does not count
-TUNING: dict[str, Any] = {"samples": 60, "min_graph_us": 1600.0}
+TUNING: dict[str, Any] = {"samples": 25, "min_graph_us": 1600.0}
 TROUBLE = ("wrong", "failed", "timeout", "build failed")
 # `of bound` is bound_us / us; all else that is known of a row is in its file
 COLUMNS = ("problem", "program", "us", "of bound", "verdict")

@@ -34,7 +34,7 @@ IDLE_S, BRIEF_MS = 1.0, 30.0
 # memory for a result, at first
 RESULT_BYTES = 64 << 20
 # work in the replays that are timed of a candidate alone, with so many of them at least
-HEAT_US, FEWEST_SAMPLES = 100_000.0, 5
+HEAT_US, FEWEST_SAMPLES = 60_000.0, 5
 # likewise of a finalist in one round
 ROUND_US = 2_000.0
 # a candidate that takes this many times the best is not timed in full

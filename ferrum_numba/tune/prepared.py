@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from filelock import BaseFileLock, FileLock, Timeout
+from threadpoolctl import threadpool_limits
 
 from ferrum_numba.contract import Kernel, Problem
 from ferrum_numba.errors import FerrumError
@@ -28,8 +29,10 @@ from ferrum_numba.launch.operands import digest
 from ferrum_numba.tune.orphan import end_with_parent
 
 Array = npt.NDArray[Any]
-# processes: few cannot always keep ahead of the GPU, and more take what checks need
-WORKERS = min(6, max(2, (os.cpu_count() or 1) // 3))
+# processes, and threads of each: one cannot always keep ahead of the GPU, and more than half of the
+# processors would be missed where a measurement waits for the host
+WORKERS = min(4, max(2, (os.cpu_count() or 1) // 4))
+THREADS = 2
 # in memory, where there is so much room for files
 MEMORY, ROOM_BYTES = Path("/dev/shm"), 16 << 30
 # what waits for its turn; with so much of it no more is begun
@@ -191,6 +194,7 @@ def _stand_back() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     os.nice(10)
+    threadpool_limits(THREADS)
 
 
 def _room() -> Path:
