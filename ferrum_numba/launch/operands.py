@@ -61,7 +61,8 @@ class HostOperands:
 
 def digest(array: Array) -> str:
     """Return a text that two arrays share where they hold the same bytes."""
-    return hashlib.blake2b(array.reshape(-1).view(np.uint8).data, digest_size=16).hexdigest()
+    # processors have instructions for this one
+    return hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
 
 
 class Uploads:

@@ -103,7 +103,9 @@ def _rows(problem):
 
 
 def _data(problem, rng):
-    return {"data": rng.integers(0, 2**32, (_rows(problem), ROW_BYTES // 4), np.uint32)}
+    # a gigabyte: what the generator makes, without a range to fit it to
+    words = rng.bit_generator.random_raw(_words(problem) // 2).view(np.uint32)
+    return {"data": words.reshape(_rows(problem), ROW_BYTES // 4)}
 
 
 def _exact(problem):
