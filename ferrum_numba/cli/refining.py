@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ferrum_numba import gpu
+from ferrum_numba import gpu, shipped
 from ferrum_numba.cli.bench import ceilings
 from ferrum_numba.cli.output import Progress, make_folder, progress, say
 from ferrum_numba.cli.session import Session
@@ -21,6 +21,7 @@ from ferrum_numba.errors import StoreError
 if TYPE_CHECKING:
     from ferrum_numba.report import Document, Sources, Writer
     from ferrum_numba.results import CheckRow, Planned, ResultFile, Row
+    from ferrum_numba.results.targets import Reached, Target
 
 # between two versions of a report, while it is measured
 EVERY_S = 60.0
@@ -59,6 +60,12 @@ class Refining:
         from ferrum_numba.report import document
 
         return document(self._sources())
+
+    def reached(self) -> list[Reached]:
+        """Return what became of each target, of what is known now."""
+        from ferrum_numba.report import reached
+
+        return reached(self._sources())
 
     def write(self) -> list[Path]:
         """Write what is known now over what was written before; a reader never sees a part."""
@@ -105,8 +112,18 @@ class Refining:
             list(files.values()), kept, self.plan, self.checks, session.peers,
             asdict(session.gpu) if self.plan else None, self._asked(), self._defaults(files),
             (args.compare, checked_results(args.compare)) if args.compare else None,
-            frozenset(k.op.name for k in session.kernels if self.measured_here),
+            frozenset(k.op.name for k in session.kernels if self.measured_here), self._targets,
         )  # fmt: skip
+
+    @cached_property
+    def _targets(self) -> tuple[str, list[Target]] | None:
+        from ferrum_numba.results.targets import load_targets
+
+        given = self.session.args.targets
+        if not given:
+            return None
+        path = shipped.targets_path() if given is True else Path(given)
+        return path.name if given is True else str(given), load_targets(path)
 
     def _files(self) -> tuple[dict[str, ResultFile], list[ResultFile]]:
         """Return results by file name, and ceilings; the store's before those that ship."""
@@ -115,10 +132,11 @@ class Refining:
 
         session, key = self.session, self.session.gpu.key
         ops = {kernel.op.name for kernel in session.ceilings}
+        known = {kernel.op.name for kernel in session.kernels}
         found: dict[str, ResultFile] = {}
         kept: list[ResultFile] = []
         for path in session.result_paths(key, both=self.measured_here):
-            file = checked_results(path, key)
+            file = checked_results(path, key, path.stem if path.stem in known else None)
             named = CEILINGS in (path.stem, path.parent.name)
             if named or (ops and {row.op for row in file.rows} <= ops):
                 kept.append(file)

@@ -7,7 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.errors import StoreError
-from ferrum_numba.report.blocks import Block, Emphasis, Heading, Paragraph, Table, significant
+from ferrum_numba.report.blocks import (
+    Block,
+    Emphasis,
+    Heading,
+    Paragraph,
+    Table,
+    counted,
+    significant,
+)
 from ferrum_numba.report.runs import named, runs_of
 from ferrum_numba.results import ResultFile, Row, Verdict, compare, size_of, winners
 from ferrum_numba.results.row import problem_key
@@ -71,6 +79,9 @@ def _group(group: Group, old: ResultFile) -> Iterator[Block]:
             rows.append(_cells(group, before[key], winner.row, told))
             emphasis.append(EMPHASIS.get(told.name, ""))
     if not rows:
+        if before:
+            text = f"none of its {counted(len(before), 'problem')} has a result now."
+            yield Paragraph(text, f"{group.title}:")
         return
     words = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     missing = len(before) - len(rows)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ferrum_numba.errors import StoreError
-from ferrum_numba.report import html
+from ferrum_numba.report import goals, html
 from ferrum_numba.report.blocks import (
     Block,
     Heading,
@@ -103,12 +103,14 @@ def _blocks(sources: Sources, found: Sequence[Group]) -> Iterator[Block]:
     all_findings = [finding for group in found for finding in findings(group)]
     yield Heading("Verdict")
     yield from summary(sources, found)
+    yield from goals.in_short(sources)
     if all_findings:
         yield glance(all_findings)
         yield Heading("What to do next")
         yield from next_steps(all_findings)
     if sources.compare:
         yield from difference(sources.compare, found, sources.coming)
+    yield from goals.section(sources)
     yield from _asked(sources, found)
     if not found:
         yield from _section("Roofline (modelled)", modelled_roofline(sources))

@@ -1,6 +1,7 @@
 """`compare` as other programs call it: two files, a status, one sentence for a mistake."""
 
 import json
+from pathlib import Path
 
 import pytest
 from axpy import Axpy, Problem
@@ -84,7 +85,9 @@ def test_a_kernel_alone_and_each(run):
     assert "old.json: has no kernel decoed; did you mean decode?" in err
 
 
-def files_of(case):
+def files_of(case, which):
+    """Return an old and a new file, one of which is bad."""
+    bad, good = ("old.json", "new.json") if which == "old" else ("new.json", "old.json")
     environment = make_environment()
     rows = [make_row()]
     if case == "op":
@@ -95,35 +98,46 @@ def files_of(case):
         rows = []
     elif case == "contradiction":
         rows = [make_row(samples=[20.0] * 3)]
-    save("new.json", ResultFile(environment, rows))
-    if case == "schema":
-        with open("new.json", "w") as file:
-            json.dump({"schema": 9, "rows": []}, file)
-    elif case == "empty":
-        open("new.json", "w").close()
-    elif case == "no JSON":
-        with open("new.json", "w") as file:
-            file.write("{")
-    return write("old.json", 1), "missing.json" if case == "missing" else "new.json"
+    save(bad, ResultFile(environment, rows))
+    texts = {"schema": json.dumps({"schema": 9, "rows": []}), "empty": "", "no JSON": "{"}
+    if case in texts:
+        Path(bad).write_text(texts[case])
+    elif case == "missing":
+        Path(bad).unlink()
+    write(good, 1)
+    return bad, ("old.json", "new.json")
 
 
+@pytest.mark.parametrize("which", ["old", "new"])
 @pytest.mark.parametrize(
     ("case", "words"),
     [
-        ("op", "one file is of w4a16_gemm, the other of gemm: another Op"),
-        ("gpu", "the other of NVIDIA A10: another GPU"),
-        ("schema", "new.json: needs schema 1, got 9"),
-        ("empty", "new.json: is empty"),
-        ("nothing", "new.json: has no rows"),
-        ("contradiction", "new.json: row 0: us is 10, but the median of its samples is 20"),
-        ("no JSON", "new.json: is not JSON"),
-        ("missing", "missing.json: cannot be read"),
+        ("schema", "needs schema 1, got 9"),
+        ("empty", "is empty"),
+        ("nothing", "has no rows"),
+        ("contradiction", "row 0: us is 10, but the median of its samples is 20"),
+        ("no JSON", "is not JSON"),
+        ("missing", "cannot be read"),
     ],
 )
-def test_a_bad_file_is_one_sentence_and_status_2(run, case, words):
-    status, out, err = run(*files_of(case))
+def test_a_bad_file_is_one_sentence_and_status_2(run, case, words, which):
+    bad, files = files_of(case, which)
+    status, out, err = run(*files)
     assert (status, out, err.count("\n")) == (2, "", 1)
-    assert words in err
+    assert f"{bad}: {words}" in err
+
+
+@pytest.mark.parametrize("which", ["old", "new"])
+@pytest.mark.parametrize(
+    ("case", "ours", "theirs"),
+    [("op", "w4a16_gemm", "gemm"), ("gpu", "NVIDIA H200", "NVIDIA A10")],
+)
+def test_files_of_two_ops_or_gpus_are_one_sentence_and_status_2(run, case, ours, theirs, which):
+    _, files = files_of(case, which)
+    status, out, err = run(*files)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    first, second = (theirs, ours) if which == "old" else (ours, theirs)
+    assert f"one file is of {first}, the other of {second}: another" in err
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from test_cli import Measured
 
 from ferrum_numba import cli, gpu, results, tune
 from ferrum_numba.cli import refining
-from ferrum_numba.measure import Policy
 from ferrum_numba.report import Document
 from ferrum_numba.report.drawing import Drawer
 from ferrum_numba.tune.search import SearchTask, search
@@ -242,85 +241,3 @@ def test_a_report_says_what_has_changed(run, board, tmp_path):
     argv = ("--problem", "small", "--store", "now", "--compare", "old.json")
     assert run(*argv)[0] == 0
     assert "3 FASTER of 3 problems." in (tmp_path / "r/report.md").read_text()
-
-
-@pytest.fixture
-def stored(tmp_path, board):
-    """Return a result file of the store, as JSON, and where it is."""
-    date = "2026-11-01T00:00:00.000+00:00"
-    environment = {**results.environment(H200, Policy(), ["ferrum-numba", "tune"]), "date": date}
-    row = results.Row(
-        "axpy", "axpy", {"n": 64}, {"num_threads": 64, "fault": ""}, us=50.1, us_low=50.0,
-        us_high=50.2, samples=(50.0, 50.1, 50.2), gbps=0.02, tflops=3e-6, ok=True, run=date,
-    )  # fmt: skip
-    path = tmp_path / "results/h200/axpy.json"
-    results.save(path, results.ResultFile(environment, [row]))
-    return json.loads(path.read_text()), path
-
-
-def contradict(found):
-    found["rows"][0]["us"] = 10 * found["rows"][0]["us"]
-
-
-def of_another_gpu(found):
-    found["environment"]["gpu_facts"]["key"] = "a10"
-
-
-def of_another_schema(found):
-    found["schema"] = 7
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (contradict, "axpy.json: row 0: us is 501, and half of its samples are between"),
-        (of_another_gpu, "axpy.json: it is of the GPU a10, where results of h200 belong"),
-        (of_another_schema, "axpy.json: needs schema 1, got 7"),
-        (None, "axpy.json: is not JSON"),
-    ],
-    ids=["contradiction", "gpu", "schema", "empty"],
-)
-def test_a_bad_result_file_is_one_sentence_and_no_report(run, stored, change, words, tmp_path):
-    found, path = stored
-    if change:
-        change(found)
-    path.write_text(json.dumps(found) if change else "")
-    status, out, err = run("--problem", "n=64")
-    assert (status, out) == (2, "")
-    assert words in err
-    assert err.count("\n") == 1
-    assert not (tmp_path / "r").exists()
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (contradict, "old.json: row 0: us is 501"),
-        (lambda found: found.update(rows=[]), "old.json: it has no row of a kernel that was right"),
-        (lambda found: found["rows"][0].update(op="other"), "old.json: it is of the Op other"),
-        (lambda found: found["environment"].update(gpu="NVIDIA A10"), "of the GPU NVIDIA A10"),
-    ],
-    ids=["contradiction", "no-rows", "op", "gpu"],
-)
-def test_older_results_that_do_not_fit_are_one_sentence_and_no_report(
-    run, stored, change, words, tmp_path
-):
-    found, _ = stored
-    found["rows"] = found["rows"][:1]
-    change(found)
-    (tmp_path / "old.json").write_text(json.dumps(found))
-    status, out, err = run("--problem", "n=64", "--compare", "old.json")
-    assert (status, out) == (2, "")
-    assert words in err
-    assert err.count("\n") == 1
-    assert not (tmp_path / "r").exists()
-
-
-@pytest.mark.parametrize("text", ["", "{}", '{"schema": 2, "title": "t"}'])
-def test_what_is_no_report_is_one_sentence(run, text, tmp_path):
-    (tmp_path / "report.json").write_text(text)
-    status, out, err = run("--from", "report.json")
-    assert (status, out) == (2, "")
-    assert err.startswith("ferrum-numba: report.json: ")
-    assert err.count("\n") == 1
-    assert not (tmp_path / "r").exists()
