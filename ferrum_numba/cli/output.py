@@ -129,13 +129,18 @@ def cell(value: Any) -> str:
 def progress(title: str) -> Iterator[Progress]:
     """Say on stderr how far something long is, and the minutes that are left.
 
-    A bar on a terminal; elsewhere a line a minute.
+    A bar on a terminal and in a notebook; elsewhere a line a minute.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
     console, pace = Console(stderr=True), Pace()
+    if console.is_jupyter:
+        from ferrum_numba.tune import NotebookBar
+
+        yield NotebookBar(title)
+        return
     if not console.is_terminal:
         yield _lines(title, pace)
         return
