@@ -157,15 +157,21 @@ def progress(title: str) -> Iterator[Progress]:
         yield report
 
 
+class _Said:
+    """When progress was said last, whichever it was of; None where there was none yet."""
+
+    last: float | None = None
+
+
 def _lines(title: str, pace: Pace) -> Progress:
-    """Return a progress that says a line a minute."""
-    said = time.monotonic()
+    """Return a progress that says a line a minute, of several after each other too."""
+    if _Said.last is None:
+        _Said.last = time.monotonic()
 
     def report(done: int, total: int, text: str = "") -> None:
-        nonlocal said
-        left = pace.left(done, total)
-        if time.monotonic() - said >= SAY_S and done < total:
-            said = time.monotonic()
+        left, now = pace.left(done, total), time.monotonic()
+        if now - (_Said.last or now) >= SAY_S and done < total:
+            _Said.last = now
             say(", ".join(part for part in (f"{title}: {done} of {total}", left, text) if part))
 
     return report

@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ferrum_numba import gpu, shipped
 from ferrum_numba.cli.bench import ceilings
+from ferrum_numba.cli.kept import CEILINGS, Kept
 from ferrum_numba.cli.output import Progress, make_folder, progress, say
 from ferrum_numba.cli.session import Session
-from ferrum_numba.cli.tune import WRONG, by_op, tuned
+from ferrum_numba.cli.tune import WRONG, tuned
 from ferrum_numba.contract import Kernel, Op, Problem, describe
 from ferrum_numba.errors import StoreError
 
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 EVERY_S = 60.0
 # for the plan of the first page, which is to be there within a minute
 PLAN_S = 30.0
-# a board's ceilings hold so long
-KEPT = timedelta(days=1)
-CEILINGS = "ceilings"
 
 
 class _LateError(Exception):
@@ -72,6 +69,11 @@ class Refining:
         paths = self._writer.write(self.document())
         self._written = time.monotonic()
         return paths
+
+    def write_if_due(self) -> None:
+        """Write it if the last time is a minute ago."""
+        if time.monotonic() - self._written > EVERY_S:
+            self.write()
 
     def watching(self, bar: Progress, op: Op) -> Progress:
         """Return a bar that writes the report whenever it is due, with an Op's rows so far."""
@@ -229,24 +231,13 @@ def _quick_plan(refining: Refining) -> list[Planned]:
 
 
 def _measure_ceilings(refining: Refining) -> None:
-    """Measure the board's ceilings, but those that were measured on it within a day."""
-    from ferrum_numba import results
-
-    session = refining.session
-    path = session.store / session.gpu.key / CEILINGS / f"{session.gpu.uuid or 'board'}.json"
-    kept = results.load(path) if path.exists() else None
-    for op, kernels in by_op(session.ceilings):
-        if not session.args.ceilings and kept and _fresh(kept, op):
-            continue
-        found = ceilings(replace(session, ceilings=tuple(kernels)))
-        kept = results.merge(kept, found) if kept else found
-        make_folder(path.parent)
-        results.save(path, kept)
-        refining.write()
-
-
-def _fresh(kept: ResultFile, op: Op) -> bool:
-    """Return whether an Op's ceilings were measured within a day."""
-    dates = [row.run for row in kept.rows if row.op == op.name]
-    oldest = datetime.now(UTC) - KEPT
-    return bool(dates) and all(datetime.fromisoformat(date) > oldest for date in dates)
+    """Measure the board's ceilings but those of the last day: all in a burst, then sustained."""
+    kept = Kept.of(refining.session)
+    for op, kernels in kept.ops:
+        if refining.session.args.ceilings or not kept.fresh(op):
+            kept.merge(ceilings(replace(refining.session, ceilings=tuple(kernels))))
+            refining.write_if_due()
+    for op, kernels in kept.ops:
+        kept.sustain(op, kernels)
+        refining.write_if_due()
+    refining.write()

@@ -9,7 +9,9 @@ from axpy import OP, Axpy, Problem
 from test_cli import Measured
 
 from ferrum_numba import cli, gpu, results, tune
-from ferrum_numba.cli import refining
+from ferrum_numba.cli import ceilings, refining
+from ferrum_numba.errors import LaunchError
+from ferrum_numba.kernels.ceilings.rates import Rate
 from ferrum_numba.report import Document
 from ferrum_numba.report.drawing import Drawer
 from ferrum_numba.tune.search import SearchTask, search
@@ -25,6 +27,22 @@ class Ceiling(Axpy):
 
     name = "dram_read"
     op = replace(OP, name="dram_read")
+
+
+class Hot(Ceiling):
+    """One that says of what, and so may be sustained."""
+
+    rate = Rate("DRAM", "GB/s")
+
+
+class Elsewhere(Hot):
+    """One of another GPU."""
+
+    name = "wgmma"
+    op = replace(OP, name="wgmma")
+
+    def runs_on(self, facts):
+        return False
 
 
 @pytest.fixture(autouse=True)
@@ -187,6 +205,56 @@ def test_ceilings_are_kept_by_board_and_measured_again_after_a_day(
     rows = [replace(row, run=yesterday) for row in found.rows]
     results.save(kept, results.ResultFile(environment, rows))
     assert measured() == ["dram_read", "axpy"]
+
+
+@pytest.fixture
+def hot(monkeypatch, board):
+    """Return what is sustained, in its order; the board holds half of its burst."""
+    held = []
+
+    def apart(function, asked):
+        kernel, *_, seconds = asked
+        # all bursts are known by then, and nothing else was measured
+        held.append((kernel.name, seconds, [op for op, _ in board.before]))
+        if len(held) == 3:
+            raise LaunchError("the board is gone")
+        us = 2 * 50.1
+        return {"us": us, "us_low": us, "us_high": us, "clock_mhz": 1500.0, "throttle": ()}
+
+    monkeypatch.setattr(ceilings, "apart", apart)
+    monkeypatch.setattr(refining, "PLAN_S", -1.0)
+    return held
+
+
+def ceiling_rows(folder):
+    found = Document.load(folder / "r/report.json")
+    (table,) = [b for b in found.blocks if getattr(b, "title", "") == "Ceilings of NVIDIA H200"]
+    return {cells[1]: float(cells[2].split()[0]) for cells in table.rows if cells[1]}
+
+
+def test_ceilings_are_sustained_after_all_bursts_and_before_the_rows(run, board, hot, tmp_path):
+    kernels = (Hot(), Elsewhere())
+    kept = tmp_path / "results/h200/ceilings/GPU-here.json"
+    assert run("--problem", "n=64", ceilings=kernels)[0] == 0
+    assert hot == [("dram_read", 2.0, ["dram_read"])]
+    assert [op for op, _ in board.before] == ["dram_read", "axpy"]
+    assert [bool(row.more.get("sustained")) for row in results.load(kept).rows].count(True) == 1
+    rates = ceiling_rows(tmp_path)
+    assert rates["sustained"] == pytest.approx(rates["burst"] / 2, rel=1e-3)
+    # kept for a day, like the bursts
+    assert run("--problem", "n=64", ceilings=kernels)[0] == 0
+    assert len(hot) == 1
+    assert run("--problem", "n=64", "--ceilings", ceilings=kernels)[0] == 0
+    assert len(hot) == 2
+
+
+def test_what_cannot_be_sustained_is_said_and_the_report_goes_on(run, board, hot, tmp_path):
+    hot += [None, None]
+    status, _, err = run("--problem", "n=64", ceilings=(Hot(),))
+    assert status == 0
+    assert "dram_read is not sustained: the board is gone" in err
+    assert set(ceiling_rows(tmp_path)) == set()
+    assert reported() == 1
 
 
 def test_a_wrong_candidate_is_status_1_and_in_the_report(run, board, tmp_path):
