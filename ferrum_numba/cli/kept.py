@@ -21,6 +21,19 @@ KEPT = timedelta(days=1)
 CEILINGS = "ceilings"
 
 
+def is_of_ceilings(path: Path) -> bool:
+    """Tell whether a result file's place says that it has ceilings."""
+    return CEILINGS in (path.stem, path.parent.name)
+
+
+def ceiling_files(session: Session, key: str) -> list[ResultFile]:
+    """Return the ceilings of a GPU that ship and those of the store."""
+    from ferrum_numba import results
+
+    paths = session.result_paths(key, both=True)
+    return [results.load(path) for path in paths if is_of_ceilings(path)]
+
+
 @dataclass
 class Kept:
     """A board's ceilings, kept for a day.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ferrum_numba import gpu, shipped
 from ferrum_numba.cli.bench import ceilings
-from ferrum_numba.cli.kept import CEILINGS, Kept
+from ferrum_numba.cli.kept import Kept, is_of_ceilings
 from ferrum_numba.cli.output import Progress, make_folder, progress, say
 from ferrum_numba.cli.session import Session
 from ferrum_numba.cli.tune import WRONG, tuned
@@ -139,8 +139,7 @@ class Refining:
         kept: list[ResultFile] = []
         for path in session.result_paths(key, both=self.measured_here):
             file = checked_results(path, key, path.stem if path.stem in known else None)
-            named = CEILINGS in (path.stem, path.parent.name)
-            if named or (ops and {row.op for row in file.rows} <= ops):
+            if is_of_ceilings(path) or (ops and {row.op for row in file.rows} <= ops):
                 kept.append(file)
             elif path.stem in found:
                 found[path.stem] = merge(found[path.stem], file)
