@@ -32,6 +32,7 @@ from ferrum_numba.report import Document, Sources, document, groups, write
 from ferrum_numba.report.advice import POWER_CAP, because
 from ferrum_numba.report.blocks import Table, significant, span
 from ferrum_numba.report.data import ceilings_of
+from ferrum_numba.report.html import render as page_of
 from ferrum_numba.report.markdown import render as markdown
 from ferrum_numba.report.verdict import findings, in_detail, next_steps, verdict
 from ferrum_numba.results import ResultFile, best
@@ -94,6 +95,19 @@ def test_words_of_others_are_escaped(full):
     assert "&lt;b onload=&quot;x&quot;&gt; &amp; | more" in full["report.html"]
     assert NASTY not in full["report.html"]
     assert '&lt;b onload="x"> & \\| more' in full["report.md"]
+
+
+def test_on_a_phone_each_cell_says_its_column():
+    table = Table("a", "cold", "us", ('x "1" <b>', "config", "us"), (("a", "b=1", "3"),))
+    html = page_of("t", [table], {})
+    (name,) = re.findall(r'<table id="(\w+)">', html)
+    rules = dict(re.findall(rf"#{name} td:nth-child\((\d)\)::before{{(.*)}}", html))
+    assert rules == {
+        "1": r'content:"x \22 1\22  \3c b>: "', "2": 'content:"config: "', "3": 'content:"us: "',
+    }  # fmt: skip
+    # numbers at the right, words may wrap
+    assert f"#{name} td:nth-child(3){{text-align" in html
+    assert f"#{name} td:nth-child(2){{overflow-wrap" in html
 
 
 def test_everything_is_written_and_named(full):

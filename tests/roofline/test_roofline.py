@@ -486,8 +486,10 @@ def test_an_svg_says_a_style_once_and_keeps_what_is_drawn():
     figure = roofline_figure(synthetic_sweep(), CEILINGS)
     svg = style.to_svg(figure, "one", "t")
     assert " style=" not in svg
-    classes = set(re.findall(r'class="(s\d+)"', svg))
-    assert classes == set(re.findall(r"#one \.(s\d+)\{", svg))
+    (key,) = re.findall(r'id="one" class="(\w+)"', svg)
+    body = re.sub(r"<style>.*?</style>", "", svg)
+    classes = {one for found in re.findall(r'class="([^"]+)"', body) for one in found.split()}
+    assert classes == {key, *re.findall(rf"\.{key} \.(\w+)\{{", svg)}
     drawn = set(re.findall(r">([^<>]+)</text>", svg))
     assert set(texts(figure)) - {""} <= drawn | {"0.1", "5000"}
     assert not re.search(r"\.\d{3}", re.sub(r"<style>.*?</style>", "", svg))
