@@ -30,7 +30,7 @@ from ferrum_numba.report.other_tables import (
     plan_table,
     provenance_tables,
 )
-from ferrum_numba.report.pictures import file_names, modelled_roofline, pictures
+from ferrum_numba.report.pictures import file_names, modelled_roofline, pictures, unsearched
 from ferrum_numba.report.runs import runs_of
 from ferrum_numba.report.sources import Sources
 from ferrum_numba.report.tables import (
@@ -134,6 +134,7 @@ def _ops(sources: Sources, found: Sequence[Group]) -> Iterator[Block]:
             yield Heading(group.title, 3)
         yield from in_detail(group)
         yield from pictures(group, sources, name)
+        yield from unsearched(group)
         yield from _tables(group)
 
 

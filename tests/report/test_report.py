@@ -523,3 +523,30 @@ def test_a_notebook_shows_the_report():
     assert html.startswith('<div class="ferrum-report">')
     assert "<script" not in html
     assert html.count("<svg ") == 4
+
+
+def landscape(*rows):
+    found = document(Sources([ResultFile(synthetic_environment(), [*rows])], [CEILINGS])).blocks
+    drawn = [block for block in found if getattr(block, "kind", "") == "landscape"]
+    return drawn, [b.text for b in found if getattr(b, "lead", "") == "Tuning landscape:"]
+
+
+def tuned(kernel, *sizes, tiles):
+    return [
+        synthetic_row(kernel, size, 30.0 + tile, config={"tile_m": tile, "num_stages": 2})
+        for size in sizes
+        for tile in tiles
+    ]
+
+
+def test_there_is_no_landscape_of_one_config_a_problem():
+    alone, some = (16,), (16, 32, 64, 128)
+    lone = tuned("alone", *range(1, 13), tiles=alone)
+    drawn, said = landscape(*lone)
+    assert (drawn, said) == ([], ["left out for alone: one config a problem is stored."])
+    (picture,), said = landscape(*lone, *tuned("searched", 1, 2, tiles=some))
+    assert {value["kernel"] for value in picture.data["values"]} == {"searched"}
+    assert said == ["left out for alone: one config a problem is stored."]
+    _, said = landscape(*tuned("few", 1, tiles=some))
+    assert said == ["left out for few: only 4 rows are of problems with several configs."]
+    assert landscape(*tuned("searched", 1, 2, tiles=some))[1] == []
