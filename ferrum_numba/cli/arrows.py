@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ferrum_numba import gpu
 from ferrum_numba.cli.kept import ceiling_files
-from ferrum_numba.cli.output import say, writing
+from ferrum_numba.cli.output import counted, say, writing
 from ferrum_numba.cli.session import Session
 from ferrum_numba.errors import StoreError
 
@@ -40,7 +40,7 @@ def draw(session: Session, pairs: Sequence[Pair]) -> None:
         raise StoreError(f"{args.roofline} is not drawn: no problem has a time and work in both")
     with writing(args.roofline):
         write_text(Path(args.roofline), Drawer().draw(picture)[0])
-    say(f"{args.roofline} has {len(picture.data['before'])} of {len(pairs)} problems")
+    say(f"{args.roofline} has {len(picture.data['before'])} of {counted(len(pairs), 'problem')}")
 
 
 def _gpu(session: Session) -> gpu.Gpu:

@@ -43,6 +43,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def say_rows(number: int, path: str | Path) -> None:
+    """Say how many rows a file has now."""
+    say(f"{counted(number, 'row')} {'is' if number == 1 else 'are'} in {path}")
+
+
 def make_folder(path: str | Path) -> None:
     """Make a folder and write into it, before the work whose results go there.
 
@@ -161,6 +166,11 @@ class _Said:
     """When progress was said last, whichever it was of; None where there was none yet."""
 
     last: float | None = None
+
+
+def begin() -> None:
+    """Begin a command: what an earlier one of this process said counts no more."""
+    _Said.last = None
 
 
 def _lines(title: str, pace: Pace) -> Progress:

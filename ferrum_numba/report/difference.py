@@ -90,8 +90,8 @@ def _group(group: Group, old: ResultFile, file_name: str) -> Iterator[Block]:
         return
     words = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     missing = len(before) - len(rows)
-    gone = f"; {missing} older problems have no result now" if missing else ""
-    yield Paragraph(f"{words} of {len(rows)} problems{gone}.", f"{group.title}:")
+    gone = f"; of {counted(missing, 'older problem')} there is no result now" if missing else ""
+    yield Paragraph(f"{words} of {counted(len(rows), 'problem')}{gone}.", f"{group.title}:")
     columns = ("shape", group.size_name, "before", "now", "now / before [low, high]", "verdict")
     units = (
         f"µs per call of the fastest; what differs by less than {TIE:.0%}, on two boards "

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from ferrum_numba.report.blocks import Emphasis, Table, pairs, span
+from ferrum_numba.report.blocks import Emphasis, Table, counted, pairs, span
 from ferrum_numba.report.runs import Run, numbers, runs_of
 from ferrum_numba.report.sources import Sources
 from ferrum_numba.report.tables import scientific
@@ -204,4 +204,5 @@ def covered(checks: Sequence[CheckRow]) -> str:
     """Return how much was checked, in a sentence."""
     problems = len({problem_key(row.problem) for row in checks})
     kernels = len({row.kernel for row in checks})
-    return f"{len(checks)} checks: {kernels} kernels on {problems} problems."
+    each = counted(kernels, "kernel"), counted(problems, "problem")
+    return f"{counted(len(checks), 'check')}: {each[0]} on {each[1]}."

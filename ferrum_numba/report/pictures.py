@@ -9,7 +9,7 @@ from typing import Any
 
 from ferrum_numba.report.advice import pieces_of
 from ferrum_numba.report.beside import sources_of
-from ferrum_numba.report.blocks import Paragraph, Picture
+from ferrum_numba.report.blocks import Paragraph, Picture, counted
 from ferrum_numba.report.data import Group, ceilings_of, slug
 from ferrum_numba.report.runs import named
 from ferrum_numba.report.sources import Facts, Key, Sources
@@ -166,7 +166,7 @@ def unsearched(group: Group) -> list[Paragraph]:
     reasons: dict[str, list[str]] = {}
     for name, rows in searched(group).items():
         if len(rows) < LEAST_CONFIGS:
-            few = f"only {len(rows)} rows are of problems with several configs"
+            few = f"only {counted(len(rows), 'row')} of problems with several configs"
             reasons.setdefault(few if rows else "one config a problem is stored", []).append(name)
     return [
         Paragraph(f"left out for {', '.join(names)}: {reason}.", "Tuning landscape:")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ferrum_numba.report.beside import peer_of, sources_of
-from ferrum_numba.report.blocks import Emphasis, Table, pairs, per_cent, significant
+from ferrum_numba.report.blocks import Emphasis, Table, counted, pairs, per_cent, significant
 from ferrum_numba.report.data import Group, Machine
 from ferrum_numba.report.runs import Run
 from ferrum_numba.results import Row, size_of
@@ -83,7 +83,7 @@ def _no_result(group: Group, problem: Mapping[str, Any], columns: Sequence[str])
     tried = sum(problem_key(row.problem) == key for row in group.rows)
     cells = dict.fromkeys(columns, "")
     cells |= {"shape": group.shape(problem), group.size_name: _size(problem)}
-    cells |= {"design": f"no trusted result of {tried} rows"}
+    cells |= {"design": f"no trusted result of {counted(tried, 'row')}"}
     return tuple(cells.values())
 
 

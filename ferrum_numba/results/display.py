@@ -37,7 +37,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 def winners_table(environment: Mapping[str, Any], rows: Sequence[Row]) -> str:
     """Return the winner of every problem as HTML."""
     found = winners(rows)
-    title = f"{environment.get('gpu', '')}, {environment.get('date', '')}: {len(rows)} rows"
+    count = f"{len(rows)} row{'' if len(rows) == 1 else 's'}"
+    title = f"{environment.get('gpu', '')}, {environment.get('date', '')}: {count}"
     return table(title, COLUMNS, map(_cells, found))
 
 

@@ -106,9 +106,10 @@ class Reached:
         if not self.shares:
             return f"{target.name}: nothing was measured to hold against {target.of}"
         verdict = "met" if self.met else "MISSED"
+        problems = f"{len(self.shares)} problem{'' if len(self.shares) == 1 else 's'}"
         return (
             f"{verdict}: {target.name}: at least {target.at_least:.0%} of {target.of} on "
-            f"{self.good} of {len(self.shares)} problems (needs {target.share:.0%}); median "
+            f"{self.good} of {problems} (needs {target.share:.0%}); median "
             f"{self.median:.0%}, worst {self.shares[0][1]:.0%} ({self.worst_at})"
         )
 

@@ -153,7 +153,7 @@ def test_ctrl_c_leaves_what_was_measured_in_the_report(run, board):
     board.run = stop
     status, _, err = run("--problem", "small")
     assert status == 130
-    assert "rows kept" in err
+    assert "stopped; 2 rows kept" in err
     assert reported() == 1
 
 

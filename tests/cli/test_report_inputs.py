@@ -186,7 +186,7 @@ def test_a_target_that_is_missed_is_status_1_and_a_line_with_both_numbers(run, s
     status, out, _ = run("--problem", "n=64", *targets(tmp_path, 0.6))
     assert status == 1
     assert out.splitlines()[-1].startswith(
-        "MISSED: all: at least 60% of bound on 0 of 1 problems (needs 100%); median 50%, worst 50%"
+        "MISSED: all: at least 60% of bound on 0 of 1 problem (needs 100%); median 50%, worst 50%"
     )
     table, said = section(tmp_path)
     assert table.emphasis == ("bad",)

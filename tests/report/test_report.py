@@ -548,5 +548,5 @@ def test_there_is_no_landscape_of_one_config_a_problem():
     assert {value["kernel"] for value in picture.data["values"]} == {"searched"}
     assert said == ["left out for alone: one config a problem is stored."]
     _, said = landscape(*tuned("few", 1, tiles=some))
-    assert said == ["left out for few: only 4 rows are of problems with several configs."]
+    assert said == ["left out for few: only 4 rows of problems with several configs."]
     assert landscape(*tuned("searched", 1, 2, tiles=some))[1] == []
