@@ -421,7 +421,7 @@ def test_the_size_keeps_its_name():
 def test_a_problem_without_a_result_is_not_hidden(tmp_path):
     file = ResultFile(synthetic_environment(), [no_time(status="refused", reason="too large")])
     report = contents(write(tmp_path, Sources([file])))
-    assert table(report, FASTEST)[0]["design"] == "no trusted result of 1 rows"
+    assert table(report, FASTEST)[0]["design"] == "no trusted result of 1 row"
     assert "1 of 1 problem without a correct, trusted time" in report["report.md"]
 
 
