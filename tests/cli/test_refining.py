@@ -1,6 +1,7 @@
 """`ferrum-numba report` beside a GPU that is made up: first what is known, then row by row."""
 
 import json
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -139,6 +140,23 @@ def test_it_is_written_anew_as_rows_come_and_is_whole_when_it_is_killed(run, boa
     assert seen == sorted(seen)
     assert (seen[0], seen[-1]) == (0, 2)
     assert reported() == 2
+
+
+def test_on_a_pipe_it_says_a_line_a_minute(run, board, monkeypatch):
+    monkeypatch.setattr(refining, "PLAN_S", -1.0)
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def after_half_a_minute(candidate, best_us):
+        now[0] += 30.0
+        return board.outcome
+
+    board.run = after_half_a_minute
+    _, _, err = run("--problem", "small")
+    said = [line for line in err.splitlines() if line.startswith("axpy: ")]
+    # six candidates; what ends with the last of them is said by the report itself
+    assert [line.split(",")[0] for line in said] == ["axpy: 2 of 6", "axpy: 4 of 6"]
+    assert "min" in said[0]
 
 
 def test_ctrl_c_leaves_what_was_measured_in_the_report(run, board):
