@@ -26,6 +26,7 @@ from ferrum_numba.report.other_tables import (
     check_failures,
     check_table,
     covered,
+    each_check,
     plan_losers,
     plan_table,
     provenance_tables,
@@ -195,4 +196,5 @@ def _checks(sources: Sources) -> list[Block]:
         return []
     failures = check_failures(sources.checks)
     content: list[Block] = [Paragraph(covered(sources.checks)), check_table(sources.checks)]
-    return _section("Checks", content + ([failures] if failures.rows else []))
+    content += [failures] if failures.rows else []
+    return _section("Checks", [*content, each_check(sources.checks)])

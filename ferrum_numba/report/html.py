@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from html import escape
+from html import escape as escaped
 from importlib import resources
 
 from ferrum_numba.report.blocks import Block, Heading, Paragraph, Picture, Table
 from ferrum_numba.report.data import slug
 from ferrum_numba.roofline.svg import short_name
+
+DATE = re.compile(r"\b(\d{4})-(\d\d)-(\d\d)\b")
 
 
 def render(title: str, blocks: Sequence[Block], svgs: Mapping[str, str]) -> str:
@@ -33,6 +36,19 @@ def render(title: str, blocks: Sequence[Block], svgs: Mapping[str, str]) -> str:
 def fragment(blocks: Sequence[Block], svgs: Mapping[str, str]) -> str:
     """Return blocks as an element of somebody else's page, a notebook's."""
     return f'<div class="ferrum-report">{_body(blocks, svgs)}</div>'
+
+
+# a number and its unit, how many of how many, an interval
+TOGETHER = re.compile(
+    r"(?<=\d) (?=%|×|µs|ms|MHz|[GT]B/s|T?FLOP|10\^12)|(?<=\d) (?=of \d)|(?<=\d of) (?=\d)"
+    r"|(?<=\d,) (?=[\d.]+\])"
+)
+
+
+def escape(text: str) -> str:
+    """Return a text as HTML, whose numbers are not parted from what they are of."""
+    # a word joiner keeps a date on one line
+    return escaped(DATE.sub("\\1-\u2060\\2-\u2060\\3", TOGETHER.sub("\u00a0", text)))
 
 
 def _style() -> str:

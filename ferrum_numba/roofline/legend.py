@@ -18,7 +18,7 @@ LIMITS = {
     "memory": ("o", "memory binds"),
     "tensor": ("s", "tensor cores bind"),
     "unpack": ("D", "unpacking binds"),
-    "latency": ("^", "latency binds (bound below 5 µs)"),
+    "latency": ("^", "the launch binds (bound below 5 µs)"),
     "unknown": ("P", "what binds is unknown"),
 }
 

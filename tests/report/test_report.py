@@ -97,6 +97,21 @@ def test_words_of_others_are_escaped(full):
     assert '&lt;b onload="x"> & \\| more' in full["report.md"]
 
 
+def test_a_number_stays_with_what_it_is_of(full):
+    html = full["report.html"]
+    for words in ("90\u00a0% or more", "0\u00a0of\u00a02 problems", "[34.78,\u00a035.48]"):
+        assert words in html
+    assert "2026-\u206011-\u206022" in html
+    assert not {"\u00a0", "\u2060"} & set(full["report.md"])
+
+
+def test_an_op_says_what_its_shapes_are_called(full):
+    assert (
+        "**Shapes:** K×N of the weights, then the fields that differ; M rows a call."
+        in (full["report.md"])
+    )
+
+
 def test_on_a_phone_each_cell_says_its_column():
     table = Table("a", "cold", "us", ('x "1" <b>', "config", "us"), (("a", "b=1", "3"),))
     html = page_of("t", [table], {})
@@ -126,7 +141,13 @@ def test_markdown_and_page_have_the_same_content(full):
     for block in (*blocks(full, "paragraph"), *blocks(full, "heading")):
         words = re.sub(r"[^\w ]", "", block["text"])
         for name in ("report.md", "report.html"):
-            plain = full[name].replace("&lt;", "").replace("&gt;", "").replace("&quot;", "")
+            plain = (
+                full[name]
+                .replace("\u00a0", " ")
+                .replace("&lt;", "")
+                .replace("&gt;", "")
+                .replace("&quot;", "")
+            )
             assert words in re.sub(r"[^\w ]", "", plain.replace("&amp;", "").replace("&#x27;", ""))
     for one in blocks(full, "table"):
         for name in ("report.md", "report.html"):
@@ -164,7 +185,8 @@ def test_peers_stand_beside_with_their_ratio_and_date(full):
     found = table(full, FASTEST)
     assert found[1]["4-bit peer µs"] == "40.80 humming"
     assert found[1]["4-bit / ours"] == f"{40.8 / 35.13:.2f}×"
-    assert found[1]["fp16 peer µs"] == "120.5 cuBLAS fp16"
+    # of one peer alone the column has the name
+    assert found[1]["cuBLAS fp16 µs"] == "120.5"
     assert found[0]["4-bit peer µs"] == ""
     assert "peers: 2026-11-21, synthetic table" in full["report.md"]
 
@@ -325,12 +347,18 @@ def test_an_empty_report_says_so_and_calls_the_plan_modelled(empty):
     assert [p["modelled"] for p in drawn] == [True, True]
 
 
-def test_checks_are_a_table_of_problems_and_kernels(empty):
+def test_checks_are_a_line_a_kernel_and_each_of_them_folded(empty):
+    shared = {"how": "interpreter"}
     assert table(empty, "Checks against the reference") == [
-        {"problem": "M=1", "decode (interpreter)": "pass 1/1, 1.0e-05",
-         "wgmma (interpreter)": "pass 1/1, 1.0e-05"},
-        {"problem": "M=17", "decode (interpreter)": "pass 1/1, 1.7e-04",
-         "wgmma (interpreter)": "FAIL 1 of 1"},
+        {"kernel": "decode", **shared, "passed": "2 of 2", "relative error": "1.7e-04",
+         "problem": "M=17 N=64 K=128"},
+        {"kernel": "wgmma", **shared, "passed": "1 of 2", "relative error": "1.0e-05",
+         "problem": "M=1 N=64 K=128"},
+    ]  # fmt: skip
+    each = table(empty, "Each check")
+    assert [(row["kernel"], row["problem"][:4], row["outcome"]) for row in each] == [
+        ("decode", "M=1 ", "pass"), ("decode", "M=17", "pass"), ("wgmma", "M=1 ", "pass"),
+        ("wgmma", "M=17", "FAIL"),
     ]  # fmt: skip
     assert table(empty, "Failed checks")[0]["reason"] == NASTY
 
