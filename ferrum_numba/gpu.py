@@ -138,14 +138,14 @@ def _recorded(path: Path) -> Gpu:
         raise DeviceError(
             f"{path} holds no GPU: a recorded result file has environment.gpu_facts ({error})"
         ) from error
-    wrong = _facts_error(facts)
+    wrong = facts_error(facts)
     if wrong:
         raise DeviceError(f"{path}: environment.gpu_facts {wrong}")
     return Gpu(**{**facts, "source": "recorded"})
 
 
-def _facts_error(facts: object) -> str | None:
-    """Return what keeps facts from being a Gpu."""
+def facts_error(facts: object) -> str | None:
+    """Return what keeps facts, as a file has them, from being a `Gpu`; None where they are one."""
     if not isinstance(facts, dict):
         return f"must be an object, got {type(facts).__name__}"
     kinds = get_type_hints(Gpu)
@@ -158,6 +158,8 @@ def _facts_error(facts: object) -> str | None:
         wanted = _unmet(kinds[name], value)
         if wanted:
             return f"has a wrong {name}: it must be {wanted}, got {value!r}"
+    if not re.fullmatch(r"sm_\d+[af]?", facts["arch"]):
+        return f"has a wrong arch: it must be one such as sm_90a, got {facts['arch']!r}"
     return None
 
 

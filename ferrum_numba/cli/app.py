@@ -31,7 +31,7 @@ from ferrum_numba.cli import (
     warm,
     why_miss,
 )
-from ferrum_numba.cli.output import say
+from ferrum_numba.cli.output import begin, counted, say
 from ferrum_numba.cli.session import Session
 from ferrum_numba.cli.stopping import as_interrupt
 from ferrum_numba.contract import Kernel, Problem
@@ -88,6 +88,7 @@ def main(
         not there. 130: Ctrl-C or SIGTERM.
     """
     args = _parser().parse_args(argv)
+    begin()
     session = Session(
         args, tuple(kernels), problem_sets, tuple(ceilings), recorded, peers, tuple(tools)
     )
@@ -114,7 +115,8 @@ def main(
     except KeyboardInterrupt:
         session.stopped = True
     if session.stopped:
-        what = "nothing half-written is" if session.whole else f"{session.rows_kept} {session.kept}"
+        what = counted(session.rows_kept, session.kept)
+        what = "nothing half-written is" if session.whole else what
         again = shlex.join(("ferrum-numba", *(sys.argv[1:] if argv is None else argv)))
         on = f"; to go on: {again}" if session.goes_on else ""
         say(f"ferrum-numba: stopped; {what} kept{on}")

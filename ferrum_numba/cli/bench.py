@@ -19,7 +19,7 @@ from ferrum_numba.cli.output import (
     print_json,
     print_table,
     progress,
-    say,
+    say_rows,
     writing,
 )
 from ferrum_numba.cli.session import Session
@@ -121,7 +121,7 @@ def run(session: Session) -> int:
         with writing(args.out):
             results.save(args.out, file)
         session.rows_kept = len(file.rows)
-        say(f"{len(file.rows)} rows are in {args.out}")
+        say_rows(len(file.rows), args.out)
     if args.json:
         print_json({"environment": file.environment, "rows": as_json(file.rows)})
     else:

@@ -6,15 +6,18 @@ not), `rate` with its `unit`, and `sustained`, the same after seconds, with cloc
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from ferrum_numba import gpu
-from ferrum_numba.cli.output import print_table, progress
+from ferrum_numba.cli.output import print_table, progress, say
 from ferrum_numba.cli.session import Session
-from ferrum_numba.contract import Kernel
+from ferrum_numba.contract import Config, Kernel, Problem
 from ferrum_numba.errors import FerrumError
 
 if TYPE_CHECKING:
@@ -52,7 +55,7 @@ def measured_ceilings(session: Session, timed: Timed, sustained_s: float) -> Res
     file = reduce(results.merge, files)
     file.rows = [with_rate(row, _kernel(kernels, row)) for row in file.rows]
     if sustained_s:
-        file.rows = _sustained(kernels, file.rows, sustained_s)
+        file.rows = sustained(kernels, file.rows, sustained_s)
     return file
 
 
@@ -85,30 +88,60 @@ def _work(kernel: Kernel) -> Any:
     return kernel.op.work(kernel.op.tests[-1])
 
 
-def _sustained(kernels: Sequence[Kernel], rows: Sequence[Row], seconds: float) -> list[Row]:
-    """Return the rows, the best of each kernel with what the board holds for so long."""
+def unsustained(rows: Iterable[Row]) -> list[Row]:
+    """Return the ceilings that can get hot and of which nobody knows what a hot board holds."""
+    return [row for row in best_rows(rows) if _is_held(row) and "sustained" not in row.more]
+
+
+def sustained(kernels: Sequence[Kernel], rows: Sequence[Row], seconds: float) -> list[Row]:
+    """Return the rows, the best of each kernel with what the board holds for so long.
+
+    What fails is said, and its row stays as it is.
+
+    Raises:
+        DeviceError: another process is measuring on the GPU.
+    """
+    from ferrum_numba.tune.exclusive import exclusive
+
+    wanted, found = unsustained(rows), {id(row): row for row in rows}
+    with exclusive(gpu.live()), progress("sustained") as bar:
+        for done, row in enumerate(wanted):
+            bar(done, len(wanted), row.kernel)
+            kernel = _kernel(kernels, row)
+            asked = (kernel, kernel.config(**row.config), kernel.op.tests[-1], row.regime, seconds)
+            try:
+                taken = apart(_sustain, asked)
+            except (FerrumError, BrokenProcessPool) as error:
+                say(f"{row.kernel} is not sustained: {error}")
+                continue
+            # of those who check, every kernel here has rate
+            taken["rate"] = kernel.rate.of(taken["us"], _work(kernel))  # type: ignore[attr-defined]
+            found[id(row)] = replace(row, more={**row.more, "sustained": taken})
+    return [found[id(row)] for row in rows]
+
+
+def apart(function: Callable[[Any], dict[str, Any]], asked: Any) -> dict[str, Any]:
+    """Return what a function answers in a process of its own.
+
+    A context on the GPU that outlived it would stand beside all that is measured later.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, asked).result()
+
+
+def _sustain(asked: tuple[Kernel, Config, Problem, str, float]) -> dict[str, Any]:
+    """Return what the board does in the second half of so many seconds."""
     from ferrum_numba.compile import build
     from ferrum_numba.launch import Device, OperandSet
     from ferrum_numba.measure import Policy
     from ferrum_numba.measure.sustained import sustain
 
+    kernel, config, problem, regime, seconds = asked
     device, policy = Device.open(), Policy()
-    held = [row for row in best_rows(rows) if _is_held(row)]
-    found = {id(row): row for row in rows}
-    with progress("sustained") as bar:
-        for done, row in enumerate(held):
-            bar(done, len(held), row.kernel)
-            kernel = _kernel(kernels, row)
-            problem, config = kernel.op.tests[-1], kernel.config(**row.config)
-            operands = OperandSet(
-                device, kernel, problem, rotate_bytes=policy.rotate_bytes(device.gpu)
-            )
-            calls = operands.bind(config, build(kernel, config, device.gpu.arch)).calls()
-            taken = asdict(sustain(device, calls, row.regime, policy, seconds))
-            # of those who check, every kernel here has rate
-            taken["rate"] = kernel.rate.of(taken["us"], _work(kernel))  # type: ignore[attr-defined]
-            found[id(row)] = replace(row, more={**row.more, "sustained": taken})
-    return [found[id(row)] for row in rows]
+    operands = OperandSet(device, kernel, problem, rotate_bytes=policy.rotate_bytes(device.gpu))
+    calls = operands.bind(config, build(kernel, config, device.gpu.arch)).calls()
+    return asdict(sustain(device, calls, regime, policy, seconds))
 
 
 def _is_held(row: Row) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ferrum_numba import gpu
-from ferrum_numba.cli import names, options
+from ferrum_numba.cli import counters, names, options
+from ferrum_numba.cli.arrows import draw
 from ferrum_numba.cli.output import counted, print_json, say, writing
 from ferrum_numba.cli.session import Session
 from ferrum_numba.cli.verdicts import show, told
@@ -45,6 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--each-kernel", action="store_true", help="of files: every kernel, not the winners alone"
     )
     options.add_store(parser)
+    parser.add_argument(
+        "--counters", action="store_true",
+        help="of kernels: what Nsight Compute (ncu) counts of both, too; files have it or not",
+    )  # fmt: skip
+    parser.add_argument(
+        "--roofline", type=options.given, metavar="FILE.svg",
+        help="draw arrows from the old to the new under the ceilings",
+    )  # fmt: skip
     parser.add_argument("--out", type=options.given, metavar="FILE", help="write the rows, too")
     options.add_timeout(parser)
 
@@ -53,10 +63,14 @@ def run(session: Session) -> int:
     """Print a line a problem; 1 where something got slower."""
     args = session.args
     kind = _kind_of_both(session)
+    if args.counters and kind != "design":
+        raise ConfigError(f"--counters is for kernels, and {args.old} is a {kind}")
     if kind == "file":
         pairs, lines = _files(session)
     else:
         pairs, lines = _live(session, _designs if kind == "design" else _revisions)
+    if args.roofline:
+        draw(session, pairs)
     slower = [pair for pair in pairs if pair.verdict.name == "SLOWER"]
     if args.json:
         print_json({"old": args.old, "new": args.new, "slower": len(slower), "pairs": lines})
@@ -119,8 +133,27 @@ def _files(session: Session) -> tuple[list[Pair], list[dict[str, Any]]]:
     for pair in found.pairs:
         both = pair.old is not None and pair.new is not None
         change = deltas(*(of_row(row) for row in (pair.old, pair.new) if row)) if both else {}
-        lines.append(told(pair, change))
+        lines.append(told(pair, change | _counted(pair)))
     return found.pairs, lines
+
+
+def _counted(pair: Pair) -> dict[str, Any]:
+    from ferrum_numba.compare import counter_deltas
+
+    change = counter_deltas(pair.old, pair.new) if pair.old and pair.new else {}
+    return {"counters": change} if change else {}
+
+
+def _with_counters(session: Session, trials: Sequence[Trial]) -> list[Trial]:
+    """Return trials whose rows have what ncu counts of them."""
+    rows = [row for trial in trials for row in (trial.pair.old, trial.pair.new) if row is not None]
+    found = dict(zip(map(id, rows), counters.counted(session, rows), strict=True))
+    return [
+        replace(trial, pair=replace(
+            trial.pair, old=found.get(id(trial.pair.old)), new=found.get(id(trial.pair.new)),
+        ))
+        for trial in trials
+    ]  # fmt: skip
 
 
 def _live(session: Session, compare: Compare) -> tuple[list[Pair], list[dict[str, Any]]]:
@@ -129,14 +162,18 @@ def _live(session: Session, compare: Compare) -> tuple[list[Pair], list[dict[str
     from ferrum_numba.compare import deltas
     from ferrum_numba.measure import Policy
 
+    if session.args.counters:
+        counters.find_ncu()
     facts = gpu.live()
     environment = results.environment(facts, Policy(), sys.argv)
     trials: list[Trial] = []
     session.keep(compare(session, facts, environment["date"]), trials.append)
+    if session.args.counters:
+        trials = _with_counters(session, trials)
     if session.args.out:
         _write(session, environment, trials)
     pairs = [trial.pair for trial in trials]
-    return pairs, [told(one.pair, deltas(*one.built)) for one in trials]
+    return pairs, [told(one.pair, deltas(*one.built) | _counted(one.pair)) for one in trials]
 
 
 def _designs(session: Session, facts: Gpu, run: str) -> Iterable[Trial]:

@@ -43,6 +43,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def say_rows(number: int, path: str | Path) -> None:
+    """Say how many rows a file has now."""
+    say(f"{counted(number, 'row')} {'is' if number == 1 else 'are'} in {path}")
+
+
 def make_folder(path: str | Path) -> None:
     """Make a folder and write into it, before the work whose results go there.
 
@@ -129,13 +134,18 @@ def cell(value: Any) -> str:
 def progress(title: str) -> Iterator[Progress]:
     """Say on stderr how far something long is, and the minutes that are left.
 
-    A bar on a terminal; elsewhere a line a minute.
+    A bar on a terminal and in a notebook; elsewhere a line a minute.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
     console, pace = Console(stderr=True), Pace()
+    if console.is_jupyter:
+        from ferrum_numba.tune import NotebookBar
+
+        yield NotebookBar(title)
+        return
     if not console.is_terminal:
         yield _lines(title, pace)
         return
@@ -152,15 +162,26 @@ def progress(title: str) -> Iterator[Progress]:
         yield report
 
 
+class _Said:
+    """When progress was said last, whichever it was of; None where there was none yet."""
+
+    last: float | None = None
+
+
+def begin() -> None:
+    """Begin a command: what an earlier one of this process said counts no more."""
+    _Said.last = None
+
+
 def _lines(title: str, pace: Pace) -> Progress:
-    """Return a progress that says a line a minute."""
-    said = time.monotonic()
+    """Return a progress that says a line a minute, of several after each other too."""
+    if _Said.last is None:
+        _Said.last = time.monotonic()
 
     def report(done: int, total: int, text: str = "") -> None:
-        nonlocal said
-        left = pace.left(done, total)
-        if time.monotonic() - said >= SAY_S and done < total:
-            said = time.monotonic()
+        left, now = pace.left(done, total), time.monotonic()
+        if now - (_Said.last or now) >= SAY_S and done < total:
+            _Said.last = now
             say(", ".join(part for part in (f"{title}: {done} of {total}", left, text) if part))
 
     return report

@@ -71,7 +71,7 @@ def _into(session: Session) -> list[Planned]:
         )
     problems = session.problems()
     make_folder(args.out)
-    session.kept, session.goes_on = "programs", True
+    session.kept, session.goes_on = "program", True
     try:
         with progress("plan") as bar:
             rows = plan_into(

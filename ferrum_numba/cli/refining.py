@@ -5,30 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ferrum_numba import gpu
+from ferrum_numba import gpu, shipped
 from ferrum_numba.cli.bench import ceilings
+from ferrum_numba.cli.kept import Kept, is_of_ceilings
 from ferrum_numba.cli.output import Progress, make_folder, progress, say
 from ferrum_numba.cli.session import Session
-from ferrum_numba.cli.tune import WRONG, by_op, tuned
+from ferrum_numba.cli.tune import WRONG, tuned
 from ferrum_numba.contract import Kernel, Op, Problem, describe
 from ferrum_numba.errors import StoreError
 
 if TYPE_CHECKING:
     from ferrum_numba.report import Document, Sources, Writer
     from ferrum_numba.results import CheckRow, Planned, ResultFile, Row
+    from ferrum_numba.results.targets import Reached, Target
 
 # between two versions of a report, while it is measured
 EVERY_S = 60.0
 # for the plan of the first page, which is to be there within a minute
 PLAN_S = 30.0
-# a board's ceilings hold so long
-KEPT = timedelta(days=1)
-CEILINGS = "ceilings"
 
 
 class _LateError(Exception):
@@ -60,11 +58,22 @@ class Refining:
 
         return document(self._sources())
 
+    def reached(self) -> list[Reached]:
+        """Return what became of each target, of what is known now."""
+        from ferrum_numba.report import reached
+
+        return reached(self._sources())
+
     def write(self) -> list[Path]:
         """Write what is known now over what was written before; a reader never sees a part."""
         paths = self._writer.write(self.document())
         self._written = time.monotonic()
         return paths
+
+    def write_if_due(self) -> None:
+        """Write it if the last time is a minute ago."""
+        if time.monotonic() - self._written > EVERY_S:
+            self.write()
 
     def watching(self, bar: Progress, op: Op) -> Progress:
         """Return a bar that writes the report whenever it is due, with an Op's rows so far."""
@@ -105,8 +114,18 @@ class Refining:
             list(files.values()), kept, self.plan, self.checks, session.peers,
             asdict(session.gpu) if self.plan else None, self._asked(), self._defaults(files),
             (args.compare, checked_results(args.compare)) if args.compare else None,
-            frozenset(k.op.name for k in session.kernels if self.measured_here),
+            frozenset(k.op.name for k in session.kernels if self.measured_here), self._targets,
         )  # fmt: skip
+
+    @cached_property
+    def _targets(self) -> tuple[str, list[Target]] | None:
+        from ferrum_numba.results.targets import load_targets
+
+        given = self.session.args.targets
+        if not given:
+            return None
+        path = shipped.targets_path() if given is True else Path(given)
+        return path.name if given is True else str(given), load_targets(path)
 
     def _files(self) -> tuple[dict[str, ResultFile], list[ResultFile]]:
         """Return results by file name, and ceilings; the store's before those that ship."""
@@ -115,12 +134,12 @@ class Refining:
 
         session, key = self.session, self.session.gpu.key
         ops = {kernel.op.name for kernel in session.ceilings}
+        known = {kernel.op.name for kernel in session.kernels}
         found: dict[str, ResultFile] = {}
         kept: list[ResultFile] = []
         for path in session.result_paths(key, both=self.measured_here):
-            file = checked_results(path, key)
-            named = CEILINGS in (path.stem, path.parent.name)
-            if named or (ops and {row.op for row in file.rows} <= ops):
+            file = checked_results(path, key, path.stem if path.stem in known else None)
+            if is_of_ceilings(path) or (ops and {row.op for row in file.rows} <= ops):
                 kept.append(file)
             elif path.stem in found:
                 found[path.stem] = merge(found[path.stem], file)
@@ -211,24 +230,13 @@ def _quick_plan(refining: Refining) -> list[Planned]:
 
 
 def _measure_ceilings(refining: Refining) -> None:
-    """Measure the board's ceilings, but those that were measured on it within a day."""
-    from ferrum_numba import results
-
-    session = refining.session
-    path = session.store / session.gpu.key / CEILINGS / f"{session.gpu.uuid or 'board'}.json"
-    kept = results.load(path) if path.exists() else None
-    for op, kernels in by_op(session.ceilings):
-        if not session.args.ceilings and kept and _fresh(kept, op):
-            continue
-        found = ceilings(replace(session, ceilings=tuple(kernels)))
-        kept = results.merge(kept, found) if kept else found
-        make_folder(path.parent)
-        results.save(path, kept)
-        refining.write()
-
-
-def _fresh(kept: ResultFile, op: Op) -> bool:
-    """Return whether an Op's ceilings were measured within a day."""
-    dates = [row.run for row in kept.rows if row.op == op.name]
-    oldest = datetime.now(UTC) - KEPT
-    return bool(dates) and all(datetime.fromisoformat(date) > oldest for date in dates)
+    """Measure the board's ceilings but those of the last day: all in a burst, then sustained."""
+    kept = Kept.of(refining.session)
+    for op, kernels in kept.ops:
+        if refining.session.args.ceilings or not kept.fresh(op):
+            kept.merge(ceilings(replace(refining.session, ceilings=tuple(kernels))))
+            refining.write_if_due()
+    for op, kernels in kept.ops:
+        kept.sustain(op, kernels)
+        refining.write_if_due()
+    refining.write()

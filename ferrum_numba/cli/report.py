@@ -16,15 +16,18 @@ from ferrum_numba.cli.refining import Refining, measure
 from ferrum_numba.cli.session import Session
 from ferrum_numba.cli.tune import WRONG
 from ferrum_numba.contract import Kernel
+from ferrum_numba.errors import StoreError
 
 if TYPE_CHECKING:
     from ferrum_numba.report import Document
     from ferrum_numba.results import CheckRow
+    from ferrum_numba.results.targets import Reached
 
 HELP = "one HTML file, Markdown, JSON and figures: measured here, or planned and recorded"
 # a fresh machine of two cores, with or without a GPU, is through in minutes
 LIMIT = 8
 NUM_CHECKS = 3
+MISSED = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from", dest="origin", type=options.given, metavar="REPORT.json",
         help="write an earlier report's pages and pictures again, without measuring",
     )  # fmt: skip
+    parser.add_argument(
+        "--targets", type=options.given, nargs="?", const=True, metavar="FILE",
+        help="what must be reached, by default on the weights of the house; status 1 if missed",
+    )  # fmt: skip
     parser.add_argument("--ceilings", action="store_true", help="measure the board's ceilings anew")
     options.add_timeout(parser)
     options.add_effort(parser, f"configs a kernel and problem, {LIMIT} by default")
@@ -55,7 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(session: Session) -> int:
-    """Write the report and print its paths; 1 where a check failed or a candidate is wrong."""
+    """Write the report and print its paths, and whether targets are reached.
+
+    1 where a check failed, a candidate is wrong or a target is missed.
+    """
     args = session.args
     if args.origin:
         return _again(session)
@@ -69,26 +79,31 @@ def run(session: Session) -> int:
         status = measure(refining)
     else:
         status = _without_gpu(refining)
-    _print(session, refining.write())
-    return status
+    paths, found = refining.write(), refining.reached()
+    _print(session, paths, found)
+    return MISSED if any(one.met is False for one in found) else status
 
 
 def _again(session: Session) -> int:
     """Write a report from its JSON."""
     from ferrum_numba.report import Document, Writer
 
+    for name in ("compare", "targets"):
+        if getattr(session.args, name):
+            raise StoreError(f"--{name} needs results: --from has what was made of them")
     found: Document = Document.load(session.args.origin)
     make_folder(session.args.out)
     _print(session, Writer(session.args.out).write(found))
     return 0
 
 
-def _print(session: Session, paths: Sequence[Path]) -> None:
+def _print(session: Session, paths: Sequence[Path], found: Sequence[Reached] = ()) -> None:
     texts = [str(path) for path in paths]
     if session.args.json:
-        print_json({"paths": texts})
+        targets = [{"name": r.target.name, "met": r.met, "text": r.text} for r in found]
+        print_json({"paths": texts} | ({"targets": targets} if session.args.targets else {}))
     else:
-        print("\n".join(texts))
+        print("\n".join([*texts, *(one.text for one in found)]))
 
 
 def _without_gpu(refining: Refining) -> int:

@@ -109,7 +109,7 @@ def say_how_it_went(
     budget_s = getattr(session.args, "budget", None)
     if left and budget_s:
         say(
-            f"{len(left)} of {len(problems)} problems were not reached in "
+            f"{len(left)} of {counted(len(problems), 'problem')} not reached in "
             f"{budget_s:g} s: the same command without --budget goes on with them"
         )
     elif left:

@@ -35,7 +35,7 @@ class Session:
     tools:     kernels that are worked on only where they are named
     stopped:   Ctrl-C came; what was done until then is kept
     rows_kept: results that outlive this call
-    kept:      what they are
+    kept:      what one of them is
     whole:     the result is there at the end or not at all
     goes_on:   the same command goes on where this one was stopped
     open:      what is closed at the end of the command
@@ -50,7 +50,7 @@ class Session:
     tools: tuple[Kernel, ...] = ()
     stopped: bool = False
     rows_kept: int = 0
-    kept: str = "rows"
+    kept: str = "row"
     whole: bool = False
     goes_on: bool = False
     open: ExitStack = field(default_factory=ExitStack)

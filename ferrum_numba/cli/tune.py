@@ -17,6 +17,7 @@ from ferrum_numba.cli.output import (
     print_table,
     progress,
     say,
+    say_rows,
 )
 from ferrum_numba.cli.session import Session
 from ferrum_numba.contract import Kernel, Op, Problem
@@ -106,7 +107,7 @@ def tuned(
         searching.say_how_it_went(session, wanted, rows, held)
         if not path.exists():
             continue
-        say(f"{len(rows)} rows are in {path}")
+        say_rows(len(rows), path)
         if len(runs) > 1:
             say(str(repeats(runs)))
         found.append((op, results.ResultFile(results.load(path).environment, rows)))

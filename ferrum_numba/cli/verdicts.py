@@ -28,6 +28,8 @@ COLUMNS = (
 )
 # opcodes of a SASS delta that a line has room for
 OPCODES = 4
+# counters that are shares, in words
+SHARES = {"l2_hit": "L2 hits", "issue": "issue slots", "tensor": "tensor cores"}
 KEPT = (
     "kernel", "config", "us", "us_low", "us_high", "fraction", "registers", "spill_bytes",
     "smem_bytes", "status",
@@ -83,9 +85,23 @@ def show(
 
 
 def _words(delta: Mapping[str, Any]) -> str:
-    words = [f"{name} {delta[name]:+d}" for name in delta if name != "sass" and delta[name]]
+    nested = ("sass", "counters")
+    words = [f"{name} {delta[name]:+d}" for name in delta if name not in nested and delta[name]]
     sass = list(delta.get("sass", {}).items())
     words += [f"{code} {count:+d}" for code, count in sass[:OPCODES]]
     if len(sass) > OPCODES:
         words.append(f"and {len(sass) - OPCODES} opcodes more")
-    return ", ".join(words)
+    return ", ".join([*words, *_counted(delta.get("counters", {}))])
+
+
+def _counted(counters: Mapping[str, Any]) -> list[str]:
+    """Return what changed of what was counted, in words: MB, per cent of the whole, warps."""
+    words = []
+    if "dram_bytes" in counters:
+        words.append(f"DRAM {counters['dram_bytes'] / 1e6:+.3g} MB")
+    words += [
+        f"{name} {100 * counters[field]:+.1f} % points"
+        for field, name in SHARES.items()
+        if field in counters
+    ]
+    return words + [f"{name} {warps:+.2g}" for name, warps in counters.get("stalls", {}).items()]

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(session: Session) -> int:
     """Compile what is missing, and say what was there; 1 where one does not compile."""
-    session.kept = "programs"
+    session.kept = "program"
     began = time.monotonic()
     jobs, kinds = _needed(session)
     found = [_available(job) for job in jobs]

@@ -4,6 +4,6 @@ Both are timed in turn on one GPU, round after round, until the rounds decide: `
 `revisions`. Two files that hold what was measured before need no GPU: `results.pairs`.
 """
 
-from ferrum_numba.compare.built import Built, deltas, of_row
+from ferrum_numba.compare.built import Built, counter_deltas, deltas, of_row
 
-__all__ = ["Built", "deltas", "of_row"]
+__all__ = ["Built", "counter_deltas", "deltas", "of_row"]

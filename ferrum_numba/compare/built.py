@@ -68,3 +68,20 @@ def deltas(old: Built, new: Built) -> dict[str, Any]:
         kept = sorted((code for code in change if change[code]), key=lambda c: -abs(change[c]))
         found["sass"] = {code: change[code] for code in kept}
     return found
+
+
+def counter_deltas(old: Row, new: Row) -> dict[str, Any]:
+    """Return what a profiler counted more of the new row: bytes, shares, and stalls by reason.
+
+    Nothing where one of them was not counted. A stall that only one of them has among its largest
+    is left out: that of the other is not known.
+    """
+    before, after = (row.more.get("counters") or {} for row in (old, new))
+    found: dict[str, Any] = {
+        name: after[name] - before[name]
+        for name in before
+        if name in after and isinstance(after[name], int | float)
+    }
+    stalls = before.get("stalls", {}), after.get("stalls", {})
+    both = {name: stalls[1][name] - stalls[0][name] for name in stalls[0] if name in stalls[1]}
+    return found | ({"stalls": both} if both else {})

@@ -13,6 +13,7 @@ from ferrum_numba.contract import Op, Problem, describe
 from ferrum_numba.gpu import Gpu
 from ferrum_numba.measure import Policy
 from ferrum_numba.results import Row, Verdict, median_interval
+from ferrum_numba.results.display import pairs_table
 from ferrum_numba.results.pairs import Pair
 from ferrum_numba.results.row import FINAL, MEASURED
 from ferrum_numba.results.statistics import compare_rounds, undecided
@@ -31,6 +32,9 @@ class Trial:
 
     pair: Pair
     built: tuple[Built, Built]
+
+    def _repr_html_(self) -> str:
+        return pairs_table([self.pair])
 
 
 def tried(

@@ -2,11 +2,12 @@
 
 from ferrum_numba.report.data import Group, groups
 from ferrum_numba.report.document import Document, document
+from ferrum_numba.report.goals import reached
 from ferrum_numba.report.inputs import checked_results
 from ferrum_numba.report.sources import Asked, Sources
 from ferrum_numba.report.writer import Writer, write
 
 __all__ = [
     "Asked", "Document", "Group", "Sources", "Writer", "checked_results", "document", "groups",
-    "write",
+    "reached", "write",
 ]  # fmt: skip

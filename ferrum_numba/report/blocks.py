@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 WORDS = frozenset({
     "config", "problem", "reason", "value", "status", "reason (of the first)", "worst at",
-    "command", "what limits", "before", "now",
+    "command", "what limits", "before", "now", "target",
 })  # fmt: skip
 Emphasis = Literal["", "best", "tie", "bad"]
 

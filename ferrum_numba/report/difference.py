@@ -7,7 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.errors import StoreError
-from ferrum_numba.report.blocks import Block, Emphasis, Heading, Paragraph, Table, significant
+from ferrum_numba.report.arrows import arrows
+from ferrum_numba.report.blocks import (
+    Block,
+    Emphasis,
+    Heading,
+    Paragraph,
+    Table,
+    counted,
+    significant,
+)
+from ferrum_numba.report.pictures import file_names
 from ferrum_numba.report.runs import named, runs_of
 from ferrum_numba.results import ResultFile, Row, Verdict, compare, size_of, winners
 from ferrum_numba.results.row import problem_key
@@ -53,29 +63,35 @@ def difference(
     yield Heading(f"Against {name}")
     runs = runs_of([old])
     yield Paragraph(f"{named(runs, runs)}.", "Older results:")
-    for group in found:
-        yield from _group(group, old)
+    for group, file_name in zip(found, file_names(found), strict=True):
+        yield from _group(group, old, f"{file_name}-changes")
 
 
-def _group(group: Group, old: ResultFile) -> Iterator[Block]:
+def _group(group: Group, old: ResultFile, file_name: str) -> Iterator[Block]:
     before = {
         problem_key(winner.row.problem): winner.row
         for winner in winners(row for row in old.rows if row.op == group.op)
         if winner.row.regime == group.regime and old.environment_of(winner.row)["gpu"] == group.gpu
     }
     rows, emphasis, counts = [], [], Counter[str]()
+    moved: list[tuple[Row, Row]] = []
     for key, winner in group.winners.items():
         if key in before:
             told = verdict(group, old, before[key], winner.row)
             counts[told.name] += 1
             rows.append(_cells(group, before[key], winner.row, told))
             emphasis.append(EMPHASIS.get(told.name, ""))
+            if told.name in EMPHASIS:
+                moved.append((before[key], winner.row))
     if not rows:
+        if before:
+            text = f"none of its {counted(len(before), 'problem')} has a result now."
+            yield Paragraph(text, f"{group.title}:")
         return
     words = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     missing = len(before) - len(rows)
-    gone = f"; {missing} older problems have no result now" if missing else ""
-    yield Paragraph(f"{words} of {len(rows)} problems{gone}.", f"{group.title}:")
+    gone = f"; of {counted(missing, 'older problem')} there is no result now" if missing else ""
+    yield Paragraph(f"{words} of {counted(len(rows), 'problem')}{gone}.", f"{group.title}:")
     columns = ("shape", group.size_name, "before", "now", "now / before [low, high]", "verdict")
     units = (
         f"µs per call of the fastest; what differs by less than {TIE:.0%}, on two boards "
@@ -86,6 +102,12 @@ def _group(group: Group, old: ResultFile) -> Iterator[Block]:
         f"Changes: {group.title}", group.regime, units, columns, tuple(rows[i] for i in order),
         tuple(emphasis[i] for i in order), group.of(w.row for w in group.winners.values()),
     )  # fmt: skip
+    picture = arrows(
+        file_name, f"What got faster or slower: {group.title}", moved, group.ceilings_for,
+        group.ceilings, group.designs, group.of(now for _, now in moved),
+    )  # fmt: skip
+    if picture is not None:
+        yield picture
 
 
 def verdict(group: Group, old: ResultFile, before: Row, now: Row) -> Verdict:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ferrum_numba.errors import StoreError
-from ferrum_numba.report import html
+from ferrum_numba.report import goals, html
 from ferrum_numba.report.blocks import (
     Block,
     Heading,
@@ -26,11 +26,12 @@ from ferrum_numba.report.other_tables import (
     check_failures,
     check_table,
     covered,
+    each_check,
     plan_losers,
     plan_table,
     provenance_tables,
 )
-from ferrum_numba.report.pictures import file_names, modelled_roofline, pictures
+from ferrum_numba.report.pictures import file_names, modelled_roofline, pictures, unsearched
 from ferrum_numba.report.runs import runs_of
 from ferrum_numba.report.sources import Sources
 from ferrum_numba.report.tables import (
@@ -103,12 +104,14 @@ def _blocks(sources: Sources, found: Sequence[Group]) -> Iterator[Block]:
     all_findings = [finding for group in found for finding in findings(group)]
     yield Heading("Verdict")
     yield from summary(sources, found)
+    yield from goals.in_short(sources)
     if all_findings:
         yield glance(all_findings)
         yield Heading("What to do next")
         yield from next_steps(all_findings)
     if sources.compare:
         yield from difference(sources.compare, found, sources.coming)
+    yield from goals.section(sources)
     yield from _asked(sources, found)
     if not found:
         yield from _section("Roofline (modelled)", modelled_roofline(sources))
@@ -132,6 +135,7 @@ def _ops(sources: Sources, found: Sequence[Group]) -> Iterator[Block]:
             yield Heading(group.title, 3)
         yield from in_detail(group)
         yield from pictures(group, sources, name)
+        yield from unsearched(group)
         yield from _tables(group)
 
 
@@ -192,4 +196,5 @@ def _checks(sources: Sources) -> list[Block]:
         return []
     failures = check_failures(sources.checks)
     content: list[Block] = [Paragraph(covered(sources.checks)), check_table(sources.checks)]
-    return _section("Checks", content + ([failures] if failures.rows else []))
+    content += [failures] if failures.rows else []
+    return _section("Checks", [*content, each_check(sources.checks)])

@@ -37,6 +37,12 @@ def _roofline(title: str, data: Data) -> Figure:
     return roofline_figure(points, ceilings, title, data["designs"])
 
 
+def _arrows(title: str, data: Data) -> Figure:
+    points, before = (_each(Point, data, name) for name in ("points", "before"))
+    ceilings = _each(Ceiling, data, "ceilings")
+    return roofline_figure(points, ceilings, title, data["designs"], before)
+
+
 def _time(title: str, data: Data) -> Figure:
     points, peers = _each(Point, data, "points"), _each(Peer, data, "peers")
     return time_figure(points, peers, title, data["designs"])
@@ -70,6 +76,7 @@ FIGURES: dict[str, Callable[[str, Data], Figure]] = {
     "landscape": _landscape,
     "waterfall": _waterfall,
     "experts": _experts,
+    "arrows": _arrows,
 }
 
 

@@ -14,19 +14,28 @@ from ferrum_numba.results import ResultFile, Row, load
 ROUNDING = 1e-4
 
 
-def checked_results(path: str | Path, gpu: str | None = None) -> ResultFile:
+def checked_results(path: str | Path, gpu: str | None = None, op: str | None = None) -> ResultFile:
     """Read a result file for a report.
 
     gpu: key of the GPU that it must be of; any if None
+    op:  that it must have results of alone; any if None
 
     Raises:
-        StoreError: missing, damaged, of another schema or GPU, or its times are not those of its
-                    samples; names the row.
+        StoreError: missing, empty, damaged, of another schema, GPU or Op, or its times are not
+                    those of its samples; names the row.
     """
+    if Path(path).is_file() and not Path(path).stat().st_size:
+        raise StoreError(f"{path}: is empty")
     file = load(path)
+    if not file.rows:
+        raise StoreError(f"{path}: has no rows")
     key = str((file.environment.get("gpu_facts") or {}).get("key", ""))
     if gpu is not None and key and key != gpu:
         raise StoreError(f"{path}: it is of the GPU {key}, where results of {gpu} belong")
+    others = {row.op for row in file.rows} - {op}
+    if op is not None and others:
+        has = ", ".join(sorted(others))
+        raise StoreError(f"{path}: it is of the Op {has}, where results of {op} belong")
     for number, row in enumerate(file.rows):
         error = _contradiction(row)
         if error:

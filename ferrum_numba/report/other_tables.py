@@ -7,13 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from ferrum_numba.report.blocks import Emphasis, Table, pairs, span
+from ferrum_numba.report.blocks import Emphasis, Table, counted, pairs, span
 from ferrum_numba.report.runs import Run, numbers, runs_of
 from ferrum_numba.report.sources import Sources
 from ferrum_numba.report.tables import scientific
 from ferrum_numba.results import CheckRow, Planned
 from ferrum_numba.results.row import problem_key
-from ferrum_numba.roofline.points import natural, varying
 
 MODELLED = (
     "candidates", "status", "with spills", "spill bytes", "registers", "smem KB", "blocks/SM",
@@ -70,38 +69,42 @@ def plan_losers(sources: Sources) -> Table:
 
 
 def check_table(checks: Sequence[CheckRow]) -> Table:
-    """Return a line a problem, a column a kernel and way to run it: passed with which error."""
-    shown = varying([row.problem for row in checks])
-    columns = sorted({_checked_by(row) for row in checks})
-    cells: dict[str, dict[str, list[CheckRow]]] = {}
+    """Return a line a kernel and way to run it: how many passed, and the largest error of those."""
+    found: dict[tuple[str, str], list[CheckRow]] = {}
     for row in checks:
-        problem = {name: value for name, value in row.problem.items() if name in shown}
-        label = pairs(problem or row.problem)
-        cells.setdefault(label, {}).setdefault(_checked_by(row), []).append(row)
-    labels = sorted(cells, key=natural)
-    rows = tuple((label, *(_outcome(cells[label].get(c, [])) for c in columns)) for label in labels)
+        found.setdefault((row.kernel, row.how), []).append(row)
+    rows = tuple((*about, *_outcome(found[about])) for about in sorted(found))
     emphasis: tuple[Emphasis, ...] = tuple(
-        "bad" if any(not row.ok for found in cells[label].values() for row in found) else ""
-        for label in labels
+        "" if all(row.ok for row in found[about]) else "bad" for about in sorted(found)
     )
-    units = "passed of all checks, with the largest relative error of those that passed"
-    names = ("problem", *columns)
+    units = "relative error ||got - want|| / ||want||, the largest of those that passed"
+    names = ("kernel", "how", "passed", "relative error", "problem")
     return Table("Checks against the reference", "none, not timed", units, names, rows, emphasis)
 
 
-def _checked_by(row: CheckRow) -> str:
-    return f"{row.kernel} ({row.how})"
-
-
-def _outcome(rows: Sequence[CheckRow]) -> str:
-    if not rows:
-        return ""
+def _outcome(rows: Sequence[CheckRow]) -> tuple[str, str, str]:
     passed = [row for row in rows if row.ok]
-    if len(passed) < len(rows):
-        return f"FAIL {len(rows) - len(passed)} of {len(rows)}"
-    errors = [row.rel_error for row in passed if row.rel_error is not None]
-    worst = f", {scientific(max(errors))}" if errors else ""
-    return f"pass {len(passed)}/{len(rows)}{worst}"
+    count = f"{len(passed)} of {len(rows)}"
+    known = [(row.rel_error, row) for row in passed if row.rel_error is not None]
+    if not known:
+        return count, "", ""
+    error, worst = max(known, key=lambda one: one[0])
+    return count, scientific(error), pairs(worst.problem)
+
+
+def each_check(checks: Sequence[CheckRow]) -> Table:
+    """Return a line a check."""
+    rows = tuple(
+        (row.kernel, row.how, pairs(row.problem), "pass" if row.ok else "FAIL",
+         scientific(row.rel_error) if row.ok else "")
+        for row in checks
+    )  # fmt: skip
+    emphasis: list[Emphasis] = ["" if row.ok else "bad" for row in checks]
+    columns = ("kernel", "how", "problem", "outcome", "relative error")
+    units = "relative error ||got - want|| / ||want||"
+    return Table(
+        "Each check", "none, not timed", units, columns, rows, tuple(emphasis), folded=True
+    )
 
 
 def check_failures(checks: Sequence[CheckRow]) -> Table:
@@ -204,4 +207,5 @@ def covered(checks: Sequence[CheckRow]) -> str:
     """Return how much was checked, in a sentence."""
     problems = len({problem_key(row.problem) for row in checks})
     kernels = len({row.kernel for row in checks})
-    return f"{len(checks)} checks: {kernels} kernels on {problems} problems."
+    each = counted(kernels, "kernel"), counted(problems, "problem")
+    return f"{counted(len(checks), 'check')}: {each[0]} on {each[1]}."

@@ -9,7 +9,7 @@ from typing import Any
 
 from ferrum_numba.report.advice import pieces_of
 from ferrum_numba.report.beside import sources_of
-from ferrum_numba.report.blocks import Picture
+from ferrum_numba.report.blocks import Paragraph, Picture, counted
 from ferrum_numba.report.data import Group, ceilings_of, slug
 from ferrum_numba.report.runs import named
 from ferrum_numba.report.sources import Facts, Key, Sources
@@ -149,13 +149,34 @@ def _waterfall(group: Group) -> Drawn:
     return "waterfall", title, {"pieces": pieces}, group.of(rows)
 
 
-def _landscape(group: Group, defaults: Mapping[tuple[str, Key], Facts]) -> Drawn:
-    timed: dict[str, list[Row]] = {}
+def searched(group: Group) -> dict[str, list[Row]]:
+    """Return each design's rows of problems on which several of its configs were timed."""
+    timed: dict[tuple[str, Key], list[Row]] = {}
     for row in group.rows:
         if row.status == MEASURED and row.ok and not row.untrusted:
-            timed.setdefault(row.kernel, []).append(row)
+            timed.setdefault((row.kernel, problem_key(row.problem)), []).append(row)
+    found: dict[str, list[Row]] = {name: [] for name in group.designs}
+    for (kernel, _), rows in timed.items():
+        found[kernel] += rows if len(rows) > 1 else ()
+    return found
+
+
+def unsearched(group: Group) -> list[Paragraph]:
+    """Return which designs have no landscape and why, a line a reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, rows in searched(group).items():
+        if len(rows) < LEAST_CONFIGS:
+            few = f"only {counted(len(rows), 'row')} of problems with several configs"
+            reasons.setdefault(few if rows else "one config a problem is stored", []).append(name)
+    return [
+        Paragraph(f"left out for {', '.join(names)}: {reason}.", "Tuning landscape:")
+        for reason, names in reasons.items()
+    ]
+
+
+def _landscape(group: Group, defaults: Mapping[tuple[str, Key], Facts]) -> Drawn:
     values, used = [], []
-    for kernel, rows in sorted(timed.items()):
+    for kernel, rows in searched(group).items():
         if len(rows) < LEAST_CONFIGS:
             continue
         keys = {problem_key(row.problem) for row in rows}

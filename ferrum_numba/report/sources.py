@@ -8,6 +8,7 @@ from typing import Any
 
 from ferrum_numba.results import CheckRow, Planned, ResultFile, Row
 from ferrum_numba.results.row import problem_key
+from ferrum_numba.results.targets import Target
 
 Key = tuple[tuple[str, Any], ...]
 Facts = Mapping[str, Any]
@@ -45,6 +46,7 @@ class Sources:
     defaults: a kernel's default config, by (kernel, problem_key), for the landscape
     compare:  (name, file) of older results to compare with
     coming:   Ops that are about to be measured
+    targets:  (name, what must be reached)
     """
 
     files: Sequence[ResultFile] = ()
@@ -57,3 +59,4 @@ class Sources:
     defaults: Mapping[tuple[str, Key], Facts] = field(default_factory=dict)
     compare: tuple[str, ResultFile] | None = None
     coming: frozenset[str] = frozenset()
+    targets: tuple[str, Sequence[Target]] | None = None

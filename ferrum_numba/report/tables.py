@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ferrum_numba.report.beside import peer_of, sources_of
-from ferrum_numba.report.blocks import Emphasis, Table, pairs, per_cent, significant
+from ferrum_numba.report.blocks import Emphasis, Table, counted, pairs, per_cent, significant
 from ferrum_numba.report.data import Group, Machine
 from ferrum_numba.report.runs import Run
 from ferrum_numba.results import Row, size_of
@@ -17,8 +17,8 @@ from ferrum_numba.roofline.bound import clocked
 from ferrum_numba.roofline.ceilings import Ceiling, ridge, roof
 from ferrum_numba.roofline.points import doubt, natural
 
-PEER_COLUMNS = ("4-bit peer µs", "4-bit / ours", "fp16 peer µs", "fp16 / ours")
-LIMITS = {"memory": "memory", "tensor": "tensor", "unpack": "unpack", "latency": "latency"}
+KINDS = ("4-bit", "fp16")
+LIMITS = {"memory": "memory", "tensor": "tensor", "unpack": "unpacking", "latency": "launch"}
 SLOW = 1.5
 
 
@@ -33,7 +33,7 @@ def fastest_table(group: Group) -> Table:
     emphasis: list[Emphasis] = []
     columns = (
         "shape", group.size_name, "design", "µs [low, high]", "bound µs", "of the bound",
-        "bound by", "TFLOP/s", "GB/s", *(PEER_COLUMNS if group.peers else ()), "run",
+        "bound by", "TFLOP/s", "GB/s", *_peer_columns(group), "run",
     )  # fmt: skip
     for problem in by_shape(group):
         winner = group.winners.get(problem_key(problem))
@@ -83,20 +83,38 @@ def _no_result(group: Group, problem: Mapping[str, Any], columns: Sequence[str])
     tried = sum(problem_key(row.problem) == key for row in group.rows)
     cells = dict.fromkeys(columns, "")
     cells |= {"shape": group.shape(problem), group.size_name: _size(problem)}
-    cells |= {"design": f"no trusted result of {tried} rows"}
+    cells |= {"design": f"no trusted result of {counted(tried, 'row')}"}
     return tuple(cells.values())
+
+
+def _lone_peer(group: Group, kind: str) -> str:
+    """Return the name of the one peer of a kind; nothing where there are several, or none."""
+    names = {peer.name for peer in group.peers if peer.kind == kind}
+    return names.pop() if len(names) == 1 else ""
+
+
+def _peer_columns(group: Group) -> tuple[str, ...]:
+    """Return a column for the best peer of a kind, and for its time over ours."""
+    if not group.peers:
+        return ()
+    return tuple(
+        column
+        for kind in KINDS
+        for column in (f"{_lone_peer(group, kind) or f'{kind} peer'} µs", f"{kind} / ours")
+    )
 
 
 def _beside(group: Group, row: Row) -> tuple[str, ...]:
     if not group.peers:
         return ()
     cells: list[str] = []
-    for kind in ("4-bit", "fp16"):
-        peer = peer_of(group, row.problem, kind)
+    for kind in KINDS:
+        peer, lone = peer_of(group, row.problem, kind), _lone_peer(group, kind)
         if peer is None:
             cells += ["", ""]
         else:
-            cells += [f"{significant(peer.us)} {peer.name}", f"{peer.us / row.us:.2f}×"]
+            name = "" if lone else f" {peer.name}"
+            cells += [significant(peer.us) + name, f"{peer.us / row.us:.2f}×"]
     return tuple(cells)
 
 

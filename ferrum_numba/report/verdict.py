@@ -23,6 +23,8 @@ LIMIT_WORDS: dict[Limit, str] = {
     "unpack": "unpacking",
     "unknown": "unknown (no ceilings)",
 }
+# the same where there is little room
+BOUND_BY = LIMIT_WORDS | {"latency": "launch", "unknown": "unknown"}
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,25 @@ def verdict(group: Group) -> list[Paragraph]:
 
 
 def in_detail(group: Group) -> list[Paragraph]:
-    """Return who is fastest where, and against whom; a paragraph a limit."""
-    return [
+    """Return what shapes are called; then a paragraph a limit: who is fastest, against whom."""
+    named = [Paragraph(text, "Shapes:")] if (text := _naming(group)) else []
+    return named + [
         Paragraph(_leaders(finding), f"{LIMIT_WORDS[finding.limit].capitalize()}, {finding.where}:")
         for finding in findings(group)
     ]
+
+
+def _naming(group: Group) -> str:
+    """Return what the names of a group's shapes mean; nothing where they are fields by name."""
+    problem = group.problems[0]
+    if not {"K", "N"} <= problem.keys():
+        return ""
+    if "num_experts" in problem:
+        text = (
+            "E experts, k of them a token, K→N of the weights of one, then the fields that differ"
+        )
+        return f"{text}; {group.size_name} are those of a call."
+    return f"K×N of the weights, then the fields that differ; {group.size_name} rows a call."
 
 
 def _leaders(finding: Finding) -> str:
@@ -180,7 +196,7 @@ def glance(found: Sequence[Finding]) -> Table:
         low, bad = finding.worst
         group = finding.group
         rows.append((
-            group.label, LIMIT_WORDS[finding.limit], finding.where, str(len(finding.rows)),
+            group.label, BOUND_BY[finding.limit], finding.where, str(len(finding.rows)),
             Counter(row.kernel for row in finding.rows).most_common(1)[0][0],
             per_cent(finding.median), per_cent(finding.best[0]), per_cent(low),
             f"{group.name(bad.problem)}, {bad.kernel}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 from ferrum_numba.errors import StoreError
@@ -13,6 +14,8 @@ from ferrum_numba.report.drawing import Drawer, as_csv, as_json
 from ferrum_numba.report.sources import Sources
 
 Contents = dict[str, bytes]
+# a file while it is written, with the number of the process that does
+HALF = re.compile(r"\..+\.(?:html|md|json|svg|png|csv)\.(\d+)")
 
 
 class Writer:
@@ -35,6 +38,8 @@ class Writer:
         contents = self._contents(found)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if not self._written:
+                _clear(self.folder)
             for name, content in contents.items():
                 if self._written.get(name) != content:
                     _replace(self.folder / name, content)
@@ -65,6 +70,24 @@ class Writer:
 
 def _json(found: Document) -> str:
     return json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what processes left behind that were killed while they wrote here."""
+    for path in folder.iterdir():
+        found = HALF.fullmatch(path.name)
+        if found and not _runs(int(found[1])):
+            path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _replace(path: Path, content: bytes) -> None:

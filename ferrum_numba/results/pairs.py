@@ -16,6 +16,7 @@ from statistics import median
 from typing import Any, Literal
 
 from ferrum_numba.errors import StoreError
+from ferrum_numba.results.display import pairs_table
 from ferrum_numba.results.file import ResultFile, load
 from ferrum_numba.results.row import Row, problem_key
 from ferrum_numba.results.statistics import Verdict, compare, coverage, undecided
@@ -50,6 +51,9 @@ class Pair:
     why: str = ""
     kernel: str = ""
 
+    def _repr_html_(self) -> str:
+        return pairs_table([self])
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -66,6 +70,9 @@ class Compared:
     def slower(self) -> list[Pair]:
         """The pairs whose problem got slower."""
         return [pair for pair in self.pairs if pair.verdict.name == "SLOWER"]
+
+    def _repr_html_(self) -> str:
+        return pairs_table(self.pairs)
 
 
 def load_measured(path: str | Path) -> ResultFile:

@@ -146,6 +146,12 @@ class Row:
         clocks: list[float | None] = self.more.get("clock_mhz") or [None]
         return clocks[-1]
 
+    def _repr_html_(self) -> str:
+        # it knows winners, and these know rows
+        from ferrum_numba.results.display import row_table
+
+        return row_table(self)
+
 
 NAMES = tuple(f.name for f in fields(Row) if f.name != "more")
 NUMBERS = tuple(f.name for f in fields(Row) if f.type == "float")

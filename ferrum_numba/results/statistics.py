@@ -55,6 +55,11 @@ class Verdict:
         """Return whether the interval holds ratios at which a is faster by more than a tie."""
         return self.low * (1 + tie) < 1
 
+    def _repr_html_(self) -> str:
+        from ferrum_numba.results.display import verdict_words
+
+        return verdict_words(self)
+
 
 def coverage(n: int, k: int) -> float:
     """Return how surely the k-th smallest and k-th largest of n samples enclose the median.

@@ -36,13 +36,18 @@ OF = {
 # ceiling kernels that measure a limit, the best of which counts
 READS = ("dram_read", "dram_read_bulk")
 TENSORS = ("mma_sync", "wgmma", "mma_sync_fed", "wgmma_fed")
+# sizes that a target is about, if it states none
+ANY = (1, 2**31)
+# fields that tell problems apart
+TELLING = ("M", "N", "K", "tokens", "num_experts", "top_k", "group_size")
 
 
 @dataclass(frozen=True)
 class Target:
     """What must be reached.
 
-    sizes:    M, or tokens, from the first to the last
+    sizes:    M, or tokens, from the first to the last; all problems, those without one too, where
+              they are ANY
     where:    fields that a problem has besides, by name
     of:       one of OF
     at_least: the share of it
@@ -53,7 +58,7 @@ class Target:
     op: str
     of: str
     at_least: float
-    sizes: tuple[int, int] = (1, 2**31)
+    sizes: tuple[int, int] = ANY
     regime: str = "cold"
     share: float = 1.0
     where: Mapping[str, Any] = field(default_factory=dict)
@@ -64,8 +69,7 @@ class Target:
         low, high = self.sizes
         return (
             (row.op, row.regime) == (self.op, self.regime)
-            and size is not None
-            and low <= size <= high
+            and (self.sizes == ANY if size is None else low <= size <= high)
             and all(row.problem.get(name) == value for name, value in self.where.items())
         )
 
@@ -101,17 +105,25 @@ class Reached:
         target = self.target
         if not self.shares:
             return f"{target.name}: nothing was measured to hold against {target.of}"
-        row, least = self.shares[0]
-        middle = median(share for _, share in self.shares)
-        problem = " ".join(
-            f"{name}={row.problem[name]}" for name in row.problem if _tells(row, name)
-        )
         verdict = "met" if self.met else "MISSED"
+        problems = f"{len(self.shares)} problem{'' if len(self.shares) == 1 else 's'}"
         return (
             f"{verdict}: {target.name}: at least {target.at_least:.0%} of {target.of} on "
-            f"{self.good} of {len(self.shares)} problems (needs {target.share:.0%}); median "
-            f"{middle:.0%}, worst {least:.0%} ({row.kernel}, {problem})"
+            f"{self.good} of {problems} (needs {target.share:.0%}); median "
+            f"{self.median:.0%}, worst {self.shares[0][1]:.0%} ({self.worst_at})"
         )
+
+    @property
+    def median(self) -> float:
+        """Return what was reached in the median; something was measured."""
+        return median(share for _, share in self.shares)
+
+    @property
+    def worst_at(self) -> str:
+        """Return which kernel reached the least, and on what; something was measured."""
+        row, _ = self.shares[0]
+        words = (f"{name}={row.problem[name]}" for name in row.problem if name in TELLING)
+        return f"{row.kernel}, {' '.join(words)}"
 
 
 def load_targets(path: str | Path) -> list[Target]:
@@ -139,7 +151,7 @@ def evaluate(
 
     Args:
         rows:     of one GPU, peers' among them
-        ceilings: rows of the ceiling kernels
+        ceilings: rows of the ceiling kernels; those of a row's own board where it has some
     """
     rows = list(rows)
     won = [winner.row for winner in winners(rows)]
@@ -158,8 +170,11 @@ Limit = Callable[[Row], float | None]
 
 def _limits(rows: Sequence[Row], ceilings: Sequence[Row]) -> dict[str, Limit]:
     """Return what share of each limit a row reaches, None where it was not measured."""
-    gbps = _best(ceilings, READS, "gbps")
-    tflops = _best(ceilings, TENSORS, "tflops")
+    boards = {board: [c for c in ceilings if c.board == board] for board in _boards(ceilings)}
+    gbps = {board: _best(some, READS, "gbps") for board, some in boards.items()}
+    tflops = {board: _best(some, TENSORS, "tflops") for board, some in boards.items()}
+    # of a board without ceilings those of all others
+    usual = _best(ceilings, READS, "gbps"), _best(ceilings, TENSORS, "tflops")
     peers: dict[tuple[str, str, str, str], float] = {}
     for row in rows:
         if row.peer and row.us > 0 and row.ok:
@@ -173,13 +188,25 @@ def _limits(rows: Sequence[Row], ceilings: Sequence[Row]) -> dict[str, Limit]:
 
         return share
 
+    def dram(row: Row) -> float | None:
+        roof = gbps.get(row.board) or usual[0]
+        return roof and (row.bytes or 0) / row.us / 1e3 / roof
+
+    def tensor(row: Row) -> float | None:
+        roof = tflops.get(row.board) or usual[1]
+        return roof and (row.flops or 0) / row.us / 1e6 / roof
+
     return {
         "bound": lambda row: None if math.isnan(row.bound_us) else row.bound_us / row.us,
-        "DRAM": lambda row: gbps and (row.bytes or 0) / row.us / 1e3 / gbps,
-        "tensor": lambda row: tflops and (row.flops or 0) / row.us / 1e6 / tflops,
+        "DRAM": dram,
+        "tensor": tensor,
         "4-bit": against("4-bit"),
         "fp16": against("fp16"),
     }
+
+
+def _boards(rows: Iterable[Row]) -> set[str]:
+    return {row.board for row in rows}
 
 
 def _about(row: Row, kind: str) -> tuple[str, str, str, str]:
@@ -189,10 +216,6 @@ def _about(row: Row, kind: str) -> tuple[str, str, str, str]:
 def _best(rows: Iterable[Row], names: Sequence[str], rate: str) -> float | None:
     found = [getattr(row, rate) for row in rows if row.kernel in names and row.ok]
     return max((one for one in found if one > 0), default=None)
-
-
-def _tells(row: Row, name: str) -> bool:
-    return name in ("M", "N", "K", "tokens", "num_experts", "top_k", "group_size")
 
 
 def _target(about: str, stated: object) -> Target:

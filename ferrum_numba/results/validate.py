@@ -8,8 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from ferrum_numba.errors import StoreError
-from ferrum_numba.gpu import Gpu
-from ferrum_numba.results.facts import facts_error
+from ferrum_numba.gpu import Gpu, facts_error
 from ferrum_numba.results.row import MEASURED, STATUSES
 
 _NUMBER = (int, float, type(None))

@@ -14,8 +14,17 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ferrum_numba.roofline import labels
-from ferrum_numba.roofline.ceilings import Ceiling, bands, ridge, roof
-from ferrum_numba.roofline.points import Point, natural, titled
+from ferrum_numba.roofline.arrows import draw_arrows
+from ferrum_numba.roofline.ceilings import Ceiling, ridge, roof
+from ferrum_numba.roofline.legend import (
+    LIMITS,
+    MAX_SHAPES,
+    design_entries,
+    limit_entries,
+    shape_entries,
+    sign_entries,
+)
+from ferrum_numba.roofline.points import Point, natural
 from ferrum_numba.roofline.roofs import draw_ceilings, figure_of, horizontals, named
 from ferrum_numba.roofline.style import (
     DASHES,
@@ -35,16 +44,6 @@ BESIDE = 0.3
 LEGEND_ROW = 0.2
 # so many sizes all have a label
 MOST_LABELS = 12
-# more shapes than this cannot be told apart by their dashes
-MAX_SHAPES = 2 * len(DASHES)
-# what binds a problem -> its marker, and in words
-LIMITS = {
-    "memory": ("o", "memory binds"),
-    "tensor": ("s", "tensor cores bind"),
-    "unpack": ("D", "unpacking binds"),
-    "latency": ("^", "latency binds (bound below 5 µs)"),
-    "unknown": ("P", "what binds is unknown"),
-}
 Groups = dict[tuple[str, str], list[Point]]
 
 
@@ -71,17 +70,19 @@ def roofline_figure(
     ceilings: Sequence[Ceiling],
     title: str = "Roofline",
     designs: Iterable[str] = (),
+    before: Sequence[Point] = (),
 ) -> Figure:
     """Return the figure that `plot` writes.
 
     designs: all that colours must tell apart in other figures too
+    before:  where each point was earlier, if an arrow is to lead from there
     """
-    styles = design_styles([*designs, *(p.kernel for p in points)])
+    styles = design_styles([*designs, *(p.kernel for p in (*points, *before))])
     colours = {name: colour for name, (colour, _) in styles.items()}
     with matplotlib.rc_context(RC):
         legends = (
-            _design_entries(points, colours), _shape_entries(points),
-            [*_limit_entries(points), *_sign_entries(points, ceilings)],
+            design_entries([*points, *before], colours), shape_entries(points),
+            [*limit_entries(points), *sign_entries(points, ceilings, bool(before))],
         )  # fmt: skip
         columns = 2 if all(len(str(entry.get_label())) < 20 for entry in legends[1]) else 1
         rows = max(len(legends[0]), math.ceil(len(legends[1]) / columns), len(legends[2]))
@@ -92,8 +93,12 @@ def roofline_figure(
         size = ((WIDTH - LEFT - right) / WIDTH, AXES_HEIGHT / height)
         axes = figure.add_axes((LEFT / WIDTH, 1 - (TOP + AXES_HEIGHT) / height, *size))
         figure.text(LEFT / WIDTH, 1 - 0.25 / height, title, fontsize=10)
-        _frame(axes, points, ceilings)
-        obstacles = draw_ceilings(axes, ceilings) + _draw_points(axes, points, colours)
+        _frame(axes, [*points, *before], ceilings)
+        obstacles = draw_ceilings(axes, ceilings) + _draw_points(
+            axes, points, colours, lines=not before
+        )
+        if before:
+            obstacles += draw_arrows(axes, before, points, colours)
         _label_sizes(axes, points, obstacles)
         _add_legends(figure, legends, columns, (LEGEND_ROW * rows + 0.1) / height)
     return figure
@@ -143,15 +148,15 @@ def _groups(points: Sequence[Point]) -> Groups:
 
 
 def _draw_points(
-    axes: Axes, points: Sequence[Point], colours: dict[str, str]
+    axes: Axes, points: Sequence[Point], colours: dict[str, str], *, lines: bool = True
 ) -> list[labels.Pixels]:
-    """Draw trajectories, intervals and markers; return the pixels they take."""
+    """Draw trajectories, unless without lines, intervals and markers; return the pixels taken."""
     shapes = sorted({p.shape for p in points if not p.modelled}, key=natural)
     drawn = []
     for (kernel, shape), group in _groups(points).items():
         dash = DASHES[shapes.index(shape) % len(DASHES)] if len(shapes) <= MAX_SHAPES else "-"
         line = [(p.intensity, p.tflops) for p in group if not p.doubt]
-        if len(line) > 1:
+        if lines and len(line) > 1:
             style: dict[str, Any] = {"linestyle": dash, "lw": 0.9, "alpha": 0.75}
             axes.plot(*zip(*line, strict=True), color=colours[kernel], **style)
             drawn.append(labels.sample(axes.transData.transform(line)))
@@ -251,47 +256,3 @@ def _label_sizes(axes: Axes, points: Sequence[Point], obstacles: list[labels.Pix
         if leader is not None:
             line = to_axes.transform(leader)
             axes.plot(*line.T, color=INK, lw=0.6, alpha=0.6, transform=axes.transAxes, zorder=3)
-
-
-def _design_entries(points: Sequence[Point], colours: dict[str, str]) -> list[Line2D]:
-    names = sorted({p.kernel for p in points if not p.modelled})
-    return [Line2D([], [], color=colours[name], lw=2.5, label=name) for name in names]
-
-
-def _shape_entries(points: Sequence[Point]) -> list[Line2D]:
-    shapes = sorted({p.shape for p in points if not p.modelled}, key=natural)
-    if len(shapes) > MAX_SHAPES:
-        shapes = [f"one line a shape ({len(shapes)} shapes)"]
-    return [
-        Line2D([], [], color=INK, linestyle=DASHES[i % len(DASHES)], lw=0.9, label=titled(shape))
-        for i, shape in enumerate(shapes)
-    ]
-
-
-def _limit_entries(points: Sequence[Point]) -> list[Line2D]:
-    there = {p.limit for p in points if not p.modelled}
-    return [_sign(mark, words) for limit, (mark, words) in LIMITS.items() if limit in there]
-
-
-def _sign_entries(points: Sequence[Point], ceilings: Sequence[Ceiling]) -> list[Line2D]:
-    """Return what lines and marks mean, for those that are there."""
-    sources = {c.source for c in ceilings if c.kind in ("memory", "tensor")}
-    entries = []
-    if "measured" in sources:
-        entries.append(Line2D([], [], color=INK, lw=1.5, label="ceiling, measured"))
-    if "datasheet" in sources:
-        dashes: Any = (0, (4, 2.5))
-        entries.append(Line2D([], [], color=INK, ls=dashes, lw=1.1, label="ceiling, datasheet"))
-    if bands(ceilings):
-        entries.append(Line2D([], [], color=INK, alpha=0.2, lw=6, label="sustained to burst"))
-    if any(p.traffic for p in points):
-        entries.append(_sign("|", "at the traffic that was counted"))
-    if any(p.doubt for p in points):
-        entries.append(_sign("o", "hollow: failed or untrusted", markerfacecolor="none"))
-    if any(p.modelled for p in points):
-        entries.append(_sign("x", "modelled: the bound, not measured"))
-    return entries
-
-
-def _sign(marker: str, label: str, **style: Any) -> Line2D:
-    return Line2D([], [], color=INK, marker=marker, linestyle="", label=label, **style)

@@ -42,6 +42,7 @@ RESOURCE = "GPU"
 LOOK_S = 1.0
 # for a scheduler to answer, and for a worker with a GPU to come where there is none
 CONNECT_S = 30.0
+LAST_PORT = 65535
 # a candidate that ends so many workers is not tried again
 MOST_KILLS = 2
 
@@ -69,7 +70,9 @@ class Cluster:
             ) from error
         try:
             # a client that was never one takes a minute to say so when it goes
-            get_address_host_port(normalize_address(address))
+            _, port = get_address_host_port(normalize_address(address))
+            if not 0 < port <= LAST_PORT:
+                raise ValueError(f"its port must be 1 to {LAST_PORT}, got {port}")
             self._client = Client(address, timeout=CONNECT_S, set_as_default=False)
         except (OSError, ValueError) as error:
             raise DeviceError(f"no Dask scheduler answers at {address}: {error}") from error

@@ -16,8 +16,8 @@ from typing import Any
 
 from ferrum_numba.contract import Kernel, Problem, describe
 from ferrum_numba.errors import StoreError
+from ferrum_numba.gpu import facts_error
 from ferrum_numba.results import Row
-from ferrum_numba.results.facts import facts_error
 from ferrum_numba.results.file import plain, write_text
 from ferrum_numba.results.row import MEASURED, problem_key
 from ferrum_numba.results.validate import row_error

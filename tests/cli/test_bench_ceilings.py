@@ -1,5 +1,7 @@
 """What `bench --ceilings` makes of rows: rates, the best of each, and what a hot board holds."""
 
+import os
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
@@ -81,6 +83,31 @@ def test_what_is_sustained_is_the_second_half():
     assert (found.clock_mhz, found.power_w, found.temperature_c) == (1490.0, 695.0, 60.0)
     assert (found.throttle, found.seconds) == (("power cap",), 2.0)
     assert held([samples(9.0, None)], 1.0).power_w is None
+
+
+def where(_):
+    return {"process": os.getpid()}
+
+
+def die(_):
+    os._exit(3)
+
+
+def test_what_is_sustained_is_so_in_a_process_of_its_own():
+    assert ceilings.apart(where, None)["process"] != os.getpid()
+    with pytest.raises(BrokenProcessPool):
+        ceilings.apart(die, None)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("device")
+def test_gpu_the_best_of_a_ceiling_is_sustained_at_a_rate():
+    kernel = BY_NAME["dram_copy"]
+    config = asdict(kernel.default(kernel.op.tests[-1], KNOWN["h200"]))
+    rows = [row_of("dram_copy", us, config=config) for us in (900.0, 1000.0)]
+    best, other = ceilings.sustained([kernel], rows, 0.6)
+    assert 100 < best.more["sustained"]["rate"] < 20_000
+    assert "sustained" not in other.more
 
 
 @pytest.mark.gpu

@@ -280,7 +280,7 @@ def test_an_interrupted_check_keeps_its_rows(run, monkeypatch):
     status, out, err = run("check", "axpy", "--on", "interpreter", "--json")
     assert status == 130
     assert len(json.loads(out)) == 1
-    assert "stopped; 1 rows kept" in err
+    assert "stopped; 1 row kept" in err
 
 
 def test_plan_has_a_row_for_each_candidate(run):

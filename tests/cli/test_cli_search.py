@@ -87,7 +87,7 @@ def test_a_stopped_plan_says_what_it_has_and_how_to_go_on(run, monkeypatch, numb
     status, out, err = run(*PLAN)
     assert (status, out) == (130, "")
     assert err == (
-        "ferrum-numba: stopped; 1 programs kept; to go on: ferrum-numba plan axpy --gpu h200 "
+        "ferrum-numba: stopped; 1 program kept; to go on: ferrum-numba plan axpy --gpu h200 "
         "--problem small --out plan\n"
     )
     assert [file.suffix for file in Path("plan/programs").iterdir()] == [".cubin"]
@@ -157,7 +157,7 @@ def test_a_budget_is_a_time(run, board, text, seconds):
 def test_problems_that_a_budget_does_not_reach_are_told(run, board):
     status, _, err = run("tune", "axpy", "--problem", "small", "--budget", "0.0000001")
     assert status == 0
-    assert "2 of 2 problems were not reached in 1e-07 s" in err
+    assert "2 of 2 problems not reached in 1e-07 s" in err
     assert board.asked == []
 
 

@@ -1,14 +1,20 @@
 """`compare` as other programs call it: two files, a status, one sentence for a mistake."""
 
 import json
+import os
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from axpy import Axpy, Problem
 from result_rows import make_environment, make_row
+from test_counters import NAMES, UNITS, VALUES, fake_ncu, page
 from toy_kernel import Toy
 
 from ferrum_numba import cli, gpu
-from ferrum_numba.results import ResultFile, save
+from ferrum_numba.compare.designs import trials
+from ferrum_numba.results import ResultFile, load, save
+from ferrum_numba.tune.worker import Outcome
 
 SAMPLES = [9.9, 9.95, 10.0, 10.0, 10.0, 10.05, 10.1]
 
@@ -62,6 +68,73 @@ def test_something_got_slower(run):
     assert found["pairs"][1]["old"]["us"] == 10
 
 
+COUNTED = {"dram_bytes": 2e6, "l2_hit": 0.5, "issue": 0.25, "stalls": {"wait": 2.0}}
+
+
+def test_what_both_files_counted_is_compared(run):
+    old = write("old.json", 1, counters=COUNTED)
+    later = {**COUNTED, "dram_bytes": 5e6, "l2_hit": 0.4, "stalls": {"wait": 2.5}}
+    new = write("new.json", 1.2, counters=later)
+    status, out, _ = run(old, new)
+    assert status == 1
+    for words in ("DRAM +3 MB", "L2 hits -10.0 % points", "issue slots +0.0", "wait +0.5"):
+        assert words in " ".join(out.split())
+    found = json.loads(run(old, new, "--json")[1])["pairs"][0]["delta"]["counters"]
+    assert (found["dram_bytes"], found["stalls"]) == (3e6, {"wait": 0.5})
+    assert (
+        "counters" not in json.loads(run(old, write("n.json", 1), "--json")[1])["pairs"][0]["delta"]
+    )
+
+
+class Fake:
+    """A measurer without a GPU: as many us as there are threads."""
+
+    def run(self, candidate, best_us):
+        us = (float(candidate.config.num_threads),)
+        return Outcome("measured", us=us, rel_error=0.0, max_error=0.0)
+
+    def round(self, candidates, turn, samples):
+        return [self.run(candidate, None) for candidate in candidates]
+
+
+def test_kernels_are_counted_where_ncu_is_there(run, tmp_path, monkeypatch):
+    facts = replace(gpu.KNOWN["h200"], uuid="GPU-1")
+    monkeypatch.setattr(gpu, "live", lambda: facts)
+    monkeypatch.setattr(
+        "ferrum_numba.compare.designs.compare_designs",
+        lambda old, new, problems, gpu, policy, run, timeout: trials(
+            Fake(), old, new, problems, gpu, policy, run
+        ),
+    )
+    fake_ncu(tmp_path, page(NAMES, UNITS, VALUES))
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    argv = ("axpy:num_threads=32", "axpy:num_threads=64", "--counters", "--out", "rows.json")
+    status, out, _ = run(*argv, "--json")
+    assert status == 1
+    assert json.loads(out)["pairs"][0]["delta"]["counters"]["l2_hit"] == 0
+    assert all(row.more["counters"]["dram_bytes"] == 1572860.0 for row in load("rows.json").rows)
+    monkeypatch.setenv("PATH", "")
+    status, out, err = run(*argv)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "there is no ncu on the path" in err
+
+
+def test_a_comparison_is_drawn_as_arrows(run, tmp_path):
+    about = {"flops": 1e9, "bytes": 1e7}
+    old, new = write("old.json", 1, 1, **about), write("new.json", 1, 1.2, **about)
+    status, _, err = run(old, new, "--roofline", "here/arrows.svg")
+    assert status == 1
+    assert "here/arrows.svg has 2 of 2 problems" in err
+    svg = (tmp_path / "here/arrows.svg").read_text()
+    assert "From old.json to new.json: NVIDIA H200" in svg
+    assert "before; the arrow leads to now" in svg
+    bare = write("bare.json", 1, flops=None, tflops=None, gbps=None)
+    status, out, err = run(bare, bare, "--roofline", "none.svg")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "none.svg is not drawn: no problem has a time and work in both" in err
+    assert not (tmp_path / "none.svg").exists()
+
+
 def test_what_fails_got_slower(run):
     new = write("new.json", 1, ok=False, status="wrong", reason="differs")
     other = ResultFile(make_environment(), [make_row(M=9)])
@@ -84,7 +157,9 @@ def test_a_kernel_alone_and_each(run):
     assert "old.json: has no kernel decoed; did you mean decode?" in err
 
 
-def files_of(case):
+def files_of(case, which):
+    """Return an old and a new file, one of which is bad."""
+    bad, good = ("old.json", "new.json") if which == "old" else ("new.json", "old.json")
     environment = make_environment()
     rows = [make_row()]
     if case == "op":
@@ -95,35 +170,46 @@ def files_of(case):
         rows = []
     elif case == "contradiction":
         rows = [make_row(samples=[20.0] * 3)]
-    save("new.json", ResultFile(environment, rows))
-    if case == "schema":
-        with open("new.json", "w") as file:
-            json.dump({"schema": 9, "rows": []}, file)
-    elif case == "empty":
-        open("new.json", "w").close()
-    elif case == "no JSON":
-        with open("new.json", "w") as file:
-            file.write("{")
-    return write("old.json", 1), "missing.json" if case == "missing" else "new.json"
+    save(bad, ResultFile(environment, rows))
+    texts = {"schema": json.dumps({"schema": 9, "rows": []}), "empty": "", "no JSON": "{"}
+    if case in texts:
+        Path(bad).write_text(texts[case])
+    elif case == "missing":
+        Path(bad).unlink()
+    write(good, 1)
+    return bad, ("old.json", "new.json")
 
 
+@pytest.mark.parametrize("which", ["old", "new"])
 @pytest.mark.parametrize(
     ("case", "words"),
     [
-        ("op", "one file is of w4a16_gemm, the other of gemm: another Op"),
-        ("gpu", "the other of NVIDIA A10: another GPU"),
-        ("schema", "new.json: needs schema 1, got 9"),
-        ("empty", "new.json: is empty"),
-        ("nothing", "new.json: has no rows"),
-        ("contradiction", "new.json: row 0: us is 10, but the median of its samples is 20"),
-        ("no JSON", "new.json: is not JSON"),
-        ("missing", "missing.json: cannot be read"),
+        ("schema", "needs schema 1, got 9"),
+        ("empty", "is empty"),
+        ("nothing", "has no rows"),
+        ("contradiction", "row 0: us is 10, but the median of its samples is 20"),
+        ("no JSON", "is not JSON"),
+        ("missing", "cannot be read"),
     ],
 )
-def test_a_bad_file_is_one_sentence_and_status_2(run, case, words):
-    status, out, err = run(*files_of(case))
+def test_a_bad_file_is_one_sentence_and_status_2(run, case, words, which):
+    bad, files = files_of(case, which)
+    status, out, err = run(*files)
     assert (status, out, err.count("\n")) == (2, "", 1)
-    assert words in err
+    assert f"{bad}: {words}" in err
+
+
+@pytest.mark.parametrize("which", ["old", "new"])
+@pytest.mark.parametrize(
+    ("case", "ours", "theirs"),
+    [("op", "w4a16_gemm", "gemm"), ("gpu", "NVIDIA H200", "NVIDIA A10")],
+)
+def test_files_of_two_ops_or_gpus_are_one_sentence_and_status_2(run, case, ours, theirs, which):
+    _, files = files_of(case, which)
+    status, out, err = run(*files)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    first, second = (theirs, ours) if which == "old" else (ours, theirs)
+    assert f"one file is of {first}, the other of {second}: another" in err
 
 
 @pytest.mark.parametrize(
@@ -133,6 +219,10 @@ def test_a_bad_file_is_one_sentence_and_status_2(run, case, words):
         (["axpy", "old.json"], "two of a kind are compared: axpy is a design, and old.json a file"),
         (["axpy", "axpy:num_threads=64"], "no GPU to run on: there is none"),
         (["old.json", "old.json", "--m", "4"], "--m has no meaning for files"),
+        (
+            ["old.json", "new.json", "--counters"],
+            "--counters is for kernels, and",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_2(run, argv, words):

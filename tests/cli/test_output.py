@@ -65,6 +65,7 @@ def clock(monkeypatch):
     """Return a clock that goes on by what is added to it."""
     now = [1000.0]
     monkeypatch.setattr(output.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(output._Said, "last", None)
     return now
 
 
@@ -112,6 +113,17 @@ def test_what_is_over_within_a_minute_says_nothing_on_a_pipe(clock, capsys):
         clock[0] += 59
         report(1, 2)
     assert capsys.readouterr().err == ""
+
+
+def test_short_ones_after_each_other_say_a_line_a_minute_together(clock, capsys):
+    for number in range(20):
+        with output.progress(f"ceiling_{number}") as report:
+            for done in range(3):
+                report(done, 3, "a kernel")
+                clock[0] += 4
+    lines = capsys.readouterr().err.splitlines()
+    # four minutes pass, and the fourth line is due when all is over
+    assert [line.partition(":")[0] for line in lines] == ["ceiling_5", "ceiling_10", "ceiling_15"]
 
 
 def test_on_a_terminal_a_bar_says_what_is_left(clock, monkeypatch):

@@ -1,6 +1,7 @@
 """`ferrum-numba report` beside a GPU that is made up: first what is known, then row by row."""
 
 import json
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -9,8 +10,9 @@ from axpy import OP, Axpy, Problem
 from test_cli import Measured
 
 from ferrum_numba import cli, gpu, results, tune
-from ferrum_numba.cli import refining
-from ferrum_numba.measure import Policy
+from ferrum_numba.cli import ceilings, refining
+from ferrum_numba.errors import LaunchError
+from ferrum_numba.kernels.ceilings.rates import Rate
 from ferrum_numba.report import Document
 from ferrum_numba.report.drawing import Drawer
 from ferrum_numba.tune.search import SearchTask, search
@@ -26,6 +28,22 @@ class Ceiling(Axpy):
 
     name = "dram_read"
     op = replace(OP, name="dram_read")
+
+
+class Hot(Ceiling):
+    """One that says of what, and so may be sustained."""
+
+    rate = Rate("DRAM", "GB/s")
+
+
+class Elsewhere(Hot):
+    """One of another GPU."""
+
+    name = "wgmma"
+    op = replace(OP, name="wgmma")
+
+    def runs_on(self, facts):
+        return False
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +142,23 @@ def test_it_is_written_anew_as_rows_come_and_is_whole_when_it_is_killed(run, boa
     assert reported() == 2
 
 
+def test_on_a_pipe_it_says_a_line_a_minute(run, board, monkeypatch):
+    monkeypatch.setattr(refining, "PLAN_S", -1.0)
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def after_half_a_minute(candidate, best_us):
+        now[0] += 30.0
+        return board.outcome
+
+    board.run = after_half_a_minute
+    _, _, err = run("--problem", "small")
+    said = [line for line in err.splitlines() if line.startswith("axpy: ")]
+    # of six, said as each begins
+    assert [line.split(",")[0] for line in said] == ["axpy: 3 of 6", "axpy: 5 of 6"]
+    assert "min" in said[0]
+
+
 def test_ctrl_c_leaves_what_was_measured_in_the_report(run, board):
     asked = []
 
@@ -136,7 +171,7 @@ def test_ctrl_c_leaves_what_was_measured_in_the_report(run, board):
     board.run = stop
     status, _, err = run("--problem", "small")
     assert status == 130
-    assert "rows kept" in err
+    assert "stopped; 2 rows kept" in err
     assert reported() == 1
 
 
@@ -188,6 +223,56 @@ def test_ceilings_are_kept_by_board_and_measured_again_after_a_day(
     rows = [replace(row, run=yesterday) for row in found.rows]
     results.save(kept, results.ResultFile(environment, rows))
     assert measured() == ["dram_read", "axpy"]
+
+
+@pytest.fixture
+def hot(monkeypatch, board):
+    """Return what is sustained, in its order; the board holds half of its burst."""
+    held = []
+
+    def apart(function, asked):
+        kernel, *_, seconds = asked
+        # all bursts are known by then, and nothing else was measured
+        held.append((kernel.name, seconds, [op for op, _ in board.before]))
+        if len(held) == 3:
+            raise LaunchError("the board is gone")
+        us = 2 * 50.1
+        return {"us": us, "us_low": us, "us_high": us, "clock_mhz": 1500.0, "throttle": ()}
+
+    monkeypatch.setattr(ceilings, "apart", apart)
+    monkeypatch.setattr(refining, "PLAN_S", -1.0)
+    return held
+
+
+def ceiling_rows(folder):
+    found = Document.load(folder / "r/report.json")
+    (table,) = [b for b in found.blocks if getattr(b, "title", "") == "Ceilings of NVIDIA H200"]
+    return {cells[1]: float(cells[2].split()[0]) for cells in table.rows if cells[1]}
+
+
+def test_ceilings_are_sustained_after_all_bursts_and_before_the_rows(run, board, hot, tmp_path):
+    kernels = (Hot(), Elsewhere())
+    kept = tmp_path / "results/h200/ceilings/GPU-here.json"
+    assert run("--problem", "n=64", ceilings=kernels)[0] == 0
+    assert hot == [("dram_read", 2.0, ["dram_read"])]
+    assert [op for op, _ in board.before] == ["dram_read", "axpy"]
+    assert [bool(row.more.get("sustained")) for row in results.load(kept).rows].count(True) == 1
+    rates = ceiling_rows(tmp_path)
+    assert rates["sustained"] == pytest.approx(rates["burst"] / 2, rel=1e-3)
+    # kept for a day, like the bursts
+    assert run("--problem", "n=64", ceilings=kernels)[0] == 0
+    assert len(hot) == 1
+    assert run("--problem", "n=64", "--ceilings", ceilings=kernels)[0] == 0
+    assert len(hot) == 2
+
+
+def test_what_cannot_be_sustained_is_said_and_the_report_goes_on(run, board, hot, tmp_path):
+    hot += [None, None]
+    status, _, err = run("--problem", "n=64", ceilings=(Hot(),))
+    assert status == 0
+    assert "dram_read is not sustained: the board is gone" in err
+    assert set(ceiling_rows(tmp_path)) == set()
+    assert reported() == 1
 
 
 def test_a_wrong_candidate_is_status_1_and_in_the_report(run, board, tmp_path):
@@ -242,85 +327,3 @@ def test_a_report_says_what_has_changed(run, board, tmp_path):
     argv = ("--problem", "small", "--store", "now", "--compare", "old.json")
     assert run(*argv)[0] == 0
     assert "3 FASTER of 3 problems." in (tmp_path / "r/report.md").read_text()
-
-
-@pytest.fixture
-def stored(tmp_path, board):
-    """Return a result file of the store, as JSON, and where it is."""
-    date = "2026-11-01T00:00:00.000+00:00"
-    environment = {**results.environment(H200, Policy(), ["ferrum-numba", "tune"]), "date": date}
-    row = results.Row(
-        "axpy", "axpy", {"n": 64}, {"num_threads": 64, "fault": ""}, us=50.1, us_low=50.0,
-        us_high=50.2, samples=(50.0, 50.1, 50.2), gbps=0.02, tflops=3e-6, ok=True, run=date,
-    )  # fmt: skip
-    path = tmp_path / "results/h200/axpy.json"
-    results.save(path, results.ResultFile(environment, [row]))
-    return json.loads(path.read_text()), path
-
-
-def contradict(found):
-    found["rows"][0]["us"] = 10 * found["rows"][0]["us"]
-
-
-def of_another_gpu(found):
-    found["environment"]["gpu_facts"]["key"] = "a10"
-
-
-def of_another_schema(found):
-    found["schema"] = 7
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (contradict, "axpy.json: row 0: us is 501, and half of its samples are between"),
-        (of_another_gpu, "axpy.json: it is of the GPU a10, where results of h200 belong"),
-        (of_another_schema, "axpy.json: needs schema 1, got 7"),
-        (None, "axpy.json: is not JSON"),
-    ],
-    ids=["contradiction", "gpu", "schema", "empty"],
-)
-def test_a_bad_result_file_is_one_sentence_and_no_report(run, stored, change, words, tmp_path):
-    found, path = stored
-    if change:
-        change(found)
-    path.write_text(json.dumps(found) if change else "")
-    status, out, err = run("--problem", "n=64")
-    assert (status, out) == (2, "")
-    assert words in err
-    assert err.count("\n") == 1
-    assert not (tmp_path / "r").exists()
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (contradict, "old.json: row 0: us is 501"),
-        (lambda found: found.update(rows=[]), "old.json: it has no row of a kernel that was right"),
-        (lambda found: found["rows"][0].update(op="other"), "old.json: it is of the Op other"),
-        (lambda found: found["environment"].update(gpu="NVIDIA A10"), "of the GPU NVIDIA A10"),
-    ],
-    ids=["contradiction", "no-rows", "op", "gpu"],
-)
-def test_older_results_that_do_not_fit_are_one_sentence_and_no_report(
-    run, stored, change, words, tmp_path
-):
-    found, _ = stored
-    found["rows"] = found["rows"][:1]
-    change(found)
-    (tmp_path / "old.json").write_text(json.dumps(found))
-    status, out, err = run("--problem", "n=64", "--compare", "old.json")
-    assert (status, out) == (2, "")
-    assert words in err
-    assert err.count("\n") == 1
-    assert not (tmp_path / "r").exists()
-
-
-@pytest.mark.parametrize("text", ["", "{}", '{"schema": 2, "title": "t"}'])
-def test_what_is_no_report_is_one_sentence(run, text, tmp_path):
-    (tmp_path / "report.json").write_text(text)
-    status, out, err = run("--from", "report.json")
-    assert (status, out) == (2, "")
-    assert err.startswith("ferrum-numba: report.json: ")
-    assert err.count("\n") == 1
-    assert not (tmp_path / "r").exists()

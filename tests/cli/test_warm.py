@@ -108,7 +108,7 @@ def test_it_goes_on_where_it_was_stopped(run, model, compiled, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(compiler, "build_program", stop_at_the_second)
         status, out, err = run("warm", model, *M, "--gpu", "a100")
-    assert (status, err) == (130, "ferrum-numba: stopped; 1 programs kept\n")
+    assert (status, err) == (130, "ferrum-numba: stopped; 1 program kept\n")
     assert len(list(cache.directory().glob("*.cubin"))) == 1
     _, out, _ = run("warm", model, *M, "--gpu", "a100", "--json")
     facts = json.loads(out)

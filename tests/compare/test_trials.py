@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 from axpy import Axpy, Config, Problem
 
-from ferrum_numba.compare import Built, deltas
+from ferrum_numba.compare import Built, counter_deltas, deltas
 from ferrum_numba.compare.designs import Design, trials
 from ferrum_numba.compare.revisions import SCRIPT, _mirror, find_revision
 from ferrum_numba.errors import FerrumError, ProblemError
@@ -67,6 +67,27 @@ def test_one_against_itself_is_the_same():
     (trial,) = made(measurer, 32, 32)
     assert trial.pair.verdict.name == "SAME"
     assert deltas(*trial.built) == {"registers": 0, "spill_bytes": 0, "smem_bytes": 0, "sass": {}}
+
+
+def test_what_was_counted_of_both_is_compared():
+    counted = {
+        "dram_bytes": 2e6,
+        "l2_hit": 0.5,
+        "issue": 0.25,
+        "stalls": {"wait": 2.0, "gmma": 1.0},
+    }
+    (trial,) = made(Fake({32: 10, 64: 12}))
+    old, new = (
+        replace(row, more={"counters": {**counted, **change}})
+        for row, change in (
+            (trial.pair.old, {}),
+            (trial.pair.new, {"dram_bytes": 3e6, "l2_hit": 0.25, "stalls": {"wait": 2.5}}),
+        )
+    )
+    assert counter_deltas(old, new) == {
+        "dram_bytes": 1e6, "l2_hit": -0.25, "issue": 0.0, "stalls": {"wait": 0.5},
+    }  # fmt: skip
+    assert counter_deltas(old, trial.pair.new) == {}
 
 
 def test_what_is_wrong_got_slower_and_is_timed_no_more():

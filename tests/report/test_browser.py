@@ -8,9 +8,11 @@ import re
 import shutil
 import struct
 import subprocess
+from dataclasses import replace
 from html import unescape
 
 import pytest
+from synthetic import CHECKS
 from test_drawing import SOURCES
 
 from ferrum_numba import report
@@ -73,6 +75,14 @@ addEventListener('message', (said) => {{
 </script>
 <iframe src="page.html" style="width: {width}px; height: 1900px; border: 0"></iframe></body>
 """
+# as many kernels as a house has, on problems with many fields
+MANY_CHECKS = [
+    replace(CHECKS[0], kernel=f"a_kernel_of_many_{i}", problem={
+        "M": 2**i, "N": 28672, "K": 8192, "group_size": 128, "zero_points": "gptq_v2",
+        "act_order": False, "bias": True, "dtype": "bf16", "routing": "uniform",
+    })
+    for i in range(12)
+]  # fmt: skip
 
 
 def chromium(*options, page):
@@ -101,7 +111,7 @@ def printed(html):
 def synthetic(tmp_path_factory):
     """Return a folder with a report of every kind of picture."""
     found = tmp_path_factory.mktemp("synthetic")
-    report.write(found, SOURCES)
+    report.write(found, replace(SOURCES, checks=MANY_CHECKS))
     return found
 
 

@@ -45,7 +45,19 @@ def test_every_problem_of_both_has_a_verdict():
     # what got slower is seen first
     assert table.emphasis[0] == "bad"
     text = " ".join(getattr(b, "text", "") for b in changes(OLD))
-    assert "1 FASTER, 1 SAME, 1 SLOWER of 3 problems; 1 older problems have no result now" in text
+    assert "1 FASTER, 1 SAME, 1 SLOWER of 3 problems; of 1 older problem there is no" in text
+
+
+def test_arrows_lead_from_what_was_to_what_is_where_it_changed():
+    found = changes(OLD)
+    (picture,) = [b for b in found if getattr(b, "kind", "") == "arrows"]
+    assert picture.name == "gemm-changes"
+    moved = {p["size"]: (p["us"], p["kernel"]) for p in picture.data["before"]}
+    assert moved == {2: (30.0, "older"), 4: (40.0, "decode")}
+    assert {p["size"]: p["us"] for p in picture.data["points"]} == {2: 40.0, 4: 30.0}
+    sizes = [[p["size"] for p in picture.data[name]] for name in ("before", "points")]
+    assert sizes[0] == sizes[1]
+    assert not [b for b in changes([row(1, 30.0)]) if getattr(b, "kind", "") == "arrows"]
 
 
 def test_two_boards_differ_without_a_meaning():

@@ -26,15 +26,30 @@ def searched(tile, stages, us):
     return synthetic_row("prefill", 8, us, config={"tile_m": tile, "num_stages": stages})
 
 
+def timed(kernel, size, us):
+    return synthetic_row(kernel, size, us, samples=[us] * 9)
+
+
 SOURCES = replace(
     FULL,
     files=[
         ResultFile(
             synthetic_environment(),
-            [*FULL.files[0].rows, *(experts("a", m, 20.0) for m in (1, 16, 256))]
+            [
+                *FULL.files[0].rows,
+                timed("decode", 2, 34.0),
+                *(experts("a", m, 20.0) for m in (1, 16, 256)),
+            ]
             + [searched(t, s, 36.0 + t / 16 + s) for t in (16, 32, 64) for s in (2, 3, 4)],
         )
     ],
+    compare=(
+        "old.json",
+        ResultFile(
+            synthetic_environment(date="2026-11-01T00:00:00.000+00:00"),
+            [timed("other", 2, 60.0)],
+        ),
+    ),
 )
 
 
@@ -109,7 +124,7 @@ def test_a_report_that_is_killed_while_it_is_written_is_the_one_before(tmp_path,
     assert not list(tmp_path.glob(".*"))
     # and the next one is whole
     monkeypatch.setattr(writer, "_replace", plain)
-    assert contents(Writer(tmp_path).write(document(SOURCES)))["report.html"].count("<svg ") == 9
+    assert contents(Writer(tmp_path).write(document(SOURCES)))["report.html"].count("<svg ") == 10
 
 
 def test_pictures_of_before_do_not_stay(tmp_path):
@@ -127,7 +142,7 @@ def test_what_was_asked_for_comes_first():
     asked = replace(SOURCES, asked=Asked(kernels=frozenset({"a"})))
     found = document(asked)
     headings = [b.text for b in found.blocks if hasattr(b, "level")]
-    assert headings[2:5] == ["What was asked for", "moe", "gemm"]
+    assert headings[3:6] == ["What was asked for", "moe", "gemm"]
     titles = [p.title for p in found.pictures if p.name.startswith("asked-")]
     assert all("asked for: moe, NVIDIA H200, cold" in title for title in titles)
     assert len(titles) >= 4

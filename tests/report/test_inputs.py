@@ -50,15 +50,27 @@ def test_results_of_another_gpu_are_refused(stored):
         checked_results(stored(synthetic_row()), "a10")
 
 
+def test_results_of_another_op_are_refused(stored):
+    assert checked_results(stored(synthetic_row()), op="gemm").rows
+    with pytest.raises(StoreError, match="it is of the Op gemm, where results of axpy belong"):
+        checked_results(stored(synthetic_row()), op="axpy")
+
+
+def test_a_file_without_rows_is_refused(stored):
+    with pytest.raises(StoreError, match=r"gemm\.json: has no rows"):
+        checked_results(stored())
+
+
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("", "is not JSON"),
+        ("", "is empty"),
+        ("{", "is not JSON"),
         ("{}", "needs schema 1, got None"),
         (json.dumps({"schema": 7, "rows": []}), "needs schema 1, got 7"),
         (json.dumps({"schema": 1, "rows": []}), "environment has no gpu"),
     ],
-    ids=["empty", "no-schema", "another-schema", "no-environment"],
+    ids=["empty", "no-json", "no-schema", "another-schema", "no-environment"],
 )
 def test_what_is_no_result_file_is_refused(tmp_path, text, wanted):
     (tmp_path / "bad.json").write_text(text)

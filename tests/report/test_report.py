@@ -32,6 +32,7 @@ from ferrum_numba.report import Document, Sources, document, groups, write
 from ferrum_numba.report.advice import POWER_CAP, because
 from ferrum_numba.report.blocks import Table, significant, span
 from ferrum_numba.report.data import ceilings_of
+from ferrum_numba.report.html import render as page_of
 from ferrum_numba.report.markdown import render as markdown
 from ferrum_numba.report.verdict import findings, in_detail, next_steps, verdict
 from ferrum_numba.results import ResultFile, best
@@ -96,6 +97,34 @@ def test_words_of_others_are_escaped(full):
     assert '&lt;b onload="x"> & \\| more' in full["report.md"]
 
 
+def test_a_number_stays_with_what_it_is_of(full):
+    html = full["report.html"]
+    for words in ("90\u00a0% or more", "0\u00a0of\u00a02 problems", "[34.78,\u00a035.48]"):
+        assert words in html
+    assert "2026-\u206011-\u206022" in html
+    assert not {"\u00a0", "\u2060"} & set(full["report.md"])
+
+
+def test_an_op_says_what_its_shapes_are_called(full):
+    assert (
+        "**Shapes:** K×N of the weights, then the fields that differ; M rows a call."
+        in (full["report.md"])
+    )
+
+
+def test_on_a_phone_each_cell_says_its_column():
+    table = Table("a", "cold", "us", ('x "1" <b>', "config", "us"), (("a", "b=1", "3"),))
+    html = page_of("t", [table], {})
+    (name,) = re.findall(r'<table id="(\w+)">', html)
+    rules = dict(re.findall(rf"#{name} td:nth-child\((\d)\)::before{{(.*)}}", html))
+    assert rules == {
+        "1": r'content:"x \22 1\22  \3c b>: "', "2": 'content:"config: "', "3": 'content:"us: "',
+    }  # fmt: skip
+    # numbers at the right, words may wrap
+    assert f"#{name} td:nth-child(3){{text-align" in html
+    assert f"#{name} td:nth-child(2){{overflow-wrap" in html
+
+
 def test_everything_is_written_and_named(full):
     names = [f"gemm-{kind}" for kind in ("roofline", "time", "fraction", "waterfall")]
     ends = ("svg", "png", "csv", "json")
@@ -112,7 +141,13 @@ def test_markdown_and_page_have_the_same_content(full):
     for block in (*blocks(full, "paragraph"), *blocks(full, "heading")):
         words = re.sub(r"[^\w ]", "", block["text"])
         for name in ("report.md", "report.html"):
-            plain = full[name].replace("&lt;", "").replace("&gt;", "").replace("&quot;", "")
+            plain = (
+                full[name]
+                .replace("\u00a0", " ")
+                .replace("&lt;", "")
+                .replace("&gt;", "")
+                .replace("&quot;", "")
+            )
             assert words in re.sub(r"[^\w ]", "", plain.replace("&amp;", "").replace("&#x27;", ""))
     for one in blocks(full, "table"):
         for name in ("report.md", "report.html"):
@@ -150,7 +185,8 @@ def test_peers_stand_beside_with_their_ratio_and_date(full):
     found = table(full, FASTEST)
     assert found[1]["4-bit peer µs"] == "40.80 humming"
     assert found[1]["4-bit / ours"] == f"{40.8 / 35.13:.2f}×"
-    assert found[1]["fp16 peer µs"] == "120.5 cuBLAS fp16"
+    # of one peer alone the column has the name
+    assert found[1]["cuBLAS fp16 µs"] == "120.5"
     assert found[0]["4-bit peer µs"] == ""
     assert "peers: 2026-11-21, synthetic table" in full["report.md"]
 
@@ -311,12 +347,18 @@ def test_an_empty_report_says_so_and_calls_the_plan_modelled(empty):
     assert [p["modelled"] for p in drawn] == [True, True]
 
 
-def test_checks_are_a_table_of_problems_and_kernels(empty):
+def test_checks_are_a_line_a_kernel_and_each_of_them_folded(empty):
+    shared = {"how": "interpreter"}
     assert table(empty, "Checks against the reference") == [
-        {"problem": "M=1", "decode (interpreter)": "pass 1/1, 1.0e-05",
-         "wgmma (interpreter)": "pass 1/1, 1.0e-05"},
-        {"problem": "M=17", "decode (interpreter)": "pass 1/1, 1.7e-04",
-         "wgmma (interpreter)": "FAIL 1 of 1"},
+        {"kernel": "decode", **shared, "passed": "2 of 2", "relative error": "1.7e-04",
+         "problem": "M=17 N=64 K=128"},
+        {"kernel": "wgmma", **shared, "passed": "1 of 2", "relative error": "1.0e-05",
+         "problem": "M=1 N=64 K=128"},
+    ]  # fmt: skip
+    each = table(empty, "Each check")
+    assert [(row["kernel"], row["problem"][:4], row["outcome"]) for row in each] == [
+        ("decode", "M=1 ", "pass"), ("decode", "M=17", "pass"), ("wgmma", "M=1 ", "pass"),
+        ("wgmma", "M=17", "FAIL"),
     ]  # fmt: skip
     assert table(empty, "Failed checks")[0]["reason"] == NASTY
 
@@ -407,7 +449,7 @@ def test_the_size_keeps_its_name():
 def test_a_problem_without_a_result_is_not_hidden(tmp_path):
     file = ResultFile(synthetic_environment(), [no_time(status="refused", reason="too large")])
     report = contents(write(tmp_path, Sources([file])))
-    assert table(report, FASTEST)[0]["design"] == "no trusted result of 1 rows"
+    assert table(report, FASTEST)[0]["design"] == "no trusted result of 1 row"
     assert "1 of 1 problem without a correct, trusted time" in report["report.md"]
 
 
@@ -509,3 +551,30 @@ def test_a_notebook_shows_the_report():
     assert html.startswith('<div class="ferrum-report">')
     assert "<script" not in html
     assert html.count("<svg ") == 4
+
+
+def landscape(*rows):
+    found = document(Sources([ResultFile(synthetic_environment(), [*rows])], [CEILINGS])).blocks
+    drawn = [block for block in found if getattr(block, "kind", "") == "landscape"]
+    return drawn, [b.text for b in found if getattr(b, "lead", "") == "Tuning landscape:"]
+
+
+def tuned(kernel, *sizes, tiles):
+    return [
+        synthetic_row(kernel, size, 30.0 + tile, config={"tile_m": tile, "num_stages": 2})
+        for size in sizes
+        for tile in tiles
+    ]
+
+
+def test_there_is_no_landscape_of_one_config_a_problem():
+    alone, some = (16,), (16, 32, 64, 128)
+    lone = tuned("alone", *range(1, 13), tiles=alone)
+    drawn, said = landscape(*lone)
+    assert (drawn, said) == ([], ["left out for alone: one config a problem is stored."])
+    (picture,), said = landscape(*lone, *tuned("searched", 1, 2, tiles=some))
+    assert {value["kernel"] for value in picture.data["values"]} == {"searched"}
+    assert said == ["left out for alone: one config a problem is stored."]
+    _, said = landscape(*tuned("few", 1, tiles=some))
+    assert said == ["left out for few: only 4 rows of problems with several configs."]
+    assert landscape(*tuned("searched", 1, 2, tiles=some))[1] == []

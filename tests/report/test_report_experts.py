@@ -121,8 +121,8 @@ def test_the_table_has_all_layers_and_the_peers_of_the_same_run(report):
     own = [one for one in found if one["shape"] == GATE_UP.format("skewed")]
     assert [one["tokens"] for one in own] == ["1", "4", "16", "64", "256", "1024", "4096"]
     assert own[0]["design"] == "grouped_decode"
-    assert own[0]["4-bit peer µs"].endswith(" humming 0.1.20")
-    assert own[0]["fp16 peer µs"].endswith(" cuBLAS an expert")
+    assert float(own[0]["humming 0.1.20 µs"]) > 0
+    assert float(own[0]["cuBLAS an expert µs"]) > 0
     assert float(own[0]["4-bit / ours"].removesuffix("×")) > 1
 
 

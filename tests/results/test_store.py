@@ -310,6 +310,26 @@ def test_a_damaged_row_is_one_sentence(store, change, words):
         store.rows("w4a16_gemm")
 
 
+def test_a_damaged_page_is_said_when_the_store_is_opened(tmp_path):
+    path = tmp_path / "tuning.sqlite"
+    with Store(path) as found:
+        add(found, *(make_row(M=m) for m in range(1, 200)))
+    whole = path.read_bytes()
+    page_bytes = 4096
+    pages = len(whole) // page_bytes
+    assert pages > 20
+    for page in range(1, pages, 7):
+        start = page * page_bytes
+        path.write_bytes(whole[:start] + bytes(page_bytes) + whole[start + page_bytes :])
+        with pytest.raises(StoreError, match=f"^{path} is damaged or no database: ") as refused:
+            Store(path)
+        assert "\n" not in str(refused.value)
+        assert "; remove it: the next tune takes in the result files beside" in str(refused.value)
+    path.write_bytes(whole)
+    with Store(path) as found:
+        assert len(found.rows("w4a16_gemm")) == 199
+
+
 def test_a_store_of_another_schema_is_refused(tmp_path):
     path = tmp_path / "tuning.sqlite"
     with sqlite3.connect(path) as database:

@@ -1,5 +1,6 @@
 """Targets: what is reached, what is missed by how much, and what nobody measured."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,21 @@ def test_a_target_is_of_some_problems():
     (found,) = evaluate([Target("t", "w4a16_gemm", "bound", 0.5, regime="warm")], rows)
     assert [one.us for one, _ in found.shares] == [9.0]
     assert evaluate([Target("t", "other", "bound", 0.5)], rows)[0].met is None
+
+
+def test_a_problem_without_a_size_is_of_a_target_that_states_none():
+    rows = [row(10.0, problem={"n": 64})]
+    (found,) = evaluate([Target("t", "w4a16_gemm", "bound", 0.5)], rows)
+    assert found.met is True
+    assert evaluate([Target("t", "w4a16_gemm", "bound", 0.5, (1, 16))], rows)[0].met is None
+
+
+def test_a_row_is_held_against_the_ceilings_of_its_own_board():
+    ceilings = [replace(CEILINGS[0], board="here"), replace(CEILINGS[1], board="there")]
+    rows = [replace(row(10.0, M), board=board) for M, board in ((1, "here"), (2, "there"), (3, ""))]
+    (found,) = evaluate([Target("t", "w4a16_gemm", "DRAM", 0.5)], rows, ceilings)
+    shares = {one.board: share for one, share in found.shares}
+    assert shares == pytest.approx({"here": 1.0, "there": 0.8, "": 0.8})
 
 
 def test_what_nobody_measured_is_not_missed():

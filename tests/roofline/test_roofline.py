@@ -360,6 +360,29 @@ def test_the_pieces_of_a_time_add_up_to_it():
     assert pieces["products"].us + on_top == pytest.approx(200.0)
 
 
+def named_in(figure):
+    return [entry.get_text() for legend in figure.legends for entry in legend.get_texts()]
+
+
+def test_arrows_lead_from_before_to_now():
+    now = [synthetic_point(size=size, us=us) for size, us in ((1, 8.0), (16, 20.0))]
+    before = [replace(p, us=us, kernel="older") for p, us in zip(now, (16.0, 10.0), strict=True)]
+    figure = roofline_figure(now, CEILINGS, before=before)
+    axes = figure.axes[0]
+    arrows = [one for one in axes.texts if getattr(one, "xyann", None) and not one.get_text()]
+    assert [(arrow.xyann, arrow.xy) for arrow in arrows] == [
+        ((old.intensity, old.tflops), (new.intensity, new.tflops))
+        for old, new in zip(before, now, strict=True)
+    ]
+    names = [entry.get_text() for legend in figure.legends for entry in legend.get_texts()]
+    assert {"older", "synthetic", "before; the arrow leads to now"} <= set(names)
+    names = [
+        e.get_text() for legend in roofline_figure(now, CEILINGS).legends for e in legend.texts
+    ]
+    assert "synthetic" in names
+    assert not [name for name in names if "arrow" in name]
+
+
 def test_a_notebook_shows_a_roofline():
     svg = plot(synthetic_sweep(), CEILINGS)
     assert svg._repr_html_() == svg
@@ -463,8 +486,10 @@ def test_an_svg_says_a_style_once_and_keeps_what_is_drawn():
     figure = roofline_figure(synthetic_sweep(), CEILINGS)
     svg = style.to_svg(figure, "one", "t")
     assert " style=" not in svg
-    classes = set(re.findall(r'class="(s\d+)"', svg))
-    assert classes == set(re.findall(r"#one \.(s\d+)\{", svg))
+    (key,) = re.findall(r'id="one" class="(\w+)"', svg)
+    body = re.sub(r"<style>.*?</style>", "", svg)
+    classes = {one for found in re.findall(r'class="([^"]+)"', body) for one in found.split()}
+    assert classes == {key, *re.findall(rf"\.{key} \.(\w+)\{{", svg)}
     drawn = set(re.findall(r">([^<>]+)</text>", svg))
     assert set(texts(figure)) - {""} <= drawn | {"0.1", "5000"}
     assert not re.search(r"\.\d{3}", re.sub(r"<style>.*?</style>", "", svg))

@@ -131,7 +131,11 @@ def test_a_scheduler_that_does_not_answer_is_one_sentence(address, monkeypatch):
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("address", ["no address", "http://somewhere:80", "tcp://somewhere:port"])
+@pytest.mark.parametrize(
+    "address",
+    ["no address", "http://somewhere:80", "tcp://somewhere:port"]
+    + [f"tcp://127.0.0.1:{port}" for port in (0, 65536, 99999, -1)],
+)
 def test_what_is_no_address_is_refused_before_anything_connects(address, monkeypatch):
     # a client that failed to begin holds the process for a minute at its end
     monkeypatch.setattr(distributed, "Client", None)
