@@ -5,8 +5,8 @@ from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.estimate import read_us, slower, total_us
 
 COSTS = {
-    "call": 0.4381, "bytes": 0.2825, "products": 0.003191, "steps": 0.6689, "slots": 2.216,
-    "cluster": 1.2764, "sums": 0.8475, "turns": 0.1019,
+    "call": 0.73055, "bytes": 0.28023, "products": 0.003241, "steps": 0.72387, "slots": 1.9785,
+    "cluster": 0.775, "sums": 0.87825, "turns": 0.081839,
 }  # fmt: skip
 # clusters of four that are more than this part of a wave do not find room at once; what that costs
 CROWDED, CROWDED_COST = 0.9, 1.45

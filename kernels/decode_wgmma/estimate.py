@@ -5,8 +5,8 @@ from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.estimate import read_us, slower, total_us
 
 COSTS = {
-    "call": 1.748, "bytes": 0.5525, "products": 0.06189, "turns": 0.05928, "slices": 0.9639,
-    "late": 2.675, "shares": 0.4519, "tiles": 0.06384,
+    "call": 3.7649, "bytes": 0.5763, "products": 0.059718, "turns": 0.037474, "slices": 0.0,
+    "late": 1.3998, "shares": 0.33563, "tiles": 0.0,
 }  # fmt: skip
 
 

@@ -6,8 +6,8 @@ from ferrum_numba.division import ceil_div
 from ferrum_numba.kernels.shared.estimate import read_us, slower, total_us
 
 COSTS = {
-    "bytes": 1.226, "products": 0.3765, "rows": 0.1341, "split": 4.348, "shares": 133.4,
-    "stages": 0.1349, "copies": 1.593,
+    "bytes": 0.44858, "products": 0.96706, "rows": 0.37937, "split": 5.2455, "shares": 31.131,
+    "stages": 0.026413, "copies": 0.0,
 }  # fmt: skip
 # registers of a thread, by rows of a tile, with which blocks share an SM
 REGISTERS = {16: 100, 32: 100, 64: 168}

@@ -5,8 +5,8 @@ from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.estimate import read_us, slower, total_us
 
 COSTS = {
-    "call": 3.327, "bytes": 0.5954, "products": 0.2032, "steps": 0.1676, "shares": 0.217,
-    "sums": 3.254,
+    "call": 3.7572, "bytes": 0.59363, "products": 0.2121, "steps": 0.16409, "shares": 0.18564,
+    "sums": 2.5982,
 }  # fmt: skip
 
 

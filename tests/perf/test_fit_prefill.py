@@ -44,8 +44,9 @@ def test_constants_that_the_times_have_are_found():
 
 
 def test_what_no_row_tells_stays_at_the_source():
-    # all rows that pay for a scaled word have 64 rows a tile: one sum of two constants
-    fit = fit_prefill.solve(ROWS, H200)
+    # where all rows that pay for a scaled word have 64 rows a tile: one sum of two constants
+    few = [row for row in ROWS if row.config.tile_m == 64 or row.config.scale_sums]
+    fit = fit_prefill.solve(few, H200)
     assert fit.told[WEIGHT_ROW] < 0.5
     assert fit.constants[WEIGHT_ROW] == pytest.approx(prefill.WEIGHT_ROW_CYCLES, rel=0.1)
 

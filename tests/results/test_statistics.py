@@ -270,7 +270,8 @@ def test_the_interval_of_one_half_holds_the_other_in_recorded_finals(recorded, l
 def test_recorded_halves_are_not_independent_samples(recorded):
     """Show what the samples were taken for: the interval of independent ones misses too often."""
     held = []
-    for a, b in recorded:
+    # finals of four long rounds, which were taken for so many samples then
+    for a, b in (pair for pair in recorded if {len(one) for one in pair} == {4}):
         first = compare(np.ravel(a[:2]), np.ravel(b[:2]))
         second = np.median(a[2:]) / np.median(b[2:])
         held.append(first.low <= second <= first.high)
