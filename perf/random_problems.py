@@ -13,7 +13,6 @@ case that fails is made smaller as long as it fails, and printed as it stands in
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -21,25 +20,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
 from ferrum_numba import check, gpu
 from ferrum_numba.cli.output import progress
-from ferrum_numba.compile import Binary, build
-from ferrum_numba.compile import cache as programs
 from ferrum_numba.contract import Config, Kernel
 from ferrum_numba.errors import ContextError, FerrumError
 from ferrum_numba.gpu import Gpu
 from ferrum_numba.launch import Device
+from ferrum_numba.perf.kept_programs import compile_into, program
 from ferrum_numba.perf.random_cases import DESIGNS, LARGE, SMALL, Case, draw, shrink
-from ferrum_numba.results.file import write_json
-from ferrum_numba.tune.planned import PROGRAMS, build_into
 from ferrum_numba.tune.space import build_space
 
-SCHEMA, MANIFEST = 1, "random.json"
 # cases that a process is given at once
 CHUNK = 20
 # programs of a kernel on a problem of one kind
@@ -82,28 +77,6 @@ def _device() -> Device:
     return Device.open()
 
 
-@cache
-def _listed(folder: str) -> dict[str, str]:
-    found: dict[str, str] = json.loads((Path(folder) / MANIFEST).read_text())["programs"]
-    return found
-
-
-def _about(kernel: Kernel, config: Config) -> str:
-    return json.dumps([kernel.name, asdict(config)], sort_keys=True)
-
-
-@cache
-def _binary(folder: str, kernel: Kernel, config: Config, arch: str) -> Binary:
-    """Return a program: of a folder, or what the compiler's cache has."""
-    if not folder:
-        return build(kernel, config, arch)
-    name = _listed(folder)[_about(kernel, config)]
-    found = programs.read(Path(folder) / PROGRAMS, name)
-    if found is None:
-        raise FerrumError(f"{folder}/{PROGRAMS}/{name} is missing or damaged")
-    return found
-
-
 def on_gpu(which: Draw, case: Case) -> str:
     """Return what is wrong with a case on this process's GPU, or nothing.
 
@@ -111,7 +84,7 @@ def on_gpu(which: Draw, case: Case) -> str:
         ContextError: the kernel took the CUDA context with it.
     """
     device = _device()
-    binary = _binary(which.programs, case.kernel, case.config, device.gpu.arch)
+    binary = program(which.programs, case.kernel, case.config, device.gpu.arch)
     found = check.on_gpu(case.kernel, case.config, case.problem, device, binary=binary)
     return "" if found.ok else found.reason or "wrong"
 
@@ -176,20 +149,6 @@ def pairs_of(which: Draw, numbers: Iterable[int]) -> Iterator[tuple[Kernel, Conf
         yield case.kernel, case.config
 
 
-def compile_into(folder: Path, which: Draw, numbers: Sequence[int]) -> int:
-    """Compile what the cases need into a folder; return how many programs that are."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pairs = dict.fromkeys(pairs_of(which, numbers))
-    with progress("programs") as bar:
-        built, names = build_into(folder / PROGRAMS, pairs, which.gpu.arch, bar)
-    for (name, config), outcome in built.items():
-        if not isinstance(outcome, Binary):
-            raise FerrumError(f"{name} {config} does not compile: {outcome}")
-    listed = {_about(kernel, config): names[kernel.name, config] for kernel, config in pairs}
-    write_json(folder / MANIFEST, {"schema": SCHEMA, "programs": listed}, "rows", [])
-    return len(set(listed.values()))
-
-
 def report(which: Draw, judge: Judge, failures: Sequence[Failure]) -> None:
     """Print failures, the first of them made smaller."""
     for failure in failures:
@@ -232,7 +191,8 @@ def main(words: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     numbers = range(args.count) if args.only is None else [args.only]
     if args.out:
-        print(f"{compile_into(args.out, which, numbers)} programs are in {args.out}")
+        count = compile_into(args.out, pairs_of(which, numbers), facts.arch)
+        print(f"{count} programs are in {args.out}")
         return 0
     judge = on_gpu if args.on == "gpu" else on_interpreter
     if args.on == "gpu" and not args.programs:
