@@ -123,9 +123,12 @@ def shown(value: Any) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
 
 
-def quoted(text: str) -> str:
-    """Return a text in quotes, short enough for a sentence."""
-    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]} ...")
+def quoted(value: Any) -> str:
+    """Return a value as Python writes it, a text in quotes, short enough for a sentence."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= SHOWN else f"{value[:SHOWN]} ...")
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
 
 
 def _whole(text: str) -> int:

@@ -62,7 +62,7 @@ OUTSIDE = {
     "matplotlib": {"roofline", "report"},
     "rich": {"cli"},
     "safetensors": {"export", "gptq", "perf"},
-    "msgspec": {"gptq"},
+    "msgspec": {"gptq", "results", "compile", "tune", "export"},
     "regex": {"gptq"},
     "filelock": {"tune"},
     "optuna": {"tune"},

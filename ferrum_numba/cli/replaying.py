@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ferrum_numba import door
 from ferrum_numba import gpu as gpus
 from ferrum_numba.cli.output import counted, print_json, print_table, say
 from ferrum_numba.cli.session import TUNED_GPU, Session
@@ -98,7 +98,7 @@ def _recorded(session: Session) -> tuple[list[Row], Gpu]:
 
     path = Path(session.args.replay)
     try:
-        looks_t4 = t4.is_t4(json.loads(path.read_text(encoding="utf-8")))
+        looks_t4 = t4.is_t4(door.read_json(path))
     except (OSError, ValueError):
         looks_t4 = False
     if looks_t4:

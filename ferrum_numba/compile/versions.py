@@ -44,7 +44,8 @@ def unchanged(toolchain: Mapping[str, str]) -> bool:
         version("numba-cuda")
     except PackageNotFoundError:
         return True
-    with suppress(PackageNotFoundError, OSError):
+    # what a recipe of somebody else's says may be anything
+    with suppress(PackageNotFoundError, OSError, KeyError, ValueError, AttributeError):
         same = {**toolchain, **versions()} == toolchain
         return same and all(identity(_path(toolchain[n])) == toolchain[n] for n in LIBRARIES)
     return False

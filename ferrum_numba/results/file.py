@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ferrum_numba import door
 from ferrum_numba.errors import StoreError
 from ferrum_numba.results.display import winners_table
 from ferrum_numba.results.row import Row
@@ -71,14 +72,18 @@ def load_json(path: str | Path, schema: int) -> dict[str, Any]:
         StoreError: missing, no JSON, or of another schema.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = door.read_json(path)
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise StoreError(f"{path}: is not JSON: {error}") from error
-    if not isinstance(found, dict) or found.get("schema") != schema:
+    if (
+        not isinstance(found, dict)
+        or type(found.get("schema")) is not int
+        or (found["schema"] != schema)
+    ):
         got = found.get("schema") if isinstance(found, dict) else type(found).__name__
-        raise StoreError(f"{path}: needs schema {schema}, got {got!r}")
+        raise StoreError(f"{path}: needs schema {schema}, got {door.quoted(got)}")
     return found
 
 
