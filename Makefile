@@ -9,7 +9,7 @@ STAMP := $(VENV)/installed-cu$(CUDA)
 # worksteal: a test of 15 s at the end of one queue does not keep the other worker waiting
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
 
-.PHONY: test test-times torch smoke report lint rust clean
+.PHONY: test test-times torch smoke report lint rust fuzz kills lock clean
 
 test: $(STAMP)
 	$(PYTEST)
@@ -44,6 +44,15 @@ lint: $(STAMP)
 # the example that loads an export; needs cargo and its crates
 rust:
 	cargo check --manifest-path examples/rust/Cargo.toml
+
+# a million mutated files for every reader, in one process: some hours; FUZZ=N for another number
+FUZZ ?= 1000000
+fuzz: $(STAMP)
+	nice -n 10 $(BIN)/python tests/fuzz/fuzz.py --executions $(FUZZ)
+
+# 200 commands of each kind killed at any time, and writers of every file and folder
+kills: $(STAMP)
+	nice -n 10 $(BIN)/python -m pytest -q -n 0 tests/test_whole.py tests/tune/test_killed.py tests/cli/test_kills.py
 
 clean:
 	rm -rf .venv .venv-* build report *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,11 +17,12 @@ FOLDERS = {
     "reference": "ferrum_numba.reference",
     "perf": "ferrum_numba.perf",
 }
-BASE = {"errors", "door", "gpu", "contract", "division"}
+BASE = {"errors", "door", "whole", "gpu", "contract", "division"}
 # room -> rooms it may import besides itself; a room is what follows `ferrum_numba.`
 LAYERS = {
     "errors": set(),
     "door": set(),
+    "whole": set(),
     "division": set(),
     "gpu": {"errors", "door"},
     "tolerance": {"errors"},

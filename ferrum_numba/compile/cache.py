@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 from platformdirs import user_cache_dir
 
-from ferrum_numba import door
+from ferrum_numba import door, whole
 from ferrum_numba.compile.binary import Binary
 
 MAGIC = "ferrum-numba cache 1"
@@ -127,12 +126,4 @@ def _decode(found: Any, payload: bytes, name: str) -> Binary | None:
 
 def write(path: Path, data: bytes) -> None:
     """Replace a file in one step, so that no reader ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    whole.write_bytes(path, data)

@@ -50,7 +50,7 @@ def find(folder: Path, recipe: Mapping[str, Any]) -> Binary | str:
         return ABSENT
     try:
         found = _checked(door.parse_json(text), recipe)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         return DAMAGED
     file, toolchain = changed(found["sources"]), found.get("toolchain")
     if file is not None:
@@ -68,7 +68,7 @@ def _checked(found: Any, recipe: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         ValueError: it is none, or that of another config.
-        TypeError, KeyError: likewise.
+        TypeError, KeyError, AttributeError: likewise.
     """
     if {name: found[name] for name in recipe} != recipe or not found["sources"]:
         raise ValueError("it is of another config")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ferrum_numba import door
+from ferrum_numba import door, whole
 from ferrum_numba.errors import StoreError
 from ferrum_numba.results.file import load_json
 
@@ -30,27 +28,12 @@ def new_folder(target: Path) -> Iterator[Path]:
     # a link stays, and where it leads is written
     target = target.resolve()
     refuse_target(target)
-    # a name of its own in the same file system
-    token = secrets.token_hex(4)
-    folder = target.with_name(f".{target.name}.{token}")
-    old = folder.with_name(f"{folder.name}.old")
     try:
-        folder.mkdir()
-        yield folder
-        if target.exists():
-            target.rename(old)
-        folder.rename(target)
-    except BaseException as error:
-        # Ctrl-C too, between the two
-        with suppress(OSError):
-            if old.exists() and not target.exists():
-                old.rename(target)
-        if not isinstance(error, OSError):
-            raise
+        with whole.folder_beside(target) as folder:
+            yield folder
+            whole.put(folder, target)
+    except OSError as error:
         raise StoreError(f"{target} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def refuse_target(target: Path) -> None:

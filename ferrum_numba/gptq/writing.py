@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ferrum_numba import door
+from ferrum_numba import door, whole
 from ferrum_numba.contract import Array
 from ferrum_numba.errors import CheckpointError
 from ferrum_numba.gptq.files import DTYPES, INDEX, in_folder
@@ -89,11 +87,11 @@ def new_folder(target: Path) -> Iterator[Path]:
     """
     if target.exists():
         raise CheckpointError(f"{target} is there already; the target must be a new folder")
-    folder = target.parent / f".{target.name}.{secrets.token_hex(4)}"
+    folder = target
     try:
-        folder.mkdir()
-        yield folder
-        folder.rename(target)
+        with whole.folder_beside(target) as folder:
+            yield folder
+            folder.rename(target)
     except CheckpointError as error:
         # who reads what was written knows no other name of it
         raise CheckpointError(str(error).replace(str(folder), str(target))) from error
@@ -104,8 +102,6 @@ def new_folder(target: Path) -> Iterator[Path]:
         if not place.is_relative_to(target.parent) or place == folder.parent:
             side = side if error.filename is None else f"{place} cannot be read"
         raise CheckpointError(f"{side}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_index(folder: Path, weight_map: Mapping[str, str]) -> None:

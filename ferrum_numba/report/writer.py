@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
+from contextlib import ExitStack
 from pathlib import Path
 
+from ferrum_numba import whole
 from ferrum_numba.errors import StoreError
 from ferrum_numba.report import html, markdown
 from ferrum_numba.report.document import Document, document
@@ -35,9 +36,13 @@ class Writer:
         contents = self._contents(found)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for name, content in contents.items():
-                if self._written.get(name) != content:
-                    _replace(self.folder / name, content)
+            # all are written before one is replaced: on a full disk the last report stays
+            with ExitStack() as writing:
+                for name, content in reversed(contents.items()):
+                    if self._written.get(name) != content:
+                        file = writing.enter_context(whole.writing(self.folder / name))
+                        file.write(content)
+                        file.flush()
             for name in self._written.keys() - contents.keys():
                 (self.folder / name).unlink(missing_ok=True)
         except OSError as error:
@@ -65,17 +70,6 @@ class Writer:
 
 def _json(found: Document) -> str:
     return json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file at once: killed in between, what was there before stays."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def write(folder: str | Path, sources: Sources) -> list[Path]:

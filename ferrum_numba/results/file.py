@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ferrum_numba import door
+from ferrum_numba import door, whole
 from ferrum_numba.errors import StoreError
 from ferrum_numba.results.display import winners_table
 from ferrum_numba.results.row import Row
@@ -140,15 +139,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: the folder cannot be made or written; nothing of the new file is there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # a plain file of this process: whoever may read the folder's other files may read this one
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    whole.write_bytes(path, text.encode())
 
 
 def plain(value: Any) -> Any:

@@ -44,7 +44,7 @@ class _More(msgspec.Struct):
 
 
 class _Yardstick(msgspec.Struct):
-    bound: Words
+    bound: Words = ""
     us: Annotated[float, Meta(gt=0, le=1e18)]
 
 

@@ -50,27 +50,35 @@ def validate(found: Mapping[str, Any], name: str = "results") -> None:
     Raises:
         StoreError: names the file, the row and the field.
     """
-    # whoever reads no result file has no need of it
-    from ferrum_numba.results.schema import environment_error
-
     for part, wanted in (("environment", dict), ("rows", list), ("earlier", list)):
         if not isinstance(found[part], wanted):
             raise StoreError(f"{name}: {part} must be a {wanted.__name__}")
     earlier = [(f"earlier[{i}]", one) for i, one in enumerate(found["earlier"])]
     for part, one in [("environment", found["environment"]), *earlier]:
-        missing = [word for word in ENVIRONMENT if not isinstance(one, dict) or word not in one]
-        if missing:
-            raise StoreError(f"{name}: {part} has no {', '.join(missing)}")
-        wrong = _facts_error(one["gpu_facts"])
+        wrong = run_error(one)
         if wrong:
-            raise StoreError(f"{name}: {part}.gpu_facts {wrong}")
-        wrong = environment_error(one)
-        if wrong:
-            raise StoreError(f"{name}: {part}.{wrong}")
+            raise StoreError(f"{name}: {part}{wrong}")
     for i, row in enumerate(found["rows"]):
         error = row_error(row)
         if error:
             raise StoreError(f"{name}: row {i}: {error}")
+
+
+def run_error(environment: object) -> str | None:
+    """Return what is wrong with a run's environment as JSON has it, or None; after its name."""
+    # whoever reads no result file has no need of it
+    from ferrum_numba.results.schema import environment_error
+
+    if not isinstance(environment, dict):
+        environment = {}
+    missing = [word for word in ENVIRONMENT if word not in environment]
+    if missing:
+        return f" has no {', '.join(missing)}"
+    wrong = _facts_error(environment["gpu_facts"])
+    if wrong:
+        return f".gpu_facts {wrong}"
+    wrong = environment_error(environment)
+    return f".{wrong}" if wrong else None
 
 
 def _facts_error(facts: object) -> str | None:

@@ -21,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 from filelock import BaseFileLock, FileLock, Timeout
 
+from ferrum_numba.compile.orphan import end_with_parent
 from ferrum_numba.contract import Kernel, Problem
 from ferrum_numba.errors import FerrumError
 from ferrum_numba.launch import HostOperands
 from ferrum_numba.launch.operands import digest
-from ferrum_numba.tune.orphan import end_with_parent
 
 Array = npt.NDArray[Any]
 # processes: one cannot always keep ahead of the GPU, and more take what checks need

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from result_rows import json_row, make_environment, make_row
 
-from ferrum_numba import perf, results
+from ferrum_numba import perf, results, whole
 from ferrum_numba.errors import StoreError
 from ferrum_numba.results import ResultFile
 
@@ -144,7 +144,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     def refused(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Path, "write_text", refused)
+    monkeypatch.setattr(whole, "write_bytes", refused)
     with pytest.raises(StoreError, match=r"a\.json: cannot be written: Permission denied$"):
         results.save(tmp_path / "a.json", ResultFile(make_environment(), [make_row()]))
 
