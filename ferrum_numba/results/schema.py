@@ -44,8 +44,8 @@ class _More(msgspec.Struct):
 
 
 class _Yardstick(msgspec.Struct):
-    bound: Words = ""
     us: Annotated[float, Meta(gt=0, le=1e18)]
+    bound: Words = ""
 
 
 class _Environment(msgspec.Struct):
