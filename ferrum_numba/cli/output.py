@@ -34,15 +34,18 @@ class Progress(Protocol):
 
 
 def say(text: str) -> None:
-    """Print one line for people on stderr, where it never mixes with JSON; nowhere if it is closed.
-
-    A name out of a file may hold what a terminal takes for a command: it is written in its escapes.
-    """
+    """Print one line for people on stderr, where it never mixes with JSON; nowhere if it is closed."""
     if sys.stderr is not None:
-        plain = "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
         # who has no room for the error has none for an error about it
         with suppress(OSError, ValueError):
-            print(plain, file=sys.stderr, flush=True)
+            print(printable(text), file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """Return a text in which what a terminal takes for a command is written in its escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
 
 
 class Printed:
@@ -189,8 +192,8 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.1e}" if 0 < abs(value) < 1e-2 else f"{value:.4g}"
     if isinstance(value, Mapping):
-        return in_words(value)
-    return str(value)
+        return printable(in_words(value))
+    return printable(str(value))
 
 
 @contextmanager
