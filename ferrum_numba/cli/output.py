@@ -34,7 +34,7 @@ class Progress(Protocol):
 
 
 def say(text: str) -> None:
-    """Print one line for people on stderr, where it never mixes with JSON; nowhere if it is closed."""
+    """Print a line for people on stderr, where it never mixes with JSON, if it is open."""
     if sys.stderr is not None:
         # who has no room for the error has none for an error about it
         with suppress(OSError, ValueError):
