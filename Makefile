@@ -3,13 +3,15 @@ PYTHON ?= python3
 # CUDA 13 wants driver 580 or newer; older drivers: make report CUDA=12
 CUDA ?= 13
 VENV ?= .venv
+# LOCKED=1 installs exactly what .ci/requirements.txt has, as CI does; else the newest that fit
+LOCKED ?=
 BIN := $(VENV)/bin
 # as old as the last install: a change of pyproject.toml, the version or CUDA= installs again
 STAMP := $(VENV)/installed-cu$(CUDA)
 # worksteal: a test of 15 s at the end of one queue does not keep the other worker waiting
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
 
-.PHONY: test test-times torch smoke report lint sanitize random rust clean
+.PHONY: test test-times torch smoke report lint sanitize random rust fuzz kills lock clean
 
 test: $(STAMP)
 	$(PYTEST)
@@ -52,6 +54,22 @@ random: $(STAMP)
 rust:
 	cargo check --manifest-path examples/rust/Cargo.toml
 
+# a million mutated files for every reader, in one process: some hours; FUZZ=N for another number
+FUZZ ?= 1000000
+fuzz: $(STAMP)
+	nice -n 10 $(BIN)/python tests/fuzz/fuzz.py --executions $(FUZZ)
+
+# 200 commands of each kind killed at any time, and writers of every file and folder
+kills: $(STAMP)
+	nice -n 10 $(BIN)/python -m pytest -q -n 0 tests/test_whole.py tests/tune/test_killed.py tests/cli/test_kills.py
+
+# what CI installs, with hashes, for every Python and system: after a change of pyproject.toml
+lock: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+		--extra cu13 --extra sass --extra dev --custom-compile-command "make lock" \
+		--upgrade pyproject.toml --output-file .ci/requirements.txt
+
 clean:
 	rm -rf .venv .venv-* build report *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
@@ -60,5 +78,11 @@ $(STAMP): pyproject.toml setup.py ferrum_numba/__init__.py
 		"ferrum-numba needs Python 3.11 or newer; " + sys.executable + " is " + \
 		sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
+ifeq ($(LOCKED),)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[cu$(CUDA),sass,dev]"
+else
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes \
+		-r .ci/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+endif
 	touch $@

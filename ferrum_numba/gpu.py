@@ -6,7 +6,6 @@ Importing this module touches no driver and no CUDA package.
 from __future__ import annotations
 
 import ctypes
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
+from ferrum_numba import door
 from ferrum_numba.errors import DeviceError
 
 
@@ -133,7 +133,7 @@ def find(name_or_path: str) -> Gpu:
 
 def _recorded(path: Path) -> Gpu:
     try:
-        facts = json.loads(path.read_text())["environment"]["gpu_facts"]
+        facts = door.read_json(path)["environment"]["gpu_facts"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DeviceError(
             f"{path} holds no GPU: a recorded result file has environment.gpu_facts ({error})"

@@ -17,12 +17,14 @@ FOLDERS = {
     "reference": "ferrum_numba.reference",
     "perf": "ferrum_numba.perf",
 }
-BASE = {"errors", "gpu", "contract", "division"}
+BASE = {"errors", "door", "whole", "gpu", "contract", "division"}
 # room -> rooms it may import besides itself; a room is what follows `ferrum_numba.`
 LAYERS = {
     "errors": set(),
+    "door": set(),
+    "whole": set(),
     "division": set(),
-    "gpu": {"errors"},
+    "gpu": {"errors", "door"},
     "tolerance": {"errors"},
     "contract": {"errors", "gpu", "tolerance"},
     "space": {"errors"},
@@ -61,6 +63,8 @@ OUTSIDE = {
     "matplotlib": {"roofline", "report"},
     "rich": {"cli"},
     "safetensors": {"export", "gptq", "perf"},
+    "msgspec": {"gptq", "results", "compile", "tune", "export"},
+    "regex": {"gptq"},
     "filelock": {"tune"},
     "optuna": {"tune"},
     "distributed": {"tune"},
@@ -161,7 +165,8 @@ began = time.process_time()
 import ferrum_numba
 print(time.process_time() - began)
 import ferrum_numba.cli
-heavy = {"numba", "cuda", "matplotlib", "rich", "llvmlite", "safetensors", "ml_dtypes", "torch"}
+heavy = {"numba", "cuda", "matplotlib", "rich", "llvmlite", "safetensors", "ml_dtypes", "torch",
+         "msgspec", "regex"}
 print(*sorted(heavy & set(sys.modules)))
 """
 

@@ -6,14 +6,13 @@ import argparse
 import os
 import shlex
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ferrum_numba import __version__
+from ferrum_numba import __version__, whole
 from ferrum_numba.cli import (
     bench,
     check,
@@ -31,11 +30,11 @@ from ferrum_numba.cli import (
     warm,
     why_miss,
 )
-from ferrum_numba.cli.output import begin, counted, say
+from ferrum_numba.cli.output import begin, counted, printing, say
 from ferrum_numba.cli.session import Session
 from ferrum_numba.cli.stopping import as_interrupt
 from ferrum_numba.contract import Kernel, Problem
-from ferrum_numba.errors import FerrumError
+from ferrum_numba.errors import FerrumError, StoreError
 
 # where compiled programs are looked for
 FOLDERS = ("FERRUM_NUMBA_CACHE_DIR", "FERRUM_NUMBA_PROGRAMS_DIR")
@@ -87,6 +86,26 @@ def main(
         0: done. 1: a check failed, or something got slower. 2: a mistake, or what is asked for is
         not there. 130: Ctrl-C or SIGTERM.
     """
+    try:
+        with printing():
+            return _main(kernels, problem_sets, argv, ceilings, recorded, peers, tools)
+    except StoreError as error:
+        say(f"ferrum-numba: {error}")
+        return MISTAKE
+    except BrokenPipeError:
+        # the reader has enough
+        return 0
+
+
+def _main(
+    kernels: Sequence[Kernel],
+    problem_sets: Mapping[str, Sequence[Problem]],
+    argv: Sequence[str] | None,
+    ceilings: Sequence[Kernel],
+    recorded: Path | None,
+    peers: Sequence[Mapping[str, Any]],
+    tools: Sequence[Kernel],
+) -> int:
     args = _parser().parse_args(argv)
     begin()
     session = Session(
@@ -95,8 +114,11 @@ def main(
     try:
         with as_interrupt(), _cache(args.no_cache), warnings_said(), session.open:
             status: int = COMMANDS[args.command].run(session)
-        sys.stdout.flush()
+            sys.stdout.flush()
     except FerrumError as error:
+        # what was printed until then comes first
+        with suppress(StoreError, BrokenPipeError):
+            sys.stdout.flush()
         say(f"ferrum-numba: {error}")
         return MISTAKE
     except ModuleNotFoundError as error:
@@ -108,10 +130,6 @@ def main(
             "pip install 'ferrum-numba[compile]'"
         )
         return MISTAKE
-    except BrokenPipeError:
-        # the reader has enough; what Python would still flush at exit goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
         session.stopped = True
     if session.stopped:
@@ -172,8 +190,8 @@ def _cache(off: bool) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in (*FOLDERS, exclusive.ENVIRONMENT_VARIABLE)}
     # who measures on a GPU is asked in the usual place: others look there too
     os.environ[exclusive.ENVIRONMENT_VARIABLE] = str(exclusive.directory())
-    with tempfile.TemporaryDirectory(prefix="ferrum-numba-") as folder:
-        os.environ |= dict.fromkeys(FOLDERS, folder)
+    with whole.scratch() as folder:
+        os.environ |= dict.fromkeys(FOLDERS, str(folder))
         try:
             yield
         finally:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ferrum_numba import gpu
+from ferrum_numba import gpu, whole
 from ferrum_numba.cli import options
 from ferrum_numba.cli.ceilings import SUSTAINED_S, measured_ceilings, show_ceilings
 from ferrum_numba.cli.counters import counted, find_ncu, show_counters
@@ -158,12 +157,12 @@ def timed(
     from ferrum_numba import results
 
     files: list[ResultFile] = []
-    with tempfile.TemporaryDirectory(prefix="ferrum-numba-") as folder:
+    with whole.scratch() as folder:
         for regime in dict.fromkeys(regimes or REGIMES[:1]):
             for op, of_op in by_op(kernels):
                 wanted = [problem for problem in problems if isinstance(problem, op.problem)]
                 if wanted:
-                    path = Path(folder) / f"{op.name}-{regime}.json"
+                    path = folder / f"{op.name}-{regime}.json"
                     _time(session, of_op, wanted, regime, path)
                     files.append(results.load(path))
     return reduce(results.merge, files)

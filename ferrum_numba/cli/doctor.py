@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sysconfig
 from importlib import metadata
 from typing import Any
 
@@ -106,6 +107,19 @@ def _gpu() -> tuple[dict[str, Any] | None, str]:
 
 
 def _notes(nvvm: str | None, driver: str | None) -> list[str]:
+    return [*_notes_on_python(), *_notes_on_cuda(nvvm, driver)]
+
+
+def _notes_on_python() -> list[str]:
+    if not sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return []
+    return [
+        "this Python is built without the GIL: numba-cuda and safetensors have no wheels for it; "
+        "take the usual build of 3.11 to 3.14"
+    ]
+
+
+def _notes_on_cuda(nvvm: str | None, driver: str | None) -> list[str]:
     if not newer(nvvm, driver):
         return []
     if _minor(nvvm or "")[0] > _minor(driver or "")[0]:

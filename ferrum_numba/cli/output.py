@@ -11,9 +11,9 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO, cast
 
 from ferrum_numba.cli.names import in_words
 from ferrum_numba.errors import StoreError
@@ -34,8 +34,79 @@ class Progress(Protocol):
 
 
 def say(text: str) -> None:
-    """Print one line for people on stderr, where it never mixes with JSON."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a line for people on stderr, where it never mixes with JSON, if it is open."""
+    if sys.stderr is not None:
+        # who has no room for the error has none for an error about it
+        with suppress(OSError, ValueError):
+            print(printable(text), file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """Return a text in which what a terminal takes for a command is written in its escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
+
+
+class Printed:
+    """Standard output that says in a sentence why it fails, but for a reader who has enough."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write as a text stream does."""
+        if self._stream is None:
+            raise StoreError("nothing can be printed: stdout is closed")
+        with self._said():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flush as a text stream does."""
+        if self._stream is not None:
+            with self._said():
+                self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Tell whether it is a terminal."""
+        return self._stream is not None and self._stream.isatty()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextmanager
+    def _said(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise StoreError(f"stdout cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Print through `Printed`; what could not be printed is dropped at the end of the process."""
+    before = sys.stdout
+    sys.stdout = cast(TextIO, Printed(before))
+    try:
+        yield
+        sys.stdout.flush()
+    except (StoreError, BrokenPipeError):
+        drop_output(before)
+        raise
+    finally:
+        sys.stdout = before
+
+
+def drop_output(stream: TextIO | None) -> None:
+    """Send what Python would still flush at exit nowhere."""
+    # of a stream that is none of the system's, nothing is flushed
+    with suppress(OSError, ValueError, AttributeError):
+        cast(TextIO, stream).flush()
+        return
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), cast(TextIO, stream).fileno())
 
 
 def counted(number: int, noun: str) -> str:
@@ -126,8 +197,8 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.1e}" if 0 < abs(value) < 1e-2 else f"{value:.4g}"
     if isinstance(value, Mapping):
-        return in_words(value)
-    return str(value)
+        return printable(in_words(value))
+    return printable(str(value))
 
 
 @contextmanager

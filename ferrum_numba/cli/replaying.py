@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ferrum_numba import door, whole
 from ferrum_numba import gpu as gpus
 from ferrum_numba.cli.output import counted, print_json, print_table, say
 from ferrum_numba.cli.session import TUNED_GPU, Session
@@ -98,7 +97,7 @@ def _recorded(session: Session) -> tuple[list[Row], Gpu]:
 
     path = Path(session.args.replay)
     try:
-        looks_t4 = t4.is_t4(json.loads(path.read_text(encoding="utf-8")))
+        looks_t4 = t4.is_t4(door.read_json(path))
     except (OSError, ValueError):
         looks_t4 = False
     if looks_t4:
@@ -125,10 +124,10 @@ def _searched(
     from ferrum_numba.tune.replay import ReplayMeasurer, replay_search
 
     measurer = ReplayMeasurer(rows)
-    with tempfile.TemporaryDirectory(prefix="ferrum-numba-") as folder:
+    with whole.scratch() as folder:
         won = winners(
             replay_search(
-                every, rows, facts, measurer, Path(folder) / "replay.json",
+                every, rows, facts, measurer, folder / "replay.json",
                 searcher=session.args.searcher,
             )
         )  # fmt: skip

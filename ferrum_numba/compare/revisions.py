@@ -11,12 +11,12 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+from ferrum_numba import whole
 from ferrum_numba.compare.built import Built
 from ferrum_numba.compare.live import Trial, against, tried
 from ferrum_numba.contract import Op, Problem, describe
@@ -59,7 +59,7 @@ def compare_revisions(
         DeviceError: no GPU, or another process is measuring on it.
         FerrumError: there is no repository here, or it has no such package.
     """
-    with exclusive(gpu), tempfile.TemporaryDirectory(prefix="ferrum-numba-") as folder:
+    with exclusive(gpu), whole.scratch() as folder:
         trees = [Path(folder, name) for name in ("old", "new")]
         with (
             _checked_out(revisions[0], trees[0]) as old,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import re
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -18,10 +18,14 @@ from typing import Any
 
 from platformdirs import user_cache_dir
 
+from ferrum_numba import door, whole
 from ferrum_numba.compile.binary import Binary
-from ferrum_numba.contract import Parameter
 
 MAGIC = "ferrum-numba cache 1"
+# of an entry: the largest program has half a megabyte
+MOST_BYTES = 64 << 20
+# a digest: no name leads to another folder
+NAME = re.compile(r"[0-9a-f]{64}")
 ENVIRONMENT_VARIABLE = "FERRUM_NUMBA_CACHE_DIR"
 
 
@@ -47,20 +51,21 @@ def load(key: str) -> Binary | None:
 
 def read(folder: Path, name: str) -> Binary | None:
     """Return a folder's binary by the digest of its key, None if it is not there or damaged."""
+    if not NAME.fullmatch(name):
+        return None
     try:
-        data = path(folder, name).read_bytes()
+        data = door.read_bytes(path(folder, name), MOST_BYTES)
     except OSError:
         return None
     first, _, body = data.partition(b"\n")
     if first.decode(errors="replace") != _first_line(body):
         return None
     header, _, payload = body.partition(b"\n")
-    stored = json.loads(header)
-    if digest(stored["key"]) != name:
+    # a digest says that the file is whole, not who wrote it
+    try:
+        return _decode(door.parse_json(header), payload, name)
+    except (ValueError, TypeError):
         return None
-    return _decode(
-        stored["facts"], payload[: stored["cubin_bytes"]], payload[stored["cubin_bytes"] :]
-    )
 
 
 def store(key: str, binary: Binary) -> None:
@@ -89,20 +94,36 @@ def _first_line(body: bytes) -> str:
     return f"{MAGIC} {hashlib.sha256(body).hexdigest()}"
 
 
-def _decode(facts: dict[str, Any], cubin: bytes, ptx: bytes) -> Binary:
-    facts["cluster"] = tuple(facts["cluster"])
-    facts["parameters"] = tuple(Parameter(*p) for p in facts["parameters"])
-    return Binary(cubin=cubin, ptx=ptx.decode(), **facts)
+def _decode(found: Any, payload: bytes, name: str) -> Binary | None:
+    """Return the binary of a header and what follows it, None where they do not fit each other.
+
+    Raises:
+        ValueError: a fact of another type; or the PTX is no text.
+    """
+    # whoever compiles without a cache need not have it
+    import msgspec
+
+    class Header(msgspec.Struct):
+        key: str
+        cubin_bytes: int
+        facts: dict[str, Any]
+
+    header = msgspec.convert(found, Header)
+    size = header.cubin_bytes
+    if digest(header.key) != name or not 0 <= size <= len(payload):
+        return None
+    parameters = msgspec.convert(header.facts.get("parameters"), list[tuple[str, str]])
+    facts = {
+        **header.facts, "cubin": payload[:size], "ptx": payload[size:].decode(),
+        "parameters": [{"name": name, "kind": kind} for name, kind in parameters],
+    }  # fmt: skip
+    binary = msgspec.convert(facts, Binary)
+    counts = (binary.registers, binary.spill_bytes, binary.stack_bytes, binary.static_smem_bytes)
+    if min(*counts, binary.smem_bytes, *binary.cluster) < 0 or not 0 < binary.num_threads <= 1024:
+        return None
+    return binary
 
 
 def write(path: Path, data: bytes) -> None:
     """Replace a file in one step, so that no reader ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    whole.write_bytes(path, data)

@@ -21,6 +21,7 @@ from multiprocessing.context import SpawnProcess
 
 from ferrum_numba.compile.binary import Binary
 from ferrum_numba.compile.lookup import build
+from ferrum_numba.compile.orphan import end_with_parent
 from ferrum_numba.contract import Config, Kernel
 from ferrum_numba.errors import BuildError, ToolchainError
 
@@ -209,6 +210,7 @@ def _serve(pipe: Connection) -> None:
     """Build what comes through the pipe until its other end is closed; runs in a worker process."""
     # Ctrl-C goes to the whole group; the parent decides what it means
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     # the parent may be gone when the answer is ready, or before it took the last one
     with suppress(EOFError, ConnectionError):
         while True:

@@ -11,11 +11,13 @@ decided it (see `fingerprint`), which takes the compiler's front end; this takes
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ferrum_numba import door
 from ferrum_numba.compile import cache
 from ferrum_numba.compile.binary import Binary
 from ferrum_numba.compile.sources import changed, edited, sources_of
@@ -25,6 +27,9 @@ from ferrum_numba.gpu import driver_cuda
 
 # whose source is all in this package, so that following its imports finds all of it
 OURS = "ferrum_numba.kernels."
+# of a recipe: a hundred files of a hundred bytes each
+MOST_BYTES = 1 << 20
+FILE = re.compile(r"(?:[A-Za-z0-9_]+/)*[A-Za-z0-9_]+\.py")
 ABSENT, DAMAGED = "it is not there", "it is damaged"
 
 
@@ -40,17 +45,14 @@ def recipe_of(kernel: Kernel, config: Config, arch: str) -> dict[str, Any] | Non
 def find(folder: Path, recipe: Mapping[str, Any]) -> Binary | str:
     """Return the binary that a folder has for a recipe, or in words why it has none."""
     try:
-        text = path(folder, recipe).read_bytes()
+        text = door.read_bytes(path(folder, recipe), MOST_BYTES)
     except OSError:
         return ABSENT
     try:
-        found = json.loads(text)
-        whole = bool(found["sources"]) and {name: found[name] for name in recipe} == recipe
-        file, toolchain = changed(found["sources"]), found.get("toolchain")
+        found = _checked(door.parse_json(text), recipe)
     except (ValueError, TypeError, KeyError, AttributeError):
-        whole = False
-    if not whole:
         return DAMAGED
+    file, toolchain = changed(found["sources"]), found.get("toolchain")
     if file is not None:
         return f"it was made before {file} was changed"
     if toolchain is not None and not unchanged(toolchain):
@@ -59,6 +61,29 @@ def find(folder: Path, recipe: Mapping[str, Any]) -> Binary | str:
     if newest is not None and needed is not None and newest[0] < needed:
         return f"it needs a driver of CUDA {needed}, this one is of CUDA {newest[0]}"
     return cache.read(folder, found["binary"]) or DAMAGED
+
+
+def _checked(found: Any, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a file has, if it is the recipe that is wanted.
+
+    Raises:
+        ValueError: it is none, or that of another config.
+        TypeError, KeyError, AttributeError: likewise.
+    """
+    if {name: found[name] for name in recipe} != recipe or not found["sources"]:
+        raise ValueError("it is of another config")
+    texts = [("sources", FILE), ("toolchain", None)]
+    for part, pattern in texts:
+        for name, value in (found.get(part) or {}).items():
+            # what is named is read: it must lie in the package
+            if pattern is not None and not pattern.fullmatch(name):
+                raise ValueError(f"{name} is no file of this package")
+            if not isinstance(value, str | None):
+                raise TypeError(f"{part} has texts")
+    if not isinstance(found["binary"], str) or not isinstance(found.get("cuda"), int | None):
+        raise TypeError("binary is a text, cuda a number")
+    checked: dict[str, Any] = found
+    return checked
 
 
 def remember(recipe: Mapping[str, Any], name: str, toolchain: Mapping[str, str]) -> None:

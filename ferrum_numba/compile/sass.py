@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import tempfile
 from collections import Counter
 from functools import cache
-from pathlib import Path
 
 from cuda import pathfinder
+
+from ferrum_numba import whole
 
 # "        /*0a30*/              @!P0 LDG.E.128 R4, ..." -> LDG
 INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)", re.MULTILINE)
@@ -40,8 +40,8 @@ def disassembly(cubin: bytes) -> str | None:
     tool = nvdisasm()
     if tool is None:
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "kernel.cubin")
+    with whole.scratch() as folder:
+        path = folder / "kernel.cubin"
         path.write_bytes(cubin)
         done = subprocess.run([tool, "-c", str(path)], capture_output=True, text=True, check=False)
     # an older nvdisasm does not read a newer cubin

@@ -24,7 +24,7 @@ COMPILER = "compile/compiler.py"
 # imported by what decides a program, without deciding anything: errors that are raised, how results
 # are compared, and where binaries are kept
 NEUTRAL = frozenset(
-    ("errors.py", "tolerance.py", "compile/__init__.py", *(
+    ("errors.py", "tolerance.py", "door.py", "whole.py", "compile/__init__.py", *(
         f"compile/{name}.py" for name in
         ("binary", "cache", "fingerprint", "lookup", "recipe", "sass", "toolchain", "versions")
     ))

@@ -32,6 +32,13 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **packages, "source": _SOURCE}
 
 
+def toolkit() -> str | None:
+    """Return the CUDA that the linker of cubins is of, None where there is no compiler."""
+    with suppress(PackageNotFoundError):
+        return ".".join(version("nvidia-nvjitlink").split(".")[:2])
+    return None
+
+
 def identity(path: str) -> str:
     """Return a text that changes when a library file is replaced; reading it takes too long."""
     facts = Path(path).stat()
@@ -44,7 +51,8 @@ def unchanged(toolchain: Mapping[str, str]) -> bool:
         version("numba-cuda")
     except PackageNotFoundError:
         return True
-    with suppress(PackageNotFoundError, OSError):
+    # what a recipe of somebody else's says may be anything
+    with suppress(PackageNotFoundError, OSError, KeyError, ValueError, AttributeError):
         same = {**toolchain, **versions()} == toolchain
         return same and all(identity(_path(toolchain[n])) == toolchain[n] for n in LIBRARIES)
     return False

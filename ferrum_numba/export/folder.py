@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ferrum_numba import door, whole
 from ferrum_numba.errors import StoreError
 from ferrum_numba.results.file import load_json
 
@@ -30,27 +28,12 @@ def new_folder(target: Path) -> Iterator[Path]:
     # a link stays, and where it leads is written
     target = target.resolve()
     refuse_target(target)
-    # a name of its own in the same file system
-    token = secrets.token_hex(4)
-    folder = target.with_name(f".{target.name}.{token}")
-    old = folder.with_name(f"{folder.name}.old")
     try:
-        folder.mkdir()
-        yield folder
-        if target.exists():
-            target.rename(old)
-        folder.rename(target)
-    except BaseException as error:
-        # Ctrl-C too, between the two
-        with suppress(OSError):
-            if old.exists() and not target.exists():
-                old.rename(target)
-        if not isinstance(error, OSError):
-            raise
+        with whole.folder_beside(target) as folder:
+            yield folder
+            whole.put(folder, target)
+    except OSError as error:
         raise StoreError(f"{target} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def refuse_target(target: Path) -> None:
@@ -74,7 +57,7 @@ def refuse_target(target: Path) -> None:
 def _files_of(path: Path) -> set[str]:
     """Return the files of the export whose manifest this is, none if it is no export's."""
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = door.read_json(path)
         if not manifest["made_by"].startswith(MADE_BY):
             return set()
         records = [record for entry in manifest["entries"] for record in _records(entry)]
@@ -108,15 +91,24 @@ def load(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         for entry in manifest["entries"]:
             for record in _records(entry):
-                _refuse_damaged(folder / record["file"], record)
-    except (KeyError, TypeError, AttributeError) as error:
+                _refuse_damaged(folder / _inside(record["file"]), record)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, StoreError):
+            raise
         raise StoreError(f"{folder / MANIFEST} is damaged: {error}") from error
     return manifest, dispatch
 
 
+def _inside(name: str) -> str:
+    """Return the name of a file of an export; ValueError of one elsewhere."""
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise ValueError(f"{door.quoted(name)} is in another folder")
+    return name
+
+
 def _refuse_damaged(path: Path, record: Mapping[str, Any]) -> None:
     try:
-        data = path.read_bytes()
+        data = door.read_bytes(path)
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from error
     if sha256(data).hexdigest() != record["sha256"]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -17,9 +18,10 @@ from ferrum_numba.contract import Array
 from ferrum_numba.errors import CheckpointError, FerrumError, ProblemError
 from ferrum_numba.gptq import overflow
 from ferrum_numba.gptq.config import GptqConfig
-from ferrum_numba.gptq.files import TensorFiles
-from ferrum_numba.gptq.formats import READERS, find_layers, layer_of, weight_of
+from ferrum_numba.gptq.files import MOST_EXPERTS, TensorFiles
+from ferrum_numba.gptq.formats import READERS, find_layers, layer_of, outlined, weight_of
 from ferrum_numba.gptq.fused import concatenate
+from ferrum_numba.gptq.header import MOST_NAME
 from ferrum_numba.gptq.stacks import NUMBER, Pattern
 from ferrum_numba.gptq.stored import Parts, Stored
 from ferrum_numba.gptq.tensors import GptqTensors
@@ -35,6 +37,8 @@ FUSED = {
 NUMBERS, DIGITS = re.compile(r"\d+"), 12
 # of a weight that is a stack of experts
 STACK_DIMENSIONS = 3
+# names that are compared with one that is not there
+MOST_COMPARED = 10_000
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,8 @@ class LayerInfo:
 class GptqCheckpoint:
     """A checkpoint of int4 weights, open for reading; a context manager.
 
-    Nothing is read but headers, config and index until a layer is asked for. Tensors in GPTQ's own
-    layout are views of the files; fused and converted ones are copies, one layer at a time.
+    Nothing is read but headers, config and index until a layer is asked for: then its tensors, into
+    memory of their own.
     """
 
     def __init__(self, config: GptqConfig, files: TensorFiles, path: Path) -> None:
@@ -94,14 +98,18 @@ class GptqCheckpoint:
         """
         overflow.check(zero_overflow)
         path = Path(path)
-        files = TensorFiles.open(path)
-        try:
-            config = GptqConfig.load(path if path.is_dir() else path.parent)
-        except CheckpointError as error:
-            others = {name: kind for name, kind in find_layers(files.entries).items() if kind}
-            for name, kind in others.items():
-                raise CheckpointError(f"{error}; {name} is {kind}, and only int4 is read") from None
-            raise
+        with ExitStack() as stack:
+            files = stack.enter_context(TensorFiles.open(path))
+            try:
+                config = GptqConfig.load(path if path.is_dir() else path.parent)
+            except CheckpointError as error:
+                others = {name: kind for name, kind in find_layers(files.entries).items() if kind}
+                for name, kind in others.items():
+                    raise CheckpointError(
+                        f"{error}; {name} is {kind}, and only int4 is read"
+                    ) from None
+                raise
+            stack.pop_all()
         return cls(replace(config, zero_overflow=zero_overflow), files, path)
 
     def linear(self, name: str) -> GptqTensors:
@@ -146,14 +154,18 @@ class GptqCheckpoint:
         """Names of the quantised layers, as they are stored: parts of a fused one each."""
         return list(self._names)
 
+    @property
+    def other_names(self) -> list[str]:
+        """Names of the tensors that are no quantised layer's, as they are stored."""
+        return [name for name in self._files.entries if layer_of(name)[0] not in self._layers]
+
     def others(self) -> Iterator[tuple[str, Array]]:
-        """Yield the tensors that are no quantised layer's, with their names: views of the files."""
-        for name in self._files.entries:
-            if layer_of(name)[0] not in self._layers:
-                yield name, self._files.read(name)
+        """Yield the tensors that are no quantised layer's, with their names, one at a time."""
+        for name in self.other_names:
+            yield name, self._files.read(name)
 
     def layers(self) -> list[LayerInfo]:
-        """Return what is known of every stored layer; only zero points and g_idx are read.
+        """Return what is known of every stored layer; of weights and scales only what they are.
 
         Raises:
             CheckpointError: a file was closed, or cut short.
@@ -216,14 +228,20 @@ class GptqCheckpoint:
         entry = self._files.entries.get(f"{name}.{weight}")
         if entry is None or len(entry.shape) != STACK_DIMENSIONS:
             return None
+        if entry.shape[0] > MOST_EXPERTS:
+            raise CheckpointError(
+                f"{self.path}: {name} is a stack of {entry.shape[0]:,} experts; {MOST_EXPERTS:,} "
+                "are read at most"
+            )
         return entry.shape[0]
 
     def _info(self, name: str) -> LayerInfo:
-        experts, files = self._stacked(name), self._files
-        numbers: Sequence[int | None] = [None] if experts is None else range(experts)
         try:
+            experts = self._stacked(name)
+            numbers: Sequence[int | None] = [None] if experts is None else range(experts)
             config = self._config_of(name)
-            stored = [Parts(name, files.entries, files.view, self.path, e) for e in numbers]
+            read = self._seen(config)
+            stored = [Parts(name, self._files.entries, read, self.path, e) for e in numbers]
             layers = [self._stored(parts, config).layer for parts in stored]
         except FerrumError as error:
             return LayerInfo(name, error=str(error))
@@ -241,6 +259,19 @@ class GptqCheckpoint:
             experts=experts,
             uneven=next((each.uneven for each in layers if each.uneven), None),
         )
+
+    def _seen(self, config: GptqConfig) -> Callable[[str, int | None], Array]:
+        """Return what reads of a layer's tensors those whose contents say what the layer is."""
+        # a weight whose zero points are 16 is checked for codes of 0
+        if self._zero_overflow == overflow.SIXTEEN:
+            return self._files.read
+        unseen = outlined(config.checkpoint_format)
+
+        def read(name: str, expert: int | None) -> Array:
+            part = name.rpartition(".")[2]
+            return (self._files.outline if part in unseen else self._files.read)(name, expert)
+
+        return read
 
     def _refuse_16_bit(self, name: str, parts: Sequence[str]) -> None:
         """Raise CheckpointError if some parts of a projection are int4 and others are not."""
@@ -261,7 +292,9 @@ class GptqCheckpoint:
                 f"{self.path}: {name} is not quantised; it has a tensor {name}.weight and no "
                 f"{name}.{weight}"
             )
-        near = difflib.get_close_matches(name, self._names, n=1)
+        # of more, and of longer ones, it takes minutes
+        few = len(self._names) <= MOST_COMPARED and len(name) <= MOST_NAME
+        near = difflib.get_close_matches(name, self._names, n=1) if few else []
         hint = f"did you mean {near[0]}?" if near else f"it has {len(self._names)} others"
         return CheckpointError(f"{self.path} has no quantised layer {name}; {hint}")
 

@@ -7,12 +7,13 @@ layers are refused one by one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ferrum_numba.door import quoted, shown
 from ferrum_numba.errors import CheckpointError
-from ferrum_numba.gptq.rules import Rule, compiled, exactly
+from ferrum_numba.gptq.patterns import Budget, Exactly, Pattern
+from ferrum_numba.gptq.rules import Rule
 
 METHOD = "compressed-tensors"
 FORMAT = "pack-quantized"
@@ -34,46 +35,48 @@ def said(found: Mapping[str, Any], source: str) -> dict[str, Any]:
     # of the whole model
     refusal_of_all = _global_refusal(found, source)
     rules: list[tuple[int, Rule]] = []
+    budget = Budget()
     for name in groups:
         group = _object(groups, name, f"{source}: config_groups")
-        where = f"config_groups {name!r}"
+        where = f"config_groups {quoted(name)}"
         weights = _optional(group, "weights", f"{source}: {where}")
         changes = _changes(weights, f"{source}: {where}")
         refusal = refusal_of_all or _refusal(
             group, weights, found.get("format"), f"{source}: {where}"
         )
         for target in _strings(group, "targets", f"{source}: {where}"):
-            for rank, pattern in _matched(target, f"{source}: {where} target {target!r}"):
-                key = f"{where} target {target!r}"
+            for rank, pattern in _matched(
+                target, f"{source}: {where} target {quoted(target)}", budget
+            ):
+                key = f"{where} target {quoted(target)}"
                 rules.append((rank, Rule(key, pattern, changes, refusal)))
     # stable: among alike targets the first counts
     rules.sort(key=lambda ranked: ranked[0])
-    anything = compiled("", source)
-    rest = Rule("config_groups without a target for it", anything, None)
+    rest = Rule("config_groups without a target for it", Exactly(None), None)
     return {
         "quant_method": METHOD,
         "checkpoint_format": FORMAT,
-        "rules": (*_ignored(found, source), *(rule for _, rule in rules), rest),
+        "rules": (*_ignored(found, source, budget), *(rule for _, rule in rules), rest),
     }
 
 
-def _ignored(found: Mapping[str, Any], source: str) -> Iterator[Rule]:
+def _ignored(found: Mapping[str, Any], source: str, budget: Budget) -> Iterator[Rule]:
     for target in _strings(found, "ignore", source):
-        where = f"ignore {target!r}"
-        for rank, pattern in _matched(target, f"{source}: {where}"):
+        where = f"ignore {quoted(target)}"
+        for rank, pattern in _matched(target, f"{source}: {where}", budget):
             # a class says nothing of a name
             if rank < 2:
                 yield Rule(where, pattern, None)
 
 
-def _matched(target: str, where: str) -> Iterator[tuple[int, Any]]:
+def _matched(target: str, where: str, budget: Budget) -> Iterator[tuple[int, Pattern | Exactly]]:
     """Yield how early a target counts and its pattern of names; nothing for other modules."""
     if target.startswith(PATTERN):
-        yield 1, compiled(target.removeprefix(PATTERN), where)
+        yield 1, Pattern(target.removeprefix(PATTERN), where, budget)
     elif "." in target or not target[:1].isupper():
-        yield 0, exactly(target)
+        yield 0, Exactly(target)
     elif not any(word in target for word in NOT_LINEAR):
-        yield 2, compiled("", where)
+        yield 2, Exactly(None)
 
 
 def _changes(weights: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -121,17 +124,19 @@ def _global_refusal(found: Mapping[str, Any], source: str) -> str | None:
         places = _object(transforms, name, f"{where}: config_groups").get("apply") or []
         if not isinstance(places, list) or not all(isinstance(place, dict) for place in places):
             raise CheckpointError(
-                f"{where}: config_groups {name!r}: apply must be objects; got {json.dumps(places)}"
+                f"{where}: config_groups {quoted(name)}: apply must be objects; got {shown(places)}"
             )
         if any(place.get("location") in ONLINE for place in places):
-            return f"needs its activations rotated (transform_config {name!r}); that is not done"
+            return (
+                f"needs its activations rotated (transform_config {quoted(name)}); that is not done"
+            )
     return None
 
 
 def _bits(found: Mapping[str, Any], default: int, where: str) -> int:
     bits = found.get("num_bits", default)
     if type(bits) is not int:
-        raise CheckpointError(f"{where}: num_bits must be a whole number; got {json.dumps(bits)}")
+        raise CheckpointError(f"{where}: num_bits must be a whole number; got {shown(bits)}")
     return bits
 
 
@@ -143,12 +148,12 @@ def _optional(found: Mapping[str, Any], key: str, source: str) -> dict[str, Any]
 def _object(found: Mapping[str, Any], key: str, source: str) -> dict[str, Any]:
     value = found.get(key)
     if not isinstance(value, dict):
-        raise CheckpointError(f"{source}: {key} must be an object; got {json.dumps(value)}")
+        raise CheckpointError(f"{source}: {key} must be an object; got {shown(value)}")
     return value
 
 
 def _strings(found: Mapping[str, Any], key: str, source: str) -> list[str]:
     value = found.get(key) or []
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise CheckpointError(f"{source}: {key} must be strings; got {json.dumps(value)}")
+        raise CheckpointError(f"{source}: {key} must be strings; got {shown(value)}")
     return value

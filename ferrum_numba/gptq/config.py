@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ferrum_numba.door import shown
 from ferrum_numba.errors import CheckpointError
 from ferrum_numba.gptq import sources
 from ferrum_numba.gptq.dialect import plain, said
 from ferrum_numba.gptq.on_disk import read_json as read_json
-from ferrum_numba.gptq.rules import Rule
+from ferrum_numba.gptq.rules import Rule, Rules
 from ferrum_numba.gptq.sources import FILES as FILES
 from ferrum_numba.gptq.sources import MODEL_FILE as MODEL_FILE
 from ferrum_numba.gptq.sources import SECTION as SECTION
@@ -93,7 +94,11 @@ class GptqConfig:
 
     def rule(self, name: str) -> Rule | None:
         """Return the rule that counts for a layer: the first that its name matches."""
-        return next((rule for rule in self.rules if rule.pattern.match(name)), None)
+        return self._by_name.find(name)
+
+    @cached_property
+    def _by_name(self) -> Rules:
+        return Rules(self.rules)
 
     def for_layer(self, name: str) -> GptqConfig | None:
         """Return the config of one layer: the first rule that its name matches, applied.
@@ -176,7 +181,7 @@ def _check_group_size(values: Mapping[str, Any], source: str) -> None:
         size = values["group_size"]
         if size is None or (size != -1 and size < 1):
             raise CheckpointError(
-                f"{source}: group_size must be -1 or at least 1; got {json.dumps(size)}"
+                f"{source}: group_size must be -1 or at least 1; got {shown(size)}"
             )
 
 
@@ -190,8 +195,8 @@ def _check_symmetric(values: Mapping[str, Any], source: str) -> None:
 
 def _need(source: str, key: str, got: Any, known: tuple[Any, ...]) -> None:
     if got not in known:
-        wanted = " or ".join(json.dumps(value) for value in known)
-        raise CheckpointError(f"{source}: {key} must be {wanted}; got {json.dumps(got)}")
+        wanted = " or ".join(shown(value) for value in known)
+        raise CheckpointError(f"{source}: {key} must be {wanted}; got {shown(got)}")
 
 
 def experts_per_token(folder: str | Path) -> int | None:

@@ -79,8 +79,8 @@ def convert_checkpoint(
         known = ", ".join(f'"{name}"' for name in TARGETS)
         raise ProblemError(f"a checkpoint can be written as one of {known}; got {to!r}")
     opened = GptqCheckpoint.open(source, zero_overflow=zero_overflow)
-    with _overflow_refused(), opened as checkpoint:
-        made = _Conversion(checkpoint, TensorFiles.open(source), source, TARGETS[to])
+    with _overflow_refused(), opened as checkpoint, TensorFiles.open(source) as files:
+        made = _Conversion(checkpoint, files, source, TARGETS[to])
         with new_folder(target) as folder:
             write_index(folder, made.write_files(folder, progress))
             made.write_configs(folder)
@@ -111,7 +111,7 @@ class _Conversion:
                     f"{info.name}: it is a stack of {info.experts} experts, and layers are "
                     "converted one by one"
                 )
-        self.others = [name for name, _ in checkpoint.others()]
+        self.others = checkpoint.other_names
         self._sym = all(info.sym for info in self.infos.values())
 
     def write_files(self, folder: Path, progress: Progress) -> dict[str, str]:
@@ -162,7 +162,7 @@ class _Conversion:
         """Raise CheckpointError unless a loader finds the same layers and other tensors."""
         with GptqCheckpoint.open(folder) as made:
             got = {info.name: info for info in made.layers()}
-            others = {name for name, _ in made.others()}
+            others = set(made.other_names)
         for name in [*self.infos, *got]:
             if name not in got or name not in self.infos or not _same(self.infos[name], got[name]):
                 raise CheckpointError(f"{target} was not written as it was meant: layer {name}")

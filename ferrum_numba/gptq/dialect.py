@@ -5,10 +5,10 @@ Nothing is filled in here: what is not said is missing, so that two sources can 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from ferrum_numba.door import shown
 from ferrum_numba.errors import CheckpointError
 from ferrum_numba.gptq import compressed_config, rules
 
@@ -64,7 +64,7 @@ def said(found: Any, source: str) -> dict[str, Any]:
             source and key.
     """
     if not isinstance(found, dict):
-        raise CheckpointError(f"{source} must be a JSON object; got {found!r}")
+        raise CheckpointError(f"{source} must be a JSON object; got {shown(found)}")
     method = _method(found)
     if method == compressed_config.METHOD or (method is None and "config_groups" in found):
         return compressed_config.said(found, source)
@@ -90,7 +90,7 @@ def plain(found: Mapping[str, Any], source: str) -> dict[str, Any]:
         given = {key: _value(name, key, found[key], source) for key in synonyms if key in found}
         told = {key: value for key, value in given.items() if value is not None}
         if len(set(told.values())) > 1 and name not in DECIDED:
-            words = " and ".join(f"{key} = {json.dumps(found[key])}" for key in told)
+            words = " and ".join(f"{key} = {shown(found[key])}" for key in told)
             raise CheckpointError(f"{source}: {words} contradict each other")
         if given:
             values[name] = next(iter(told.values()), None)
@@ -123,7 +123,7 @@ def _spelled(name: str, value: str) -> str:
 def _packing(packing: str, source: str) -> str:
     if packing not in PACKINGS:
         raise CheckpointError(
-            f"{source}: packing_format {json.dumps(packing)} is none of int4 that is read; those "
+            f"{source}: packing_format {shown(packing)} is none of int4 that is read; those "
             "are auto_round:auto_gptq, auto_round:auto_awq, auto_round and their older names"
         )
     return PACKINGS[packing]
@@ -138,7 +138,7 @@ def _value(name: str, key: str, value: Any, source: str) -> Any:
     kind = bool if flag else KINDS.get(name, bool)
     # True is an int to Python
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise CheckpointError(f"{source}: {key} must be {WORDS[kind]}; got {json.dumps(value)}")
+        raise CheckpointError(f"{source}: {key} must be {WORDS[kind]}; got {shown(value)}")
     if key == "zero_point":
         return not value
     if key == "is_marlin_format":

@@ -41,12 +41,15 @@ PARTS = frozenset({
     "qweight", "scales", "qzeros", "g_idx", "bias", "scaled_zeros", *legacy_marlin.NAMES,
     "weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx",
 })  # fmt: skip
+SCALED = frozenset({"scales", "s", "weight_scale", "bias"})
 FP8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FN", "F8_E5M2FNUZ", "F8_E4M3FNUZ")
 MATRIX = 2
 # of a weight of bytes, as exporters call them
 SCALES = ("weight_scale", "weight_scale_inv", "scale_weight", "SCB")
 # last parts of names that only layers of another kind have
 ELSEWHERE = {"q_weight": "EXL2", "trellis": "EXL3", "W_q": "HQQ"}
+# of 10^6 tensors' names, the last parts that say what a layer is
+TELLING = frozenset({*MAKERS, *ELSEWHERE, "B", "blocks", "weight"})
 # gpt-oss' experts have no dot before these
 STACKED = ("_blocks", "_scales")
 
@@ -54,6 +57,13 @@ STACKED = ("_blocks", "_scales")
 def weight_of(stored_as: str) -> str:
     """Return the last part of the name of the tensor that makes a layer of a format."""
     return WEIGHTS.get(stored_as, "qweight")
+
+
+def outlined(stored_as: str) -> frozenset[str]:
+    """Return the last parts of names of tensors of which a layer's shape and types are enough."""
+    weights = frozenset({*MAKERS, *WEIGHTS.values()})
+    # a layer of these is known by its scales' padding, and by what they make of zero points
+    return weights if stored_as in ("gemv", "gemv_fast", "llm-awq") else weights | SCALED
 
 
 def layer_of(tensor: str) -> tuple[str, str]:
@@ -71,6 +81,8 @@ def find_layers(entries: Mapping[str, Entry]) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for tensor, entry in entries.items():
         layer, part = layer_of(tensor)
+        if part not in TELLING:
+            continue
         kind = _other_kind(layer, part, entry, entries)
         if kind is not None:
             found.setdefault(layer, f"{kind} ({tensor} is {entry.dtype})")

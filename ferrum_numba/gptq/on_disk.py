@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from ferrum_numba import door
 from ferrum_numba.errors import CheckpointError
 
 # how files begin that are not what their names say -> what they are
@@ -13,6 +13,8 @@ OTHERS = {
     b"version https://git-lfs": "is a git-lfs pointer, not the file itself: run `git lfs pull`",
     b"GGUF": "is a GGUF file; only safetensors are read",
 }
+# of a config: that of a model with a rule for each of 10^5 layers is a tenth of it
+CONFIG_BYTES = 64 << 20
 
 
 def other_kind(start: bytes) -> str | None:
@@ -27,17 +29,17 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: it cannot be read, or is no JSON object; it names the file.
     """
     try:
-        content = path.read_bytes()
+        content = door.read_bytes(path, CONFIG_BYTES)
         other = other_kind(content)
         if other is not None:
             raise CheckpointError(f"{path} {other}")
-        found = json.loads(content)
+        found = door.parse_json(content)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except CheckpointError:
         raise
-    # what is no UTF-8 is a ValueError too; a nest of 10^5 brackets a RecursionError
-    except (ValueError, RecursionError) as error:
+    # what is no UTF-8 is a ValueError too
+    except ValueError as error:
         raise CheckpointError(f"{path} is no JSON: {str(error).lower()}") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} must be a JSON object; got {type(found).__name__}")

@@ -23,7 +23,7 @@ from ferrum_numba.gptq import described, selection
 from ferrum_numba.gptq.checkpoint import GptqCheckpoint
 from ferrum_numba.gptq.config import FILES, MODEL_FILE, SECTION, read_json
 from ferrum_numba.gptq.files import DTYPES, SINGLE, TensorFiles
-from ferrum_numba.gptq.selection import Linear, Model, Selection
+from ferrum_numba.gptq.selection import QUANTISED_PARTS, Linear, Model, Selection
 from ferrum_numba.gptq.tensors import MOST_SCALE_ERROR, PACK_FACTOR
 from ferrum_numba.gptq.writing import (
     TensorWriter,
@@ -39,8 +39,6 @@ LARGEST_CODE = 15
 SYMMETRIC_ZERO_POINT = 8
 # columns of the weight, rows of torch's, that are in memory as float32 at a time
 BLOCK_COLUMNS = 512
-# tensors of a quantised layer, by the last part of their names
-PARTS = ("qweight", "scales", "qzeros", "g_idx")
 # tensors that only a quantised layer has
 QUANTISED = (".qweight", ".B", ".weight_packed")
 
@@ -194,7 +192,13 @@ def quantize_checkpoint(
         ProblemError: a weight that cannot be quantised, or no layer that can.
     """
     source = Path(source)
-    files = TensorFiles.open(source)
+    with TensorFiles.open(source) as files:
+        return _quantized(files, source, Path(target), recipe, progress)
+
+
+def _quantized(
+    files: TensorFiles, source: Path, target: Path, recipe: Recipe, progress: Progress
+) -> Quantized:
     configs = source if source.is_dir() else source.parent
     model = _model_config(configs)
     quantised = [name for name in files.entries if name.endswith(QUANTISED)]
@@ -208,7 +212,7 @@ def quantize_checkpoint(
     if not chosen.linears:
         raise ProblemError(f"{source} has no linear layer to quantise: no [N, K] .weight")
     report = Quantized([linear.name for linear in chosen.linears.values()], chosen.kept)
-    with new_folder(Path(target)) as folder:
+    with new_folder(target) as folder:
         weight_map = _write_files(files, folder, recipe, chosen, progress)
         write_index(folder, weight_map)
         config = _config(recipe, chosen)
@@ -217,7 +221,7 @@ def quantize_checkpoint(
             write_json(folder / MODEL_FILE, {**model, SECTION: config})
         if source.is_dir():
             copy_rest(source, folder)
-        _read_back(folder, Path(target), recipe, chosen)
+        _read_back(folder, target, recipe, chosen)
     return report
 
 
@@ -253,7 +257,7 @@ def _write_files(
 def _names(name: str, chosen: Selection) -> list[str]:
     """Return the tensors that one becomes."""
     linear = chosen.linears.get(name)
-    return [name] if linear is None else [f"{linear.name}.{part}" for part in PARTS]
+    return [name] if linear is None else [f"{linear.name}.{part}" for part in QUANTISED_PARTS]
 
 
 def _converted(

@@ -6,17 +6,15 @@ writer's business: `dynamic` matches from the start of a name, `extra_config` an
 
 from __future__ import annotations
 
-import json
 import re
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ferrum_numba.door import quoted, shown
 from ferrum_numba.errors import CheckpointError
+from ferrum_numba.gptq.patterns import Budget, Exactly, Pattern
 
-# classes such as [[:digit:]] are other engines'; Python reads them as something else
-POSIX = re.compile(r"\[[:.=]\^?\w+[:.=]\]")
 # what has nothing else is a name, not a pattern; its dots are dots
 NAME = re.compile(r"[\w.-]+")
 SIXTEEN_BITS = 16
@@ -33,7 +31,7 @@ class Rule:
     """
 
     key: str
-    pattern: re.Pattern[str]
+    pattern: Pattern | Exactly
     changes: Mapping[str, Any] | None
     refusal: str | None = None
 
@@ -44,10 +42,11 @@ def dynamic(found: Any, source: str) -> tuple[Rule, ...]:
     Raises:
         CheckpointError: they are no object of patterns and objects.
     """
-    rules = []
+    rules, budget = [], Budget()
     for key, changes in _items("dynamic", found, source):
-        where = f"dynamic {key!r}"
-        pattern = compiled(key.removeprefix("-:").removeprefix("+:"), f"{source}: {where}")
+        where = f"dynamic {quoted(key)}"
+        text = key.removeprefix("-:").removeprefix("+:")
+        pattern = Pattern(text, f"{source}: {where}", budget)
         rules.append(Rule(where, pattern, None if key.startswith("-:") else changes))
     return tuple(rules)
 
@@ -58,53 +57,55 @@ def extra_config(found: Any, source: str) -> tuple[Rule, ...]:
     Raises:
         CheckpointError: they are no object of patterns and objects.
     """
-    names, patterns = [], []
+    names, patterns, budget = [], [], Budget()
     for key, changes in _items("extra_config", found, source):
         if not changes:
             continue
-        where, bits = f"extra_config {key!r}", changes.get("bits")
+        where, bits = f"extra_config {quoted(key)}", changes.get("bits")
         kept = isinstance(bits, int) and bits >= SIXTEEN_BITS
         if NAME.fullmatch(key):
-            names.append(Rule(where, exactly(key), None if kept else changes))
+            names.append(Rule(where, Exactly(key), None if kept else changes))
         else:
-            compiled(key, f"{source}: {where}")
-            anywhere = compiled(f".*?(?:{key})", where)
-            patterns.append(Rule(where, anywhere, None if kept else changes))
+            pattern = Pattern(key, f"{source}: {where}", budget, anywhere=True)
+            patterns.append(Rule(where, pattern, None if kept else changes))
     return (*names, *patterns)
 
 
-def exactly(name: str) -> re.Pattern[str]:
-    """Return the pattern that only this name matches."""
-    return re.compile(rf"{re.escape(name)}\Z")
+class Rules:
+    """Rules in their order, found by a name: those of one name at once, patterns one by one."""
 
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self._exact: dict[str, int] = {}
+        self._others: list[int] = []
+        for place, rule in enumerate(rules):
+            named = rule.pattern.name if isinstance(rule.pattern, Exactly) else None
+            if named is None:
+                self._others.append(place)
+            else:
+                self._exact.setdefault(named, place)
+        self._rules = rules
 
-def compiled(pattern: str, where: str) -> re.Pattern[str]:
-    """Return a pattern that means here what it means to its writer.
+    def find(self, name: str) -> Rule | None:
+        """Return the first rule that a name matches.
 
-    Raises:
-        CheckpointError: it is none, or has classes that Python reads otherwise.
-    """
-    posix = POSIX.search(pattern)
-    if posix is not None:
-        raise CheckpointError(
-            f"{where}: {posix[0]} is a class of another engine than Python's; write a range, such "
-            "as [0-9]"
-        )
-    try:
-        with warnings.catch_warnings():
-            # a bracket in a class may mean something else one day
-            warnings.simplefilter("ignore", FutureWarning)
-            return re.compile(pattern)
-    except re.error as error:
-        raise CheckpointError(f"{where} is no pattern of names: {error}") from error
+        Raises:
+            CheckpointError: a pattern takes too long.
+        """
+        named = self._exact.get(name, len(self._rules))
+        for place in self._others:
+            if place > named:
+                break
+            if self._rules[place].pattern.match(name):
+                return self._rules[place]
+        return self._rules[named] if named < len(self._rules) else None
 
 
 def _items(what: str, found: Any, source: str) -> list[tuple[str, Mapping[str, Any]]]:
     if not isinstance(found, dict | None):
-        raise CheckpointError(f"{source}: {what} must be an object; got {json.dumps(found)}")
+        raise CheckpointError(f"{source}: {what} must be an object; got {shown(found)}")
     for key, changes in (found or {}).items():
         if not isinstance(changes, dict):
             raise CheckpointError(
-                f"{source}: {what} {key!r} must be an object; got {json.dumps(changes)}"
+                f"{source}: {what} {quoted(key)} must be an object; got {shown(changes)}"
             )
     return list((found or {}).items())

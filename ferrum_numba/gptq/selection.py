@@ -15,6 +15,8 @@ from ferrum_numba.gptq.files import DTYPES, Entry
 from ferrum_numba.gptq.tensors import FLOATS, PACK_FACTOR
 
 ENDING = ".weight"
+# what a quantised layer has, by the last parts of names
+QUANTISED_PARTS = ("qweight", "scales", "qzeros", "g_idx")
 # models whose layers are transformers' Conv1D, a linear layer with its weight [in, out]
 CONV1D_TYPES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 CONV1D_LAYERS = ("c_attn", "c_proj", "c_fc", "q_attn")
@@ -157,6 +159,9 @@ class Selection:
         # nobody reads a tied head, whoever asks for it
         if included is not None and reason != TIED:
             reason = None
+        own = next((p for p in QUANTISED_PARTS if f"{layer}.{p}" in self._entries), None)
+        if reason is None and own is not None:
+            reason = f"it has a tensor {layer}.{own} of its own"
         if reason is None and (linear.N % PACK_FACTOR or linear.K % PACK_FACTOR):
             reason = f"K = {linear.K} and N = {linear.N} must be multiples of {PACK_FACTOR}"
         return linear, reason

@@ -8,11 +8,11 @@ says that stored zero points do not count, in any layer (optimum writes "gptq" i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ferrum_numba.door import shown
 from ferrum_numba.errors import CheckpointError
 from ferrum_numba.gptq.on_disk import read_json
 
@@ -107,4 +107,4 @@ def unquantised(model: Mapping[str, Any]) -> dict[str, Any]:
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return f"{len(value)} rules"
-    return json.dumps(value)
+    return shown(value)

@@ -17,14 +17,14 @@ class Parts(NamedTuple):
 
     name:   of the layer
     has:    which tensors there are
-    read:   returns one of them by its name
+    read:   returns one of them by its name; of a stack, that of an expert
     path:   of the checkpoint, for errors
     expert: which layer of a stack, the first dimension of its tensors; None of no stack
     """
 
     name: str
     has: Container[str]
-    read: Callable[[str], Array]
+    read: Callable[[str, int | None], Array]
     path: Path
     expert: int | None = None
 
@@ -46,10 +46,7 @@ class Parts(NamedTuple):
         name = f"{self.name}.{tensor}"
         if name not in self.has:
             return None
-        array = self.read(name)
-        # a shape is every expert's
-        stacked = self.expert is not None and array.ndim > 1
-        return array[self.expert] if stacked else array
+        return self.read(name, self.expert)
 
 
 @dataclass(frozen=True)

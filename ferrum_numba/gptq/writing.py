@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from ferrum_numba import door, whole
 from ferrum_numba.contract import Array
 from ferrum_numba.errors import CheckpointError
-from ferrum_numba.gptq.files import DTYPES, INDEX
+from ferrum_numba.gptq.files import DTYPES, INDEX, in_folder
 
 # beside the weights, what a loader needs: configs, tokenizer, chat template, a model's own code
 COPIED = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
@@ -45,6 +44,7 @@ class TensorWriter:
 
     def add(self, name: str, array: Array) -> None:
         """Write a tensor of any of safetensors' types that NumPy has."""
+        assert name not in self._header, "a tensor is written once"
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         offsets = [self._end, self._end + data.nbytes]
         self._header[name] = {
@@ -87,18 +87,21 @@ def new_folder(target: Path) -> Iterator[Path]:
     """
     if target.exists():
         raise CheckpointError(f"{target} is there already; the target must be a new folder")
-    folder = target.parent / f".{target.name}.{secrets.token_hex(4)}"
+    folder = target
     try:
-        folder.mkdir()
-        yield folder
-        folder.rename(target)
+        with whole.folder_beside(target) as folder:
+            yield folder
+            folder.rename(target)
     except CheckpointError as error:
         # who reads what was written knows no other name of it
         raise CheckpointError(str(error).replace(str(folder), str(target))) from error
     except OSError as error:
-        raise CheckpointError(f"{target} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        # of a file that is no part of what is written, it is the source
+        place = Path(error.filename or folder)
+        side = f"{target} cannot be written"
+        if not place.is_relative_to(target.parent) or place == folder.parent:
+            side = side if error.filename is None else f"{place} cannot be read"
+        raise CheckpointError(f"{side}: {error.strerror or error}") from error
 
 
 def write_index(folder: Path, weight_map: Mapping[str, str]) -> None:
@@ -113,13 +116,26 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def copy_rest(source: Path, folder: Path, left_out: Iterable[str] = ()) -> None:
-    """Copy what else a loader needs, but no index of files that are others now."""
+    """Copy what else a loader needs, but no index of files that are others now.
+
+    Raises:
+        CheckpointError: a file cannot be read, or is a link that leads out of the source.
+    """
+    home = source.resolve()
     for path in sorted(source.iterdir()):
         wanted = path.suffix in COPIED and not path.name.endswith(".index.json")
         if (
-            wanted
-            and path.is_file()
-            and path.name not in left_out
-            and not (folder / path.name).exists()
+            not wanted
+            or not path.is_file()
+            or path.name in left_out
+            or (folder / path.name).exists()
         ):
-            shutil.copyfile(path, folder / path.name)
+            continue
+        # who hands on what was written would hand on what the link leads to
+        if not in_folder(home, path.name):
+            raise CheckpointError(f"{path} leads out of its folder; it is not copied")
+        try:
+            content = door.read_bytes(path)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+        (folder / path.name).write_bytes(content)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from cuda.bindings import driver
 
 from ferrum_numba.errors import LaunchError
-from ferrum_numba.launch.device import Device, call
+from ferrum_numba.launch.device import Device, call, failure
 
 Array = npt.NDArray[Any]
 # NaN in fp16, bf16 and fp32: what is read past the end, or never written, shows in a result
@@ -59,7 +59,15 @@ class Buffer:
         """Allocate memory between poisoned guard zones; a multiple of 256 keeps its alignment."""
         total_bytes = size_bytes + 2 * guard_bytes
         # the driver refuses to allocate nothing
-        base = int(call(driver.cuMemAlloc, max(total_bytes, 1)))
+        status, base = driver.cuMemAlloc(max(total_bytes, 1))
+        if status == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+            gpu = device.gpu
+            raise LaunchError(
+                f"{gpu.name} has no {total_bytes:,} bytes left of its {gpu.dram_bytes:,}"
+            )
+        if status != driver.CUresult.CUDA_SUCCESS:
+            raise failure(status, "cuMemAlloc")
+        base = int(base)
         buffer = cls(device, base + guard_bytes, size_bytes, guard_bytes)
         buffer._release = weakref.finalize(buffer, _free, driver, device.context, base)
         buffer._release.atexit = False

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from cuda.bindings import driver
 
+from ferrum_numba.compile.versions import toolkit
 from ferrum_numba.contract import Launch
 from ferrum_numba.errors import LaunchError
+from ferrum_numba.gpu import driver_cuda
 from ferrum_numba.launch import cublas
 from ferrum_numba.launch.arguments import Arguments, launch_config, pack, refused
 from ferrum_numba.launch.device import Device, call, failure
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 # a larger cluster runs where the GPU allows it, and must be asked for
 PORTABLE_CLUSTER_BLOCKS = 8
 _SUCCESS = driver.CUresult.CUDA_SUCCESS
+# what a driver says of a program that a compiler of a newer CUDA made
+_OTHER_CUDA = ("CUDA_ERROR_INVALID_IMAGE", "CUDA_ERROR_NO_BINARY_FOR_GPU",
+               "CUDA_ERROR_UNSUPPORTED_PTX_VERSION")  # fmt: skip
 _Attribute = driver.CUfunction_attribute
 
 
@@ -168,7 +173,8 @@ def load(binary: Binary, device: Device) -> Loaded:
         )
     status, library = driver.cuLibraryLoadData(binary.cubin, [], [], 0, [], [], 0)
     if status != _SUCCESS:
-        raise failure(status, f"loading {binary.entry}, built for {binary.arch}, on {gpu.name}")
+        doing = f"loading {binary.entry}, built for {binary.arch}, on {gpu.name}"
+        raise failure(status, f"{doing}{_of_two_cudas(status)}")
     kernel = call(driver.cuLibraryGetKernel, library, binary.entry.encode())
     # the function, not the kernel: it is loaded now and not by the first launch, maybe in a capture
     function = call(driver.cuKernelGetFunction, kernel)
@@ -176,6 +182,14 @@ def load(binary: Binary, device: Device) -> Loaded:
     loaded = Loaded(binary, device, function)
     weakref.finalize(loaded, driver.cuLibraryUnload, library).atexit = False
     return loaded
+
+
+def _of_two_cudas(status: Any) -> str:
+    """Return of which CUDA driver and compiler are, where that may be why it was refused."""
+    newest, made_by = driver_cuda(), toolkit()
+    if status.name not in _OTHER_CUDA or newest is None or made_by is None:
+        return ""
+    return f", with a driver of CUDA {newest[0]}.{newest[1]} and a compiler of CUDA {made_by},"
 
 
 def _opt_in(function: Any, binary: Binary) -> None:

@@ -6,6 +6,7 @@ multiple of an expert's columns, or not of this stack, is refused.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sized
 from typing import Any, Literal
 
@@ -80,12 +81,16 @@ class ExpertStack:
 
     def expert(self, index: int) -> MarlinStackedExpertLinear:
         """Return one expert, a view of the stack's memory."""
-        if not 0 <= index < self.num_experts:
+        try:
+            number = operator.index(index)
+        except TypeError:
+            number = -1
+        if isinstance(index, bool) or not 0 <= number < self.num_experts:
             raise ProblemError(
-                f"{self.store.weight.name}: expert must be 0..{self.num_experts - 1}; got {index}"
+                f"{self.store.weight.name}: expert must be 0..{self.num_experts - 1}; got {index!r}"
             )
         N, K = self.out_features, self.in_features
-        return MarlinStackedExpertLinear(self.store, index * N, N, K)
+        return MarlinStackedExpertLinear(self.store, number * N, N, K)
 
     def prepare(self, rows: int | Iterable[int], stream: Any = None) -> None:
         """Build and load what some numbers of rows need, for all experts; see `Linear.prepare`."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import re
+from contextlib import ExitStack
 from pathlib import Path
 
+from ferrum_numba import whole
 from ferrum_numba.errors import StoreError
 from ferrum_numba.report import html, markdown
 from ferrum_numba.report.document import Document, document
@@ -14,8 +14,6 @@ from ferrum_numba.report.drawing import Drawer, as_csv, as_json
 from ferrum_numba.report.sources import Sources
 
 Contents = dict[str, bytes]
-# a file while it is written, with the number of the process that does
-HALF = re.compile(r"\..+\.(?:html|md|json|svg|png|csv)\.(\d+)")
 
 
 class Writer:
@@ -38,11 +36,13 @@ class Writer:
         contents = self._contents(found)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not self._written:
-                _clear(self.folder)
-            for name, content in contents.items():
-                if self._written.get(name) != content:
-                    _replace(self.folder / name, content)
+            # all are written before one is replaced: on a full disk the last report stays
+            with ExitStack() as writing:
+                for name, content in reversed(contents.items()):
+                    if self._written.get(name) != content:
+                        file = writing.enter_context(whole.writing(self.folder / name))
+                        file.write(content)
+                        file.flush()
             for name in self._written.keys() - contents.keys():
                 (self.folder / name).unlink(missing_ok=True)
         except OSError as error:
@@ -70,35 +70,6 @@ class Writer:
 
 def _json(found: Document) -> str:
     return json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
-
-
-def _clear(folder: Path) -> None:
-    """Remove what processes left behind that were killed while they wrote here."""
-    for path in folder.iterdir():
-        found = HALF.fullmatch(path.name)
-        if found and not _runs(int(found[1])):
-            path.unlink(missing_ok=True)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file at once: killed in between, what was there before stays."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def write(folder: str | Path, sources: Sources) -> list[Path]:

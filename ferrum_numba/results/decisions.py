@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ferrum_numba.contract import Config, Kernel, Problem, describe
-from ferrum_numba.errors import ProblemError, StoreError
+from ferrum_numba.door import in_words
+from ferrum_numba.errors import ConfigError, ProblemError, StoreError
 from ferrum_numba.results.file import load_json, write_json
 from ferrum_numba.results.row import Row, num_tiles, problem_key, same, size_name
+from ferrum_numba.results.validate import MOST, sizes_error
 from ferrum_numba.results.winners import first_of_each, rank, standings
 
 if TYPE_CHECKING:
@@ -77,10 +79,21 @@ def load_decisions(path: str | Path) -> list[Decision]:
     Raises:
         StoreError: missing, damaged, or of another schema.
     """
+    # whoever imports this need not read any
+    import msgspec
+
     try:
-        return [Decision(**found) for found in load_json(path, SCHEMA)["decisions"]]
-    except (KeyError, TypeError) as error:
-        raise StoreError(f"{path}: is damaged: {error}") from error
+        stated = load_json(path, SCHEMA).get("decisions")
+        found = msgspec.convert(stated, list[Decision])
+    except msgspec.ValidationError as error:
+        raise StoreError(f"{path}: is damaged: decisions{in_words(error)}") from error
+    for i, one in enumerate(found):
+        wrong = sizes_error(one.problem, one.config)
+        if wrong is None and not (0 < one.us < MOST and one.place >= 0):
+            wrong = f"us must be above 0 and place no less, got {one.us!r} and {one.place!r}"
+        if wrong is not None:
+            raise StoreError(f"{path}: is damaged: decisions[{i}]: {wrong}")
+    return found
 
 
 def save_decisions(
@@ -235,7 +248,16 @@ def stored_config(kernel: Kernel, stored: Mapping[str, Any]) -> Config | None:
     """
     known = {field.name for field in fields(kernel.config)}
     needed = known - _defaults(kernel.config).keys()
-    return kernel.config(**stored) if needed <= stored.keys() <= known else None
+    if not needed <= stored.keys() <= known:
+        return None
+    import msgspec
+
+    try:
+        # a number where a word belongs would be found by whatever counts with it
+        return msgspec.convert(stored, kernel.config)
+    # of a kernel of one's own that msgspec has no type for, or a config that contradicts itself
+    except (TypeError, msgspec.ValidationError, ConfigError):
+        return None
 
 
 def _defaults(kind: type) -> dict[str, Any]:

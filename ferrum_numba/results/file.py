@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ferrum_numba import door, whole
 from ferrum_numba.errors import StoreError
 from ferrum_numba.results.display import winners_table
 from ferrum_numba.results.row import Row
@@ -71,14 +71,18 @@ def load_json(path: str | Path, schema: int) -> dict[str, Any]:
         StoreError: missing, no JSON, or of another schema.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = door.read_json(path)
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise StoreError(f"{path}: is not JSON: {error}") from error
-    if not isinstance(found, dict) or found.get("schema") != schema:
+    if (
+        not isinstance(found, dict)
+        or type(found.get("schema")) is not int
+        or (found["schema"] != schema)
+    ):
         got = found.get("schema") if isinstance(found, dict) else type(found).__name__
-        raise StoreError(f"{path}: needs schema {schema}, got {got!r}")
+        raise StoreError(f"{path}: needs schema {schema}, got {door.quoted(got)}")
     return found
 
 
@@ -135,15 +139,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: the folder cannot be made or written; nothing of the new file is there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # a plain file of this process: whoever may read the folder's other files may read this one
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    whole.write_bytes(path, text.encode())
 
 
 def plain(value: Any) -> Any:

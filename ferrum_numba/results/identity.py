@@ -48,7 +48,7 @@ def board_factors(here: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str
         here, first: environments whose yardsticks are the same, or that have none
     """
     timed = [*zip(here.get("yardstick", ()), first.get("yardstick", ()), strict=True)]
-    return {one["bound"]: one["us"] / other["us"] for one, other in reversed(timed)}
+    return {one.get("bound", ""): one["us"] / other["us"] for one, other in reversed(timed)}
 
 
 def compares(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

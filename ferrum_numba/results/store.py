@@ -19,11 +19,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from ferrum_numba import door
 from ferrum_numba.errors import StoreError
 from ferrum_numba.results.file import ResultFile, load, plain, save
 from ferrum_numba.results.identity import compares, differences, identity
 from ferrum_numba.results.row import Row, as_text
-from ferrum_numba.results.validate import row_error
+from ferrum_numba.results.validate import row_error, run_error
 
 NAME = "tuning.sqlite"
 SCHEMA = 1
@@ -117,7 +118,7 @@ class Store:
         """Return the environments of all runs, in the order that they began."""
         with self._said(), self._lock:
             found = self._database.execute("SELECT environment FROM runs ORDER BY place").fetchall()
-            return [json.loads(text) for (text,) in found]
+            return [_environment(text) for (text,) in found]
 
     def rows(self, op: str) -> list[Row]:
         """Return the newest row of every key and board of an Op, the oldest first."""
@@ -262,13 +263,12 @@ class Store:
         (text,) = found.fetchone() or (None,)
         if text is None:
             raise StoreError(f"{self.path}: has no run of {date}, which a row names")
-        run: dict[str, Any] = json.loads(text)
-        return run
+        return _environment(text)
 
     def _rows(self, where: str, *values: str) -> list[tuple[Row, dict[str, Any]]]:
         with self._said(), self._lock:
             found = self._database.execute(_FOUND + where, values).fetchall()
-            runs = {text: json.loads(text) for text in {text for _, text in found}}
+            runs = {text: _environment(text) for text in {text for _, text in found}}
             return [(_row(row, runs[run]), runs[run]) for row, run in found]
 
     @contextmanager
@@ -301,11 +301,27 @@ class Store:
 
 
 def _row(text: str, run: Mapping[str, Any]) -> Row:
-    found = json.loads(text)
+    found = _parsed(text)
     wrong = row_error(found)
     if wrong:
         raise ValueError(f"a row {wrong}")
     return replace(Row.from_json(found), board=run["uuid"] or "")
+
+
+def _environment(text: object) -> dict[str, Any]:
+    found = _parsed(text)
+    wrong = run_error(found)
+    if wrong:
+        raise ValueError(f"an environment{wrong}")
+    run: dict[str, Any] = found
+    return run
+
+
+def _parsed(text: object) -> Any:
+    """Return what a text of the database says; a column may hold anything."""
+    if not isinstance(text, str):
+        raise ValueError(f"a text is {type(text).__name__}")
+    return door.parse_json(text)
 
 
 def _about(row: Row) -> str:

@@ -21,10 +21,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ferrum_numba import door
 from ferrum_numba.errors import StoreError
 from ferrum_numba.results.row import Row, as_text, size_of
 from ferrum_numba.results.winners import winners
 
+# a target takes a hundred
+MOST_BYTES = 1 << 20
 # what a target is a share of
 OF = {
     "bound": "the time that the machine needs at least, as the row has it",
@@ -133,10 +136,10 @@ def load_targets(path: str | Path) -> list[Target]:
         StoreError: missing, no TOML, or a target lacks a field or has one that is none.
     """
     try:
-        found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        found = tomllib.loads(door.read_bytes(path, MOST_BYTES).decode())
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{path}: is not TOML: {error}") from error
     stated = found.get("target", [])
     if not stated or not isinstance(stated, list):
@@ -220,7 +223,7 @@ def _best(rows: Iterable[Row], names: Sequence[str], rate: str) -> float | None:
 
 def _target(about: str, stated: object) -> Target:
     if not isinstance(stated, dict):
-        raise StoreError(f"{about} must be a table, got {stated!r}")
+        raise StoreError(f"{about} must be a table, got {door.quoted(stated)}")
     known = {one.name: one for one in fields(Target)}
     needed = [
         name
@@ -232,16 +235,18 @@ def _target(about: str, stated: object) -> Target:
             raise StoreError(f"{about} has no {name}")
     for name, value in stated.items():
         if name not in known:
-            raise StoreError(f"{about} has no field {name}: known are {', '.join(known)}")
+            raise StoreError(
+                f"{about} has no field {name[: door.SHOWN]}: known are {', '.join(known)}"
+            )
         if not _fits(name, value):
-            raise StoreError(f"{about}: {name} cannot be {value!r}")
+            raise StoreError(f"{about}: {name} cannot be {door.quoted(value)}")
     sizes = stated.get("sizes", Target.sizes)
     return Target(**{**stated, "sizes": tuple(sizes)})
 
 
 def _fits(name: str, value: object) -> bool:
     if name == "of":
-        return value in OF
+        return isinstance(value, str) and value in OF
     if name in ("at_least", "share"):
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return number and 0 < float(value) <= (1 if name == "share" else 10)  # type: ignore[arg-type]
@@ -250,6 +255,6 @@ def _fits(name: str, value: object) -> bool:
             isinstance(value, list)
             and len(value) == 2
             and all(isinstance(one, int) and not isinstance(one, bool) for one in value)
-            and 0 < value[0] <= value[1]
+            and 0 < value[0] <= value[1] <= 2**63
         )
     return isinstance(value, dict if name == "where" else str)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from ferrum_numba.door import quoted
 from ferrum_numba.errors import StoreError
 from ferrum_numba.gpu import Gpu, facts_error
 from ferrum_numba.results.row import MEASURED, STATUSES
@@ -30,6 +31,12 @@ LATER: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 # what a peer multiplies: fp16 rows by 4-bit or fp16 weights, or rows of 8 bits, less exactly
 PEER_KINDS = ("4-bit", "fp16", "W4A8", "fp8")
+SIZES = ("M", "N", "K", "tokens", "num_tokens", "num_experts", "top_k")
+# of a size: no GPU holds as many bytes
+LARGEST = 2**40
+# of a time or a rate
+MOST = 1e18
+ARCH = re.compile(r"sm_\d{2,3}[af]?")
 ENVIRONMENT = (
     "gpu", "uuid", "driver", "versions", "commit", "dirty", "date", "command", "clocks", "policy",
     "gpu_facts",
@@ -47,16 +54,30 @@ def validate(found: Mapping[str, Any], name: str = "results") -> None:
             raise StoreError(f"{name}: {part} must be a {wanted.__name__}")
     earlier = [(f"earlier[{i}]", one) for i, one in enumerate(found["earlier"])]
     for part, one in [("environment", found["environment"]), *earlier]:
-        missing = [word for word in ENVIRONMENT if not isinstance(one, dict) or word not in one]
-        if missing:
-            raise StoreError(f"{name}: {part} has no {', '.join(missing)}")
-        wrong = _facts_error(one["gpu_facts"])
+        wrong = run_error(one)
         if wrong:
-            raise StoreError(f"{name}: {part}.gpu_facts {wrong}")
+            raise StoreError(f"{name}: {part}{wrong}")
     for i, row in enumerate(found["rows"]):
         error = row_error(row)
         if error:
             raise StoreError(f"{name}: row {i}: {error}")
+
+
+def run_error(environment: object) -> str | None:
+    """Return what is wrong with a run's environment as JSON has it, or None; after its name."""
+    # whoever reads no result file has no need of it
+    from ferrum_numba.results.schema import environment_error
+
+    if not isinstance(environment, dict):
+        environment = {}
+    missing = [word for word in ENVIRONMENT if word not in environment]
+    if missing:
+        return f" has no {', '.join(missing)}"
+    wrong = _facts_error(environment["gpu_facts"])
+    if wrong:
+        return f".gpu_facts {wrong}"
+    wrong = environment_error(environment)
+    return f".{wrong}" if wrong else None
 
 
 def _facts_error(facts: object) -> str | None:
@@ -80,14 +101,19 @@ def row_error(row: object) -> str | None:
         wrong_bool = isinstance(value, bool) and bool not in kinds
         if not isinstance(value, kinds) or wrong_bool:
             wanted = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
-            return f"{name} must be {wanted}, got {value!r}"
+            return f"{name} must be {wanted}, got {quoted(value)}"
     if row["status"] not in STATUSES:
-        return f"status must be one of {', '.join(sorted(STATUSES))}, got {row['status']!r}"
+        return f"status must be one of {', '.join(sorted(STATUSES))}, got {quoted(row['status'])}"
     if row["status"] == MEASURED and (not row["samples"] or row["us"] is None):
         return "is measured and has no us or no samples"
     if row.get("peer") and row.get("kind") not in PEER_KINDS:
-        return f"of a peer, kind must be {', '.join(PEER_KINDS)}, got {row.get('kind')!r}"
-    return _times_error(row) or _rounds_error(row) or _sizes_error(row)
+        return f"of a peer, kind must be {', '.join(PEER_KINDS)}, got {quoted(row.get('kind'))}"
+    from ferrum_numba.results.schema import more_error
+
+    return (
+        _times_error(row) or _rounds_error(row) or _sizes_error(row) or _numbers_error(row)
+        or more_error(row)
+    )  # fmt: skip
 
 
 def _times_error(row: Mapping[str, Any]) -> str | None:
@@ -96,7 +122,7 @@ def _times_error(row: Mapping[str, Any]) -> str | None:
             return f"{name} must be above 0, got {row[name]!r}"
     for i, sample in enumerate(row["samples"]):
         if not _positive(sample):
-            return f"samples[{i}] must be a number above 0, got {sample!r}"
+            return f"samples[{i}] must be a number above 0, got {quoted(sample)}"
     return None
 
 
@@ -112,29 +138,48 @@ def _rounds_error(row: Mapping[str, Any]) -> str | None:
     if clocks and len(clocks) != len(rounds):
         return f"round_mhz must have one clock a round, got {len(clocks)} of {len(rounds)}"
     if not all(clock is None or _positive(clock) for clock in clocks):
-        return f"round_mhz must be numbers above 0 or null, got {clocks!r}"
+        return f"round_mhz must be numbers above 0 or null, got {quoted(clocks)}"
     for place in row.get("throttled", []):
         if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < count:
-            return f"throttled must be places of the {count} samples, got {place!r}"
+            return f"throttled must be places of the {count} samples, got {quoted(place)}"
     factor = row.get("board_factor")
     if factor is not None and not _positive(factor):
         return f"board_factor must be above 0, got {factor!r}"
     return None
 
 
+def _numbers_error(row: Mapping[str, Any]) -> str | None:
+    for name, kinds in {**FIELDS, **LATER}.items():
+        value = row.get(name)
+        # of a result that is wrong an error may be anything; sizes and times are below nothing
+        if kinds in (_NUMBER, _COUNT) and value is not None and not 0 <= value < MOST:
+            return f"{name} must be 0 or above, and finite, got {value!r}"
+    if row["arch"] and not ARCH.fullmatch(row["arch"]):
+        return f"arch must be one such as sm_90a, got {quoted(row['arch'])}"
+    return None
+
+
 def _positive(value: object) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
-    return 0 < value < math.inf
+    return 0 < value < MOST
 
 
 def _sizes_error(row: Mapping[str, Any]) -> str | None:
-    for part in ("problem", "config"):
-        for name, value in row[part].items():
+    return sizes_error(row["problem"], row["config"])
+
+
+def sizes_error(problem: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a problem and a config as JSON has them, or None."""
+    for part, fields_of in (("problem", problem), ("config", config)):
+        for name, value in fields_of.items():
             if not isinstance(value, str | int | float | None):
-                return f"{part}.{name} must be text, a number, a bool or null, got {value!r}"
-    for name in ("M", "N", "K", "tokens", "num_experts", "top_k"):
-        value = row["problem"].get(name, 1)
+                return f"{part}.{name} must be text, a number, a bool or null, got {quoted(value)}"
+            if isinstance(value, int | float) and not abs(value) <= LARGEST:
+                return f"{part}.{name} must be within ±{LARGEST}, got {value!r}"
+    sizes = [("problem", name, problem) for name in SIZES]
+    for part, name, fields_of in [*sizes, ("config", "tile_m", config)]:
+        value = fields_of.get(name, 1)
         if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-            return f"problem.{name} must be an integer above 0, got {value!r}"
+            return f"{part}.{name} must be an integer above 0, got {value!r}"
     return None

@@ -15,8 +15,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import msgspec
+from msgspec import Meta
+
+from ferrum_numba import door
 from ferrum_numba.compile import Binary, Job, build_many, cache
 from ferrum_numba.compile.recipe import OURS
 from ferrum_numba.compile.sources import changed, sources_of
@@ -26,6 +30,7 @@ from ferrum_numba.gpu import driver_cuda
 from ferrum_numba.results import Planned
 from ferrum_numba.results.file import load_json, write_json
 from ferrum_numba.results.row import as_text
+from ferrum_numba.results.validate import ARCH, sizes_error
 from ferrum_numba.tune.space import Binaries, Progress, by_program, program_of, silent
 
 if TYPE_CHECKING:
@@ -132,6 +137,23 @@ def write(
             file.unlink()
 
 
+class _Candidate(msgspec.Struct):
+    kernel: str
+    problem: dict[str, Any]
+    config: dict[str, Any]
+    status: Literal["ok", "spills", "does not fit", "build failed"]
+    reason: str
+    program: Annotated[str, Meta(pattern=f"^{cache.NAME.pattern}$")] | None
+    estimate_us: Annotated[float, Meta(gt=0, le=1e18)] | None = None
+
+
+class _Manifest(msgspec.Struct):
+    arch: Annotated[str, Meta(pattern=f"^{ARCH.pattern}$")]
+    sources: dict[str, dict[Annotated[str, Meta(max_length=256)], str]]
+    candidates: list[_Candidate]
+    cuda: list[int] | None = None
+
+
 @dataclass(frozen=True)
 class Plan:
     """A plan that was read, for the kernels at hand."""
@@ -156,6 +178,10 @@ class Plan:
         manifest = load_json(path / MANIFEST, SCHEMA)
         if manifest.get("digest") != _digest(manifest):
             raise StoreError(f"{path / MANIFEST} is damaged; bring the plan's folder again")
+        # a digest says that the file is whole, not who wrote it
+        wrong = _manifest_error(manifest)
+        if wrong:
+            raise StoreError(f"{path / MANIFEST} is damaged: {wrong}")
         found = cls(path, tuple(k for k in kernels if k.name in manifest["sources"]), manifest)
         for kernel in found.kernels:
             file = _differs(kernel, manifest["sources"][kernel.name])
@@ -230,9 +256,33 @@ class Plan:
             if kernel is None:
                 continue
             # a problem or config that the kernel no longer has would have other sources
-            place = kernel.op.problem(**row["problem"]), kernel.config(**row["config"])
+            place = _made(kernel.op.problem, row["problem"]), _made(kernel.config, row["config"])
             found.append(((kernel.name, *place), row))
         return found
+
+
+def _manifest_error(manifest: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a manifest as JSON has it, or None."""
+    try:
+        candidates = msgspec.convert(manifest, _Manifest).candidates
+    except msgspec.ValidationError as error:
+        return door.in_words(error)
+    found = ((i, sizes_error(one.problem, one.config)) for i, one in enumerate(candidates))
+    return next((f"candidates[{i}]: {wrong}" for i, wrong in found if wrong), None)
+
+
+def _made(kind: type[Any], stored: Mapping[str, Any]) -> Any:
+    """Return a problem or a config of its stored fields.
+
+    Raises:
+        StoreError: they are of another.
+    """
+    try:
+        return kind(**stored)
+    except (TypeError, ValueError) as error:
+        raise StoreError(
+            f"a plan has a {kind.__name__} of {door.shown(stored)}: {error}"
+        ) from error
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

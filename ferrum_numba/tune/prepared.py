@@ -22,11 +22,11 @@ import numpy.typing as npt
 from filelock import BaseFileLock, FileLock, Timeout
 from threadpoolctl import threadpool_limits
 
+from ferrum_numba.compile.orphan import end_with_parent
 from ferrum_numba.contract import Kernel, Problem
 from ferrum_numba.errors import FerrumError
 from ferrum_numba.launch import HostOperands
 from ferrum_numba.launch.operands import digest
-from ferrum_numba.tune.orphan import end_with_parent
 
 Array = npt.NDArray[Any]
 # processes, and threads of each: one cannot always keep ahead of the GPU, and more than half of the

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ferrum_numba import door
 from ferrum_numba.contract import Kernel, Problem, describe
 from ferrum_numba.errors import StoreError
 from ferrum_numba.gpu import facts_error
@@ -109,7 +110,7 @@ def read(
         StoreError: it is no T4 file, an entry is none, or of an unknown kernel or problem.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = door.read_json(path)
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -195,7 +196,7 @@ def _entry_error(entry: Any) -> str | None:
         if not isinstance(entry.get(name), kind):  # type: ignore[arg-type]
             return f"has no {name}, or one of a wrong kind"
     if entry["invalidity"] not in STATUS:
-        return f"has the invalidity {entry['invalidity']!r}, which T4 has not"
+        return f"has the invalidity {door.quoted(entry['invalidity'])}, which T4 has not"
     taken = entry.get("measurements", [])
     if not isinstance(taken, list) or not all(
         isinstance(one, dict) and isinstance(one.get("name"), str) for one in taken
@@ -203,11 +204,11 @@ def _entry_error(entry: Any) -> str | None:
         return "has measurements that are no list of objects with a name"
     runtimes = entry["times"].get("runtimes") or []
     if not isinstance(runtimes, list):
-        return f"has runtimes that are no list: {runtimes!r}"
+        return f"has runtimes that are no list: {door.quoted(runtimes)}"
     times = [one.get("value") for one in taken if one["name"] == "time"]
     for value in (*runtimes, *times):
-        if not isinstance(value, int | float):
-            return f"has a time that is no number: {value!r}"
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return f"has a time that is no number: {door.quoted(value)}"
     return None
 
 

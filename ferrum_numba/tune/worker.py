@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from ferrum_numba.compile.orphan import end_with_parent
 from ferrum_numba.contract import Config, Kernel, Problem
 from ferrum_numba.errors import DeviceError, FerrumError
-from ferrum_numba.tune.orphan import end_with_parent
 
 if TYPE_CHECKING:
     from ferrum_numba.compile import Binary

@@ -49,6 +49,10 @@ PARAMETERS = (
 )
 
 
+# they are numbered in 32 bits, and the end of a stripe may lie beyond the last
+MOST_STEPS = 2**31
+
+
 @dataclass(frozen=True)
 class Config:
     """One way to tile.
@@ -196,6 +200,13 @@ class Marlin(layout.PackedKernel):
             return (
                 f"N must be a multiple of tile_n = {config.tile_n} and K of tile_k = "
                 f"{config.tile_k}; got N = {N}, K = {K} (as packed)"
+            )
+        steps = ceil_div(problem.M, config.tile_m) * (N // config.tile_n) * (K // config.tile_k)
+        if steps >= MOST_STEPS:
+            return (
+                f"steps of {config.tile_m} rows, {config.tile_n} columns and {config.tile_k} of K "
+                f"must be fewer than {MOST_STEPS}; got {steps}, of M = {problem.M}, N = {N}, "
+                f"K = {K}"
             )
         # a tile with more 16-row blocks than the problem multiplies zeros for nothing
         if config.tile_m - 16 >= problem.M:

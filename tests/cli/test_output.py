@@ -139,3 +139,12 @@ def test_on_a_terminal_a_bar_says_what_is_left(clock, monkeypatch):
         clock[0] += 60
         report(1, 10, "decode")
     assert "9 min left" in sys.stderr.getvalue()
+
+
+def test_a_name_out_of_a_file_gives_the_terminal_no_commands(capsys):
+    output.say("a \x1b[2J é")
+    output.print_table([{"name": "b\x1b]0;c\x07"}], ("name",))
+    out, err = capsys.readouterr()
+    assert err == "a \\x1b[2J é\n"
+    assert "b\\x1b]0;c\\x07" in out
+    assert "\x1b" not in out

@@ -1,5 +1,6 @@
 """An export as a whole: its files, what they say, and what is refused."""
 
+import errno
 import json
 import shutil
 from importlib.resources import files
@@ -8,6 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from ferrum_numba import whole
 from ferrum_numba.__main__ import main
 from ferrum_numba.compile.link import section_bytes
 from ferrum_numba.errors import BuildError, DeviceError, StoreError
@@ -237,7 +239,11 @@ def test_ctrl_c_in_the_last_moment_leaves_the_earlier_export(tmp_path, monkeypat
         if self == out:
             raise KeyboardInterrupt
 
+    def cannot(*names):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
     monkeypatch.setattr(Path, "rename", interrupted)
+    monkeypatch.setattr(whole, "_exchange", cannot)
     with pytest.raises(KeyboardInterrupt), new_folder(out):
         pass
     monkeypatch.undo()

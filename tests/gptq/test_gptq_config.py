@@ -564,5 +564,7 @@ def test_an_empty_config_says_nothing(tmp_path, files, place):
 
 def test_a_config_that_is_a_folder_cannot_be_read(tmp_path):
     (tmp_path / "quantize_config.json").mkdir()
-    with pytest.raises(CheckpointError, match=r"quantize_config\.json cannot be read: Is a dir"):
+    with pytest.raises(
+        CheckpointError, match=r"quantize_config\.json cannot be read: it is a folder"
+    ):
         GptqConfig.load(tmp_path)

@@ -384,3 +384,17 @@ def test_the_config_says_whether_there_is_a_quantised_head(
     with GptqCheckpoint.open(tmp_path / "target") as checkpoint:
         assert checkpoint.config.lm_head == ("lm_head" in checkpoint.names)
         assert checkpoint.config.lm_head == (stored and head and reason is None)
+
+
+def test_a_tensor_of_the_sources_own_is_kept(tmp_path, rng):
+    source = tmp_path / "source"
+    source.mkdir()
+    weight = rng.standard_normal((64, 64)).astype(np.float16)
+    tensors = {"m.0.0.weight": weight, "m.0.0.scales": weight[0], "m.0.1.weight": weight}
+    save_file(tensors, source / "model.safetensors")
+    made = quantize_checkpoint(source, tmp_path / "target", Recipe(32))
+    assert made.layers == ["m.0.1"]
+    assert made.kept == {"m.0.0": "it has a tensor m.0.0.scales of its own"}
+    entries = TensorFiles.open(tmp_path / "target")
+    np.testing.assert_array_equal(entries.read("m.0.0.scales"), weight[0])
+    np.testing.assert_array_equal(entries.read("m.0.0.weight"), weight)

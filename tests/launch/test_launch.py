@@ -316,6 +316,23 @@ def test_a_failed_load_names_the_binary_and_the_gpu(host):
         load(host_driver.binary("kernel", ()), host.device())
 
 
+def test_a_program_for_a_newer_driver_names_both(host, monkeypatch):
+    host.fail["cuLibraryLoadData"] = driver.CUresult.CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+    monkeypatch.setattr("ferrum_numba.launch.kernel.driver_cuda", lambda: (12, 4))
+    monkeypatch.setattr("ferrum_numba.launch.kernel.toolkit", lambda: "13.5")
+    said = (
+        r"on NVIDIA H200, with a driver of CUDA 12\.4 and a compiler of CUDA 13\.5, failed with C"
+    )
+    with pytest.raises(LaunchError, match=said):
+        load(host_driver.binary("kernel", ()), host.device())
+
+
+def test_memory_that_is_not_there_is_said(host):
+    host.fail["cuMemAlloc"] = driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY
+    with pytest.raises(LaunchError, match=r"^NVIDIA H200 has no 5,000 bytes left of its 1"):
+        Buffer.empty(host.device(), 5000)
+
+
 def test_a_refused_launch_names_the_error_and_the_numbers(host, monkeypatch):
     refused = driver.CUresult.CUDA_ERROR_INVALID_VALUE.value
     monkeypatch.setattr("ferrum_numba.launch.direct.launcher", lambda: lambda *args: refused)

@@ -121,6 +121,14 @@ def test_one_buffer_an_operand_and_a_view_costs_nothing(gpu):
     assert gpu.host.memory == {}
 
 
+@pytest.mark.parametrize("index", ["0", None, 0.0, True, -1, E])
+def test_what_is_no_number_of_an_expert_is_named(gpu, index):
+    stack = ExpertStack.from_gptq(STACKS["asymmetric"])
+    with pytest.raises(ProblemError, match=rf"expert must be 0\.\.{E - 1}; got {index!r}$"):
+        stack.expert(index)
+    assert stack.expert(np.int64(1)).expert == 1
+
+
 def test_experts_are_taken_one_after_the_other(gpu):
     """No more than one of them is held beside the stack."""
     alive = []

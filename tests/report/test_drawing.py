@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from synthetic import FULL, contents, synthetic_environment, synthetic_row
 
-from ferrum_numba.report import Sources, Writer, document, writer
+from ferrum_numba import whole
+from ferrum_numba.report import Sources, Writer, document
 from ferrum_numba.report.blocks import Picture
 from ferrum_numba.report.drawing import FIGURES, Drawer, as_csv, as_json
 from ferrum_numba.results import ResultFile
@@ -109,21 +110,21 @@ def test_experts_hit_are_those_of_a_uniform_routing():
 def test_a_report_that_is_killed_while_it_is_written_is_the_one_before(tmp_path, monkeypatch):
     first = Writer(tmp_path)
     before = contents(first.write(document(FULL)))
-    plain, left = writer._replace, [5]
+    plain, left = whole.writing, [5]
 
-    def killed(path, content):
+    def killed(path):
         left[0] -= 1
         if not left[0]:
             raise KeyboardInterrupt
-        plain(path, content)
+        return plain(path)
 
-    monkeypatch.setattr(writer, "_replace", killed)
+    monkeypatch.setattr(whole, "writing", killed)
     with pytest.raises(KeyboardInterrupt):
         first.write(document(SOURCES))
     assert (tmp_path / "report.html").read_text() == before["report.html"]
     assert not list(tmp_path.glob(".*"))
     # and the next one is whole
-    monkeypatch.setattr(writer, "_replace", plain)
+    monkeypatch.setattr(whole, "writing", plain)
     assert contents(Writer(tmp_path).write(document(SOURCES)))["report.html"].count("<svg ") == 10
 
 

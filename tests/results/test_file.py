@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from result_rows import json_row, make_environment, make_row
 
-from ferrum_numba import perf, results
+from ferrum_numba import perf, results, whole
 from ferrum_numba.errors import StoreError
 from ferrum_numba.results import ResultFile
 
@@ -93,6 +93,14 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
         ({"throttled": [3]}, "row 0: throttled must be places of the 3 samples, got 3"),
         ({"throttled": [True]}, "row 0: throttled must be places of the 3 samples, got True"),
         ({"board_factor": 0.0}, "row 0: board_factor must be above 0, got 0.0"),
+        ({"arch": "banana"}, "row 0: arch must be one such as sm_90a, got 'banana'"),
+        ({"config": {"tile_m": 0}}, "row 0: config.tile_m must be an integer above 0, got 0"),
+        ({"config": {"tile_m": 1e400}}, r"row 0: config.tile_m must be within .*, got inf"),
+        ({"problem": {"M": 10**15}}, r"row 0: problem.M must be within .*, got 1000000000000000"),
+        ({"gbps": float("inf")}, "row 0: gbps must be 0 or above, and finite, got inf"),
+        ({"flops": -1}, "row 0: flops must be 0 or above, and finite, got -1"),
+        ({"throttle": 3}, "row 0: throttle: expected array [|] null, got int"),
+        ({"clock_mhz": ["fast"]}, r"row 0: clock_mhz\[0\]: expected float [|] null, got str"),
         ({"config": {"tile": {}}}, "row 0: config.tile must be text, a number, a bool or null,"),
     ],
     ids=lambda value: " ".join(f"{a}={b}" for a, b in value.items()) if type(value) is dict else "",
@@ -144,7 +152,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     def refused(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Path, "write_text", refused)
+    monkeypatch.setattr(whole, "write_bytes", refused)
     with pytest.raises(StoreError, match=r"a\.json: cannot be written: Permission denied$"):
         results.save(tmp_path / "a.json", ResultFile(make_environment(), [make_row()]))
 
@@ -184,8 +192,9 @@ def test_a_damaged_file_is_named(tmp_path, text, words):
         ({"dram_bytes": "140 GB"}, "has a wrong dram_bytes: it must be an integer above 0"),
         ({"arch": "hopper"}, "has a wrong arch: it must be one such as sm_90a, got 'hopper'"),
         ({"colour": "green"}, ""),
+        (5, "must be an object, got int"),
     ],
-    ids=["list", "text", "arch", "newer"],
+    ids=["list", "text", "arch", "newer", "number"],
 )
 def test_the_facts_of_every_runs_gpu_are_checked(tmp_path, part, change, words):
     path, good = tmp_path / "a.json", make_environment()
@@ -198,6 +207,40 @@ def test_the_facts_of_every_runs_gpu_are_checked(tmp_path, part, change, words):
         return
     place = part.replace("earlier", r"earlier\[0\]")
     with pytest.raises(StoreError, match=rf"{place}\.gpu_facts {words}"):
+        results.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"date": []}, "environment.date: expected str, got array"),
+        ({"uuid": 5}, "environment.uuid: expected str [|] null, got int"),
+        ({"versions": []}, "environment.versions: expected object, got array"),
+        ({"policy": "fast"}, "environment.policy: expected object, got str"),
+        ({"yardstick": [{"us": 0}]}, r"environment.yardstick\[.*\].us: expected float > 0"),
+    ],
+)
+def test_the_environment_of_every_run_is_checked(tmp_path, change, words):
+    path = tmp_path / "a.json"
+    environment = {**make_environment(), **change}
+    path.write_text(json.dumps({"schema": 1, "environment": environment, "rows": [json_row()]}))
+    with pytest.raises(StoreError, match=rf"a\.json: {words}"):
+        results.load(path)
+
+
+def test_what_is_wrong_is_said_in_short(tmp_path):
+    path = tmp_path / "a.json"
+    row = json_row(ok="y" * 10**6)
+    path.write_text(json.dumps({"schema": 1, "environment": make_environment(), "rows": [row]}))
+    with pytest.raises(StoreError, match=r"row 0: ok must be bool, got 'y{200} \.\.\.'$"):
+        results.load(path)
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_numbers_of_many_digits_are_no_json(tmp_path, digits):
+    path = tmp_path / "a.json"
+    path.write_text('{"schema": ' + "9" * digits + "}")
+    with pytest.raises(StoreError, match=r"is not JSON: it has a number of [45]"):
         results.load(path)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from synthetic import Page, contents
 from toy_kernel import Config, Problem, Toy, make_binary
 
-from ferrum_numba import cli, gpu, tune
+from ferrum_numba import cli, gpu, tune, whole
 from ferrum_numba.cli import refining
 from ferrum_numba.report import Document, Writer
 from ferrum_numba.report.drawing import Drawer
@@ -80,8 +80,14 @@ def reported(folder, store):
     return cli.main((Some(),), {"all": PROBLEMS}, words)
 
 
+def forget():
+    """Be as a new process is, which looks for what dead ones left."""
+    whole._swept.clear()
+
+
 def after_a_kill(task, seconds=None):
     """Return whether a process with a task was killed after so long; else it came to its end."""
+    forget()
     child = os.fork()
     if child == 0:
         null = os.open(os.devnull, os.O_WRONLY)
@@ -161,15 +167,15 @@ def between(folder):
         left = [count]
 
         def task(where=where, left=left):
-            plain = Path.replace
+            plain = os.replace
 
-            def kill(self, target):
+            def kill(one, other):
                 if not left[0]:
                     os.kill(os.getpid(), signal.SIGKILL)
                 left[0] -= 1
-                return plain(self, target)
+                return plain(one, other)
 
-            Path.replace = kill
+            os.replace = kill
             Writer(where).write(after)
 
         if not after_a_kill(task):
@@ -178,6 +184,7 @@ def between(folder):
         html = (where / "report.html").read_text()
         wrong += [] if html in (_html(before), _html(after)) else [f"report.html after {count}"]
         # the next one takes away what the killed one left
+        forget()
         Writer(where).write(after)
         wrong += [path.name for path in where.iterdir() if path.name.startswith(".")]
         count += 1
@@ -194,6 +201,7 @@ def main(folder, rounds, seed):
     """Kill and count."""
     pretend()
     count, seen, wrong = at_random(folder, rounds, random.Random(seed))
+    forget()
     status = reported(folder, "last")
     kept = contents((folder / "r").iterdir())
     (folder / "last.json").write_text(kept["report.json"])

@@ -91,7 +91,7 @@ def test_the_measuring_process_ends_with_a_tuner_that_is_killed(tmp_path):
 
 
 def test_a_process_without_a_parent_of_ours_goes_on():
-    from ferrum_numba.tune.orphan import end_with_parent
+    from ferrum_numba.compile.orphan import end_with_parent
 
     assert multiprocessing.parent_process() is None
     end_with_parent()

@@ -1,4 +1,4 @@
-"""A process that measures does not outlive the one that started it, whatever it is doing."""
+"""A process that builds or measures does not outlive the one that started it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from multiprocessing.connection import wait
 def end_with_parent() -> None:
     """End this process at once when its parent is gone, even killed; does nothing without one.
 
-    A kernel that hangs keeps the process from reading its pipe, and the GPU from everybody else.
+    A compiler that takes long keeps the processor; a kernel that hangs keeps the process from
+    reading its pipe, and the GPU from everybody else.
     Linux could send a signal by itself, but it does when the thread that started the process ends.
     """
     parent = multiprocessing.parent_process()
