@@ -9,19 +9,21 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from numba.cuda import types
 
 from ferrum_numba.contract import Launch, Matmul, Program
 from ferrum_numba.errors import InterpreterError
 from ferrum_numba.interpreter.barriers import Barrier
 from ferrum_numba.interpreter.block import Block, Index, Machine
+from ferrum_numba.interpreter.casts import as_cast
 from ferrum_numba.interpreter.lane import Lane, where
 from ferrum_numba.interpreter.memory import Array, GlobalMemory
-from ferrum_numba.interpreter.overflow import refuse_overflow
 from ferrum_numba.interpreter.rebind import FakeCuda, rebind
 from ferrum_numba.interpreter.warp import WARP_SIZE, Warp
 
 # a polling loop may count its turns and give up, so nothing is declared dead at once
 _IDLE_TURNS = 100
+_KINDS = {"pointer": types.uint64, "uint32": types.uint32, "int32": types.int32}
 
 
 def run(
@@ -50,7 +52,8 @@ def run(
             run(program, one, buffers, unwritten=())
         return
     machine = Machine(GlobalMemory(buffers, unwritten))
-    function = rebind(program.function, FakeCuda(launch.grid, program.num_threads))
+    kinds = [_KINDS[parameter.kind] for parameter in program.parameters]
+    function = rebind(program.function, FakeCuda(launch.grid, program.num_threads), kinds)
     arguments = tuple(_arguments(program, launch, machine.memory))
     clusters = (_Cluster(group, function, arguments) for group in _blocks(program, launch, machine))
     with np.errstate(all="ignore"):
@@ -76,8 +79,7 @@ def _arguments(program: Program, launch: Launch, memory: GlobalMemory) -> Iterat
         if parameter.name not in values:
             what = "buffer" if parameter.kind == "pointer" else "scalar"
             raise InterpreterError(f"no {what} is given for the parameter {parameter.name}")
-        kinds = {"pointer": np.uint64, "uint32": np.uint32, "int32": np.int32}
-        yield kinds[parameter.kind](values[parameter.name])
+        yield as_cast(_KINDS[parameter.kind])(values[parameter.name])
 
 
 def _blocks(program: Program, launch: Launch, machine: Machine) -> Iterator[list[Block]]:
@@ -141,8 +143,8 @@ def _warps(function: Callable[..., Any], block: Block, context: Context) -> list
 
 def _set_lane_errors() -> None:
     np.seterr(all="ignore")
-    np.seterr(over="call", divide="raise")
-    np.seterrcall(refuse_overflow)
+    # of integers; floats divided by zero are infinite
+    np.seterr(divide="raise")
 
 
 def _run_all(machine: Machine, waiting: Iterator[_Cluster], co_resident: bool) -> None:

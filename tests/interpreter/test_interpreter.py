@@ -168,7 +168,7 @@ def test_a_vector_operand_needs_as_many_values():
     def kernel(out, n):
         st_global_v4(out, (1, 2, 3))  # here
 
-    refused(kernel, r"st_global_v4 needs a tuple of 4 values; got \(1, 2, 3\)")
+    refused(kernel, r"st_global_v4 needs a tuple of 4 values; got \(.*1.*, .*2.*, .*3.*\)$")
 
     def scalar(out, n):
         st_global_v4(out, n)  # here
@@ -212,13 +212,13 @@ def test_a_cast_around_an_expression_wraps_it():
     np.testing.assert_array_equal(execute(kernel), a ^ b)
 
 
-def test_overflow_without_a_cast_is_an_error():
+def test_what_is_below_zero_wraps_in_64_bits_as_on_the_gpu():
     def kernel(out, n):
         lane = uint32(cuda.laneid)
-        index = lane - uint32(3)  # here
-        st_global_u32(at(out, index), lane)
+        index = lane - uint32(3)
+        st_global_u32(at(out, index), lane)  # here
 
-    message = refused(kernel, r"overflows in -.*wrap with uint32\(...\)")
+    message = refused(kernel, r"writes 4 bytes at out - 12, outside")
     assert "thread 0 of block (0, 0, 0)" in message
 
 
