@@ -148,15 +148,16 @@ def _builtin(of: Expressions, node: ast.Call, function: Term) -> Term:
 def _extreme(
     of: Expressions, node: ast.Call, function: Any, terms: list[Term], plain: Term
 ) -> Term:
+    """Return `min` or `max`: libdevice's of two floats, Python's own in all other cases."""
+    floats = len(terms) == 2 and all(isinstance(term.type, types.Float) for term in terms)
+    choose = _EXTREMES[function] if floats else function
     best = terms[0]
     for term in terms[1:]:
-        found = numba_types.signature(function, best.type, term.type)
-        if found is None or not is_number(found.return_type):
+        kind = numba_types.unified(best.type, term.type)
+        if not is_number(kind):
             return plain
-        kind = found.return_type
-        chosen = _EXTREMES[function] if isinstance(kind, types.Float) else function
         pair = [of.cast(of.settled(one), kind).node for one in (best, term)]
-        best = Term(of.apply(chosen, pair, node), kind, kind)
+        best = Term(of.apply(choose, pair, node), kind, kind)
     return best
 
 

@@ -69,4 +69,4 @@ def _truncate(value: Any, dtype: np.dtype[Any]) -> int:
         return 1 << (bits - 1) if wide else 0
     if math.isinf(value):
         return lowest if value < 0 else lowest + (1 << bits) - 1
-    return min(max(math.trunc(value), lowest), lowest + (1 << bits) - 1)
+    return min(max(int(value), lowest), lowest + (1 << bits) - 1)

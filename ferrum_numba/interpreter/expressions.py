@@ -33,8 +33,8 @@ class Expressions(Operators):
         if isinstance(value, bool):
             return Term(node, types.boolean, types.boolean, value)
         if isinstance(value, int):
-            kind = numba_types.of_value(value)
-            return Term(node, kind, PYTHON, value)
+            small = -(1 << 63) <= value < 1 << 63
+            return Term(node, types.int64 if small else types.uint64, PYTHON, value)
         if isinstance(value, float):
             return self.constant(value, types.float64, node)
         if isinstance(value, np.number | np.bool_):
@@ -46,7 +46,7 @@ class Expressions(Operators):
                 kind = types.BaseTuple.from_types([part.type for part in parts])
                 return Term(node, kind, tuple(part.carrier for part in parts), value)
         asked = isinstance(value, ModuleType | type | types.Type)
-        return Term(node, numba_types.of_value(value) if asked else None, None, value)
+        return Term(node, numba_types.of_named(value) if asked else None, None, value)
 
     def _constant(self, node: ast.Constant, width: int | None) -> Term:
         return self.of_value(node.value, node)
@@ -97,25 +97,20 @@ class Expressions(Operators):
         return self.binary(name, left, right, node, cut)
 
     def _unaryop(self, node: ast.UnaryOp, width: int | None) -> Term:
-        name = type(node.op).__name__
-        term = self.visit(node.operand, None if name == "Not" else width)
+        name, term = type(node.op).__name__, self.visit(node.operand)
         copy = at(node, ast.UnaryOp(node.op, term.node))
         if name == "Not":
             value = not term.value if term.is_constant else UNKNOWN
             return Term(copy, types.boolean, types.boolean, value)
-        if term.type is None:
-            return Term(copy)
         if type(term.value) is int and name == "USub":
             return self.of_value(-term.value, at(node, ast.Constant(-term.value)))
-        found = numba_types.signature(numba_types.OPERATORS[name], term.type)
-        if found is None:
+        kind = None if term.type is None else numba_types.unary(name, term.type)
+        if kind is None:
             return Term(copy)
-        kind = found.return_type
         if isinstance(kind, types.Boolean):
             return Term(at(node, ast.UnaryOp(ast.Not(), term.node)), kind, kind)
-        wide = isinstance(term.carrier, types.Integer) and bits(term.carrier) >= (width or 65)
-        if not wide:
-            term = self.cast(term, kind)
+        # numba computes an integer in its own type and widens it then
+        term = self.cast(term, kind if isinstance(term.type, types.Boolean) else term.type)
         return Term(at(node, ast.UnaryOp(node.op, term.node)), kind, term.carrier)
 
     def _compare(self, node: ast.Compare, width: int | None) -> Term:

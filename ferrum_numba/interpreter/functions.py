@@ -58,6 +58,9 @@ class Body:
         self.expressions = Expressions(self)
         self.result: Local | None = None
         self.reachable: Locals | None = None
+        # variables that were read where nothing is known of them, yet
+        self.missed: set[str] = set()
+        self._returns_differ = False
         self.loops: list[_Loop] = []
 
     # what expressions ask
@@ -66,7 +69,11 @@ class Body:
         """Return what a variable of the function holds; None for a name from outside."""
         if name not in self.variables:
             return None
-        return (self.reachable or {}).get(name, _NOTHING)
+        found = (self.reachable or {}).get(name)
+        if found is None:
+            self.missed.add(name)
+            return _NOTHING
+        return found
 
     def name(self, value: Any, place: ast.AST) -> ast.expr:
         """Return an expression of a value that is known before lanes run."""
@@ -96,17 +103,14 @@ class Body:
 
     def rewritten(self, body: Sequence[ast.stmt]) -> list[ast.stmt]:
         """Return the statements of the function; `result` is then what it returns."""
-        statements = self._once(body)
-        before = None
-        while self.result != before:
-            # a `return` met before knows the types of those behind it
-            before = self.result
-            statements = self._once(body)
-        return statements or [ast.Pass()]
-
-    def _once(self, body: Sequence[ast.stmt]) -> list[ast.stmt]:
-        self.reachable = dict(self.arguments)
-        return self._all(body)
+        first = None
+        while True:
+            self.reachable = dict(self.arguments)
+            statements = self._all(body)
+            # a `return` met before is to know the types of those behind it
+            if self.result == first or not self._returns_differ:
+                return statements or [ast.Pass()]
+            first = self.result
 
     def _all(self, nodes: Sequence[ast.stmt]) -> list[ast.stmt]:
         found: list[ast.stmt] = []
@@ -139,6 +143,7 @@ class Body:
         if node.value is not None:
             term = self.expressions.visit(node.value)
         here = (term.type, term.carrier, UNKNOWN)
+        self._returns_differ |= self.result not in (None, here)
         self.result = here if self.result is None else _joined(self.result, here)
         kind = self.result[0]
         if kind != term.type and is_number(kind) and is_number(term.type):
@@ -259,9 +264,8 @@ class Body:
         make: Callable[[ast.expr, list[ast.stmt]], ast.stmt],
     ) -> list[ast.stmt]:
         before = dict(self.reachable or {})
-        head, known = before, None
-        while head != known:
-            # types of one turn may change those of the next, until none does
+        head, again = before, True
+        while again:
             known = head
             loop = _Loop(head)
             self.loops.append(loop)
@@ -270,6 +274,9 @@ class Body:
             body = self._all(node.body)
             self.loops.pop()
             head = _met([head, self.reachable, *loop.continues]) or {}
+            # types of one turn may change those of the next, until none does
+            changed = {name for name, local in head.items() if known.get(name) != local}
+            again = bool(changed & (known.keys() | self.missed))
         body += self._casts(self.reachable, head, node)
         self.reachable = left
         orelse = self._all(node.orelse)

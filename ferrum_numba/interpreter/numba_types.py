@@ -45,6 +45,12 @@ def signature(function: Any, *arguments: Any) -> Any:
         return None
 
 
+def unary(name: str, argument: Any) -> Any:
+    """Return the type of an operator of one operand, None for none."""
+    found = signature(OPERATORS[name], argument)
+    return None if found is None else found.return_type
+
+
 @cache
 def attribute(kind: Any, name: str) -> Any:
     """Return the type of an attribute of a value, such as `threadIdx.x`; None for none."""
@@ -52,6 +58,12 @@ def attribute(kind: Any, name: str) -> Any:
         return _context().resolve_getattr(kind, name)
     except _NO_SIGNATURE:
         return None
+
+
+@cache
+def of_named(value: Any) -> Any:
+    """Return the type of a module or a type, which stays what it is."""
+    return of_value(value)
 
 
 def of_value(value: Any) -> Any:
@@ -73,6 +85,7 @@ def unified(first: Any, second: Any) -> Any:
         return None
 
 
+@cache
 def cast_target(function: Any) -> Any:
     """Return the type that a call of this, such as `uint32` or `np.int64`, converts to, or None."""
     if not isinstance(function, type | types.Type):

@@ -150,7 +150,7 @@ class Operators:
             return PYTHON if kind == types.int64 else None
         if left.carrier == kind:
             return kind
-        if not isinstance(left.carrier, types.Integer):
+        if not isinstance(left.carrier, types.Integer) or not holds(kind, left.carrier):
             return None
         narrow = _NARROW_SIGNED if left.carrier.signed else _NARROW
         return left.carrier if name in narrow else None
@@ -160,7 +160,10 @@ class Operators:
     ) -> Term:
         """Compute in any type that has the bits that matter."""
         if name != "LShift":
-            left, right = self._low_bits(left, right.carrier), self._low_bits(right, left.carrier)
+            left, right = (
+                self._low_bits(left, right.carrier, width),
+                self._low_bits(right, left.carrier, width),
+            )
         elif right.is_constant and isinstance(left.carrier, types.Integer):
             right = self.cast(right, left.carrier)
         both = isinstance(left.carrier, types.Integer) and isinstance(right.carrier, types.Integer)
@@ -170,9 +173,10 @@ class Operators:
             left, right = self.cast(left, carrier), self.cast(right, carrier)
         return Term(binary_node(name, left, right, node), kind, carrier)
 
-    def _low_bits(self, term: Term, carrier: Any) -> Term:
+    def _low_bits(self, term: Term, carrier: Any, width: int) -> Term:
+        """Give a constant the type of the other operand, if that has the bits that matter."""
         if term.is_constant and term.carrier == PYTHON and isinstance(carrier, types.Integer):
-            return self.constant(term.value, carrier, term.node)
+            return self.constant(term.value, carrier, term.node) if bits(carrier) >= width else term
         return term
 
     def _others(self, name: str, left: Term, right: Term, node: ast.AST, found: Any) -> Term:
