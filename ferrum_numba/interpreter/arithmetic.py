@@ -9,6 +9,7 @@ import numpy as np
 
 # beyond, numba asks `pow` of libdevice
 _LONGEST_POWER = 0x10000
+_LOWEST = np.iinfo(np.int64).min
 
 
 def divide(x: Any, y: Any) -> Any:
@@ -29,6 +30,11 @@ def modulo(x: Any, y: Any) -> Any:
     """Return x % y of two floats of one type."""
     with np.errstate(all="ignore"):
         return _divmod(x, y)[1]
+
+
+def floor_divide_signed(x: Any, y: Any) -> Any:
+    """Return x // y of two int64; the one quotient that is no int64 is 0 to numba."""
+    return x // y if y != -1 else (-x if x > _LOWEST else np.int64(0))
 
 
 def _divmod(x: Any, y: Any) -> tuple[Any, Any]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from numba.cuda import types
 
 from ferrum_numba.interpreter import numba_types
-from ferrum_numba.interpreter.arithmetic import SAFE_OPERATORS
+from ferrum_numba.interpreter.arithmetic import SAFE_OPERATORS, floor_divide_signed
 from ferrum_numba.interpreter.casts import as_cast, scalar_type
 from ferrum_numba.interpreter.term import (
     PYTHON,
@@ -126,6 +126,9 @@ class Operators:
             left, right, carrier = self.cast(left, kind), self.cast(right, kind), kind
         if name == "LShift" and carrier == PYTHON:
             left, carrier = self.cast(left, kind), kind
+        if name == "FloorDiv" and carrier == types.int64 and not right.is_constant:
+            quotient = self.apply(floor_divide_signed, [left.node, right.node], node)
+            return Term(quotient, kind, carrier)
         return Term(binary_node(name, left, right, node), kind, carrier)
 
     def _alike(self, left: Term, right: Term) -> tuple[Term, Term]:
