@@ -109,7 +109,8 @@ def _operand(of: Expressions, node: ast.expr, kind: Any) -> ast.expr:
         return of.visit(node).node
     if kind.count and isinstance(node, ast.Tuple):
         parts = [_operand(of, part, kind * 0) for part in node.elts]
-        return at(node, ast.Tuple(parts, node.ctx))
+        made: ast.expr = at(node, ast.Tuple(parts, node.ctx))
+        return made
     whole = isinstance(kind.numba, types.Integer)
     term = of.visit(node, bits(kind.numba) if whole else None)
     if not is_number(term.type) or kind.count:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import ast
-from types import ModuleType
-from typing import Any
+from dataclasses import replace
 
-import numpy as np
 from numba.cuda import types
 
 from ferrum_numba.interpreter import numba_types
 from ferrum_numba.interpreter.calls import call
 from ferrum_numba.interpreter.operators import RING, Operators
-from ferrum_numba.interpreter.term import PYTHON, UNKNOWN, Term, at, bits, is_number
+from ferrum_numba.interpreter.term import UNKNOWN, Term, at, is_number
 
 
 class Expressions(Operators):
@@ -27,26 +25,6 @@ class Expressions(Operators):
         return found
 
     # leaves
-
-    def of_value(self, value: Any, node: ast.expr) -> Term:
-        """Return what is known before lanes run."""
-        if isinstance(value, bool):
-            return Term(node, types.boolean, types.boolean, value)
-        if isinstance(value, int):
-            small = -(1 << 63) <= value < 1 << 63
-            return Term(node, types.int64 if small else types.uint64, PYTHON, value)
-        if isinstance(value, float):
-            return self.constant(value, types.float64, node)
-        if isinstance(value, np.number | np.bool_):
-            kind = numba_types.of_value(value)
-            return Term(node, kind, kind, value)
-        if isinstance(value, tuple):
-            parts = [self.of_value(part, node) for part in value]
-            if parts and all(is_number(part.type) for part in parts):
-                kind = types.BaseTuple.from_types([part.type for part in parts])
-                return Term(node, kind, tuple(part.carrier for part in parts), value)
-        asked = isinstance(value, ModuleType | type | types.Type)
-        return Term(node, numba_types.of_named(value) if asked else None, None, value)
 
     def _constant(self, node: ast.Constant, width: int | None) -> Term:
         return self.of_value(node.value, node)
@@ -119,18 +97,27 @@ class Expressions(Operators):
         if any(name not in numba_types.OPERATORS for name in names):
             nodes = [term.node for term in terms]
             return Term(at(node, ast.Compare(nodes[0], node.ops, nodes[1:])), types.boolean)
-        pairs = [
-            self.binary(name, left, right, node)
-            for name, left, right in zip(names, terms, terms[1:], strict=False)
-        ]
+        pairs, left = [], terms[0]
+        for place, name in enumerate(names):
+            right = again = terms[place + 1]
+            if place + 1 < len(names) and not isinstance(right.node, ast.Name | ast.Constant):
+                # an operand in the middle is computed once
+                right, again = self._kept(right, f"_operand{place}")
+            pairs.append(self.binary(name, left, right, node))
+            left = again
         if len(pairs) == 1:
             return pairs[0]
-        # the operands in the middle are computed twice: they hold no instruction, or it executes
-        # twice, as in no kernel of ours
         return Term(
             at(node, ast.BoolOp(ast.And(), [pair.node for pair in pairs])),
             types.boolean, types.boolean,
         )  # fmt: skip
+
+    def _kept(self, term: Term, name: str) -> tuple[Term, Term]:
+        """Return a term that keeps its value under a name, and the one that reads it there."""
+        store = at(term.node, ast.Name(name, ast.Store()))
+        kept = at(term.node, ast.NamedExpr(store, term.node))
+        load = at(term.node, ast.Name(name, ast.Load()))
+        return replace(term, node=kept), replace(term, node=load)
 
     def _boolop(self, node: ast.BoolOp, width: int | None) -> Term:
         terms = [self.visit(part) for part in node.values]

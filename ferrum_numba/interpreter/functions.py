@@ -14,15 +14,10 @@ from typing import Any
 
 from numba.cuda import types
 
-from ferrum_numba.interpreter import numba_types
 from ferrum_numba.interpreter.casts import as_cast
 from ferrum_numba.interpreter.expressions import Expressions
 from ferrum_numba.interpreter.term import PYTHON, UNKNOWN, Term, at, bits, is_number
-
-# what a variable holds at some place: type, carrier and value, as in `Term`
-Local = tuple[Any, Any, Any]
-Locals = dict[str, Local]
-_NOTHING: Local = (None, None, UNKNOWN)
+from ferrum_numba.interpreter.variables import NOTHING, Local, Locals, joined, met
 
 
 @dataclass
@@ -72,7 +67,7 @@ class Body:
         found = (self.reachable or {}).get(name)
         if found is None:
             self.missed.add(name)
-            return _NOTHING
+            return NOTHING
         return found
 
     def name(self, value: Any, place: ast.AST) -> ast.expr:
@@ -144,7 +139,7 @@ class Body:
             term = self.expressions.visit(node.value)
         here = (term.type, term.carrier, UNKNOWN)
         self._returns_differ |= self.result not in (None, here)
-        self.result = here if self.result is None else _joined(self.result, here)
+        self.result = here if self.result is None else joined(self.result, here)
         kind = self.result[0]
         if kind != term.type and is_number(kind) and is_number(term.type):
             term = self.expressions.cast(self.expressions.settled(term), kind)
@@ -219,7 +214,7 @@ class Body:
             self.reachable = dict(before)
             bodies.append(self._all(branch))
             ends.append(self.reachable)
-        after = _met(ends)
+        after = met(ends)
         for body, end in zip(bodies, ends, strict=True):
             body += self._casts(end, after, node)
         self.reachable = after
@@ -273,7 +268,7 @@ class Body:
             first, left = turn()
             body = self._all(node.body)
             self.loops.pop()
-            head = _met([head, self.reachable, *loop.continues]) or {}
+            head = met([head, self.reachable, *loop.continues]) or {}
             # types of one turn may change those of the next, until none does
             changed = {name for name, local in head.items() if known.get(name) != local}
             again = bool(changed & (known.keys() | self.missed))
@@ -281,7 +276,7 @@ class Body:
         self.reachable = left
         orelse = self._all(node.orelse)
         exits = [self.reachable, *loop.breaks]
-        after = _met(exits)
+        after = met(exits)
         found = [*self._casts(before, head, node), make(first, body or [at(node, ast.Pass())])]
         if orelse:
             found[-1].orelse = orelse  # type: ignore[attr-defined]
@@ -317,32 +312,4 @@ class Body:
 
 def _binop(load: ast.expr, node: ast.AugAssign) -> ast.expr:
     found: ast.expr = at(node, ast.BinOp(load, node.op, node.value))
-    return found
-
-
-def _joined(first: Local, second: Local) -> Local:
-    """Return what a variable holds that may hold either."""
-    if first == second:
-        return first
-    if first[0] == second[0]:
-        carrier = first[1] if first[1] == second[1] else None
-        return first[0], carrier, first[2] if first[2] is second[2] else UNKNOWN
-    if first[0] is None or second[0] is None:
-        return _NOTHING
-    kind = numba_types.unified(first[0], second[0])
-    return (kind, kind if is_number(kind) else None, UNKNOWN)
-
-
-def _met(ways: Sequence[Locals | None]) -> Locals | None:
-    """Return what variables hold where ways meet; None for a way that ends before."""
-    found: Locals | None = None
-    for way in ways:
-        if way is None:
-            continue
-        if found is None:
-            found = dict(way)
-            continue
-        for name, local in way.items():
-            # numba makes nothing of a variable that one of the ways has not set
-            found[name] = _joined(found[name], local) if name in found else local
     return found

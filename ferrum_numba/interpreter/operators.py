@@ -9,10 +9,11 @@ as in `uint32(a + b)`, needs only w bits right.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
 from dataclasses import replace
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numba.cuda import types
 
 from ferrum_numba.interpreter import numba_types
@@ -38,7 +39,7 @@ RING = {"Add", "Sub", "Mult", "BitAnd", "BitOr", "BitXor", "LShift"}
 _NARROW = {"BitAnd", "BitOr", "BitXor", "RShift", "FloorDiv", "Mod"}
 # of signed ones, too
 _NARROW_SIGNED = _NARROW - {"FloorDiv"}
-_FOLDED: dict[str, Callable[[Any, Any], Any]] = {
+_FOLDED: dict[str, Any] = {
     name: numba_types.OPERATORS[name]
     for name in (*RING, "RShift", "FloorDiv", "Mod", "Lt", "LtE", "Gt", "GtE", "Eq", "NotEq")
 }
@@ -78,6 +79,28 @@ class Operators:
         """Return a call of a function that is known before lanes run."""
         called: ast.expr = at(place, ast.Call(self.scope.name(function, place), arguments, []))
         return called
+
+    # constants
+
+    def of_value(self, value: Any, node: ast.expr) -> Term:
+        """Return what is known before lanes run."""
+        if isinstance(value, bool):
+            return Term(node, types.boolean, types.boolean, value)
+        if isinstance(value, int):
+            small = -(1 << 63) <= value < 1 << 63
+            return Term(node, types.int64 if small else types.uint64, PYTHON, value)
+        if isinstance(value, float):
+            return self.constant(value, types.float64, node)
+        if isinstance(value, np.number | np.bool_):
+            kind = numba_types.of_value(value)
+            return Term(node, kind, kind, value)
+        if isinstance(value, tuple):
+            parts = [self.of_value(part, node) for part in value]
+            if parts and all(is_number(part.type) for part in parts):
+                kind = types.BaseTuple.from_types([part.type for part in parts])
+                return Term(node, kind, tuple(part.carrier for part in parts), value)
+        asked = isinstance(value, ModuleType | type | types.Type)
+        return Term(node, numba_types.of_named(value) if asked else None, None, value)
 
     # operators
 
@@ -222,5 +245,8 @@ def binary_node(name: str, left: Term, right: Term, node: ast.AST) -> ast.expr:
     """Return the syntax of an operator of the AST, by the name of its class."""
     op = getattr(ast, name)()
     if isinstance(op, ast.cmpop):
-        return at(node, ast.Compare(left.node, [op], [right.node]))
-    return at(node, ast.BinOp(left.node, op, right.node))
+        made: ast.expr = ast.Compare(left.node, [op], [right.node])
+    else:
+        made = ast.BinOp(left.node, op, right.node)
+    placed: ast.expr = at(node, made)
+    return placed

@@ -20,12 +20,13 @@ from ferrum_numba.errors import InterpreterError
 from ferrum_numba.interpreter import numba_types
 from ferrum_numba.interpreter.block import Block, Dim3
 from ferrum_numba.interpreter.casts import Cast, as_cast
-from ferrum_numba.interpreter.functions import Body, Local, Unsupported
+from ferrum_numba.interpreter.functions import Body, Unsupported
 from ferrum_numba.interpreter.lane import MARK, LaneGroup, request
 from ferrum_numba.interpreter.memory import Fault
 from ferrum_numba.interpreter.operands import Plan, plan
 from ferrum_numba.interpreter.source import definition, recompiled
 from ferrum_numba.interpreter.term import UNKNOWN, is_number
+from ferrum_numba.interpreter.variables import Local
 from ferrum_numba.ptx.instruction import BLOCKED, Instruction
 
 
