@@ -6,7 +6,6 @@ import ast
 import builtins
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import cache
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
@@ -169,7 +168,7 @@ class _Rebinder:
         self._specialised: dict[Any, tuple[FunctionType, Any, Any]] = {}
 
     def function(self, function: Any) -> FunctionType:
-        """Return a function that computes as NumPy does: its source cannot be rewritten."""
+        """Return a function that computes in the types of NumPy: nobody knows what it is given."""
         if id(function) in self.done:
             return self.done[id(function)]
         namespace: dict[str, Any] = {"__builtins__": builtins, MARK: True}
@@ -198,8 +197,15 @@ class _Rebinder:
         if key not in self._specialised:
             # what reaches itself is left as it is there
             self._specialised[key] = self.function(function), None, None
-            with suppress(Unsupported):
+            try:
                 self._specialised[key] = self._rewritten(function, arguments)
+            except Unsupported:
+                code = function.__code__
+                raise InterpreterError(
+                    f"{code.co_filename}:{code.co_firstlineno}: the source of {code.co_name} is "
+                    "not there as it was compiled, so the types of what it computes are not "
+                    "known; define it by `def` in a file, without global and nonlocal"
+                ) from None
         return self._specialised[key]
 
     def _rewritten(
