@@ -21,7 +21,7 @@ from platformdirs import user_cache_dir
 from ferrum_numba.compile.binary import Binary
 from ferrum_numba.contract import Parameter
 
-MAGIC = "ferrum-numba cache 1"
+MAGIC = "ferrum-numba cache 2"
 ENVIRONMENT_VARIABLE = "FERRUM_NUMBA_CACHE_DIR"
 
 
@@ -90,6 +90,7 @@ def _first_line(body: bytes) -> str:
 
 
 def _decode(facts: dict[str, Any], cubin: bytes, ptx: bytes) -> Binary:
+    facts["remarks"] = tuple(facts["remarks"])
     facts["cluster"] = tuple(facts["cluster"])
     facts["parameters"] = tuple(Parameter(*p) for p in facts["parameters"])
     return Binary(cubin=cubin, ptx=ptx.decode(), **facts)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from cuda.bindings import nvjitlink
 
+from ferrum_numba.compile.remarks import of_linker
 from ferrum_numba.errors import BuildError
 
 OPTIONS = ["-O3", "-verbose"]
@@ -23,13 +24,17 @@ _SIZED, _REGISTERS, _FRAME = 4, 0x2F, 0x11
 
 @dataclass(frozen=True)
 class Linked:
-    """A cubin and its resources a thread (registers, spills, stack) and a block (shared memory)."""
+    """A cubin and its resources a thread (registers, spills, stack) and a block (shared memory).
+
+    remarks: what the linker says of the code besides
+    """
 
     cubin: bytes
     registers: int
     spill_bytes: int
     stack_bytes: int
     static_smem_bytes: int
+    remarks: tuple[str, ...] = ()
 
 
 def link(ptx: str, entry: str, arch: str) -> Linked:
@@ -64,7 +69,8 @@ def _linked(cubin: bytes, log: str, entry: str, logged_as: str, arch: str) -> Li
         registers, stack_bytes = read_info(cubin)
         spill_bytes = stack_bytes
     smem_bytes = _static_smem_bytes(cubin, entry, arch)
-    return Linked(cubin, registers, spill_bytes, stack_bytes, smem_bytes)
+    remarks = tuple(of_linker(log))
+    return Linked(cubin, registers, spill_bytes, stack_bytes, smem_bytes, remarks)
 
 
 def read_log(log: str, entry: str, arch: str) -> tuple[int, int, int]:

@@ -43,6 +43,7 @@ class Body:
         outer: Callable[[str], Any],
         name: Callable[[Any], str],
         specialised: Callable[..., tuple[Any, Any, Any]],
+        leaves: Any = None,
     ) -> None:
         code = function.__code__
         self.variables = {*code.co_varnames, *code.co_cellvars}
@@ -50,6 +51,8 @@ class Body:
         self.outer = outer
         self._name = name
         self._specialised = specialised
+        # what a kernel's `return` returns
+        self._leaves = leaves
         self.expressions = Expressions(self)
         self.result: Local | None = None
         self.reachable: Locals | None = None
@@ -134,7 +137,8 @@ class Body:
         return [at(node, ast.Expr(self.expressions.visit(node.value).node))]
 
     def _return(self, node: ast.Return) -> list[ast.stmt]:
-        term = Term(at(node, ast.Constant(None)), types.none)
+        left = ast.Constant(None) if self._leaves is None else self.name(self._leaves, node)
+        term = Term(at(node, left), types.none)
         if node.value is not None:
             term = self.expressions.visit(node.value)
         here = (term.type, term.carrier, UNKNOWN)

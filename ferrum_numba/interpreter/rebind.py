@@ -146,17 +146,18 @@ class _Namespace:
 
 
 def rebind(
-    function: Callable[..., Any], cuda: FakeCuda, kinds: Sequence[Any] = ()
+    function: Callable[..., Any], cuda: FakeCuda, kinds: Sequence[Any] = (), leaves: Any = None
 ) -> Callable[..., Any]:
     """Return the function, and all it calls, with Numba's names replaced by the interpreter's.
 
-    What they compute has the types that numba infers for arguments of the types `kinds`.
+    What they compute has the types that numba infers for arguments of the types `kinds`. A
+    `return` of the function itself returns `leaves`.
     """
     rebinder = _Rebinder(cuda)
     assert isinstance(function, FunctionType)
     names = function.__code__.co_varnames
     arguments = {name: (kind, kind, UNKNOWN) for name, kind in zip(names, kinds, strict=False)}
-    return rebinder.specialised(function, arguments)[0]
+    return rebinder.specialised(function, arguments, leaves)[0]
 
 
 class _Rebinder:
@@ -187,7 +188,7 @@ class _Rebinder:
         return copy
 
     def specialised(
-        self, function: FunctionType, arguments: Mapping[str, Local]
+        self, function: FunctionType, arguments: Mapping[str, Local], leaves: Any = None
     ) -> tuple[FunctionType, Any, Any]:
         """Return a function for arguments of given types, and type and carrier of its result."""
         key = (
@@ -198,7 +199,7 @@ class _Rebinder:
             # what reaches itself is left as it is there
             self._specialised[key] = self.function(function), None, None
             try:
-                self._specialised[key] = self._rewritten(function, arguments)
+                self._specialised[key] = self._rewritten(function, arguments, leaves)
             except Unsupported:
                 code = function.__code__
                 raise InterpreterError(
@@ -209,7 +210,7 @@ class _Rebinder:
         return self._specialised[key]
 
     def _rewritten(
-        self, function: FunctionType, arguments: Mapping[str, Local]
+        self, function: FunctionType, arguments: Mapping[str, Local], leaves: Any
     ) -> tuple[FunctionType, Any, Any]:
         node = definition(function)
         outer = _outer(function)
@@ -228,7 +229,7 @@ class _Rebinder:
         given = {**_defaults(function), **arguments}
         body = Body(
             function, given, lambda one: outer.get(one, vars(builtins).get(one, UNKNOWN)),
-            name, self.specialised,
+            name, self.specialised, leaves,
         )  # fmt: skip
         statements = body.rewritten(node.body)
         for one in _free(statements):

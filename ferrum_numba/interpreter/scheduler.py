@@ -19,7 +19,7 @@ from ferrum_numba.interpreter.casts import as_cast
 from ferrum_numba.interpreter.lane import Lane, where
 from ferrum_numba.interpreter.memory import Array, GlobalMemory
 from ferrum_numba.interpreter.rebind import FakeCuda, rebind
-from ferrum_numba.interpreter.warp import WARP_SIZE, Warp
+from ferrum_numba.interpreter.warp import LEFT, WARP_SIZE, Warp
 
 # a polling loop may count its turns and give up, so nothing is declared dead at once
 _IDLE_TURNS = 100
@@ -53,7 +53,7 @@ def run(
         return
     machine = Machine(GlobalMemory(buffers, unwritten))
     kinds = [_KINDS[parameter.kind] for parameter in program.parameters]
-    function = rebind(program.function, FakeCuda(launch.grid, program.num_threads), kinds)
+    function = rebind(program.function, FakeCuda(launch.grid, program.num_threads), kinds, (LEFT,))
     arguments = tuple(_arguments(program, launch, machine.memory))
     clusters = (_Cluster(group, function, arguments) for group in _blocks(program, launch, machine))
     with np.errstate(all="ignore"):

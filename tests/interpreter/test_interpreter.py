@@ -874,3 +874,29 @@ def test_a_box_has_rows_that_the_hardware_can_count(box_rows):
 
     words = rf"boxes of \[{box_rows}\] rows; 1 to 256 are possible"
     refused(kernel, words, x=np.zeros(64, np.uint16), smem_bytes=MAP_BYTES)
+
+
+@pytest.mark.parametrize("of", ["warp", "lane"])
+def test_a_barrier_in_a_branch_is_a_deadlock_that_says_who_misses_it(of):
+    def kernel(out, n):
+        tid = uint32(cuda.threadIdx.x)
+        number = uint32(tid // uint32(32)) if of == "warp" else uint32(tid % uint32(32))
+        if number < uint32(2):
+            cuda.syncthreads()  # here
+        st_global_u32(at(out, tid), tid)
+
+    ended = 64 if of == "warp" else 120
+    refused(kernel, rf"deadlock.*\n.*; {ended} threads of the block ended without", num_threads=128)
+
+
+def test_threads_that_return_before_a_barrier_are_not_waited_for():
+    def kernel(out, n):
+        tid = uint32(cuda.threadIdx.x)
+        if tid >= uint32(40):
+            return
+        st_shared_u32(uint32(smem_base() + tid * uint32(4)), tid)
+        cuda.syncthreads()
+        st_global_u32(at(out, tid), ld_shared_u32(uint32(smem_base() + tid * uint32(4))))
+
+    got = execute(kernel, num_threads=64, smem_bytes=160)
+    np.testing.assert_array_equal(got[:40], np.arange(40))
