@@ -28,6 +28,7 @@ from ferrum_numba.compile import cache, link
 from ferrum_numba.compile.binary import Binary
 from ferrum_numba.compile.fingerprint import Unknown, function_fingerprint
 from ferrum_numba.compile.frontend import front_end, source_lines
+from ferrum_numba.compile.refusals import sentence
 from ferrum_numba.compile.remarks import of_ptx
 from ferrum_numba.compile.toolchain import broken, toolchain
 from ferrum_numba.compile.versions import versions
@@ -40,7 +41,10 @@ NUMBA_TYPES = {"pointer": types.uint64, "uint32": types.uint32, "int32": types.i
 
 # what numba's front end is seen to raise for a kernel it cannot compile; RuntimeError includes its
 # unsupported architectures and missing libraries
-FRONT_END_ERRORS = (NumbaError, CoreError, nvvmError, RuntimeError, TypeError, AssertionError)
+FRONT_END_ERRORS = (
+    NumbaError, CoreError, nvvmError, RuntimeError, TypeError, AssertionError, KeyError,
+    AttributeError,
+)  # fmt: skip
 
 
 def build(kernel: Kernel, config: Config, arch: str, *, use_cache: bool = True) -> Binary:
@@ -175,7 +179,7 @@ def _compile(
             (ptx,) = library.get_asm_strs(cc=capability)
             ltoir = library.get_ltoir(cc=capability) if lto else None
         except FRONT_END_ERRORS as error:
-            words = f"{error} {_nvvm_log(error)}".strip()
+            words = f"{sentence(error)} {_nvvm_log(error)}".strip()
             raise BuildError(f"{entry} does not compile for {arch}: {words}") from error
     return ptx, ltoir
 

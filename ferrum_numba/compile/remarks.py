@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import chain
 
+from ferrum_numba.errors import AGAINST_DOUBLES
+
 _WARNING = re.compile(r"^(?:ptxas )?warning *: *(?:\(C\d+\) *)?(.*)$", re.MULTILINE)
 _LOSS = re.compile(r"Potential Performance Loss: (.*)$", re.MULTILINE)
 _REMEDIES = {"setmaxnreg": "give the Program lto=True"}
@@ -52,8 +54,7 @@ def of_ptx(ptx: str, stack_bytes: int, with_lines: Callable[[], str]) -> list[st
             if _is_double(opcode):
                 lines.setdefault(place, Counter())[opcode] += 1
         found += [
-            f"{place}: {_listed(opcodes)} in fp64; write float32(...) around what makes it a "
-            "double: a float literal, an integer beside a float, uint64 beside int64"
+            f"{place}: {_listed(opcodes)} in fp64; {AGAINST_DOUBLES}"
             for place, opcodes in lines.items()
         ]
     if array is not None:

@@ -13,6 +13,7 @@ import numpy as np
 from numba import cuda as numba_cuda
 from numba.cuda import types
 
+from ferrum_numba.errors import InterpreterError
 from ferrum_numba.interpreter import numba_types
 from ferrum_numba.interpreter.arithmetic import maximum, minimum
 from ferrum_numba.interpreter.casts import as_cast
@@ -37,7 +38,15 @@ def call(of: Expressions, node: ast.Call) -> Term:
         if value in _ARRAYS:
             return _array(of, node, function)
         inner = getattr(value, "py_func", value)
-        if isinstance(inner, FunctionType) and not of.scope.is_foreign(inner):
+        if inner is value and _is_plain(of, inner):
+            raise _refused(of, node, f"{inner.__name__} is a plain Python function", _DECORATE)
+        if isinstance(value, np.ufunc):
+            name = {"arcsin": "asin", "arccos": "acos", "arctan": "atan"}.get(value.__name__)
+            raise _refused(
+                of, node, f"np.{value.__name__} is no function of a kernel",
+                f"use math.{name or value.__name__}, or an instruction of ferrum_numba.ptx",
+            )  # fmt: skip
+        if _is_plain(of, inner):
             return _device(of, node, inner)
     if node.keywords or not function.known:
         return _as_it_is(of, node, function)
@@ -47,6 +56,18 @@ def call(of: Expressions, node: ast.Call) -> Term:
     if is_number(target):
         return _cast(of, node, target)
     return _builtin(of, node, function)
+
+
+_DECORATE = "decorate it with @cuda.jit(device=True, forceinline=True)"
+
+
+def _is_plain(of: Expressions, function: Any) -> bool:
+    return isinstance(function, FunctionType) and not of.scope.is_foreign(function)
+
+
+def _refused(of: Expressions, node: ast.Call, what: str, remedy: str) -> InterpreterError:
+    place = f"{of.scope.filename}:{node.lineno}"
+    return InterpreterError(f"{place}: {what}, which numba does not compile; {remedy}")
 
 
 def _as_it_is(of: Expressions, node: ast.Call, function: Term) -> Term:

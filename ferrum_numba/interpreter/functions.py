@@ -43,14 +43,17 @@ class Body:
         outer: Callable[[str], Any],
         name: Callable[[Any], str],
         specialised: Callable[..., tuple[Any, Any, Any]],
+        remark: Callable[[int], None],
         leaves: Any = None,
     ) -> None:
         code = function.__code__
+        self.filename = code.co_filename
         self.variables = {*code.co_varnames, *code.co_cellvars}
         self.arguments = arguments
         self.outer = outer
         self._name = name
         self._specialised = specialised
+        self._remark = remark
         # what a kernel's `return` returns
         self._leaves = leaves
         self.expressions = Expressions(self)
@@ -91,6 +94,10 @@ class Body:
             for name, t in terms.items()
         }
         return self._specialised(function, given)
+
+    def remark(self, node: ast.AST) -> None:
+        """Note that what stands here is computed in doubles."""
+        self._remark(getattr(node, "lineno", 0))
 
     @staticmethod
     def is_foreign(function: FunctionType) -> bool:

@@ -208,6 +208,8 @@ class Operators:
     def _others(self, name: str, left: Term, right: Term, node: ast.AST, found: Any) -> Term:
         """Compute a float, a bool or a power."""
         kind = found.return_type
+        if types.float64 in (kind, *found.args):
+            self.scope.remark(node)
         if name == "Pow":
             static = isinstance(found.args[1], types.Integer) and right.is_constant
             base = kind if static else found.args[0]

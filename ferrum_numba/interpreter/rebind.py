@@ -147,17 +147,18 @@ class _Namespace:
 
 def rebind(
     function: Callable[..., Any], cuda: FakeCuda, kinds: Sequence[Any] = (), leaves: Any = None
-) -> Callable[..., Any]:
+) -> tuple[Callable[..., Any], tuple[str, ...]]:
     """Return the function, and all it calls, with Numba's names replaced by the interpreter's.
 
     What they compute has the types that numba infers for arguments of the types `kinds`. A
-    `return` of the function itself returns `leaves`.
+    `return` of the function itself returns `leaves`. With it come the places, file:line, of what
+    is computed in doubles.
     """
     rebinder = _Rebinder(cuda)
     assert isinstance(function, FunctionType)
     names = function.__code__.co_varnames
     arguments = {name: (kind, kind, UNKNOWN) for name, kind in zip(names, kinds, strict=False)}
-    return rebinder.specialised(function, arguments, leaves)[0]
+    return rebinder.specialised(function, arguments, leaves)[0], tuple(rebinder.doubles)
 
 
 class _Rebinder:
@@ -166,6 +167,8 @@ class _Rebinder:
         self.cuda.types = _Namespace(types, self.value)
         # functions as they are, and rewritten ones with type and carrier of their results
         self.done: dict[int, FunctionType] = {}
+        # where something is computed in doubles, in order
+        self.doubles: dict[str, None] = {}
         self._specialised: dict[Any, tuple[FunctionType, Any, Any]] = {}
 
     def function(self, function: Any) -> FunctionType:
@@ -212,7 +215,7 @@ class _Rebinder:
     def _rewritten(
         self, function: FunctionType, arguments: Mapping[str, Local], leaves: Any
     ) -> tuple[FunctionType, Any, Any]:
-        node = definition(function)
+        node, filename = definition(function), function.__code__.co_filename
         outer = _outer(function)
         namespace: dict[str, Any] = {"__builtins__": builtins, MARK: True}
         names: dict[int, str] = {}
@@ -225,17 +228,20 @@ class _Rebinder:
             namespace[known] = self.value(value) if isinstance(value, Instruction) else value
             return known
 
+        def remark(line: int) -> None:
+            self.doubles.setdefault(f"{filename}:{line}")
+
         kept: list[Any] = []
         given = {**_defaults(function), **arguments}
         body = Body(
             function, given, lambda one: outer.get(one, vars(builtins).get(one, UNKNOWN)),
-            name, self.specialised, leaves,
+            name, self.specialised, remark, leaves,
         )  # fmt: skip
         statements = body.rewritten(node.body)
         for one in _free(statements):
             if one in outer:
                 namespace[one] = self.value(outer[one])
-        copy = recompiled(node, statements, function.__code__.co_filename, namespace)
+        copy = recompiled(node, statements, filename, namespace)
         copy.__defaults__, copy.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
         kind, carrier, _ = body.result or (types.none, None, UNKNOWN)
         return copy, kind, carrier

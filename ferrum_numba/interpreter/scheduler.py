@@ -12,7 +12,7 @@ import numpy as np
 from numba.cuda import types
 
 from ferrum_numba.contract import Launch, Matmul, Program
-from ferrum_numba.errors import InterpreterError
+from ferrum_numba.errors import AGAINST_DOUBLES, InterpreterError
 from ferrum_numba.interpreter.barriers import Barrier
 from ferrum_numba.interpreter.block import Block, Index, Machine
 from ferrum_numba.interpreter.casts import as_cast
@@ -32,7 +32,7 @@ def run(
     buffers: Mapping[str, Array],
     *,
     unwritten: Collection[str] = ("out",),
-) -> None:
+) -> tuple[str, ...]:
     """Execute a program's own Python function on the CPU, in place on `buffers`.
 
     Args:
@@ -41,19 +41,24 @@ def run(
         buffers:   pointer parameter -> C-contiguous array
         unwritten: buffers that may not be read before the kernel has written them
 
+    Returns:
+        remarks: what is likely not meant, a sentence each
+
     Raises:
         InterpreterError: the kernel broke a rule of the machine; names file, line and thread.
     """
     if launch.repeats:
         first, *others = launch.one_by_one()
-        run(program, first, buffers, unwritten=unwritten)
+        remarks = run(program, first, buffers, unwritten=unwritten)
         for one in others:
             # whatever the first has not written, it was to leave alone
             run(program, one, buffers, unwritten=())
-        return
+        return remarks
     machine = Machine(GlobalMemory(buffers, unwritten))
     kinds = [_KINDS[parameter.kind] for parameter in program.parameters]
-    function = rebind(program.function, FakeCuda(launch.grid, program.num_threads), kinds, (LEFT,))
+    function, doubles = rebind(
+        program.function, FakeCuda(launch.grid, program.num_threads), kinds, (LEFT,)
+    )
     arguments = tuple(_arguments(program, launch, machine.memory))
     clusters = (_Cluster(group, function, arguments) for group in _blocks(program, launch, machine))
     with np.errstate(all="ignore"):
@@ -61,6 +66,7 @@ def run(
     machine.memory.write_back(buffers)
     if launch.then is not None:
         _multiply(launch.then, buffers)
+    return tuple(f"{place}: computes in fp64; {AGAINST_DOUBLES}" for place in doubles)
 
 
 def _multiply(matmul: Matmul, buffers: Mapping[str, Array]) -> None:

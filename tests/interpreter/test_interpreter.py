@@ -89,8 +89,9 @@ def refused(kernel, message, mark="# here", **how):
     return str(caught.value)
 
 
+@cuda.jit(device=True)
 def at(base, index):
-    """Return the address of word `index`: a plain function that kernels call."""
+    """Return the address of word `index`."""
     return base + uint64(index) * uint64(4)
 
 
@@ -232,6 +233,7 @@ def test_division_by_zero_is_an_error():
 def test_device_functions_are_rebound_with_their_closures():
     factor = 3
 
+    @cuda.jit(device=True)
     def scaled(value):
         return uint32(value * uint32(factor))
 
@@ -702,6 +704,7 @@ def test_an_mbarrier_ring_with_a_producer_warp():
     np.testing.assert_array_equal(got[:32], x.sum(0))
 
 
+@cuda.jit(device=True)
 def bulk(x, smem, size_bytes, expected):
     """Copy with one lane and wait: the core of the tests of mbarriers."""
     if uint32(cuda.laneid) == uint32(0):
