@@ -55,7 +55,7 @@ def of_ptx(ptx: str, stack_bytes: int, with_lines: Callable[[], str]) -> list[st
                 lines.setdefault(place, Counter())[opcode] += 1
         found += [
             f"{place}: {_listed(opcodes)} in fp64; {AGAINST_DOUBLES}"
-            for place, opcodes in lines.items()
+            for place, opcodes in sorted(lines.items(), key=lambda item: _order(item[0]))
         ]
     if array is not None:
         touched = dict.fromkeys(
@@ -84,6 +84,11 @@ def _places(ptx: str) -> list[tuple[str, str]]:
         elif (instruction := _INSTRUCTION.match(line)) is not None:
             found.append((place, instruction[1]))
     return found
+
+
+def _order(place: str) -> tuple[str, int]:
+    file, _, line = place.rpartition(":")
+    return file, int(line) if line.isdigit() else 0
 
 
 def _listed(opcodes: Counter[str]) -> str:
