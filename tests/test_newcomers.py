@@ -204,7 +204,7 @@ MODULE = """
         ("changed(op=op(tests=()))", "Op twice of twice has no tests, so nothing of it would be"),
         (
             "changed(configs=lambda self, gpu: [])",
-            "nothing to check: twice has no config for NVIDIA H200",
+            "twice has no config for NVIDIA H200",
         ),
         ("changed(refuses=lambda self, problem: 'no')", "twice can run none of the problems"),
         ("changed(name='other')", "a kernel of it is named other, as one that ships is"),

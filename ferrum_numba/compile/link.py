@@ -15,6 +15,11 @@ from ferrum_numba.errors import BuildError
 OPTIONS = ["-O3", "-verbose"]
 LTO_OPTIONS = [*OPTIONS, "-lto"]
 
+_UNDEFINED = (
+    "it calls a function that is not linked, as numba does for arithmetic of float16; use float32, "
+    "or the f16x2 instructions of ferrum_numba.ptx"
+)
+
 # what the system keeps of a block's shared memory since sm_90; the linker counts it as the kernel's
 RESERVED_SMEM_BYTES = 1024
 
@@ -103,7 +108,9 @@ def _link(kind: nvjitlink.InputType, source: bytes, entry: str, arch: str) -> tu
         nvjitlink.get_linked_cubin(handle, cubin)
         log = _text(nvjitlink.get_info_log_size, nvjitlink.get_info_log, handle)
     except nvjitlink.nvJitLinkError as error:
-        words = _text(nvjitlink.get_error_log_size, nvjitlink.get_error_log, handle) or error
+        words = _text(nvjitlink.get_error_log_size, nvjitlink.get_error_log, handle) or str(error)
+        if "Undefined reference" in words:
+            words = f"{_UNDEFINED} ({' '.join(words.split())})"
         raise BuildError(f"{entry} does not link for {arch}: {words}") from error
     finally:
         nvjitlink.destroy(handle)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba.cuda import types
 
+from ferrum_numba.errors import InterpreterError
 from ferrum_numba.interpreter import numba_types
 from ferrum_numba.interpreter.arithmetic import SAFE_OPERATORS, floor_divide_signed
 from ferrum_numba.interpreter.casts import as_cast, scalar_type
@@ -208,6 +209,12 @@ class Operators:
     def _others(self, name: str, left: Term, right: Term, node: ast.AST, found: Any) -> Term:
         """Compute a float, a bool or a power."""
         kind = found.return_type
+        if types.float16 in found.args:
+            raise InterpreterError(
+                f"{self.scope.filename}:{getattr(node, 'lineno', 0)}: computes with float16, for "
+                "which numba calls functions that are not linked; use float32, or the f16x2 "
+                "instructions of ferrum_numba.ptx"
+            )
         if types.float64 in (kind, *found.args):
             self.scope.remark(node)
         if name == "Pow":

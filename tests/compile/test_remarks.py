@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numba import cuda
-from numba.cuda.types import float32, int64, uint32, uint64
+from numba.cuda.types import float16, float32, int64, uint32, uint64
 
 from ferrum_numba.compile import build_program, cache
 from ferrum_numba.compile.compiler import compile_ptx
@@ -136,6 +136,16 @@ def asks_math_for_nothing(x, out):
 def has_no_constant_shape(x, out):
     values = cuda.local.array(int(x), uint32)  # here
     values[0] = uint32(0)
+
+
+def of_float16(x, out):
+    value = float16(ld_global_f32(x))
+    st_global_f32(out, float32(value * value))
+
+
+def test_arithmetic_of_float16_does_not_link_and_says_what_does():
+    with pytest.raises(BuildError, match=r"does not link.*float16; use float32, or the f16x2"):
+        build_program(program(of_float16), ARCH)
 
 
 @pytest.mark.parametrize(

@@ -892,6 +892,14 @@ def test_a_barrier_in_a_branch_is_a_deadlock_that_says_who_misses_it(of):
     refused(kernel, rf"deadlock.*\n.*; {ended} threads of the block ended without", num_threads=128)
 
 
+def test_arithmetic_of_float16_is_refused_as_it_does_not_link():
+    def kernel(out, n):
+        half = types.float16(float32(1))
+        st_global_u32(at(out, cuda.laneid), uint32(half * half))  # here
+
+    refused(kernel, "computes with float16, .*; use float32")
+
+
 def test_threads_that_return_before_a_barrier_are_not_waited_for():
     def kernel(out, n):
         tid = uint32(cuda.threadIdx.x)
