@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import Context, copy_context
-from functools import partial
+from functools import lru_cache, partial
 from itertools import product
 from typing import Any
 
 import numpy as np
+from greenlet import getcurrent
 from numba.cuda import types
 
 from ferrum_numba.contract import Launch, Matmul, Program
@@ -55,10 +56,7 @@ def run(
             run(program, one, buffers, unwritten=())
         return remarks
     machine = Machine(GlobalMemory(buffers, unwritten))
-    kinds = [_KINDS[parameter.kind] for parameter in program.parameters]
-    function, doubles = rebind(
-        program.function, FakeCuda(launch.grid, program.num_threads), kinds, (LEFT,)
-    )
+    function, doubles = _rebound(program, launch.grid, getcurrent())
     arguments = tuple(_arguments(program, launch, machine.memory))
     clusters = (_Cluster(group, function, arguments) for group in _blocks(program, launch, machine))
     with np.errstate(all="ignore"):
@@ -67,6 +65,14 @@ def run(
     if launch.then is not None:
         _multiply(launch.then, buffers)
     return tuple(f"{place}: computes in fp64; {AGAINST_DOUBLES}" for place in doubles)
+
+
+# a launch that repeats runs the same program again
+@lru_cache(maxsize=1)
+def _rebound(program: Program, grid: Index, scheduler: Any) -> tuple[Callable[..., Any], Any]:
+    """Return the function that lanes run, which hand their requests to the greenlet `scheduler`."""
+    kinds = [_KINDS[parameter.kind] for parameter in program.parameters]
+    return rebind(program.function, FakeCuda(grid, program.num_threads), kinds, (LEFT,))
 
 
 def _multiply(matmul: Matmul, buffers: Mapping[str, Array]) -> None:
