@@ -6,7 +6,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ferrum_numba.compile import Binary, build
 from ferrum_numba.contract import Comparison, Config, Inputs, Kernel, Launch, Problem
 from ferrum_numba.errors import ContextError, FerrumError, MismatchError, ProblemError
-from ferrum_numba.gpu import KNOWN, Gpu
+from ferrum_numba.gpu import KNOWN, Gpu, refuses_launch
 from ferrum_numba.launch import Bound, Device, Loaded, OperandSet
 from ferrum_numba.tolerance import LARGE, on_processors, pieces_of
 
@@ -27,7 +27,10 @@ GUARD_BYTES = 256 * 1024
 
 @dataclass(frozen=True)
 class Checked:
-    """The outcome of one check: `reason` says what is wrong where it is not ok."""
+    """The outcome of one check: `reason` says what is wrong where it is not ok.
+
+    remarks: what is likely not meant in the program, a sentence each
+    """
 
     ok: bool
     rel_error: float
@@ -35,6 +38,7 @@ class Checked:
     reason: str
     how: How
     seconds: float
+    remarks: tuple[str, ...] = ()
 
 
 def on_interpreter(
@@ -53,16 +57,22 @@ def on_interpreter(
     # it comes with the compiler, which a check on the GPU may do without
     from ferrum_numba import interpreter
 
+    remarks: list[str] = []
+
     def attempt() -> Comparison:
         _refuse(kernel, config, problem, gpu)
         inputs = kernel.op.make_inputs(problem, np.random.default_rng(seed))
         launch = kernel.launch(config, problem, gpu)
         buffers = _host_buffers(kernel, problem, inputs, launch)
-        interpreter.run(kernel.build(config, arch), launch, buffers)
+        program = kernel.build(config, arch)
+        refusal = refuses_launch(launch.grid, program.num_threads)
+        if refusal is not None:
+            raise ProblemError(refusal)
+        remarks.extend(interpreter.run(program, launch, buffers))
         want = kernel.op.reference(problem, inputs)
         return kernel.op.tolerance(problem).compare(buffers["out"], want)
 
-    return _checked("interpreter", attempt)
+    return replace(_checked("interpreter", attempt), remarks=tuple(remarks))
 
 
 def on_gpu(
@@ -83,14 +93,19 @@ def on_gpu(
         ContextError: the kernel took the CUDA context with it; the process is of no more use.
     """
 
+    remarks: tuple[str, ...] = ()
+
     def attempt() -> Ran:
+        nonlocal remarks
         _refuse(kernel, config, problem, device.gpu)
         built = binary or build(kernel, config, device.gpu.arch)
+        remarks = built.remarks
         operands = OperandSet(device, kernel, problem, seed=seed, guard_bytes=GUARD_BYTES)
         return bind_and_run(operands, config, built, repeats=repeats)
 
     ran = _tried("gpu", attempt)
-    return ran if isinstance(ran, Checked) else ran.check()
+    checked = ran if isinstance(ran, Checked) else ran.check()
+    return replace(checked, remarks=remarks)
 
 
 def on_operands(

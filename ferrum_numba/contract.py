@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ferrum_numba.errors import ConfigError
 from ferrum_numba.tolerance import Comparison as Comparison
 from ferrum_numba.tolerance import Tolerance as Tolerance
 
@@ -68,6 +69,19 @@ class Op:
     tests: tuple[Problem, ...]
     activations: frozenset[str]
     weight_bytes_read: Callable[[Problem], int] | None = None
+
+    def __post_init__(self) -> None:
+        example = f"tests=({self.problem.__name__}(...),)"
+        if not isinstance(self.tests, tuple | list):
+            raise ConfigError(
+                f"the tests of Op {self.name} are {self.tests!r}, which is no tuple; a tuple of "
+                f"one has a comma: {example}"
+            )
+        for one in self.tests:
+            if not isinstance(one, self.problem):
+                raise ConfigError(
+                    f"the tests of Op {self.name} hold {one!r}; they must be problems: {example}"
+                )
 
 
 @dataclass(frozen=True)

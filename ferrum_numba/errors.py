@@ -4,6 +4,12 @@ A message says what was got and what is needed, in the user's numbers, lower cas
 The command line prints it and exits with status 2; a traceback means a bug of ours.
 """
 
+# what a remark on doubles in a kernel ends with
+AGAINST_DOUBLES = (
+    "write float32(...) around what makes it a double: a float literal, an integer beside a float, "
+    "uint64 beside int64"
+)
+
 
 class FerrumError(Exception):
     """Base of all errors that are somebody's mistake or the machine's limit, not a bug."""

@@ -17,6 +17,20 @@ from typing import Any, Literal, get_args, get_type_hints
 from ferrum_numba import door
 from ferrum_numba.errors import DeviceError
 
+# what CUDA launches at most on any GPU here: threads a block, blocks along x, y and z
+MOST_THREADS = 1024
+MOST_BLOCKS = (2**31 - 1, 65_535, 65_535)
+
+
+def refuses_launch(grid: Sequence[int], num_threads: int) -> str | None:
+    """Return why CUDA refuses to launch so many blocks of so many threads, or None."""
+    if not 0 < num_threads <= MOST_THREADS:
+        return f"{num_threads} threads a block are asked for; 1 to {MOST_THREADS} can be launched"
+    for axis, blocks, most in zip("xyz", grid, MOST_BLOCKS, strict=True):
+        if not 0 < blocks <= most:
+            return f"the grid has {blocks} blocks along {axis}; 1 to {most} can be launched"
+    return None
+
 
 @dataclass(frozen=True)
 class Gpu:

@@ -83,6 +83,7 @@ class Tolerance:
             else (
                 f"relative error {rel:.2e} (bound {self.rel:.1e}), largest {peak:.2e} of the peak "
                 f"(bound {self.max:.1e}) at {worst}: got {g[worst]:.6g}, want {w[worst]:.6g}"
+                f"{_pattern(g, w, self.max)}"
             )
         )
         return Comparison(rel, mean, peak, worst, ok, message)
@@ -132,6 +133,27 @@ class Tolerance:
             one = bounds.compare(got[name], want[name])
             found.append(replace(one, message=one.message and f"{name}: {one.message}"))
         return max(found, key=lambda one: (not one.ok, one.max_error))
+
+
+def _pattern(got: Array, want: Array, bound: float) -> str:
+    """Return what a wrong result is of the right one, as far as it can be seen, as a clause."""
+    size = float(np.linalg.norm(want))
+    if size == 0:
+        return ""
+    # far from any rounding, and near enough for half a sum to count as half
+    near = max(10 * bound, 1e-3)
+    factor = float(np.vdot(want, got)) / size**2
+    if factor and np.linalg.norm(got - factor * want) <= near * abs(factor) * size:
+        return f"; all of it is {factor:.4g} times the reference"
+    if got.ndim == 2 and min(got.shape) > 1:
+        turned = got.reshape(got.shape[::-1]).T
+        if np.linalg.norm(turned - want) <= near * size:
+            return "; it is the reference transposed: columns stand where rows should"
+    wrong = np.abs(got - want) > bound * float(np.abs(want).max())
+    if 0 < (count := int(wrong.sum())) < got.size:
+        first = tuple(int(i) for i in np.argwhere(wrong)[0])
+        return f"; {count} of {got.size} elements are wrong, the first is {first}"
+    return ""
 
 
 def on_processors() -> ThreadPoolExecutor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ferrum_numba import gpu
 from ferrum_numba.cli import names, options
-from ferrum_numba.cli.output import Progress, print_json, print_table, progress, say
+from ferrum_numba.cli.output import Progress, print_json, print_remarks, print_table, progress, say
 from ferrum_numba.cli.session import TUNED_GPU, Session
 from ferrum_numba.contract import Config, Kernel, Problem, describe
 from ferrum_numba.errors import ContextError, ProblemError
@@ -51,6 +51,8 @@ def run(session: Session) -> int:
         cases_of, check = gpu.find(TUNED_GPU), on_interpreter(args.arch)
     kernels = session.runnable() if on_gpu else session.kernels
     cases = [case for kernel in kernels for case in _cases(session, kernel, cases_of)]
+    if not cases:
+        raise ProblemError(_why_none(kernels, cases_of))
     rows: list[CheckRow] = []
     with progress("check") as bar:
         if on_gpu and len(cases) > 1:
@@ -119,6 +121,17 @@ def _cases(session: Session, kernel: Kernel, facts: Gpu) -> list[Case]:
     return found[: session.args.limit]
 
 
+def _why_none(kernels: Sequence[Kernel], facts: Gpu) -> str:
+    """Return why there is nothing to check."""
+    without = [kernel.name for kernel in kernels if not kernel.runs_on(facts)]
+    if len(without) == len(kernels):
+        return (
+            f"nothing to check: {', '.join(without) or 'no kernel'} has no config for {facts.name}"
+        )
+    names = ", ".join(kernel.name for kernel in kernels)
+    return f"nothing to check: {names} can run none of the problems"
+
+
 def _configs(session: Session, kernel: Kernel, problem: Problem, facts: Gpu) -> list[Config]:
     wanted = session.args.configs
     if wanted == "all":
@@ -139,6 +152,7 @@ def _print(session: Session, rows: Sequence[CheckRow]) -> None:
         print_json(shown)
         return
     print_table(session.readable(shown), COLUMNS)
+    print_remarks((row.kernel, row.remarks) for row in rows)
     failed = [row for row in rows if not row.ok]
     for row in failed:
         print(f"{row.kernel} {names.in_words(row.problem)}: {row.reason}")

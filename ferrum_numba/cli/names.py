@@ -51,7 +51,29 @@ def import_kernels(module: str) -> tuple[Kernel, ...]:
                 f"--kernels {module}: KERNELS holds {kernel!r}; it needs instances of Kernel, "
                 "such as KERNELS = (MyKernel(),)"
             )
+        if not kernel.op.tests:
+            raise FerrumError(
+                f"--kernels {module}: Op {kernel.op.name} of {kernel.name} has no tests, so "
+                "nothing of it would be checked; give it problems: "
+                f"tests=({kernel.op.problem.__name__}(...),)"
+            )
     return tuple(kernels)
+
+
+def refuse_twins(module: str, added: Iterable[Kernel], others: Iterable[Kernel]) -> None:
+    """Refuse kernels of the user's whose names others have, or that have one name.
+
+    Raises:
+        FerrumError: only one of the two could be named
+    """
+    taken = {kernel.name: "one that ships" for kernel in others}
+    for kernel in added:
+        if kernel.name in taken:
+            raise FerrumError(
+                f"--kernels {module}: a kernel of it is named {kernel.name}, as "
+                f"{taken[kernel.name]} is; give it another name"
+            )
+        taken[kernel.name] = "another of it"
 
 
 def _import_failure(module: str, error: BaseException) -> str:

@@ -177,6 +177,12 @@ def print_table(
     Console(width=_width(narrow=bool(folded))).print(table)
 
 
+def print_remarks(of: Iterable[tuple[str, Iterable[str]]]) -> None:
+    """Print what is likely not meant in kernels, (name, remarks), each remark once a kernel."""
+    for name, remark in dict.fromkeys((name, one) for name, remarks in of for one in remarks):
+        print(f"remark: {name}: {remark}")
+
+
 def _width(narrow: bool) -> int:
     """Return a table's width in characters: what COLUMNS says, else the terminal's, else a pipe's.
 

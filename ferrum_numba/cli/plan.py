@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.cli import options
 from ferrum_numba.cli.names import in_words
-from ferrum_numba.cli.output import counted, make_folder, print_json, print_table, progress, say
+from ferrum_numba.cli.output import (
+    counted,
+    make_folder,
+    print_json,
+    print_remarks,
+    print_table,
+    progress,
+    say,
+)
 from ferrum_numba.cli.session import Session
 from ferrum_numba.errors import ConfigError
 
@@ -107,6 +115,7 @@ def _print(session: Session, rows: Sequence[Planned]) -> None:
     built = [row for row in rows if was_built(row)]
     title = f"{session.gpu.name}, {session.gpu.source}; bound_us is modelled"
     print_table(session.readable(map(asdict, built)), COLUMNS, title)
+    print_remarks((row.kernel, row.remarks) for row in built)
     apart = Counter((row.kernel, row.reason) for row in rows if not was_built(row))
     for (kernel, reason), count in apart.most_common():
         print(f"{count} of {kernel} do not fit: {reason}")

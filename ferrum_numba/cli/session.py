@@ -60,6 +60,7 @@ class Session:
         """The kernels that the user named, or all but tools; `--kernels` adds the user's own."""
         module = self.args.kernels
         added = names.import_kernels(module) if module else ()
+        names.refuse_twins(module, added, (*self.handed_in, *self.tools, *self.ceilings))
         return names.select_kernels((*self.handed_in, *added), self.args.kernel, self.tools)
 
     def runnable(self) -> list[Kernel]:

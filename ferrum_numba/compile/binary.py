@@ -21,6 +21,7 @@ class Binary:
     fingerprint:       sha256 of everything that decided the code (of the PTX, where the function
                        refers to something that cannot be fingerprinted)
     build_s:           seconds the build took when it was made
+    remarks:           what is likely not meant, a sentence each: of the linker, doubles, stack
     """
 
     cubin: bytes
@@ -37,6 +38,7 @@ class Binary:
     parameters: tuple[Parameter, ...]
     fingerprint: str
     build_s: float
+    remarks: tuple[str, ...] = ()
 
     @cached_property
     def sass(self) -> dict[str, int] | None:

@@ -21,7 +21,7 @@ from platformdirs import user_cache_dir
 from ferrum_numba import door, whole
 from ferrum_numba.compile.binary import Binary
 
-MAGIC = "ferrum-numba cache 1"
+MAGIC = "ferrum-numba cache 2"
 # of an entry: the largest program has half a megabyte
 MOST_BYTES = 64 << 20
 # a digest: no name leads to another folder

@@ -11,6 +11,7 @@ import hashlib
 import re
 import time
 import traceback
+from contextlib import nullcontext
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -26,7 +27,9 @@ from numba.cuda.cudadrv.nvvm import CompilationUnit
 from ferrum_numba.compile import cache, link
 from ferrum_numba.compile.binary import Binary
 from ferrum_numba.compile.fingerprint import Unknown, function_fingerprint
-from ferrum_numba.compile.frontend import front_end
+from ferrum_numba.compile.frontend import front_end, source_lines
+from ferrum_numba.compile.refusals import sentence
+from ferrum_numba.compile.remarks import of_ptx
 from ferrum_numba.compile.toolchain import broken, toolchain
 from ferrum_numba.compile.versions import versions
 from ferrum_numba.contract import Config, Kernel, Program, pointers
@@ -38,7 +41,10 @@ NUMBA_TYPES = {"pointer": types.uint64, "uint32": types.uint32, "int32": types.i
 
 # what numba's front end is seen to raise for a kernel it cannot compile; RuntimeError includes its
 # unsupported architectures and missing libraries
-FRONT_END_ERRORS = (NumbaError, CoreError, nvvmError, RuntimeError, TypeError, AssertionError)
+FRONT_END_ERRORS = (
+    NumbaError, CoreError, nvvmError, RuntimeError, TypeError, AssertionError, KeyError,
+    AttributeError,
+)  # fmt: skip
 
 
 def build(kernel: Kernel, config: Config, arch: str, *, use_cache: bool = True) -> Binary:
@@ -113,6 +119,9 @@ def build_program(program: Program, arch: str, entry: str | None = None) -> Bina
         linked = link.link(ptx, entry, arch)
     else:
         linked = link.link_ltoir(ltoir, entry, arch)
+    seen = of_ptx(
+        ptx, linked.stack_bytes, lambda: _compile(program, arch, entry, lto=False, lines=True)[0]
+    )
     return Binary(
         cubin=linked.cubin,
         ptx=ptx,
@@ -128,6 +137,7 @@ def build_program(program: Program, arch: str, entry: str | None = None) -> Bina
         parameters=program.parameters,
         fingerprint=hashlib.sha256(ptx.encode()).hexdigest(),
         build_s=time.perf_counter() - start,
+        remarks=(*linked.remarks, *seen),
     )
 
 
@@ -145,8 +155,12 @@ def compile_ptx(program: Program, arch: str, entry: str) -> str:
     return _rename(_compile(program, arch, entry, lto=False)[0], entry)
 
 
-def _compile(program: Program, arch: str, entry: str, lto: bool) -> tuple[str, bytes | None]:
+def _compile(
+    program: Program, arch: str, entry: str, lto: bool, lines: bool = False
+) -> tuple[str, bytes | None]:
     """Return the PTX with numba's symbols, and the LTO-IR where it is asked for.
+
+    lines: whether the PTX says which source line each instruction is of
 
     Nearly all of the time goes into numba's front end. `cuda.compile` runs it for one of the two;
     what it calls leaves a library that gives both.
@@ -155,16 +169,17 @@ def _compile(program: Program, arch: str, entry: str, lto: bool) -> tuple[str, b
     if prod(program.cluster) > 1 and capability[0] < 9:
         raise BuildError(f"{entry} runs in clusters of {program.cluster} blocks, {arch} has none")
     signature = types.void(*(NUMBA_TYPES[p.kind] for p in program.parameters))
-    with global_compiler_lock, front_end(capability):
+    known = source_lines() if lines else nullcontext()
+    with global_compiler_lock, front_end(capability), known:
         try:
             library, _ = compiler._compile_pyfunc_with_fixup(
                 program.function, signature, device=False, abi="numba", cc=capability,
-                launch_bounds=_launch_bounds(program), debug=False, opt=True,
+                launch_bounds=_launch_bounds(program), debug=False, opt=True, lineinfo=lines,
             )  # fmt: skip
             (ptx,) = library.get_asm_strs(cc=capability)
             ltoir = library.get_ltoir(cc=capability) if lto else None
         except FRONT_END_ERRORS as error:
-            words = f"{error} {_nvvm_log(error)}".strip()
+            words = f"{sentence(error)} {_nvvm_log(error)}".strip()
             raise BuildError(f"{entry} does not compile for {arch}: {words}") from error
     return ptx, ltoir
 

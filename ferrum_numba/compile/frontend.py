@@ -158,6 +158,35 @@ def front_end(compute_capability: tuple[Any, ...]) -> Iterator[None]:
 
 
 @contextmanager
+def source_lines() -> Iterator[None]:
+    """Let device functions be compiled anew, with their source lines, and be forgotten after it."""
+    original = dispatcher.CUDADispatcher.compile_device
+    before: dict[tuple[Any, Any], Any] = {}
+
+    def compile_device(self: Any, args: Any, return_type: Any = None) -> Any:
+        if (self, args) not in before:
+            before[self, args] = self.overloads.pop(args, None)
+        options = self.targetoptions
+        self.targetoptions = {**options, "lineinfo": True}
+        try:
+            return original(self, args, return_type)
+        finally:
+            self.targetoptions = options
+
+    try:
+        with _replaced(dispatcher.CUDADispatcher, "compile_device", compile_device):
+            yield
+    finally:
+        for (function, args), found in before.items():
+            function.overloads.pop(args, None)
+            if found is not None:
+                function.overloads[args] = found
+                found.target_context.insert_user_function(
+                    found.entry_point, found.fndesc, [found.library]
+                )
+
+
+@contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     """Give an object another attribute for a while; what its class has is not written to it."""
     own = vars(owner).get(name)

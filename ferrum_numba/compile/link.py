@@ -9,10 +9,16 @@ from dataclasses import dataclass
 
 from cuda.bindings import nvjitlink
 
+from ferrum_numba.compile.remarks import of_linker
 from ferrum_numba.errors import BuildError
 
 OPTIONS = ["-O3", "-verbose"]
 LTO_OPTIONS = [*OPTIONS, "-lto"]
+
+_UNDEFINED = (
+    "it calls a function that is not linked, as numba does for arithmetic of float16; use float32, "
+    "or the f16x2 instructions of ferrum_numba.ptx"
+)
 
 # what the system keeps of a block's shared memory since sm_90; the linker counts it as the kernel's
 RESERVED_SMEM_BYTES = 1024
@@ -23,13 +29,17 @@ _SIZED, _REGISTERS, _FRAME = 4, 0x2F, 0x11
 
 @dataclass(frozen=True)
 class Linked:
-    """A cubin and its resources a thread (registers, spills, stack) and a block (shared memory)."""
+    """A cubin and its resources a thread (registers, spills, stack) and a block (shared memory).
+
+    remarks: what the linker says of the code besides
+    """
 
     cubin: bytes
     registers: int
     spill_bytes: int
     stack_bytes: int
     static_smem_bytes: int
+    remarks: tuple[str, ...] = ()
 
 
 def link(ptx: str, entry: str, arch: str) -> Linked:
@@ -64,7 +74,8 @@ def _linked(cubin: bytes, log: str, entry: str, logged_as: str, arch: str) -> Li
         registers, stack_bytes = read_info(cubin)
         spill_bytes = stack_bytes
     smem_bytes = _static_smem_bytes(cubin, entry, arch)
-    return Linked(cubin, registers, spill_bytes, stack_bytes, smem_bytes)
+    remarks = tuple(of_linker(log))
+    return Linked(cubin, registers, spill_bytes, stack_bytes, smem_bytes, remarks)
 
 
 def read_log(log: str, entry: str, arch: str) -> tuple[int, int, int]:
@@ -97,7 +108,9 @@ def _link(kind: nvjitlink.InputType, source: bytes, entry: str, arch: str) -> tu
         nvjitlink.get_linked_cubin(handle, cubin)
         log = _text(nvjitlink.get_info_log_size, nvjitlink.get_info_log, handle)
     except nvjitlink.nvJitLinkError as error:
-        words = _text(nvjitlink.get_error_log_size, nvjitlink.get_error_log, handle) or error
+        words = _text(nvjitlink.get_error_log_size, nvjitlink.get_error_log, handle) or str(error)
+        if "Undefined reference" in words:
+            words = f"{_UNDEFINED} ({' '.join(words.split())})"
         raise BuildError(f"{entry} does not link for {arch}: {words}") from error
     finally:
         nvjitlink.destroy(handle)

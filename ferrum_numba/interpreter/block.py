@@ -77,6 +77,8 @@ class Block:
         self._commits = np.zeros(self.num_threads, np.int64)
         self._paused: dict[int, int] = {}
         self.live = self.num_threads
+        # of those that ended, who did so by a `return` and is not waited for
+        self.left = 0
         self.blockIdx = Dim3(*map(np.int32, self.index))
 
     def pause(self, thread: Array) -> bool:
@@ -115,7 +117,11 @@ class Block:
         barrier = self.barriers.get(number)
         if barrier is None or not (barrier.arrived or barrier.waiting):
             name = f"barrier {number}"
-            expected = (lambda: self.live) if num_threads is None else (lambda: num_threads)
+            expected = (
+                (lambda: self.num_threads - self.left)
+                if num_threads is None
+                else (lambda: num_threads)
+            )
             barrier = self.barriers[number] = Barrier(name, expected)
         elif num_threads is not None and barrier.expected() != num_threads:
             raise Fault(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
@@ -15,14 +16,17 @@ from numba import cuda as numba_cuda
 from numba.cuda import types
 
 from ferrum_numba.errors import InterpreterError
+from ferrum_numba.interpreter import numba_types
 from ferrum_numba.interpreter.block import Block, Dim3
+from ferrum_numba.interpreter.casts import Cast, as_cast
+from ferrum_numba.interpreter.functions import Body, Unsupported
 from ferrum_numba.interpreter.lane import MARK, LaneGroup, request
 from ferrum_numba.interpreter.memory import Fault
 from ferrum_numba.interpreter.operands import Plan, plan
+from ferrum_numba.interpreter.source import definition, recompiled
+from ferrum_numba.interpreter.term import UNKNOWN, is_number
+from ferrum_numba.interpreter.variables import Local
 from ferrum_numba.ptx.instruction import BLOCKED, Instruction
-
-Cast = Callable[[Any], Any]
-CASTS: set[Cast] = set()
 
 
 class CheckedArray:
@@ -141,43 +145,34 @@ class _Namespace:
         return value
 
 
-def as_cast(dtype: Any) -> Cast:
-    """Return the cast to a Numba or NumPy number type; a cast is returned as it is."""
-    if dtype in CASTS:
-        found: Cast = dtype
-        return found
-    return _make_cast(np.dtype(str(dtype) if isinstance(dtype, types.Type) else dtype))
+def rebind(
+    function: Callable[..., Any], cuda: FakeCuda, kinds: Sequence[Any] = (), leaves: Any = None
+) -> tuple[Callable[..., Any], tuple[str, ...]]:
+    """Return the function, and all it calls, with Numba's names replaced by the interpreter's.
 
-
-@cache
-def _make_cast(dtype: np.dtype[Any]) -> Cast:
-    scalar = dtype.type
-    bits = 8 * dtype.itemsize
-    mask = (1 << bits) - 1
-    lowest = -(1 << (bits - 1)) if dtype.kind == "i" else 0
-
-    def wrap(value: Any) -> Any:
-        if type(value) is scalar:
-            return value
-        return scalar(((int(value) - lowest) & mask) + lowest)
-
-    cast: Cast = wrap if dtype.kind in "iu" else scalar
-    CASTS.add(cast)
-    return cast
-
-
-def rebind(function: Callable[..., Any], cuda: FakeCuda) -> Callable[..., Any]:
-    """Return the function, and all it calls, with Numba's names replaced by the interpreter's."""
-    return _Rebinder(cuda).function(function)
+    What they compute has the types that numba infers for arguments of the types `kinds`. A
+    `return` of the function itself returns `leaves`. With it come the places, file:line, of what
+    is computed in doubles.
+    """
+    rebinder = _Rebinder(cuda)
+    assert isinstance(function, FunctionType)
+    names = function.__code__.co_varnames
+    arguments = {name: (kind, kind, UNKNOWN) for name, kind in zip(names, kinds, strict=False)}
+    return rebinder.specialised(function, arguments, leaves)[0], tuple(rebinder.doubles)
 
 
 class _Rebinder:
     def __init__(self, cuda: FakeCuda) -> None:
         self.cuda = cuda
         self.cuda.types = _Namespace(types, self.value)
+        # functions as they are, and rewritten ones with type and carrier of their results
         self.done: dict[int, FunctionType] = {}
+        # where something is computed in doubles, in order
+        self.doubles: dict[str, None] = {}
+        self._specialised: dict[Any, tuple[FunctionType, Any, Any]] = {}
 
     def function(self, function: Any) -> FunctionType:
+        """Return a function that computes in the types of NumPy: nobody knows what it is given."""
         if id(function) in self.done:
             return self.done[id(function)]
         namespace: dict[str, Any] = {"__builtins__": builtins, MARK: True}
@@ -194,6 +189,62 @@ class _Rebinder:
         for cell, old in zip(cells, function.__closure__ or (), strict=True):
             cell.cell_contents = self.value(old.cell_contents)
         return copy
+
+    def specialised(
+        self, function: FunctionType, arguments: Mapping[str, Local], leaves: Any = None
+    ) -> tuple[FunctionType, Any, Any]:
+        """Return a function for arguments of given types, and type and carrier of its result."""
+        key = (
+            function,
+            *((name, *local[:2], id(local[2])) for name, local in sorted(arguments.items())),
+        )
+        if key not in self._specialised:
+            # what reaches itself is left as it is there
+            self._specialised[key] = self.function(function), None, None
+            try:
+                self._specialised[key] = self._rewritten(function, arguments, leaves)
+            except Unsupported:
+                code = function.__code__
+                raise InterpreterError(
+                    f"{code.co_filename}:{code.co_firstlineno}: the source of {code.co_name} is "
+                    "not there as it was compiled, so the types of what it computes are not "
+                    "known; define it by `def` in a file, without global and nonlocal"
+                ) from None
+        return self._specialised[key]
+
+    def _rewritten(
+        self, function: FunctionType, arguments: Mapping[str, Local], leaves: Any
+    ) -> tuple[FunctionType, Any, Any]:
+        node, filename = definition(function), function.__code__.co_filename
+        outer = _outer(function)
+        namespace: dict[str, Any] = {"__builtins__": builtins, MARK: True}
+        names: dict[int, str] = {}
+
+        def name(value: Any) -> str:
+            known = names.setdefault(id(value), f"_{len(names)}")
+            # a value keeps its identity as long as it is known
+            kept.append(value)
+            # other functions are the interpreter's own, or rewritten before
+            namespace[known] = self.value(value) if isinstance(value, Instruction) else value
+            return known
+
+        def remark(line: int) -> None:
+            self.doubles.setdefault(f"{filename}:{line}")
+
+        kept: list[Any] = []
+        given = {**_defaults(function), **arguments}
+        body = Body(
+            function, given, lambda one: outer.get(one, vars(builtins).get(one, UNKNOWN)),
+            name, self.specialised, remark, leaves,
+        )  # fmt: skip
+        statements = body.rewritten(node.body)
+        for one in _free(statements):
+            if one in outer:
+                namespace[one] = self.value(outer[one])
+        copy = recompiled(node, statements, filename, namespace)
+        copy.__defaults__, copy.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
+        kind, carrier, _ = body.result or (types.none, None, UNKNOWN)
+        return copy, kind, carrier
 
     def value(self, value: Any) -> Any:
         if isinstance(value, types.Number | types.Boolean):
@@ -213,3 +264,27 @@ def _names(code: CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _names(constant)
+
+
+def _free(statements: list[ast.stmt]) -> set[str]:
+    """Return the names that statements use, of whatever scope."""
+    return {node.id for one in statements for node in ast.walk(one) if isinstance(node, ast.Name)}
+
+
+def _outer(function: FunctionType) -> dict[str, Any]:
+    """Return what a function finds outside: its closure before its module."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    return {**function.__globals__, **{name: cell.cell_contents for name, cell in cells}}
+
+
+def _defaults(function: FunctionType) -> dict[str, Local]:
+    """Return the types of parameters that are left out."""
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    defaults = function.__defaults__ or ()
+    values = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True))
+    values |= function.__kwdefaults__ or {}
+    found: dict[str, Local] = {}
+    for name, value in values.items():
+        kind = numba_types.of_value(value)
+        found[name] = (kind, None, UNKNOWN) if is_number(kind) else (None, None, value)
+    return found

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import Context, copy_context
-from functools import partial
+from functools import lru_cache, partial
 from itertools import product
 from typing import Any
 
 import numpy as np
+from greenlet import getcurrent
+from numba.cuda import types
 
 from ferrum_numba.contract import Launch, Matmul, Program
-from ferrum_numba.errors import InterpreterError
+from ferrum_numba.errors import AGAINST_DOUBLES, InterpreterError
 from ferrum_numba.interpreter.barriers import Barrier
 from ferrum_numba.interpreter.block import Block, Index, Machine
+from ferrum_numba.interpreter.casts import as_cast
 from ferrum_numba.interpreter.lane import Lane, where
 from ferrum_numba.interpreter.memory import Array, GlobalMemory
-from ferrum_numba.interpreter.overflow import refuse_overflow
 from ferrum_numba.interpreter.rebind import FakeCuda, rebind
-from ferrum_numba.interpreter.warp import WARP_SIZE, Warp
+from ferrum_numba.interpreter.warp import LEFT, WARP_SIZE, Warp
 
 # a polling loop may count its turns and give up, so nothing is declared dead at once
 _IDLE_TURNS = 100
+_KINDS = {"pointer": types.uint64, "uint32": types.uint32, "int32": types.int32}
 
 
 def run(
@@ -30,7 +33,7 @@ def run(
     buffers: Mapping[str, Array],
     *,
     unwritten: Collection[str] = ("out",),
-) -> None:
+) -> tuple[str, ...]:
     """Execute a program's own Python function on the CPU, in place on `buffers`.
 
     Args:
@@ -39,18 +42,21 @@ def run(
         buffers:   pointer parameter -> C-contiguous array
         unwritten: buffers that may not be read before the kernel has written them
 
+    Returns:
+        remarks: what is likely not meant, a sentence each
+
     Raises:
         InterpreterError: the kernel broke a rule of the machine; names file, line and thread.
     """
     if launch.repeats:
         first, *others = launch.one_by_one()
-        run(program, first, buffers, unwritten=unwritten)
+        remarks = run(program, first, buffers, unwritten=unwritten)
         for one in others:
             # whatever the first has not written, it was to leave alone
             run(program, one, buffers, unwritten=())
-        return
+        return remarks
     machine = Machine(GlobalMemory(buffers, unwritten))
-    function = rebind(program.function, FakeCuda(launch.grid, program.num_threads))
+    function, doubles = _rebound(program, launch.grid, getcurrent())
     arguments = tuple(_arguments(program, launch, machine.memory))
     clusters = (_Cluster(group, function, arguments) for group in _blocks(program, launch, machine))
     with np.errstate(all="ignore"):
@@ -58,6 +64,15 @@ def run(
     machine.memory.write_back(buffers)
     if launch.then is not None:
         _multiply(launch.then, buffers)
+    return tuple(f"{place}: computes in fp64; {AGAINST_DOUBLES}" for place in doubles)
+
+
+# a launch that repeats runs the same program again
+@lru_cache(maxsize=1)
+def _rebound(program: Program, grid: Index, scheduler: Any) -> tuple[Callable[..., Any], Any]:
+    """Return the function that lanes run, which hand their requests to the greenlet `scheduler`."""
+    kinds = [_KINDS[parameter.kind] for parameter in program.parameters]
+    return rebind(program.function, FakeCuda(grid, program.num_threads), kinds, (LEFT,))
 
 
 def _multiply(matmul: Matmul, buffers: Mapping[str, Array]) -> None:
@@ -76,8 +91,7 @@ def _arguments(program: Program, launch: Launch, memory: GlobalMemory) -> Iterat
         if parameter.name not in values:
             what = "buffer" if parameter.kind == "pointer" else "scalar"
             raise InterpreterError(f"no {what} is given for the parameter {parameter.name}")
-        kinds = {"pointer": np.uint64, "uint32": np.uint32, "int32": np.int32}
-        yield kinds[parameter.kind](values[parameter.name])
+        yield as_cast(_KINDS[parameter.kind])(values[parameter.name])
 
 
 def _blocks(program: Program, launch: Launch, machine: Machine) -> Iterator[list[Block]]:
@@ -141,8 +155,8 @@ def _warps(function: Callable[..., Any], block: Block, context: Context) -> list
 
 def _set_lane_errors() -> None:
     np.seterr(all="ignore")
-    np.seterr(over="call", divide="raise")
-    np.seterrcall(refuse_overflow)
+    # of integers; floats divided by zero are infinite
+    np.seterr(divide="raise")
 
 
 def _run_all(machine: Machine, waiting: Iterator[_Cluster], co_resident: bool) -> None:

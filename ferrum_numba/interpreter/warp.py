@@ -22,6 +22,8 @@ _PLAN = itemgetter(0)
 # stands for the request of a lane whose function has returned
 ENDED = Plan("end", (), (), None, "lane", False, lambda: None)
 _END: Request = (ENDED,)
+# of a lane that returned by a `return` within the kernel, and so has no part in what follows
+LEFT = Plan("return", (), (), None, "lane", False, lambda: None)
 
 
 class Group:
@@ -107,7 +109,11 @@ class Warp:
             raise lane.error(str(error), raised_at(error)) from error
         if not self.groups and len(set(map(_PLAN, requests))) == 1:
             what = requests[0][0]
-            if what is not ENDED and len(keys := set(map(what.key, requests))) == 1:
+            if (
+                what is not ENDED
+                and what is not LEFT
+                and len(keys := set(map(what.key, requests))) == 1
+            ):
                 # the common case: all lanes ask for the same
                 self.groups[keys.pop()] = Group(what, lanes, requests)
                 return
@@ -116,7 +122,8 @@ class Warp:
 
     def _sort_in(self, lane: Lane, request: Request) -> None:
         what = request[0]
-        if what is ENDED:
+        if what is ENDED or what is LEFT:
+            self.block.left += what is LEFT
             self.live -= 1
             self.block.live -= 1
             self.block.machine.events += 1
@@ -161,6 +168,12 @@ class Warp:
         if group.plan.name.startswith("mbarrier") and group.operands:
             bar = self.block.mbarrier(int(group.operands[0][0]))
             text += f"; {bar.pending} arrivals and {bar.tx_bytes} bytes are outstanding"
+        ended = self.block.num_threads - self.block.left - self.block.live
+        if group.plan.name == "syncthreads" and ended:
+            text += (
+                f"; {ended} threads of the block ended without it, and all must reach it: move it "
+                "out of the branch, or give bar_sync a barrier of their own and their number"
+            )
         return text
 
     def _check_agreement(self) -> None:

@@ -19,6 +19,7 @@ class Planned:
     status:    "ok", "spills", "does not fit" or "build failed", with its reason
     estimate_us: what it is expected to take, for ranking; None where it does not run
     modelled:  no figure of it is the time of a kernel
+    remarks:   what is likely not meant in the program, a sentence each
     """
 
     kernel: str
@@ -37,6 +38,7 @@ class Planned:
     reason: str
     estimate_us: float | None = None
     modelled: bool = True
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class CheckRow:
     how:       "gpu" or "interpreter"; nothing where it did not come to an end
     rel_error: ||got - want|| / ||want||
     reason:    what is wrong where it is not ok
+    remarks:   what is likely not meant in the program, a sentence each
     """
 
     kernel: str
@@ -59,6 +62,7 @@ class CheckRow:
     rel_error: float | None = None
     max_error: float | None = None
     seconds: float | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def status(self) -> str:

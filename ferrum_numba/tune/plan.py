@@ -151,6 +151,7 @@ def _row(candidate: _Candidate, binary: Binary | BuildError | None, gpu: Gpu, ar
         status=status,
         reason=reason,
         estimate_us=_estimate_us(candidate, built, gpu) if built and status in RUNS else None,
+        remarks=built.remarks if built else (),
     )
 
 

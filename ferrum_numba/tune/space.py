@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ferrum_numba.compile import Binary, Job, blocks_per_sm, build_many, program_fingerprint
 from ferrum_numba.contract import Config, Kernel, Problem
 from ferrum_numba.errors import BuildError
+from ferrum_numba.gpu import refuses_launch
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -125,6 +126,10 @@ def program_of(kernel: Kernel, config: Config, arch: str) -> str | None:
 def does_not_fit(candidate: tuple[Kernel, Config, Problem], binary: Binary, gpu: Gpu) -> str | None:
     """Return why the GPU cannot hold a launch, or None."""
     kernel, config, problem = candidate
+    launch = kernel.launch(config, problem, gpu)
+    refusal = refuses_launch(launch.grid, binary.num_threads)
+    if refusal is not None:
+        return refusal
     lacking = gpu.lacks_smem(binary.smem_bytes + binary.static_smem_bytes)
     if lacking is not None:
         return lacking
@@ -134,7 +139,6 @@ def does_not_fit(candidate: tuple[Kernel, Config, Problem], binary: Binary, gpu:
             f"{binary.registers} registers x {binary.num_threads} threads do not fit a SM of "
             f"{gpu.name} ({gpu.registers_per_sm} registers)"
         )
-    launch = kernel.launch(config, problem, gpu)
     places, blocks = resident * gpu.num_sms, prod(launch.grid)
     if launch.co_resident and blocks > places:
         return f"its {blocks} blocks wait for each other and {gpu.name} holds {places} at once"

@@ -210,7 +210,7 @@ def test_default_config_compiles_without_spills(case, arch):
     if not kernel.runs_on(KNOWN[ARCHS[arch]]):
         pytest.skip(f"{kernel.name} has no config for {arch}")
     binary = build(kernel, kernel.default(problem, KNOWN[ARCHS[arch]]), arch)
-    assert binary.spill_bytes == 0
+    assert (binary.spill_bytes, binary.remarks) == (0, ())
     assert binary.stack_bytes == 0
     # a double, or an array indexed at run time, is a slip of typing
     assert ".f64" not in binary.ptx
@@ -227,7 +227,7 @@ def test_the_largest_kinds_around_a_grouped_gemm_compile_without_spills(kernel, 
     # one kind says what another architecture lacks
     for config in configs if arch == "sm_90a" else [*configs][-1:]:
         binary = build(kernel, config, arch)
-        assert (binary.spill_bytes, binary.stack_bytes) == (0, 0)
+        assert (binary.spill_bytes, binary.stack_bytes, binary.remarks) == (0, 0, ())
         assert ".f64" not in binary.ptx
         assert ".local" not in binary.ptx
         assert binary.entry == kernel.name
@@ -239,7 +239,7 @@ def test_every_kind_of_tool_compiles_without_spills(kernel, arch):
     gpu = KNOWN[ARCHS[arch]]
     for config in {kernel.default(problem, gpu) for problem in kernel.op.tests}:
         binary = build(kernel, config, arch)
-        assert (binary.spill_bytes, binary.stack_bytes) == (0, 0)
+        assert (binary.spill_bytes, binary.stack_bytes, binary.remarks) == (0, 0, ())
         assert ".f64" not in binary.ptx
         assert ".local" not in binary.ptx
         assert "st.global.v4.u32" in binary.ptx

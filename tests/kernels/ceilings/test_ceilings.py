@@ -85,7 +85,7 @@ def test_compiles_without_spills(name, arch):
     kernel = BY_NAME[name]
     gpu = KNOWN["l40s"] if arch == "sm_89" else GPU
     binary = build(kernel, kernel.configs(gpu)[0], arch)
-    assert (binary.spill_bytes, binary.stack_bytes) == (0, 0)
+    assert (binary.spill_bytes, binary.stack_bytes, binary.remarks) == (0, 0, ())
     assert ".f64" not in binary.ptx
 
 

@@ -317,7 +317,7 @@ FEW = [
 def test_defaults_of_every_kind_compile_without_spills(rows, group_size, zero_points, dtype):
     problem = W4A16Problem(rows, 4096, 4096, group_size, zero_points, dtype=dtype)
     binary = build(DECODE, DECODE.default(problem, H200), "sm_90a")
-    assert binary.spill_bytes == 0
+    assert (binary.spill_bytes, binary.remarks) == (0, ())
     assert binary.stack_bytes == 0
     assert "griddepcontrol.wait" in binary.ptx
     half = {"fp16": "f16", "bf16": "bf16"}[dtype]
@@ -327,4 +327,4 @@ def test_defaults_of_every_kind_compile_without_spills(rows, group_size, zero_po
 def test_an_architecture_without_early_start_has_none():
     binary = build(DECODE, DECODE.default(W4A16Problem(8, 4096, 4096), KNOWN["a100"]), "sm_80")
     assert "griddepcontrol" not in binary.ptx
-    assert binary.spill_bytes == 0
+    assert (binary.spill_bytes, binary.remarks) == (0, ())

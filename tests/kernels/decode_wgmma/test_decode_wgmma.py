@@ -170,7 +170,7 @@ FEW = [(16, 128, "none", "fp16"), (16, 32, "gptq", "bf16"), (32, 64, "gptq", "fp
 def test_defaults_of_every_kind_compile_without_spills(rows, group_size, zero_points, dtype):
     problem = W4A16Problem(rows, 4096, 4096, group_size, zero_points, dtype=dtype)
     binary = build(KERNEL, KERNEL.default(problem, H200), "sm_90a")
-    assert binary.spill_bytes == 0
+    assert (binary.spill_bytes, binary.remarks) == (0, ())
     assert binary.stack_bytes == 0
     assert "griddepcontrol.wait" in binary.ptx
     half = {"fp16": "f16", "bf16": "bf16"}[dtype]
@@ -190,7 +190,7 @@ def test_defaults_of_every_kind_compile_without_spills(rows, group_size, zero_po
 def test_long_stages_of_every_kind_compile_without_spills(config, group_size, zero_points):
     problem = W4A16Problem(config.tile_m, 4096, 4096, group_size, zero_points)
     binary = build(KERNEL, KERNEL.specialise(config, problem), "sm_90a")
-    assert (binary.spill_bytes, binary.stack_bytes) == (0, 0)
+    assert (binary.spill_bytes, binary.stack_bytes, binary.remarks) == (0, 0, ())
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_long_stages_of_every_kind_compile_without_spills(config, group_size, ze
 )
 def test_with_more_products_in_flight_it_compiles_without_spills(config):
     binary = build(KERNEL, replace(config, in_flight=2), "sm_90a")
-    assert (binary.spill_bytes, binary.stack_bytes) == (0, 0)
+    assert (binary.spill_bytes, binary.stack_bytes, binary.remarks) == (0, 0, ())
     assert "wgmma.wait_group.sync.aligned 2;" in binary.ptx
 
 

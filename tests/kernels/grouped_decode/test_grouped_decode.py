@@ -162,7 +162,7 @@ def test_steps_that_32_bits_cannot_number_are_refused():
 def test_a_model_s_default_spills_nothing(tokens, gated):
     problem = GroupedProblem(tokens, 128, 8, 1536, 2048, gated=gated)
     binary = build(KERNEL, KERNEL.default(problem, H200), H200.arch)
-    assert (binary.spill_bytes, binary.stack_bytes) == (0, 0)
+    assert (binary.spill_bytes, binary.stack_bytes, binary.remarks) == (0, 0, ())
 
 
 @pytest.mark.gpu
