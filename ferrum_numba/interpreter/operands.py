@@ -42,6 +42,7 @@ class Plan:
 
     operands:   type of each operand, None for an immediate
     immediates: where they stand in a request (plan, *operands)
+    names:      of the operands
     any_count:  may run with fewer than 32 lanes if those are all the warp has left
     """
 
@@ -53,6 +54,7 @@ class Plan:
     wants_lanes: bool
     twin: Callable[..., Any]
     any_count: bool = False
+    names: tuple[str, ...] = ()
 
     @cached_property
     def key(self) -> Callable[[tuple[Any, ...]], Any]:
@@ -92,6 +94,7 @@ def plan(instruction: Instruction) -> Plan:
         instruction.scope,
         instruction.wants_lanes,
         instruction.twin,
+        names=tuple(instruction.operands),
     )
 
 
@@ -105,7 +108,7 @@ def _coerce(kind: OperandType, column: tuple[Any, ...]) -> Array:
         lengths = set()
     if lengths != {kind.count}:
         raise Fault(f"needs a tuple of {kind.count} values; got {column[0]!r}")
-    if set(map(type, column)) == {Vector}:
+    if all(isinstance(value, Vector) for value in column):
         rows = np.array([value.row for value in column])
         if rows.dtype == kind.dtype:
             return rows

@@ -17,6 +17,7 @@ from ferrum_numba.interpreter.block import Block, Index, Machine
 from ferrum_numba.interpreter.lane import Lane, where
 from ferrum_numba.interpreter.memory import Array, GlobalMemory
 from ferrum_numba.interpreter.overflow import refuse_overflow
+from ferrum_numba.interpreter.races.watch import Watch
 from ferrum_numba.interpreter.rebind import FakeCuda, rebind
 from ferrum_numba.interpreter.warp import WARP_SIZE, Warp
 
@@ -30,6 +31,8 @@ def run(
     buffers: Mapping[str, Array],
     *,
     unwritten: Collection[str] = ("out",),
+    races: bool = True,
+    constant: Collection[str] | None = None,
 ) -> None:
     """Execute a program's own Python function on the CPU, in place on `buffers`.
 
@@ -38,18 +41,25 @@ def run(
         launch:    grid and scalars; the workspace must be among the buffers, zeroed
         buffers:   pointer parameter -> C-contiguous array
         unwritten: buffers that may not be read before the kernel has written them
+        races:     refuse accesses to the same bytes that nothing orders
+        constant:  buffers that the launch before leaves alone, where it may still run (a
+                   programmatic launch); None: it has ended
 
     Raises:
+        RaceError: two accesses race; names both lines and what would order them.
         InterpreterError: the kernel broke a rule of the machine; names file, line and thread.
     """
     if launch.repeats:
         first, *others = launch.one_by_one()
-        run(program, first, buffers, unwritten=unwritten)
+        run(program, first, buffers, unwritten=unwritten, races=races, constant=constant)
         for one in others:
             # whatever the first has not written, it was to leave alone
-            run(program, one, buffers, unwritten=())
+            run(program, one, buffers, unwritten=(), races=races, constant=constant)
         return
     machine = Machine(GlobalMemory(buffers, unwritten))
+    if races:
+        early = launch.programmatic and constant is not None
+        machine.watch = Watch(machine.memory, launched_early=early, constant=constant or ())
     function = rebind(program.function, FakeCuda(launch.grid, program.num_threads))
     arguments = tuple(_arguments(program, launch, machine.memory))
     clusters = (_Cluster(group, function, arguments) for group in _blocks(program, launch, machine))

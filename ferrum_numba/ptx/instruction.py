@@ -102,6 +102,14 @@ class Lanes(Protocol):
     # the thread block they belong to (shared memory, barriers, asynchronous copies, cluster)
     block: Any
 
+    def only(self, rows: Array) -> Lanes:
+        """Return the lanes of some rows, for accesses that only these make."""
+        ...
+
+    def strong(self) -> Lanes:
+        """Return the same lanes, whose accesses are `.relaxed` or stronger, of the GPU's scope."""
+        ...
+
     def load_global(self, address: Array, size_bytes: int) -> Array:
         """Return [lanes, size_bytes] uint8; refuses what is out of bounds, unaligned, unwritten."""
         ...
@@ -112,6 +120,10 @@ class Lanes(Protocol):
 
     def load_shared(self, address: Array, size_bytes: int) -> Array:
         """Return [lanes, size_bytes] uint8 from the block's shared memory."""
+        ...
+
+    def load_products(self, address: Array, size_bytes: int) -> Array:
+        """Return [n, size_bytes] uint8 of shared memory that a warpgroup's wgmma reads."""
         ...
 
     def store_shared(self, address: Array, data: Array) -> None:

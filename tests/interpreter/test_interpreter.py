@@ -61,7 +61,7 @@ from ferrum_numba.ptx.tensor_map import MAP_BYTES, describe_matrix
 
 def execute(
     kernel, *, num_threads=32, grid=1, smem_bytes=0, cluster=1, co_resident=False,
-    unwritten=("out",), **arrays,
+    unwritten=("out",), races=True, **arrays,
 ):  # fmt: skip
     """Run a kernel whose parameters are the arrays, then `n`; return the array `out`."""
     arrays.setdefault("out", np.zeros(grid * num_threads, np.uint32))
@@ -69,7 +69,7 @@ def execute(
         kernel, (*pointers(*arrays), *sizes("n")), num_threads, 1, smem_bytes, (cluster, 1, 1)
     )
     launch = Launch((grid, 1, 1), {"n": grid * num_threads}, co_resident=co_resident)
-    run(program, launch, arrays, unwritten=unwritten)
+    run(program, launch, arrays, unwritten=unwritten, races=races)
     return arrays["out"]
 
 
@@ -302,6 +302,7 @@ def test_lanes_may_read_different_buffers():
 def test_unwritten_buffers_may_not_be_read():
     def kernel(out, n):
         st_global_u32(at(out, cuda.laneid), uint32(1))
+        cuda.syncwarp()
         ld_global_u32(at(out, uint32(cuda.laneid) + uint32(1)))  # here
 
     message = refused(kernel, r"reads 4 bytes at out \+ 128, which nobody has written",
@@ -386,7 +387,8 @@ def test_a_missing_syncthreads_is_found_in_either_direction():
             ld_shared_u32(uint32(smem + uint32(tid - uint32(32)) * uint32(4)))  # here
 
     # the warps of a block run in turn, and those of the next block in the other order
-    message = refused(kernel, "which nobody has written", grid=2, num_threads=64, smem_bytes=128)
+    message = refused(kernel, "which nobody has written", grid=2, num_threads=64, smem_bytes=128,
+                      races=False)  # fmt: skip
     assert "block (1, 0, 0)" in message
 
 
@@ -706,6 +708,7 @@ def bulk(x, smem, size_bytes, expected):
     """Copy with one lane and wait: the core of the tests of mbarriers."""
     if uint32(cuda.laneid) == uint32(0):
         mbarrier_init(smem, uint32(1))
+        fence_mbarrier_init()
         mbarrier_arrive_expect_tx(smem, uint32(expected))
         cp_async_bulk(uint32(smem + uint32(128)), x, uint32(size_bytes), smem)
     cuda.syncwarp()
