@@ -40,7 +40,7 @@ def test_a_missing_barrier():
         return kernel
 
     # whichever warp runs first
-    with pytest.raises(RaceError, match="read-after-write|write-after-read"):
+    with pytest.raises(RaceError, match=r"read-after-write|write-after-read"):
         execute(make(False))
     assert_found(make, "-after-", "a barrier between the two")
 
@@ -97,7 +97,7 @@ def test_named_barriers_order_those_who_meet_at_them():
         return kernel
 
     execute(filled(True), num_threads=96)
-    with pytest.raises(RaceError, match="read-after-write|write-after-read"):
+    with pytest.raises(RaceError, match=r"read-after-write|write-after-read"):
         execute(filled(False), num_threads=96)
 
 

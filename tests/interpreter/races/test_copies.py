@@ -55,7 +55,7 @@ def test_a_ring_slot_that_is_filled_while_another_warp_reads_it():
     def make(sound):
         def kernel(x, out, n):
             smem, tid = smem_base(), uint32(cuda.threadIdx.x)
-            for i in range(3):
+            for _ in range(3):
                 if sound:
                     cuda.syncthreads()
                 cp_async_4(word(smem, tid), at(x, tid))  # second
