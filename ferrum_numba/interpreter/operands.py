@@ -41,7 +41,8 @@ class Plan:
     """How lanes execute an instruction together.
 
     operands:   type of each operand, None for an immediate
-    immediates: where they stand in a request (plan, *operands)
+    immediates: where they, and operands that lanes have alike, stand in a request
+                (plan, *operands)
     names:      of the operands
     any_count:  may run with fewer than 32 lanes if those are all the warp has left
     """
@@ -89,7 +90,11 @@ def plan(instruction: Instruction) -> Plan:
         instruction.name,
         kinds,
         # the plan itself is the first element of a request
-        tuple(i + 1 for i, kind in enumerate(kinds) if kind is None),
+        tuple(
+            i + 1
+            for i, (name, kind) in enumerate(zip(instruction.operands, kinds, strict=True))
+            if kind is None or name in instruction.alike
+        ),
         instruction.result,
         instruction.scope,
         instruction.wants_lanes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import Context, copy_context
 from functools import partial
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from ferrum_numba.interpreter.memory import Array, GlobalMemory
 from ferrum_numba.interpreter.overflow import refuse_overflow
 from ferrum_numba.interpreter.races.watch import Watch
 from ferrum_numba.interpreter.rebind import FakeCuda, rebind
+from ferrum_numba.interpreter.schedule import IN_TURN, Schedule
 from ferrum_numba.interpreter.warp import WARP_SIZE, Warp
 
 # a polling loop may count its turns and give up, so nothing is declared dead at once
@@ -33,6 +34,7 @@ def run(
     unwritten: Collection[str] = ("out",),
     races: bool = True,
     constant: Collection[str] | None = None,
+    schedule: Schedule = IN_TURN,
 ) -> None:
     """Execute a program's own Python function on the CPU, in place on `buffers`.
 
@@ -44,6 +46,7 @@ def run(
         races:     refuse accesses to the same bytes that nothing orders
         constant:  buffers that the launch before leaves alone, where it may still run (a
                    programmatic launch); None: it has ended
+        schedule:  in which order warps and blocks run
 
     Raises:
         RaceError: two accesses race; names both lines and what would order them.
@@ -51,10 +54,11 @@ def run(
     """
     if launch.repeats:
         first, *others = launch.one_by_one()
-        run(program, first, buffers, unwritten=unwritten, races=races, constant=constant)
+        how: dict[str, Any] = {"races": races, "constant": constant, "schedule": schedule}
+        run(program, first, buffers, unwritten=unwritten, **how)
         for one in others:
             # whatever the first has not written, it was to leave alone
-            run(program, one, buffers, unwritten=(), races=races, constant=constant)
+            run(program, one, buffers, unwritten=(), **how)
         return
     machine = Machine(GlobalMemory(buffers, unwritten))
     if races:
@@ -62,9 +66,12 @@ def run(
         machine.watch = Watch(machine.memory, launched_early=early, constant=constant or ())
     function = rebind(program.function, FakeCuda(launch.grid, program.num_threads))
     arguments = tuple(_arguments(program, launch, machine.memory))
-    clusters = (_Cluster(group, function, arguments) for group in _blocks(program, launch, machine))
+    clusters = (
+        _Cluster(group, function, arguments, schedule)
+        for group in _blocks(program, launch, machine)
+    )
     with np.errstate(all="ignore"):
-        _run_all(machine, clusters, launch.co_resident)
+        _run_all(machine, clusters, schedule, launch.co_resident)
     machine.memory.write_back(buffers)
     if launch.then is not None:
         _multiply(launch.then, buffers)
@@ -116,11 +123,15 @@ class _Cluster:
     """Blocks that start together and may wait for each other; mostly a single one."""
 
     def __init__(
-        self, blocks: list[Block], function: Callable[..., Any], arguments: tuple[Any, ...]
+        self,
+        blocks: list[Block],
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        schedule: Schedule,
     ) -> None:
         context = copy_context()
         context.run(_set_lane_errors)
-        self.blocks = blocks
+        self.blocks, self.schedule = blocks, schedule
         self.warps = [warp for block in blocks for warp in _warps(function, block, context)]
         for warp in self.warps:
             warp.start(arguments)
@@ -129,11 +140,7 @@ class _Cluster:
 
     def run(self) -> bool:
         """Run until every warp waits or has ended; return whether anything was executed."""
-        moved = False
-        while any([warp.run() for warp in self.warps]):
-            moved = True
-            # a missing barrier shows only if the reader comes before the writer
-            self.warps.reverse()
+        moved = any(list(self.schedule.turns(self.warps)))
         self.warps = [warp for warp in self.warps if warp.live]
         return moved
 
@@ -155,13 +162,15 @@ def _set_lane_errors() -> None:
     np.seterrcall(refuse_overflow)
 
 
-def _run_all(machine: Machine, waiting: Iterator[_Cluster], co_resident: bool) -> None:
+def _run_all(
+    machine: Machine, waiting: Iterator[_Cluster], schedule: Schedule, co_resident: bool
+) -> None:
     """Run all clusters; start one more only when those that run wait for something."""
-    live: list[_Cluster] = []
+    live: list[_Cluster] = list(islice(waiting, schedule.together))
     idle_turns = 0
     while True:
         events = machine.events
-        moved = any([cluster.run() for cluster in live])
+        moved = any([cluster.run() for cluster in schedule.clusters(live, machine.turn)])
         machine.turn += 1
         for cluster in live:
             if not cluster.warps:
@@ -170,7 +179,8 @@ def _run_all(machine: Machine, waiting: Iterator[_Cluster], co_resident: bool) -
         if machine.events != events:
             idle_turns = 0
             continue
-        started = next(waiting, None) if co_resident or not live else None
+        may_start = co_resident or len(live) < schedule.together
+        started = next(waiting, None) if may_start else None
         if started is not None:
             live.append(started)
         elif not live:

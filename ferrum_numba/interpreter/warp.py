@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
@@ -58,12 +59,15 @@ class Warp:
         """Run every lane up to its first instruction."""
         self._go_on(self.lanes, [arguments] * len(self.lanes))
 
-    def run(self) -> bool:
-        """Execute until every lane waits or has ended; return whether anything was executed."""
-        moved = False
-        while self.groups and self._step():
-            moved = True
-        return moved
+    def run(self, most: int = sys.maxsize) -> bool:
+        """Execute until every lane waits or has ended; return whether anything was executed.
+
+        most: instructions of some of its lanes, at most
+        """
+        steps = 0
+        while steps < most and self.groups and self._step():
+            steps += 1
+        return steps > 0
 
     def _step(self) -> bool:
         for key in self._order():

@@ -253,6 +253,7 @@ def mbarrier_try_wait(lanes: Lanes, bar: U32, parity: U32) -> U32:
     }""",
     effect="memory",
     arch="sm_90",
+    alike=("bar", "parity"),
 )
 def mbarrier_wait(lanes: Lanes, bar: U32, parity: U32) -> None:
     """Wait until the phase of this parity has ended; see `mbarrier_try_wait`."""

@@ -156,6 +156,7 @@ class Instruction(_Intrinsic):  # type: ignore[misc]
         scope: Scope = "lane",
         tied: str | None = None,
         arch: str = "sm_80",
+        alike: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self.template = template
@@ -166,6 +167,7 @@ class Instruction(_Intrinsic):  # type: ignore[misc]
         self.scope = scope
         self.tied = tied
         self.arch = arch
+        self.alike = alike
         self.wants_lanes = next(iter(inspect.signature(twin).parameters), "") == "lanes"
         self.asm, self.constraints = _render(template, operands, result, effect, tied)
         super().__init__(name, self._definition())
@@ -315,6 +317,7 @@ def instruction(
     tied: str | None = None,
     arch: str = "sm_80",
     name: str | None = None,
+    alike: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Any]], Any]:
     """Declare an instruction by its twin; see the module's docstring.
 
@@ -325,6 +328,8 @@ def instruction(
         tied:     operand that shares its registers with the result (an accumulator)
         arch:     the first architecture that has it
         name:     another name than the twin's, for instructions made in a loop
+        alike:    operands that lanes which execute it together have in common: where the twin is
+                  BLOCKED for one of them it is for all
     """
 
     def declare(twin: Callable[..., Any]) -> Instruction:
@@ -333,7 +338,7 @@ def instruction(
         hints.pop("lanes", None)
         return Instruction(
             name or twin.__name__, template, hints, result, twin,
-            effect=effect, scope=scope, tied=tied, arch=arch,
+            effect=effect, scope=scope, tied=tied, arch=arch, alike=alike,
         )  # fmt: skip
 
     return declare

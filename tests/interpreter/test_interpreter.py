@@ -877,3 +877,22 @@ def test_a_box_has_rows_that_the_hardware_can_count(box_rows):
 
     words = rf"boxes of \[{box_rows}\] rows; 1 to 256 are possible"
     refused(kernel, words, x=np.zeros(64, np.uint16), smem_bytes=MAP_BYTES)
+
+
+def test_lanes_that_wait_for_different_mbarriers_go_on_apart():
+    def kernel(out, n):
+        smem, lane = smem_base(), uint32(cuda.laneid)
+        if lane == uint32(0):
+            mbarrier_init(smem, uint32(1))
+            mbarrier_init(uint32(smem + uint32(8)), uint32(1))
+            fence_mbarrier_init()
+            mbarrier_arrive(smem)
+        cuda.syncwarp()
+        # lane 0 waits for what has ended, the others for lane 0
+        bar = smem if lane == uint32(0) else uint32(smem + uint32(8))
+        mbarrier_wait(bar, uint32(0))
+        if lane == uint32(0):
+            mbarrier_arrive(uint32(smem + uint32(8)))
+        st_global_u32(at(out, lane), lane)
+
+    np.testing.assert_array_equal(execute(kernel, smem_bytes=16), np.arange(32))

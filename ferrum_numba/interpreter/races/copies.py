@@ -26,7 +26,6 @@ class Copies(Accesses):
     def _of_cluster(
         self, thread: int, block: Block, address: Array, size_bytes: int, how: int
     ) -> tuple[Access, SharedSpace]:
-        self.visit(thread, block)
         watch: Any = block.watch
         space: SharedSpace = watch.shared
         thread_row = np.array([thread])
@@ -50,12 +49,14 @@ class Copies(Accesses):
                 raise report.left_early(self.block.index, self.launch.sites[site])
 
     def read_cluster(self, thread: int, block: Block, address: int, size_bytes: int) -> None:
+        self.visit(thread, block)
         access, space = self._of_cluster(thread, block, np.array([address]), size_bytes, WEAK)
         race = space.read(access, self.clocks)
         if race is not None:
             raise self._shared_race(race, access, "reads", space)
 
     def write_cluster(self, thread: int, block: Block, address: int, data: Array) -> None:
+        self.visit(thread, block)
         access, space = self._of_cluster(thread, block, np.array([address]), data.size, WEAK)
         race = space.may_write(access, self.clocks)
         if race is not None:
@@ -80,6 +81,8 @@ class Copies(Accesses):
     def bulk_began(
         self, thread: int, block: Block, address: Array, size_bytes: int, bar: Mbarrier
     ) -> int:
+        if not block.live:
+            raise report.has_left(block.index)
         self.uses(bar, np.array([thread]), copies=True)
         access, space = self._of_cluster(thread, block, address, size_bytes, ASYNC)
         race = space.may_write(access, self.clocks)

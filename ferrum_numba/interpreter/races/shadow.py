@@ -91,9 +91,9 @@ class Writes:
         """Return the last write of a cell."""
         return Past(int(self.actor[cell]), int(self.site[cell]), int(self.how[cell]), True)
 
-    def conflict(self, access: Access, clocks: Clocks) -> Race | None:
+    def conflict(self, access: Access, clocks: Clocks, *, writes: bool = False) -> Race | None:
         """Return a write that an access is not ordered after, or None."""
-        late = self.unseen(access, clocks)
+        late = self.unseen(access, clocks, writes=writes)
         if late is not None:
             return self.race(access, int(late[0]))
         return self.conflict_beside(access, clocks) if self._beside else None
@@ -125,8 +125,11 @@ class Writes:
                 past = self.past(cell)
                 kept[past] = max(kept.get(past, 0), int(self.epoch[cell]))
 
-    def unseen(self, access: Access, clocks: Clocks) -> Array | None:
-        """Return the rows whose cell was written by what the lane does not see, or None."""
+    def unseen(self, access: Access, clocks: Clocks, *, writes: bool = False) -> Array | None:
+        """Return the rows whose cell was written by what the lane does not see, or None.
+
+        writes: whether the access is a write, which a copy that has arrived need only come before
+        """
         if not self.any:
             return None
         cells = access.cells
@@ -136,6 +139,9 @@ class Writes:
         actor = self.actor[cells]
         known = clocks.of(SEEN, access.thread, actor)
         late = known < epoch
+        if writes and late.any():
+            arrived = self.how[cells] == ASYNC
+            late &= ~arrived | (clocks.of(RAN, access.thread, actor) < epoch)
         if access.how == ASYNC:
             ordinary = (self.how[cells] != ASYNC) & (epoch > 0)
             if ordinary.any():

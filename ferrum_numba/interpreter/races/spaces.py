@@ -94,7 +94,7 @@ class SharedSpace(_Cells):
 
     def may_write(self, access: Access, clocks: Clocks) -> Race | None:
         """Return what a write by lanes, or by a copy that they begin, races with."""
-        race = self.writes.conflict(access, clocks)
+        race = self.writes.conflict(access, clocks, writes=True)
         if race is not None:
             return race
         return self.reads.unordered(access, clocks)

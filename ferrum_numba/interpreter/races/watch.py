@@ -211,13 +211,18 @@ class BlockWatch(Copies):
 
     # products
 
+    # each of these is `.sync`, also where it stands in the text of a longer instruction
+
     def fence_products(self, thread: Array) -> None:
+        self.clocks.converge(thread)
         self._products(int(thread[0])).fence()
 
     def commit_products(self, thread: Array) -> None:
+        self.clocks.converge(thread)
         self._products(int(thread[0])).commit()
 
     def wait_products(self, thread: Array, pending: int) -> None:
+        self.clocks.converge(thread)
         group = int(thread[0]) // (4 * WARP_SIZE)
         ended = self.products[group].wait(pending)
         if ended > 0:
