@@ -9,7 +9,7 @@ STAMP := $(VENV)/installed-cu$(CUDA)
 # worksteal: a test of 15 s at the end of one queue does not keep the other worker waiting
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
 
-.PHONY: test test-times torch smoke report lint rust clean
+.PHONY: test test-times torch smoke report lint faults rust clean
 
 test: $(STAMP)
 	$(PYTEST)
@@ -40,6 +40,10 @@ lint: $(STAMP)
 	cd build/typecheck && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml \
 		--cache-dir ../../.mypy_cache -p ferrum_numba
 	rm -rf build
+
+# faults planted in copies of the kernels, and which of them `check` finds: docs/reliability.md#races
+faults: $(STAMP)
+	$(BIN)/python -m ferrum_numba.perf.faults
 
 # the example that loads an export; needs cargo and its crates
 rust:

@@ -44,6 +44,7 @@ class Plan:
     immediates: where they, and operands that lanes have alike, stand in a request
                 (plan, *operands)
     names:      of the operands
+    text:       of the instruction, as in its template
     any_count:  may run with fewer than 32 lanes if those are all the warp has left
     """
 
@@ -56,6 +57,7 @@ class Plan:
     twin: Callable[..., Any]
     any_count: bool = False
     names: tuple[str, ...] = ()
+    text: str = ""
 
     @cached_property
     def key(self) -> Callable[[tuple[Any, ...]], Any]:
@@ -100,6 +102,7 @@ def plan(instruction: Instruction) -> Plan:
         instruction.wants_lanes,
         instruction.twin,
         names=tuple(instruction.operands),
+        text=instruction.template,
     )
 
 

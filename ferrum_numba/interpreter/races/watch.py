@@ -26,6 +26,7 @@ from ferrum_numba.interpreter.races.copies import Copies
 from ferrum_numba.interpreter.races.launch import Record
 from ferrum_numba.interpreter.races.registers import Sums
 from ferrum_numba.interpreter.races.shadow import WEAK, Past
+from ferrum_numba.interpreter.races.text import fault_of
 from ferrum_numba.interpreter.races.unwatched import ACQ_REL, RELAXED, RELEASE
 
 if TYPE_CHECKING:
@@ -61,13 +62,16 @@ class BlockWatch(Copies):
             return
         thread = np.array([lane.thread for lane in group.lanes])
         self.clocks.converge(thread)
-        if scope == "warpgroup" and group.operands is None:
+        if "wgmma." in group.plan.text and group.operands is None:
             self._enter_product(group)
 
     def _enter_product(self, group: Group) -> None:
         if "desc_b" in group.plan.names and "scale_d" in group.plan.names:
             products = self._products(group.lanes[0].thread)
             products.check(group.requests[0], group.plan.names)
+        fault = fault_of(group.plan.text)
+        if fault is not None:
+            raise report.RaceFault(fault)
         group.requests = [tuple(map(_held, request)) for request in group.requests]
 
     def leave(self, group: Group, results: Sequence[Any]) -> Sequence[Any]:
