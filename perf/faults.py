@@ -32,7 +32,10 @@ _CHILD = (
 )
 # where a reason says a line, and what it says of a race
 _LINE = re.compile(r"kernels/([\w/]+\.py:\d+)")
-_KIND = re.compile(r"(read|write)-after-(read|write)|deadlock|griddepcontrol_wait|wgmma_\w+")
+_KIND = re.compile(
+    r"(read|write)-after-(read|write)|deadlock|may still be computed|which nobody has written"
+    r"|asynchronous copy is still writing|the launch before|missing: \w+|other bits|rel_error"
+)
 
 
 def copy_tree(to: Path) -> Path:
@@ -81,7 +84,7 @@ def row(fault: Fault, reason: str | None) -> str:
     if reason is not None:
         kind = _KIND.search(reason)
         lines = ", ".join(dict.fromkeys(_LINE.findall(reason)))
-        how = f"{kind.group(0) if kind else 'other bits'}: {lines or 'no line'}"
+        how = f"{kind.group(0) if kind else 'refused'}: {lines or 'no line'}"
     return f"| {fault.kernel} | {fault.kind} | {fault.name} | {how} |"
 
 
