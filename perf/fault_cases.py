@@ -49,12 +49,16 @@ CASES = (
         "prefill", PrefillConfig(64, 128, 3, stripes=False, pair=True), W4A16Problem(70, 256, 512),
         4,
     ),
+    # several tiles a block, none of which fills the ring
+    Case("prefill", PrefillConfig(32, 128, 4, stripes=False), W4A16Problem(70, 576, 128), 3),
     Case("prefill", PrefillConfig(16, 256, 3, scale_sums=True), W4A16Problem(19, 328, 896, 64), 3),
     Case("marlin", None, W4A16Problem(17, 512, 1024), 3),
     Case("marlin", None, W4A16Problem(5, 320, 768, 64, "gptq", bias=True), 5),
     Case("w4a16_gptq", None, W4A16Problem(17, 256, 512), 3),
     Case("grouped_decode", None, GroupedProblem(5, 4, 2, 256, 512), 3),
     Case("grouped_wgmma", None, GroupedProblem(40, 3, 2, 256, 768), 3),
+    # many tiles a block: slots of pairs are used again
+    Case("grouped_wgmma", None, GroupedProblem(24, 6, 2, 512, 256), 1),
 )  # fmt: skip
 
 

@@ -163,8 +163,11 @@ class Clocks:
             self.told[warp] = True
 
     def wait_for(self, thread: Array, column: int, epoch: int) -> None:
-        """Let these lanes see what an actor did up to an epoch."""
-        known = self.known[:, :, column]
+        """Let these lanes see what an actor did up to an epoch.
+
+        Of a copy through the async proxy that is all; of `cp.async` a proxy fence is still missing.
+        """
+        known = self.known[:PROXIED, :, column]
         rows = _span(thread)
         known[:, rows] = np.maximum(known[:, rows], epoch)
         for warp in _warps(thread):

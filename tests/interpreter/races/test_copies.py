@@ -251,6 +251,37 @@ def test_products_read_through_another_proxy():
     found_in_products("read-after-write", "fence_proxy_async", ("# first", "# second"), proxy=False)
 
 
+def test_copies_counted_by_an_mbarrier_need_a_proxy_fence_for_products():
+    def make(sound):
+        zeros, mma = ptx.splat_f32(4), ptx.wgmma_rs(8)
+        describe, wait_acc = ptx.smem_descriptor(0, 256, 128), ptx.wgmma_wait_acc(8)
+
+        def kernel(x, out, n):
+            smem, tid = smem_base(), uint32(cuda.threadIdx.x)
+            bar = uint32(smem + 2048)
+            if tid == 0:
+                mbarrier_init(bar, uint32(128))
+                fence_mbarrier_init()
+            cuda.syncthreads()
+            if tid < 16:
+                cp_async_16(uint32(smem + tid * 16), at(x, tid * 4))  # first
+            cp_async_mbarrier_arrive(bar)
+            acc = zeros(float32(0))
+            a = ptx.ld_global_v4(at(x, tid * 4))
+            mbarrier_wait(bar, uint32(0))
+            if sound:
+                fence_proxy_async_shared()
+            ptx.wgmma_fence()
+            acc = mma(acc, a, describe(smem), uint32(1))  # second
+            ptx.wgmma_commit()
+            acc = wait_acc(acc, 0)
+            ptx.st_global_f32(at(out, tid), acc[0])
+
+        return kernel
+
+    assert_found(make, "read-after-write", "fence_proxy_async", num_threads=128, x=X)
+
+
 def test_the_first_product_needs_a_fence():
     found_in_products("no fence orders", "before the first product", fence=False)
 
