@@ -34,7 +34,7 @@ _CHILD = (
 _LINE = re.compile(r"kernels/([\w/]+\.py:\d+)")
 _KIND = re.compile(
     r"(read|write)-after-(read|write)|deadlock|may still be computed|which nobody has written"
-    r"|asynchronous copy is still writing|the launch before|missing: \w+|other bits|rel_error"
+    r"|asynchronous copy is still writing|the launch before|missing: a barrier|missing: [\w.]+|other bits|rel_error"
 )
 
 
