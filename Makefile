@@ -11,7 +11,7 @@ STAMP := $(VENV)/installed-cu$(CUDA)
 # worksteal: a test of 15 s at the end of one queue does not keep the other worker waiting
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
 
-.PHONY: test test-times torch smoke report lint sanitize random rust fuzz kills lock clean
+.PHONY: test test-times torch smoke report lint sanitize random faults rust fuzz kills lock clean
 
 test: $(STAMP)
 	$(PYTEST)
@@ -49,6 +49,10 @@ sanitize: $(STAMP)
 
 random: $(STAMP)
 	$(BIN)/python -m ferrum_numba.perf.random_problems --count 20000
+
+# faults planted in copies of the kernels, and which of them `check` finds: docs/reliability.md#races
+faults: $(STAMP)
+	$(BIN)/python -m ferrum_numba.perf.faults
 
 # the example that loads an export; needs cargo and its crates
 rust:

@@ -23,6 +23,10 @@ How = Literal["gpu", "interpreter"]
 Result = TypeVar("Result")
 # rows of any model are shorter, so a store to the row before the first or after the last lands here
 GUARD_BYTES = 256 * 1024
+# a byte of output that nobody has written: all ones are NaN in every float type
+POISON = 0xFF
+# orders of warps and blocks that the interpreter has
+MOST_ORDERS = 8
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,17 @@ def on_interpreter(
     arch: str = "sm_90a",
     gpu: Gpu = KNOWN["h200"],
     seed: int = 0,
+    runs: int = 1,
+    races: bool = True,
 ) -> Checked:
     """Run the kernel's own source on the CPU and compare with the reference.
 
     What is wrong with the kernel is in the row, never raised.
+
+    Args:
+        runs:  in how many orders of warps and blocks (`interpreter.SCHEDULES`), each on the
+               workspace that the one before left behind; all must give the same bits
+        races: whether the first of them refuses accesses that nothing orders
     """
     # it comes with the compiler, which a check on the GPU may do without
     from ferrum_numba import interpreter
@@ -64,13 +75,25 @@ def on_interpreter(
         inputs = kernel.op.make_inputs(problem, np.random.default_rng(seed))
         launch = kernel.launch(config, problem, gpu)
         buffers = _host_buffers(kernel, problem, inputs, launch)
+        changing = (kernel.op.activations | {"out", *launch.workspace}) - launch.settled
+        constant = buffers.keys() - changing
         program = kernel.build(config, arch)
         refusal = refuses_launch(launch.grid, program.num_threads)
         if refusal is not None:
             raise ProblemError(refusal)
-        remarks.extend(interpreter.run(program, launch, buffers))
+        found_remarks = interpreter.run(program, launch, buffers, constant=constant, races=races)
+        remarks.extend(found_remarks)
         want = kernel.op.reference(problem, inputs)
-        return kernel.op.tolerance(problem).compare(buffers["out"], want)
+        found = kernel.op.tolerance(problem).compare(buffers["out"], want)
+        if found.ok:
+            first = buffers["out"].copy()
+            for run, schedule in enumerate(interpreter.SCHEDULES[1:runs], start=2):
+                buffers["out"].view(np.uint8)[...] = POISON
+                interpreter.run(program, launch, buffers, races=False, schedule=schedule)
+                if not same_bits(first, buffers["out"]):
+                    differs = _difference(first, buffers["out"], run)
+                    raise MismatchError(f"{differs}; warps and blocks ran {schedule}")
+        return found
 
     return replace(_checked("interpreter", attempt), remarks=tuple(remarks))
 
@@ -228,8 +251,7 @@ def _host_buffers(
 
 
 def _poisoned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    # all ones is NaN in every float type
-    return np.full(math.prod(shape) * dtype.itemsize, 0xFF, np.uint8).view(dtype).reshape(shape)
+    return np.full(math.prod(shape) * dtype.itemsize, POISON, np.uint8).view(dtype).reshape(shape)
 
 
 def _where(error: BaseException) -> str:

@@ -165,6 +165,8 @@ class Launch:
     programmatic: may start before its predecessor ends (programmatic dependent launch)
     then:         what cuBLAS computes when the program has ended
     repeats:      scalars by which further launches of the program differ, one after the other
+    settled:      activations that the launch just before does not write, by name: a programmatic
+                  launch may read them before that one has ended
     """
 
     grid: tuple[int, int, int]
@@ -174,6 +176,7 @@ class Launch:
     programmatic: bool = False
     then: Matmul | None = None
     repeats: tuple[Mapping[str, int], ...] = ()
+    settled: frozenset[str] = frozenset()
 
     def one_by_one(self) -> Iterator[Launch]:
         """Yield this launch, and each of those that repeat it, without repeats."""

@@ -61,6 +61,10 @@ class InterpreterError(FerrumError, RuntimeError):
     """A kernel broke a rule of the machine under the interpreter; the message names the line."""
 
 
+class RaceError(InterpreterError):
+    """Two accesses to the same bytes that nothing orders; the message names both lines."""
+
+
 class MismatchError(FerrumError, AssertionError):
     """A result that differs from its reference by more than the Op's tolerance."""
 

@@ -37,7 +37,9 @@ Array = npt.NDArray[Any]
 
 MOST_EXPERTS, MOST_TOP_K = 1024, 16
 ROUTINGS = ("uniform", "skewed")
+# what tells a grouped GEMM its rows; with `list_is_new` = 0 the launch before did not write it
 LISTS = frozenset(f"list_{block}" for block in range(8, MOST_BLOCK + 1, 8))
+SETTLED = LISTS | {"ids"}
 
 
 @dataclass(frozen=True)
@@ -315,7 +317,7 @@ class GroupedKernel(Kernel):
             "max_blocks": max_blocks(problem.num_pairs, problem.num_experts, block),
             "has_bias": int(problem.bias),
             "has_weights": int(problem.weighted),
-            # the launch before did not write it; who chains launches says where one did
+            # as SETTLED says; who chains launches says where one did
             "list_is_new": 0,
             **own,
         }

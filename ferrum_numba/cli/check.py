@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import count
 from typing import TYPE_CHECKING
 
 from ferrum_numba import gpu
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 HELP = "kernels against their reference: on the GPU, or by the interpreter"
 FAILED = 1
+# one case in so many runs twice on the interpreter: in another order, on the same workspace
+TWICE_IN = 4
 COLUMNS = ("kernel", "problem", "config", "how", "status", "rel_error", "max_error", "seconds")
 Case = tuple[Kernel, Config, Problem]
 Check = Callable[[Kernel, Config, Problem], "Checked"]
@@ -38,6 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--on", choices=("gpu", "interpreter", "auto"), default="auto", help="where to run"
     )
     options.add_arch(parser, "what the interpreter builds for, such as sm_80")
+    parser.add_argument(
+        "--orders", type=int, metavar="N",
+        help="the interpreter runs each case in N orders of warps and blocks, 1 to 8, and wants "
+        "equal bits; by default one case in four in two of them",
+    )  # fmt: skip
     options.add_effort(parser, "checks a kernel")
 
 
@@ -48,7 +56,7 @@ def run(session: Session) -> int:
     if on_gpu:
         cases_of, check = _on_gpu()
     else:
-        cases_of, check = gpu.find(TUNED_GPU), on_interpreter(args.arch)
+        cases_of, check = gpu.find(TUNED_GPU), on_interpreter(args.arch, args.orders)
     kernels = session.runnable() if on_gpu else session.kernels
     cases = [case for kernel in kernels for case in _cases(session, kernel, cases_of)]
     if not cases:
@@ -93,15 +101,24 @@ def _on_gpu() -> tuple[Gpu, Check]:
     return device.gpu, lambda kernel, config, problem: on_gpu(kernel, config, problem, device)
 
 
-def on_interpreter(arch: str | None) -> Check:
-    """Return the check by the interpreter, for an architecture."""
+def on_interpreter(arch: str | None, orders: int | None = None) -> Check:
+    """Return the check by the interpreter, for an architecture.
+
+    orders: in which every case runs; None: one in four in two of them, the others in one
+    """
     from ferrum_numba import check
 
     facts = gpu.find(TUNED_GPU)
     arch = arch or facts.arch
-    return lambda kernel, config, problem: check.on_interpreter(
-        kernel, config, problem, arch=arch, gpu=facts
-    )
+    if orders is not None and not 1 <= orders <= check.MOST_ORDERS:
+        raise ProblemError(f"--orders is 1 to {check.MOST_ORDERS}; got {orders}")
+    done = count()
+
+    def one(kernel: Kernel, config: Config, problem: Problem) -> Checked:
+        runs = orders or (1 if next(done) % TWICE_IN else 2)
+        return check.on_interpreter(kernel, config, problem, arch=arch, gpu=facts, runs=runs)
+
+    return one
 
 
 def _cases(session: Session, kernel: Kernel, facts: Gpu) -> list[Case]:

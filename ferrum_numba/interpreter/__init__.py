@@ -1,5 +1,6 @@
 """Run a kernel's own source on the CPU, 32 lanes in lock step."""
 
+from ferrum_numba.interpreter.schedule import SCHEDULES, Schedule
 from ferrum_numba.interpreter.scheduler import run
 
-__all__ = ["run"]
+__all__ = ["SCHEDULES", "Schedule", "run"]

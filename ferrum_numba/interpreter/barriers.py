@@ -19,6 +19,9 @@ class Barrier:
     generation: int = 0
     # first thread of a group that arrived -> the generation it waits to see end
     waiting: dict[int, int] = field(default_factory=dict)
+    # what those that arrived in this generation know, and in the one before: see races/clocks.py
+    gathered: dict[int, Any] = field(default_factory=dict)
+    released: dict[int, Any] = field(default_factory=dict)
 
     def arrive(self, count: int) -> None:
         """Count `count` threads in."""
@@ -33,6 +36,7 @@ class Barrier:
         if self.arrived == expected:
             self.arrived = 0
             self.generation += 1
+            self.released, self.gathered = self.gathered, {}
 
     def wait(self, thread: int) -> bool:
         """Return whether the generation in which this thread arrived has ended."""
@@ -50,6 +54,8 @@ class Copy:
 
     index: Array
     data: Array
+    # number of its place in the source, for the detector of races
+    site: int = 0
 
 
 @dataclass
@@ -62,6 +68,14 @@ class Mbarrier:
     phase: int = 0
     # with the block whose shared memory they go to
     copies: list[tuple[Any, Copy]] = field(default_factory=list)
+    # phases that have ended, and for the detector of races: what those that arrived know, the
+    # mbarrier's number among the actors, who made it (thread, epoch) and whether a fence followed
+    phases: int = 0
+    gathered: dict[int, Any] = field(default_factory=dict)
+    released: dict[int, Any] = field(default_factory=dict)
+    actor: int = 0
+    maker: tuple[int, int] = (0, 0)
+    fenced: bool = False
 
     def arrive(self, count: int = 1) -> None:
         """Count arrivals; more than the phase expects is an error."""
@@ -90,4 +104,6 @@ class Mbarrier:
     def _poll(self) -> None:
         if self.pending == 0 and self.tx_bytes == 0:
             self.phase ^= 1
+            self.phases += 1
+            self.released, self.gathered = self.gathered, {}
             self.pending = self.count

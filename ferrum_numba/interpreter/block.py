@@ -18,6 +18,7 @@ from ferrum_numba.interpreter.memory import (
     GlobalMemory,
     Region,
 )
+from ferrum_numba.interpreter.races.unwatched import UNWATCHED, Unwatched
 
 # the driver keeps the first 1024 bytes of a block's shared memory, so 0 is no address of it
 SMEM_BASE = 1024
@@ -41,6 +42,8 @@ class Machine:
     memory: GlobalMemory
     # counts what could let a waiting lane go on: stores, arrivals, landed copies, ended lanes
     events: int = 0
+    # the detector of races, or None
+    watch: Any = None
     # counts the turns of the scheduler; a polling lane reads once a turn
     turn: int = 0
 
@@ -53,6 +56,7 @@ class _AsyncCopy:
     index: Array
     data: Array
     group: Array
+    site: Array
 
 
 @dataclass
@@ -80,6 +84,9 @@ class Block:
         # of those that ended, who did so by a `return` and is not waited for
         self.left = 0
         self.blockIdx = Dim3(*map(np.int32, self.index))
+        self.watch: Unwatched = UNWATCHED
+        if self.machine.watch is not None:
+            self.watch = self.machine.watch.block(self)
 
     def pause(self, thread: Array) -> bool:
         """Return whether these lanes, which poll, must first let the others have their turn."""
@@ -98,11 +105,16 @@ class Block:
         if first not in barrier.waiting:
             barrier.waiting[first] = barrier.generation
             self.arrive(thread, number, num_threads)
-        return barrier.wait(first)
+        if not barrier.wait(first):
+            return False
+        self.watch.leave_barrier(barrier, thread)
+        return True
 
     def arrive(self, thread: Array, number: int, num_threads: int | None) -> None:
         """Arrive at a barrier and go on."""
-        self._barrier(number, num_threads).arrive(len(thread))
+        barrier = self._barrier(number, num_threads)
+        self.watch.arrive(barrier, thread)
+        barrier.arrive(len(thread))
         self.machine.events += 1
 
     def _barrier(self, number: int, num_threads: int | None) -> Barrier:
@@ -130,12 +142,13 @@ class Block:
             )
         return barrier
 
-    def cluster_arrive(self, thread: Array) -> None:
-        """Arrive at the barrier of the cluster and go on."""
+    def cluster_arrive(self, thread: Array, *, orders: bool = True) -> None:
+        """Arrive at the barrier of the cluster and go on; orders: what was written before too."""
         key = self._in_cluster(thread)
         if key in self.cluster_barrier.waiting:
             raise Fault("arrives at the cluster barrier twice without waiting at it")
         self.cluster_barrier.waiting[key] = self.cluster_barrier.generation
+        self.watch.arrive(self.cluster_barrier, thread, orders=orders)
         self.cluster_barrier.arrive(len(thread))
         self.machine.events += 1
 
@@ -144,7 +157,10 @@ class Block:
         key = self._in_cluster(thread)
         if key not in self.cluster_barrier.waiting:
             raise Fault("waits at the cluster barrier without having arrived")
-        return self.cluster_barrier.wait(key)
+        if not self.cluster_barrier.wait(key):
+            return False
+        self.watch.leave_barrier(self.cluster_barrier, thread)
+        return True
 
     def _in_cluster(self, thread: Array) -> int:
         return self.rank * self.num_threads + int(thread[0])
@@ -166,18 +182,20 @@ class Block:
             raise Fault(f"address {address:#x} lies in no block of the cluster")
         return self.cluster[rank - 1] if rank else self, address & ((1 << _RANK_BITS) - 1)
 
-    def load_cluster(self, address: Array, size_bytes: int) -> Array:
+    def load_cluster(self, thread: Array, address: Array, size_bytes: int) -> Array:
         """Return [n, size_bytes] uint8 from shared memory anywhere in the cluster."""
         rows = []
-        for one in address:
-            owner, place = self.resolve(int(one))
+        for lane, one in zip(thread.tolist(), address.tolist(), strict=True):
+            owner, place = self.resolve(one)
+            self.watch.read_cluster(lane, owner, place, size_bytes)
             rows.append(owner.shared.load(np.array([place], np.uint32), size_bytes))
         return np.concatenate(rows)
 
-    def store_cluster(self, address: Array, data: Array) -> None:
+    def store_cluster(self, thread: Array, address: Array, data: Array) -> None:
         """Write [n, size_bytes] uint8 to shared memory anywhere in the cluster."""
-        for one, row in zip(address, data, strict=True):
-            owner, place = self.resolve(int(one))
+        for lane, one, row in zip(thread.tolist(), address.tolist(), data, strict=True):
+            owner, place = self.resolve(one)
+            self.watch.write_cluster(lane, owner, place, row)
             owner.shared.store(np.array([place], np.uint32), row[None])
         self.machine.events += 1
 
@@ -186,7 +204,8 @@ class Block:
     def copy_async(self, thread: Array, address: Array, data: Array) -> None:
         """Begin to write [n, size_bytes] uint8 to shared memory; it lands in `wait_copies`."""
         index = self.shared.claim(address, data.shape[1], IN_FLIGHT, "copies to")
-        copy = _AsyncCopy(thread, index, data, self._commits[thread])
+        site = np.full(len(thread), self.watch.copy_began(thread, address, data.shape[1]))
+        copy = _AsyncCopy(thread, index, data, self._commits[thread], site)
         self._copies[int(thread[0]) // 32].append(copy)
 
     def commit_copies(self, thread: Array) -> None:
@@ -195,22 +214,48 @@ class Block:
 
     def wait_copies(self, thread: Array, in_flight: int) -> None:
         """Land all but the latest `in_flight` groups of these threads, which are of one warp."""
+        for copy in self._take_copies(thread, in_flight):
+            size_bytes, address = copy.data.shape[1], self._address_of(copy.index, copy.data)
+            self.watch.copy_waited(copy.thread, address, size_bytes, int(copy.site[0]))
+
+    def arrive_by_copies(self, thread: Array, bars: Array) -> None:
+        """Land all copies of these threads, and count an arrival of each, at an mbarrier, in."""
+        self.commit_copies(thread)
+        for copy in self._take_copies(thread, 0):
+            for i, row in zip(copy.thread.tolist(), range(len(copy.thread)), strict=True):
+                bar = self.mbarrier(int(bars[np.flatnonzero(thread == i)[0]]))
+                address = self._address_of(copy.index[row : row + 1], copy.data)
+                size_bytes, site = copy.data.shape[1], int(copy.site[row])
+                self.watch.landed(address, size_bytes, site, bar, bulk=False)
+        for i, address in zip(thread.tolist(), bars.tolist(), strict=True):
+            self.watch.uses(self.mbarrier(address), np.array([i]))
+            self.mbarrier(address).arrive()
+        self.machine.events += 1
+
+    def _address_of(self, index: Array, data: Array) -> Array:
+        address: Array = (index * data.shape[1] + self.shared.base).astype(np.uint32)
+        return address
+
+    def _take_copies(self, thread: Array, in_flight: int) -> list[_AsyncCopy]:
+        """Land all but the latest `in_flight` groups of these threads; return what has landed."""
         warp = int(thread[0]) // 32
         bound = np.full(32, -1)
         bound[thread % 32] = self._commits[thread] - in_flight
-        remaining = []
+        landed: list[_AsyncCopy] = []
+        remaining: list[_AsyncCopy] = []
         for copy in self._copies[warp]:
             lands = copy.group < bound[copy.thread % 32]
-            if lands.any():
-                self.shared.land(copy.index[lands], copy.data[lands])
-            if not lands.all():
-                stays = ~lands
-                remaining.append(_AsyncCopy(*(part[stays] for part in vars(copy).values())))
+            for rows, parts in ((lands, landed), (~lands, remaining)):
+                if rows.any():
+                    parts.append(_AsyncCopy(*(part[rows] for part in vars(copy).values())))
+        for copy in landed:
+            self.shared.land(copy.index, copy.data)
         self._copies[warp] = remaining
+        return landed
 
     # mbarrier and cp.async.bulk
 
-    def mbarrier_init(self, address: int, count: int) -> None:
+    def mbarrier_init(self, thread: Array, address: int, count: int) -> None:
         """Make 8 bytes of shared memory an mbarrier of `count` arrivals a phase."""
         if count == 0:
             raise Fault("an mbarrier needs at least 1 arrival a phase; got 0")
@@ -218,6 +263,7 @@ class Block:
             where = np.array([address], np.uint32)
             self.shared.claim(where, 8, MBARRIER, "places an mbarrier of")
         self.mbarriers[address] = Mbarrier(count, count)
+        self.watch.made(self.mbarriers[address], thread)
 
     def mbarrier(self, address: int) -> Mbarrier:
         """Return the mbarrier at an address of the cluster."""
@@ -227,14 +273,21 @@ class Block:
             raise Fault(f"no mbarrier was initialised at shared memory + {place - SMEM_BASE}")
         return found
 
-    def mbarrier_arrive(self, address: int) -> None:
-        """Count one arrival in."""
-        self.mbarrier(address).arrive()
+    def mbarrier_arrive(self, thread: Array, address: int) -> None:
+        """Count one arrival of a thread in; one in another block orders no writes."""
+        found = self.mbarrier(address)
+        owner, _ = self.resolve(address)
+        self.watch.uses(found, thread)
+        self.watch.visit(int(thread[0]), owner)
+        self.watch.arrive(found, thread, orders=owner is self)
+        found.arrive()
         self.machine.events += 1
 
-    def mbarrier_expect(self, address: int, size_bytes: int) -> None:
+    def mbarrier_expect(self, thread: Array, address: int, size_bytes: int) -> None:
         """Add to the bytes that copies must bring before the phase can end."""
-        self.mbarrier(address).expect(size_bytes)
+        found = self.mbarrier(address)
+        self.watch.uses(found, thread)
+        found.expect(size_bytes)
 
     def phase_ended(self, address: int, parity: int) -> bool:
         """Return whether the phase of this parity has ended; copies land when it is asked."""
@@ -242,26 +295,43 @@ class Block:
         if found.phase == parity & 1:
             for owner, copy in found.take_copies():
                 owner.shared.land(copy.index, copy.data)
+                places = self._address_of(copy.index, copy.data)
+                owner.watch.landed(places, copy.data.shape[1], copy.site, found)
                 found.complete(copy.data.size)
                 self.machine.events += 1
         return found.phase != parity & 1
 
-    def copy_bulk(self, address: int, source: int, size_bytes: int, bar: int) -> None:
+    def pass_phases(self, thread: Array, addresses: Array) -> None:
+        """Let threads go on from mbarriers whose phases have ended."""
+        for address in set(addresses.tolist()):
+            found, lanes = self.mbarrier(address), thread[addresses == address]
+            self.watch.uses(found, lanes)
+            self.watch.pass_phase(found, lanes)
+
+    def copy_bulk(self, thread: int, address: int, source: int, size_bytes: int, bar: int) -> None:
         """Begin to copy from global memory to shared memory, counted by an mbarrier."""
         if size_bytes % 16 or source % 16 or size_bytes == 0:
             raise Fault(
                 f"copies {size_bytes} bytes from an address {source % 16} past a multiple of 16; "
                 "both must be multiples of 16"
             )
-        data = self.machine.memory.load(np.array([source], np.uint64), size_bytes)
-        self.deliver(address, data.reshape(-1, 16), bar)
+        sources = np.arange(source, source + size_bytes, 16, dtype=np.uint64)
+        self.deliver(thread, address, self.load_bulk(thread, sources, 16, bar), bar)
 
-    def deliver(self, address: int, data: Array, bar: int) -> None:
+    def load_bulk(self, thread: int, sources: Array, size_bytes: int, bar: int) -> Array:
+        """Return [n, size_bytes] uint8 that a bulk copy reads from global memory."""
+        data = self.machine.memory.load(sources, size_bytes)
+        self.watch.bulk_reads(thread, sources, size_bytes, self.mbarrier(bar))
+        return data
+
+    def deliver(self, thread: int, address: int, data: Array, bar: int) -> None:
         """Begin to write [n, 16] uint8 in a row to shared memory, counted by an mbarrier."""
         owner, place = self.resolve(address)
         places = np.arange(place, place + data.size, 16, dtype=np.uint32)
         index = owner.shared.claim(places, 16, IN_FLIGHT, "copies to")
-        self.mbarrier(bar).copies.append((owner, Copy(index, data)))
+        counts = self.mbarrier(bar)
+        site = self.watch.bulk_began(thread, owner, places, 16, counts)
+        counts.copies.append((owner, Copy(index, data, site)))
 
     def bulk_bytes_in_flight(self) -> int:
         """Return the bytes of bulk copies that have not landed."""

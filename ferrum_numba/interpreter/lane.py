@@ -14,6 +14,7 @@ from ferrum_numba.errors import InterpreterError
 from ferrum_numba.interpreter.block import Block, Dim3
 from ferrum_numba.interpreter.memory import Array
 from ferrum_numba.interpreter.operands import Plan, plan
+from ferrum_numba.interpreter.races.unwatched import UNWATCHED
 from ferrum_numba.ptx.instruction import Instruction
 
 # in the globals of every function that lanes run; tells its frames from the interpreter's own
@@ -57,10 +58,15 @@ class Lane(greenlet):  # type: ignore[misc]
         """Return a key that grows along the source: the place in the kernel, then in its callee."""
         return tuple(frame.f_lasti for frame, _ in reversed(self.places()))
 
-    def error(self, message: str, places: list[Place] | None = None) -> InterpreterError:
+    def error(
+        self,
+        message: str,
+        places: list[Place] | None = None,
+        kind: type[InterpreterError] = InterpreterError,
+    ) -> InterpreterError:
         """Return an error that says where in the kernel this lane stands."""
         index = "({}, {}, {})".format(*self.block.index)
-        return InterpreterError(
+        return kind(
             f"{where(places or self.places())}: thread {self.thread} of block {index} {message}"
         )
 
@@ -102,6 +108,15 @@ class LaneGroup:
         self.block = block
         self.load_global = block.machine.memory.load
         self.load_shared = block.shared.load
+        self.load_products = block.shared.load
+
+    def only(self, rows: Array) -> LaneGroup:
+        """Return the lanes of some rows."""
+        return type(self)(self.block, self.thread[rows])
+
+    def strong(self) -> LaneGroup:
+        """Return the same lanes, whose accesses to global memory several may make at once."""
+        return self
 
     def store_global(self, address: Array, data: Array) -> None:
         """Write [lanes, size_bytes] uint8 to global memory."""
@@ -112,3 +127,66 @@ class LaneGroup:
         """Write [lanes, size_bytes] uint8 to the block's shared memory."""
         self.block.shared.store(address, data)
         self.block.machine.events += 1
+
+
+class WatchedLanes(LaneGroup):
+    """Lanes whose accesses are told to the detector of races."""
+
+    is_strong = False
+
+    def __init__(self, block: Block, thread: Array) -> None:
+        super().__init__(block, thread)
+        self.load_global = self._load_global
+        self.load_shared = self._load_shared
+        self.load_products = self._load_products
+
+    def strong(self) -> LaneGroup:
+        """Return the same lanes, whose accesses to global memory several may make at once."""
+        lanes = WatchedLanes(self.block, self.thread)
+        lanes.is_strong = True
+        return lanes
+
+    def only(self, rows: Array) -> LaneGroup:
+        """Return the lanes of some rows."""
+        lanes = WatchedLanes(self.block, self.thread[rows])
+        lanes.is_strong = self.is_strong
+        return lanes
+
+    def _rows(self, address: Array) -> Array:
+        """Return the thread of each address: one lane may have several."""
+        if len(self.thread) == 1:
+            return np.repeat(self.thread, len(address))
+        return self.thread[: len(address)]
+
+    def _load_global(self, address: Array, size_bytes: int) -> Array:
+        data = self.block.machine.memory.load(address, size_bytes)
+        rows = self._rows(address)
+        self.block.watch.read_global(rows, address, size_bytes, strong=self.is_strong)
+        return data
+
+    def _load_shared(self, address: Array, size_bytes: int) -> Array:
+        data = self.block.shared.load(address, size_bytes)
+        self.block.watch.read_shared(self._rows(address), address, size_bytes)
+        return data
+
+    def _load_products(self, address: Array, size_bytes: int) -> Array:
+        data = self.block.shared.load(address, size_bytes)
+        self.block.watch.read_products(self.thread, address, size_bytes)
+        return data
+
+    def store_global(self, address: Array, data: Array) -> None:
+        """Write [lanes, size_bytes] uint8 to global memory."""
+        super().store_global(address, data)
+        rows = self._rows(address)
+        self.block.watch.write_global(rows, address, data, strong=self.is_strong)
+
+    def store_shared(self, address: Array, data: Array) -> None:
+        """Write [lanes, size_bytes] uint8 to the block's shared memory."""
+        super().store_shared(address, data)
+        rows = self._rows(address)
+        self.block.watch.write_shared(rows, address, data, strong=self.is_strong)
+
+
+def group_of(block: Block, thread: Array) -> LaneGroup:
+    """Return the lanes of these threads."""
+    return (LaneGroup if block.watch is UNWATCHED else WatchedLanes)(block, thread)

@@ -26,11 +26,14 @@ _REASONS = {
 }
 _UNITS: dict[int, Any] = {1: "u1", 2: "u2", 4: "u4", 8: "u8", 16: "V16"}
 # addresses (i + 1) * 2**40 + [-2**39, 2**39) belong to buffer i, its first byte is the middle
-_GAP_BITS = 40
+GAP_BITS = 40
 
 
 class Fault(InterpreterError):
     """A broken rule, before it is known where: `row` is the address, or lane, that broke it."""
+
+    # what it is raised as when that is known
+    error: type[InterpreterError] = InterpreterError
 
     def __init__(self, message: str, row: int = 0) -> None:
         super().__init__(message)
@@ -150,7 +153,7 @@ class GlobalMemory:
         for i, (name, array) in enumerate(buffers.items()):
             if not array.flags.c_contiguous:
                 raise InterpreterError(f"buffer {name} must be C-contiguous; its strides are not")
-            base = ((i + 1) << _GAP_BITS) + (1 << (_GAP_BITS - 1))
+            base = ((i + 1) << GAP_BITS) + (1 << (GAP_BITS - 1))
             state = UNWRITTEN if name in unwritten else WRITTEN
             region = Region(name, array.nbytes, state, base)
             region.data[: array.nbytes] = array.reshape(-1).view(np.uint8)
@@ -193,7 +196,7 @@ class GlobalMemory:
 
     def _region(self, address: Array) -> Region:
         """Return the region that the first address lies in or next to."""
-        owner = (int(address[0]) >> _GAP_BITS) - 1
+        owner = (int(address[0]) >> GAP_BITS) - 1
         if not 0 <= owner < len(self.regions):
             raise Fault(f"uses address {int(address[0]):#x}, which lies in no buffer")
         return self.regions[owner]
@@ -215,7 +218,7 @@ class _Rows:
 
 def _by_owner(address: Array) -> list[Array]:
     """Return the rows of each buffer that the addresses lie in or next to."""
-    owners = address >> _GAP_BITS
+    owners = address >> GAP_BITS
     return [np.flatnonzero(owners == owner) for owner in np.unique(owners)]
 
 

@@ -41,7 +41,10 @@ class Plan:
     """How lanes execute an instruction together.
 
     operands:   type of each operand, None for an immediate
-    immediates: where they stand in a request (plan, *operands)
+    immediates: where they, and operands that lanes have alike, stand in a request
+                (plan, *operands)
+    names:      of the operands
+    text:       of the instruction, as in its template
     any_count:  may run with fewer than 32 lanes if those are all the warp has left
     """
 
@@ -53,6 +56,8 @@ class Plan:
     wants_lanes: bool
     twin: Callable[..., Any]
     any_count: bool = False
+    names: tuple[str, ...] = ()
+    text: str = ""
 
     @cached_property
     def key(self) -> Callable[[tuple[Any, ...]], Any]:
@@ -87,11 +92,17 @@ def plan(instruction: Instruction) -> Plan:
         instruction.name,
         kinds,
         # the plan itself is the first element of a request
-        tuple(i + 1 for i, kind in enumerate(kinds) if kind is None),
+        tuple(
+            i + 1
+            for i, (name, kind) in enumerate(zip(instruction.operands, kinds, strict=True))
+            if kind is None or name in instruction.alike
+        ),
         instruction.result,
         instruction.scope,
         instruction.wants_lanes,
         instruction.twin,
+        names=tuple(instruction.operands),
+        text=instruction.template,
     )
 
 
@@ -105,7 +116,7 @@ def _coerce(kind: OperandType, column: tuple[Any, ...]) -> Array:
         lengths = set()
     if lengths != {kind.count}:
         raise Fault(f"needs a tuple of {kind.count} values; got {column[0]!r}")
-    if set(map(type, column)) == {Vector}:
+    if all(isinstance(value, Vector) for value in column):
         rows = np.array([value.row for value in column])
         if rows.dtype == kind.dtype:
             return rows

@@ -60,6 +60,23 @@ class CheckedArray:
             raise Fault(f"{verb} {self.name}[{_text(index)}], which has shape {shape}")
 
 
+class SharedArray(CheckedArray):
+    """A static shared array, whose accesses are told to the detector of races."""
+
+    def __init__(self, name: str, shape: int | tuple[int, ...], cast: Cast) -> None:
+        super().__init__(name, shape, cast)
+        self._marks: dict[Any, Any] = {}
+
+    def __getitem__(self, index: Any) -> Any:
+        value = super().__getitem__(index)
+        getcurrent().block.watch.element(self._marks, index, self.name, writes=False)
+        return value
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        super().__setitem__(index, value)
+        getcurrent().block.watch.element(self._marks, index, self.name, writes=True)
+
+
 @cache
 def _indices(shape: tuple[int, ...]) -> frozenset[Any]:
     return frozenset(np.ndindex(shape) if len(shape) > 1 else range(shape[0]))
@@ -73,8 +90,12 @@ def _sync_threads(lanes: LaneGroup) -> Any:
     return None if lanes.block.sync(lanes.thread, 0, None) else BLOCKED
 
 
+def _sync_warp(lanes: LaneGroup) -> None:
+    lanes.block.watch.sync_warp(lanes.thread)
+
+
 _SYNCTHREADS = Plan("syncthreads", (), (), None, "warp", True, _sync_threads, any_count=True)
-_SYNCWARP = Plan("syncwarp", (), (), None, "warp", False, lambda: None, any_count=True)
+_SYNCWARP = Plan("syncwarp", (), (), None, "warp", True, _sync_warp, any_count=True)
 
 
 class _LocalArrays:
@@ -91,7 +112,7 @@ class _SharedArrays:
         # one array a place in the source, whoever comes first
         place = (frame.f_code, frame.f_lasti)
         if place not in arrays:
-            arrays[place] = CheckedArray("shared array", shape, as_cast(dtype))
+            arrays[place] = SharedArray("shared array", shape, as_cast(dtype))
         found: CheckedArray = arrays[place]
         return found
 

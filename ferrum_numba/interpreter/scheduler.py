@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import Context, copy_context
 from functools import lru_cache, partial
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,9 @@ from ferrum_numba.interpreter.block import Block, Index, Machine
 from ferrum_numba.interpreter.casts import as_cast
 from ferrum_numba.interpreter.lane import Lane, where
 from ferrum_numba.interpreter.memory import Array, GlobalMemory
+from ferrum_numba.interpreter.races.watch import Watch
 from ferrum_numba.interpreter.rebind import FakeCuda, rebind
+from ferrum_numba.interpreter.schedule import IN_TURN, Schedule
 from ferrum_numba.interpreter.warp import LEFT, WARP_SIZE, Warp
 
 # a polling loop may count its turns and give up, so nothing is declared dead at once
@@ -33,6 +35,9 @@ def run(
     buffers: Mapping[str, Array],
     *,
     unwritten: Collection[str] = ("out",),
+    races: bool = True,
+    constant: Collection[str] | None = None,
+    schedule: Schedule = IN_TURN,
 ) -> tuple[str, ...]:
     """Execute a program's own Python function on the CPU, in place on `buffers`.
 
@@ -41,26 +46,38 @@ def run(
         launch:    grid and scalars; the workspace must be among the buffers, zeroed
         buffers:   pointer parameter -> C-contiguous array
         unwritten: buffers that may not be read before the kernel has written them
+        races:     refuse accesses to the same bytes that nothing orders
+        constant:  buffers that the launch before leaves alone, where it may still run (a
+                   programmatic launch); None: it has ended
+        schedule:  in which order warps and blocks run
 
     Returns:
         remarks: what is likely not meant, a sentence each
 
     Raises:
+        RaceError: two accesses race; names both lines and what would order them.
         InterpreterError: the kernel broke a rule of the machine; names file, line and thread.
     """
     if launch.repeats:
         first, *others = launch.one_by_one()
-        remarks = run(program, first, buffers, unwritten=unwritten)
+        how: dict[str, Any] = {"races": races, "constant": constant, "schedule": schedule}
+        remarks = run(program, first, buffers, unwritten=unwritten, **how)
         for one in others:
             # whatever the first has not written, it was to leave alone
-            run(program, one, buffers, unwritten=())
+            run(program, one, buffers, unwritten=(), **how)
         return remarks
     machine = Machine(GlobalMemory(buffers, unwritten))
+    if races:
+        early = launch.programmatic and constant is not None
+        machine.watch = Watch(machine.memory, launched_early=early, constant=constant or ())
     function, doubles = _rebound(program, launch.grid, getcurrent())
     arguments = tuple(_arguments(program, launch, machine.memory))
-    clusters = (_Cluster(group, function, arguments) for group in _blocks(program, launch, machine))
+    clusters = (
+        _Cluster(group, function, arguments, schedule)
+        for group in _blocks(program, launch, machine)
+    )
     with np.errstate(all="ignore"):
-        _run_all(machine, clusters, launch.co_resident)
+        _run_all(machine, clusters, schedule, launch.co_resident)
     machine.memory.write_back(buffers)
     if launch.then is not None:
         _multiply(launch.then, buffers)
@@ -120,11 +137,15 @@ class _Cluster:
     """Blocks that start together and may wait for each other; mostly a single one."""
 
     def __init__(
-        self, blocks: list[Block], function: Callable[..., Any], arguments: tuple[Any, ...]
+        self,
+        blocks: list[Block],
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        schedule: Schedule,
     ) -> None:
         context = copy_context()
         context.run(_set_lane_errors)
-        self.blocks = blocks
+        self.blocks, self.schedule = blocks, schedule
         self.warps = [warp for block in blocks for warp in _warps(function, block, context)]
         for warp in self.warps:
             warp.start(arguments)
@@ -133,11 +154,7 @@ class _Cluster:
 
     def run(self) -> bool:
         """Run until every warp waits or has ended; return whether anything was executed."""
-        moved = False
-        while any([warp.run() for warp in self.warps]):
-            moved = True
-            # a missing barrier shows only if the reader comes before the writer
-            self.warps.reverse()
+        moved = any(list(self.schedule.turns(self.warps)))
         self.warps = [warp for warp in self.warps if warp.live]
         return moved
 
@@ -159,13 +176,15 @@ def _set_lane_errors() -> None:
     np.seterr(divide="raise")
 
 
-def _run_all(machine: Machine, waiting: Iterator[_Cluster], co_resident: bool) -> None:
+def _run_all(
+    machine: Machine, waiting: Iterator[_Cluster], schedule: Schedule, co_resident: bool
+) -> None:
     """Run all clusters; start one more only when those that run wait for something."""
-    live: list[_Cluster] = []
+    live: list[_Cluster] = list(islice(waiting, schedule.together))
     idle_turns = 0
     while True:
         events = machine.events
-        moved = any([cluster.run() for cluster in live])
+        moved = any([cluster.run() for cluster in schedule.clusters(live, machine.turn)])
         machine.turn += 1
         for cluster in live:
             if not cluster.warps:
@@ -174,7 +193,8 @@ def _run_all(machine: Machine, waiting: Iterator[_Cluster], co_resident: bool) -
         if machine.events != events:
             idle_turns = 0
             continue
-        started = next(waiting, None) if co_resident or not live else None
+        may_start = co_resident or len(live) < schedule.together
+        started = next(waiting, None) if may_start else None
         if started is not None:
             live.append(started)
         elif not live:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from ferrum_numba.errors import InterpreterError
 from ferrum_numba.interpreter.block import Block
-from ferrum_numba.interpreter.lane import Lane, LaneGroup, raised_at, where
+from ferrum_numba.interpreter.lane import Lane, LaneGroup, group_of, raised_at, where
 from ferrum_numba.interpreter.memory import Fault
 from ferrum_numba.interpreter.operands import Plan
 from ferrum_numba.ptx.instruction import BLOCKED
@@ -53,19 +54,22 @@ class Warp:
         self.first = lanes[0].thread
         self.live = len(lanes)
         self.groups: dict[Any, Group] = {}
-        self._whole = LaneGroup(block, np.arange(self.first, self.first + len(lanes)))
+        self._whole = group_of(block, np.arange(self.first, self.first + len(lanes)))
         self.lanes = lanes
 
     def start(self, arguments: tuple[Any, ...]) -> None:
         """Run every lane up to its first instruction."""
         self._go_on(self.lanes, [arguments] * len(self.lanes))
 
-    def run(self) -> bool:
-        """Execute until every lane waits or has ended; return whether anything was executed."""
-        moved = False
-        while self.groups and self._step():
-            moved = True
-        return moved
+    def run(self, most: int = sys.maxsize) -> bool:
+        """Execute until every lane waits or has ended; return whether anything was executed.
+
+        most: instructions of some of its lanes, at most
+        """
+        steps = 0
+        while steps < most and self.groups and self._step():
+            steps += 1
+        return steps > 0
 
     def _step(self) -> bool:
         for key in self._order():
@@ -91,7 +95,7 @@ class Warp:
         """Run the twin; return a result a lane, or None if the lanes must wait."""
         lanes = self._whole
         if len(group.lanes) != len(self.lanes):
-            lanes = LaneGroup(self.block, np.array([lane.thread for lane in group.lanes]))
+            lanes = group_of(self.block, np.array([lane.thread for lane in group.lanes]))
         if group.plan.scope == "warp" and group.operands is None:
             _check_warp(group)
         return call_twin(group, lanes)
@@ -106,7 +110,8 @@ class Warp:
             for lane, values in zip(lanes, arguments, strict=True):
                 requests.append(lane.switch(*values) or _END)
         except (InterpreterError, ArithmeticError) as error:
-            raise lane.error(str(error), raised_at(error)) from error
+            kind = error.error if isinstance(error, Fault) else InterpreterError
+            raise lane.error(str(error), raised_at(error), kind) from error
         if not self.groups and len(set(map(_PLAN, requests))) == 1:
             what = requests[0][0]
             if (
@@ -127,6 +132,8 @@ class Warp:
             self.live -= 1
             self.block.live -= 1
             self.block.machine.events += 1
+            if not self.block.live:
+                self.block.watch.ended()
             return
         key = what.key(request)
         if key in self.groups:
@@ -152,7 +159,7 @@ class Warp:
         )
         _check_same_place(whole)
         threads = np.arange(32 * start, 32 * start + 128)
-        results = call_twin(whole, LaneGroup(self.block, threads))
+        results = call_twin(whole, group_of(self.block, threads))
         if results is None:
             return False
         for i, warp in enumerate(team):
@@ -186,19 +193,23 @@ class Warp:
 
 def call_twin(group: Group, lanes: LaneGroup) -> Sequence[Any] | None:
     """Return each lane's result, or None if the twin must wait."""
-    what = group.plan
+    what, watch = group.plan, lanes.block.watch
     try:
+        watch.enter(group)
         if group.operands is None:
             group.operands = what.prepare(group.requests)
         if what.wants_lanes:
             out = what.twin(lanes, *group.operands)
         else:
             out = what.twin(*group.operands)
+        if out is BLOCKED:
+            return None
+        return watch.leave(group, what.results(out, len(group.lanes)))
     except InterpreterError as error:
         row = error.row if isinstance(error, Fault) else 0
         lane = group.lanes[row] if row < len(group.lanes) else group.lanes[0]
-        raise lane.error(f"{what.name} {error}") from error
-    return None if out is BLOCKED else what.results(out, len(group.lanes))
+        kind = error.error if isinstance(error, Fault) else InterpreterError
+        raise lane.error(f"{what.name} {error}", kind=kind) from error
 
 
 def _check_warp(group: Group) -> None:

@@ -82,7 +82,7 @@ def cp_async_16_if(lanes: Lanes, smem: U32, gmem: U64, pred: U32) -> None:
     """Begin to copy 16 bytes where pred is not 0; shared memory stays as it is elsewhere."""
     on = np.flatnonzero(pred)
     if on.size:
-        data = lanes.load_global(gmem[on], 16)
+        data = lanes.only(on).load_global(gmem[on], 16)
         lanes.block.copy_async(lanes.thread[on], smem[on], data)
 
 
@@ -92,7 +92,7 @@ def _copy_zfill(lanes: Lanes, smem: Array, gmem: Array, src_bytes: Array) -> Non
     data = np.zeros((len(smem), 16), np.uint8)
     for size_bytes in set(src_bytes.tolist()) - {0}:
         rows = np.flatnonzero(src_bytes == size_bytes)
-        data[rows, :size_bytes] = lanes.load_global(gmem[rows], size_bytes)
+        data[rows, :size_bytes] = lanes.only(rows).load_global(gmem[rows], size_bytes)
     lanes.block.copy_async(lanes.thread, smem, data)
 
 
@@ -140,10 +140,7 @@ def cp_async_mbarrier_arrive(lanes: Lanes, bar: U32) -> None:
 
     Source: PTX ISA, "mbarrier: cp.async.mbarrier.arrive".
     """
-    lanes.block.commit_copies(lanes.thread)
-    lanes.block.wait_copies(lanes.thread, 0)
-    for address in bar.tolist():
-        lanes.block.mbarrier_arrive(address)
+    lanes.block.arrive_by_copies(lanes.thread, bar)
 
 
 @instruction("mbarrier.init.shared::cta.b64 [<bar>], <count>;", effect="memory")
@@ -154,20 +151,25 @@ def mbarrier_init(lanes: Lanes, bar: U32, count: U32) -> None:
 
     Source: PTX ISA, "Parallel Synchronization and Communication Instructions: mbarrier".
     """
-    for address, arrivals in zip(bar.tolist(), count.tolist(), strict=True):
-        lanes.block.mbarrier_init(address, arrivals)
+    for i, (address, arrivals) in enumerate(zip(bar.tolist(), count.tolist(), strict=True)):
+        lanes.block.mbarrier_init(lanes.thread[i : i + 1], address, arrivals)
 
 
 @instruction("fence.mbarrier_init.release.cluster;", effect="memory", arch="sm_90")
-def fence_mbarrier_init() -> None:
+def fence_mbarrier_init(lanes: Lanes) -> None:
     """Make the mbarriers that this thread has initialised visible to the cluster and to copies."""
+    lanes.block.watch.fence_init(lanes.thread)
+
+
+def _arrive(lanes: Lanes, bar: Array) -> None:
+    for i, address in enumerate(bar.tolist()):
+        lanes.block.mbarrier_arrive(lanes.thread[i : i + 1], address)
 
 
 @instruction("mbarrier.arrive.shared::cta.b64 _, [<bar>];", effect="memory", arch="sm_90")
 def mbarrier_arrive(lanes: Lanes, bar: U32) -> None:
     """Count one arrival in; see `mbarrier_init`."""
-    for address in bar.tolist():
-        lanes.block.mbarrier_arrive(address)
+    _arrive(lanes, bar)
 
 
 @instruction(
@@ -186,8 +188,9 @@ def mbarrier_arrive_cluster_if(lanes: Lanes, bar: U32, pred: U32) -> None:
     its own does; one that orders the whole cluster's accesses costs a fence of the whole GPU. There
     is no branch around it, which ptxas takes for an end of a row of wgmma.
     """
-    for address in bar[pred != 0].tolist():
-        lanes.block.mbarrier_arrive(address)
+    on = np.flatnonzero(pred)
+    if on.size:
+        _arrive(lanes.only(on), bar[on])
 
 
 @instruction(
@@ -197,9 +200,9 @@ def mbarrier_arrive_cluster_if(lanes: Lanes, bar: U32, pred: U32) -> None:
 )
 def mbarrier_arrive_expect_tx(lanes: Lanes, bar: U32, size_bytes: U32) -> None:
     """Count one arrival in, and say how many bytes copies will bring in this phase."""
-    for address, size in zip(bar.tolist(), size_bytes.tolist(), strict=True):
-        lanes.block.mbarrier_expect(address, size)
-        lanes.block.mbarrier_arrive(address)
+    for i, (address, size) in enumerate(zip(bar.tolist(), size_bytes.tolist(), strict=True)):
+        lanes.block.mbarrier_expect(lanes.thread[i : i + 1], address, size)
+        lanes.block.mbarrier_arrive(lanes.thread[i : i + 1], address)
 
 
 @instruction(
@@ -209,8 +212,8 @@ def mbarrier_arrive_expect_tx(lanes: Lanes, bar: U32, size_bytes: U32) -> None:
 )
 def mbarrier_expect_tx(lanes: Lanes, bar: U32, size_bytes: U32) -> None:
     """Say how many bytes copies will bring in this phase, without arriving."""
-    for address, size in zip(bar.tolist(), size_bytes.tolist(), strict=True):
-        lanes.block.mbarrier_expect(address, size)
+    for i, (address, size) in enumerate(zip(bar.tolist(), size_bytes.tolist(), strict=True)):
+        lanes.block.mbarrier_expect(lanes.thread[i : i + 1], address, size)
 
 
 def _ended(lanes: Lanes, bar: Array, parity: Array) -> Array:
@@ -236,7 +239,9 @@ def mbarrier_try_wait(lanes: Lanes, bar: U32, parity: U32) -> U32:
     """
     if lanes.block.pause(lanes.thread):
         return BLOCKED
-    return _ended(lanes, bar, parity)
+    ended = _ended(lanes, bar, parity)
+    lanes.block.pass_phases(lanes.thread[ended > 0], bar[ended > 0])
+    return ended
 
 
 @instruction(
@@ -248,11 +253,13 @@ def mbarrier_try_wait(lanes: Lanes, bar: U32, parity: U32) -> U32:
     }""",
     effect="memory",
     arch="sm_90",
+    alike=("bar", "parity"),
 )
 def mbarrier_wait(lanes: Lanes, bar: U32, parity: U32) -> None:
     """Wait until the phase of this parity has ended; see `mbarrier_try_wait`."""
     if not _ended(lanes, bar, parity).all():
         return BLOCKED  # type: ignore[return-value]
+    lanes.block.pass_phases(lanes.thread, bar)
 
 
 _BULK = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
@@ -260,7 +267,7 @@ _TENSOR = "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complet
 
 
 def _copy_bulk(lanes: Lanes, smem: Array, gmem: Array, size_bytes: Array, bar: Array) -> None:
-    columns = (column.tolist() for column in (smem, gmem, size_bytes, bar))
+    columns = (column.tolist() for column in (lanes.thread, smem, gmem, size_bytes, bar))
     for copy in zip(*columns, strict=True):
         lanes.block.copy_bulk(*copy)
 
@@ -302,8 +309,9 @@ def st_async_v4(lanes: Lanes, address: U32, values: F32x4, bar: U32) -> None:
     Source: PTX ISA, "Data Movement Instructions: st.async".
     """
     data = np.ascontiguousarray(values).view(np.uint8).reshape(-1, 1, 16)
-    for place, row, count in zip(address.tolist(), data, bar.tolist(), strict=True):
-        lanes.block.deliver(place, row, count)
+    columns = (lanes.thread.tolist(), address.tolist(), data, bar.tolist())
+    for thread, place, row, count in zip(*columns, strict=True):
+        lanes.block.deliver(thread, place, row, count)
 
 
 @instruction(
@@ -355,7 +363,7 @@ def cp_async_bulk_tensor_2d_multicast(
         if there.size:
             ranks = np.full(there.size, rank, np.uint32)
             to, counts = (lanes.block.map_address(a[there], ranks) for a in (smem, bar))
-            copy_box(lanes, to, map[there], c0[there], c1[there], counts)
+            copy_box(lanes.only(there), to, map[there], c0[there], c1[there], counts)
 
 
 @instruction("prefetch.global.L2 [<gmem>];", effect="volatile")
@@ -364,4 +372,4 @@ def prefetch_l2(lanes: Lanes, gmem: U64) -> None:
 
     Source: PTX ISA, "Data Movement Instructions: prefetch".
     """
-    lanes.load_global(gmem & ~np.uint64(15), 16)
+    lanes.block.machine.memory.load(gmem & ~np.uint64(15), 16)

@@ -102,6 +102,14 @@ class Lanes(Protocol):
     # the thread block they belong to (shared memory, barriers, asynchronous copies, cluster)
     block: Any
 
+    def only(self, rows: Array) -> Lanes:
+        """Return the lanes of some rows, for accesses that only these make."""
+        ...
+
+    def strong(self) -> Lanes:
+        """Return the same lanes, whose accesses are `.relaxed` or stronger, of the GPU's scope."""
+        ...
+
     def load_global(self, address: Array, size_bytes: int) -> Array:
         """Return [lanes, size_bytes] uint8; refuses what is out of bounds, unaligned, unwritten."""
         ...
@@ -112,6 +120,10 @@ class Lanes(Protocol):
 
     def load_shared(self, address: Array, size_bytes: int) -> Array:
         """Return [lanes, size_bytes] uint8 from the block's shared memory."""
+        ...
+
+    def load_products(self, address: Array, size_bytes: int) -> Array:
+        """Return [n, size_bytes] uint8 of shared memory that a warpgroup's wgmma reads."""
         ...
 
     def store_shared(self, address: Array, data: Array) -> None:
@@ -144,6 +156,7 @@ class Instruction(_Intrinsic):  # type: ignore[misc]
         scope: Scope = "lane",
         tied: str | None = None,
         arch: str = "sm_80",
+        alike: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self.template = template
@@ -154,6 +167,7 @@ class Instruction(_Intrinsic):  # type: ignore[misc]
         self.scope = scope
         self.tied = tied
         self.arch = arch
+        self.alike = alike
         self.wants_lanes = next(iter(inspect.signature(twin).parameters), "") == "lanes"
         self.asm, self.constraints = _render(template, operands, result, effect, tied)
         super().__init__(name, self._definition())
@@ -303,6 +317,7 @@ def instruction(
     tied: str | None = None,
     arch: str = "sm_80",
     name: str | None = None,
+    alike: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Any]], Any]:
     """Declare an instruction by its twin; see the module's docstring.
 
@@ -313,6 +328,8 @@ def instruction(
         tied:     operand that shares its registers with the result (an accumulator)
         arch:     the first architecture that has it
         name:     another name than the twin's, for instructions made in a loop
+        alike:    operands that lanes which execute it together have in common: where the twin is
+                  BLOCKED for one of them it is for all
     """
 
     def declare(twin: Callable[..., Any]) -> Instruction:
@@ -321,7 +338,7 @@ def instruction(
         hints.pop("lanes", None)
         return Instruction(
             name or twin.__name__, template, hints, result, twin,
-            effect=effect, scope=scope, tied=tied, arch=arch,
+            effect=effect, scope=scope, tied=tied, arch=arch, alike=alike,
         )  # fmt: skip
 
     return declare

@@ -132,7 +132,7 @@ def _load_if(name: str, opcode: str, kind: OperandType, doc: str) -> Instruction
         on = np.flatnonzero(pred)
         data = np.zeros((len(address), _size_bytes(kind)), np.uint8)
         if on.size:
-            data[on] = _read(lanes, opcode, address[on], kind)
+            data[on] = _read(lanes.only(on), opcode, address[on], kind)
         return _values(data, kind)
 
     _document(twin, doc, "ld")
@@ -147,7 +147,7 @@ def _store_if(name: str, opcode: str, kind: OperandType, doc: str) -> Instructio
     def twin(lanes: Lanes, address: Array, value: Array, pred: Array) -> None:
         on = np.flatnonzero(pred)
         if on.size:
-            _write(lanes, opcode, address[on], value[on])
+            _write(lanes.only(on), opcode, address[on], value[on])
 
     _document(twin, doc, "st")
     template = (
@@ -307,7 +307,9 @@ def ld_acquire_gpu(lanes: Lanes, address: U64) -> U32:
     """
     if lanes.block.pause(lanes.thread):
         return BLOCKED
-    return _values(lanes.load_global(address, 4), U32)
+    data = lanes.strong().load_global(address, 4)
+    lanes.block.watch.acquire(lanes.thread, address)
+    return _values(data, U32)
 
 
 @instruction("st.release.gpu.global.u32 [<address>], <value>;", effect="memory")
@@ -316,15 +318,19 @@ def st_release_gpu(lanes: Lanes, address: U64, value: U32) -> None:
 
     Source: PTX ISA, "Memory Consistency Model".
     """
-    lanes.store_global(address, _bytes(value))
+    lanes.strong().store_global(address, _bytes(value))
+    lanes.block.watch.release(lanes.thread, address)
 
 
-def _add(lanes: Lanes, address: Array, value: Array) -> Array:
+def _add(lanes: Lanes, address: Array, value: Array, order: str) -> Array:
     """Add one lane after the other, as several may have the same address; return what was there."""
     old = np.empty_like(value)
+    machine = lanes.block.machine
     for i in range(len(address)):
-        old[i] = lanes.load_global(address[i : i + 1], 4).view(value.dtype)[0, 0]
-        lanes.store_global(address[i : i + 1], _bytes(old[i : i + 1] + value[i : i + 1]))
+        old[i] = machine.memory.load(address[i : i + 1], 4).view(value.dtype)[0, 0]
+        machine.memory.store(address[i : i + 1], _bytes(old[i : i + 1] + value[i : i + 1]))
+    machine.events += 1
+    lanes.block.watch.update(lanes.thread, address, order)
     return old
 
 
@@ -334,7 +340,7 @@ def red_add_relaxed_gpu(lanes: Lanes, address: U64, value: U32) -> None:
 
     Source: PTX ISA, "Parallel Synchronization and Communication Instructions: red".
     """
-    _add(lanes, address, value)
+    _add(lanes, address, value, "relaxed")
 
 
 @instruction("red.release.gpu.global.add.u32 [<address>], <value>;", effect="memory")
@@ -343,7 +349,7 @@ def red_add_release_gpu(lanes: Lanes, address: U64, value: U32) -> None:
 
     Source: PTX ISA, "Parallel Synchronization and Communication Instructions: red".
     """
-    _add(lanes, address, value)
+    _add(lanes, address, value, "release")
 
 
 @instruction("red.relaxed.cta.shared.add.u32 [<address>], <value>;", effect="memory")
@@ -352,10 +358,10 @@ def red_shared_add(lanes: Lanes, address: U32, value: U32) -> None:
 
     Source: PTX ISA, "Parallel Synchronization and Communication Instructions: red".
     """
-    places, which = np.unique(address, return_inverse=True)
-    sums = lanes.load_shared(places, 4).view(np.uint32)[:, 0]
+    places, first, which = np.unique(address, return_index=True, return_inverse=True)
+    sums = lanes.block.shared.load(places, 4).view(np.uint32)[:, 0]
     np.add.at(sums, which, value)
-    lanes.store_shared(places, _bytes(sums))
+    lanes.strong().only(first).store_shared(places, _bytes(sums))
 
 
 @instruction("red.relaxed.gpu.global.add.f32 [<address>], <value>;", effect="memory")
@@ -364,7 +370,7 @@ def red_add_f32(lanes: Lanes, address: U64, value: F32) -> None:
 
     Source: PTX ISA, "Parallel Synchronization and Communication Instructions: red".
     """
-    _add(lanes, address, value)
+    _add(lanes, address, value, "relaxed")
 
 
 @instruction("atom.acq_rel.gpu.global.add.u32 <d>, [<address>], <value>;", effect="memory")
@@ -373,4 +379,4 @@ def atom_add_acq_rel_gpu(lanes: Lanes, address: U64, value: U32) -> U32:
 
     Source: PTX ISA, "Parallel Synchronization and Communication Instructions: atom".
     """
-    return _add(lanes, address, value)
+    return _add(lanes, address, value, "acq_rel")

@@ -122,7 +122,7 @@ def _load_matrix(lanes: Lanes, descriptor: Array, rows: int, dtype: str) -> Arra
     if (descriptor != descriptor[0]).any():
         raise InterpreterError("the lanes of a warpgroup gave different matrix descriptors")
     addresses = chunk_addresses(int(descriptor[0]), rows)
-    chunks = np.ascontiguousarray(lanes.load_shared(addresses.ravel(), 16))
+    chunks = np.ascontiguousarray(lanes.load_products(addresses.ravel(), 16))
     return widen8(chunks.view(np.uint32), dtype).reshape(rows, 32)
 
 
@@ -218,7 +218,8 @@ def wgmma_wait_s32(n: int) -> Instruction:
     """Make `(acc, pending) -> acc`: `wgmma_wait_acc` with accumulators in int32."""
     accumulator = cast(Any, S32) * (n // 2)
 
-    def twin(acc: Array, pending: int) -> Array:
+    def twin(lanes: Lanes, acc: Array, pending: int) -> Array:
+        lanes.block.watch.wait_products(lanes.thread, pending)
         return acc
 
     return Instruction(

@@ -30,40 +30,45 @@ def bar_arrive(lanes: Lanes, id: U32, num_threads: U32) -> None:
 
 
 @instruction("bar.warp.sync 0xffffffff;", effect="memory", scope="warp")
-def bar_warp_sync() -> None:
+def bar_warp_sync(lanes: Lanes) -> None:
     """Wait for all lanes of the warp; what they wrote is then visible among them.
 
     Source: PTX ISA, "Parallel Synchronization and Communication Instructions: bar.warp.sync".
     """
+    lanes.block.watch.sync_warp(lanes.thread)
 
 
 @instruction("fence.acq_rel.gpu;", effect="memory")
-def fence_acq_rel_gpu() -> None:
+def fence_acq_rel_gpu(lanes: Lanes) -> None:
     """Order this thread's loads and stores before it and after it, for all threads of the GPU.
 
     Source: PTX ISA, "Parallel Synchronization and Communication Instructions: membar / fence".
     """
+    lanes.block.watch.fence(lanes.thread)
 
 
 @instruction("membar.gl;", effect="memory")
-def membar() -> None:
+def membar(lanes: Lanes) -> None:
     """Order all memory accesses, sequentially consistent; see `fence_acq_rel_gpu`."""
+    lanes.block.watch.fence(lanes.thread)
 
 
 @instruction("fence.proxy.async;", effect="memory", arch="sm_90")
-def fence_proxy_async() -> None:
+def fence_proxy_async(lanes: Lanes) -> None:
     """Make ordinary stores to shared memory visible to wgmma and bulk copies, and in their order.
 
     Source: PTX ISA, "Parallel Synchronization and Communication Instructions: membar / fence".
     """
+    lanes.block.watch.fence_proxy(lanes.thread)
 
 
 @instruction("fence.proxy.async.shared::cta;", effect="memory", arch="sm_90")
-def fence_proxy_async_shared() -> None:
+def fence_proxy_async_shared(lanes: Lanes) -> None:
     """Do what `fence_proxy_async` does for the block's shared memory alone.
 
     The other one waits for all of the thread's accesses to reach the GPU's memory as well.
     """
+    lanes.block.watch.fence_proxy(lanes.thread)
 
 
 @instruction(
@@ -85,11 +90,12 @@ def setmaxnreg_dec(n: IMMEDIATE) -> None:
 
 
 @instruction("griddepcontrol.wait;", effect="memory", arch="sm_90")
-def griddepcontrol_wait() -> None:
+def griddepcontrol_wait(lanes: Lanes) -> None:
     """Wait until the kernels that this launch depends on have ended, and see what they wrote.
 
     Source: PTX ISA, "Parallel Synchronization and Communication Instructions: griddepcontrol".
     """
+    lanes.block.watch.wait_for_launch(lanes.thread)
 
 
 @instruction("griddepcontrol.launch_dependents;", effect="memory", arch="sm_90")
@@ -109,7 +115,7 @@ def cluster_arrive(lanes: Lanes) -> None:
 @instruction("barrier.cluster.arrive.relaxed.aligned;", effect="memory", scope="warp", arch="sm_90")
 def cluster_arrive_relaxed(lanes: Lanes) -> None:
     """Arrive at the barrier of the cluster's threads; orders no loads and stores."""
-    lanes.block.cluster_arrive(lanes.thread)
+    lanes.block.cluster_arrive(lanes.thread, orders=False)
 
 
 @instruction("barrier.cluster.wait.acquire.aligned;", effect="memory", scope="warp", arch="sm_90")
@@ -134,22 +140,23 @@ def ld_shared_cluster_u32(lanes: Lanes, address: U32) -> U32:
 
     Source: PTX ISA, "Data Movement Instructions: ld".
     """
-    return lanes.block.load_cluster(address, 4).view(np.uint32)[:, 0]
+    return lanes.block.load_cluster(lanes.thread, address, 4).view(np.uint32)[:, 0]
 
 
 @instruction("ld.shared::cluster.f32 <d>, [<address>];", effect="memory", arch="sm_90")
 def ld_shared_cluster_f32(lanes: Lanes, address: U32) -> F32:
     """Load an fp32 of shared memory of a block of the cluster."""
-    return lanes.block.load_cluster(address, 4).view(np.float32)[:, 0]
+    return lanes.block.load_cluster(lanes.thread, address, 4).view(np.float32)[:, 0]
 
 
 @instruction("ld.shared::cluster.v4.f32 <d>, [<address>];", effect="memory", arch="sm_90")
 def ld_shared_cluster_v4(lanes: Lanes, address: U32) -> F32x4:
     """Load four fp32 of shared memory of a block of the cluster."""
-    return lanes.block.load_cluster(address, 16).view(np.float32)
+    return lanes.block.load_cluster(lanes.thread, address, 16).view(np.float32)
 
 
 @instruction("st.shared::cluster.u32 [<address>], <value>;", effect="memory", arch="sm_90")
 def st_shared_cluster_u32(lanes: Lanes, address: U32, value: U32) -> None:
     """Store 4 bytes to shared memory of a block of the cluster."""
-    lanes.block.store_cluster(address, np.ascontiguousarray(value).view(np.uint8).reshape(-1, 4))
+    data = np.ascontiguousarray(value).view(np.uint8).reshape(-1, 4)
+    lanes.block.store_cluster(lanes.thread, address, data)

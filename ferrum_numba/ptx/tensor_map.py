@@ -103,32 +103,42 @@ def publish_tensor_map(lanes: Lanes, gmem: U64, smem: U32) -> None:
     if (gmem % MAP_BYTES).any() or (smem % MAP_BYTES).any():
         raise InterpreterError("publishes a tensor map that is not 128-byte aligned")
     lanes.store_global(gmem[:1], lanes.load_shared(smem[:1], MAP_BYTES))
+    lanes.block.watch.publish_map(lanes.thread, int(gmem[0]))
 
 
 @instruction(
     "fence.proxy.tensormap::generic.acquire.gpu [<gmem>], 128;", effect="memory", arch="sm_90a"
 )
-def acquire_tensor_map(gmem: U64) -> None:
+def acquire_tensor_map(lanes: Lanes, gmem: U64) -> None:
     """Make what was published at an address visible to the copies by it that follow.
 
     Source: PTX ISA, "Parallel Synchronization and Communication Instructions: membar / fence".
     """
+    lanes.block.watch.acquire_map(lanes.thread, gmem)
 
 
 def copy_box(lanes: Lanes, smem: Array, map: Array, c0: Array, c1: Array, bar: Array) -> None:
     """Begin each lane's copy of the box whose first element is (column c0, row c1)."""
-    operands = (column.tolist() for column in (smem, c0, c1, bar))
-    for i, (to, column, row, counts) in enumerate(zip(*operands, strict=True)):
-        record = np.ascontiguousarray(lanes.load_global(map[i : i + 1], MAP_BYTES)).view(_RECORD)
+    lanes.block.watch.uses_map(lanes.thread, map)
+    operands = (column.tolist() for column in (lanes.thread, smem, c0, c1, bar))
+    for i, (thread, to, column, row, counts) in enumerate(zip(*operands, strict=True)):
+        held = lanes.block.machine.memory.load(map[i : i + 1], MAP_BYTES)
+        record = np.ascontiguousarray(held).view(_RECORD)
         if record["sign"][0, 0] != _SIGN:
             raise InterpreterError("copies by a tensor map that no `describe_matrix` made")
         if to % 1024:
             raise InterpreterError("copies a swizzled box to no multiple of 1024 bytes")
-        lanes.block.deliver(to, _box(lanes, record[0, 0], column, row), counts)
+        box = _box(lanes, record[0, 0], column, row, (thread, counts))
+        lanes.block.deliver(thread, to, box, counts)
 
 
-def _box(lanes: Lanes, record: Any, column: int, row: int) -> npt.NDArray[np.uint8]:
-    """Return the 16-byte chunks of a box, in the order of their places: [n, 16] uint8."""
+def _box(
+    lanes: Lanes, record: Any, column: int, row: int, by: tuple[int, int]
+) -> npt.NDArray[np.uint8]:
+    """Return the 16-byte chunks of a box, in the order of their places: [n, 16] uint8.
+
+    by: the thread that copies, and the mbarrier that counts
+    """
     box_rows = int(record["box_rows"])
     data = np.zeros((box_rows, 2 * BOX_COLUMNS), np.uint8)
     inside = max(0, min(box_rows, int(record["rows"]) - row))
@@ -136,7 +146,8 @@ def _box(lanes: Lanes, record: Any, column: int, row: int) -> npt.NDArray[np.uin
     if inside and size_bytes:
         places = np.arange(row, row + inside, dtype=np.uint64) * record["row_bytes"]
         start = record["address"] + np.uint64(2 * column)
-        data[:inside, :size_bytes] = lanes.load_global(start + places, size_bytes)
+        thread, bar = by
+        data[:inside, :size_bytes] = lanes.block.load_bulk(thread, start + places, size_bytes, bar)
     chunks = data.reshape(box_rows, _CHUNKS, 16)
     swizzled = np.arange(_CHUNKS)[None, :] ^ np.arange(box_rows)[:, None] % _CHUNKS
     return np.take_along_axis(chunks, swizzled[:, :, None], axis=1).reshape(-1, 16)

@@ -147,7 +147,7 @@ def _load_matrix(lanes: Lanes, descriptor: Array, rows: int, dtype: str) -> Arra
     if (descriptor != descriptor[0]).any():
         raise InterpreterError("the lanes of a warpgroup gave different matrix descriptors")
     addresses = chunk_addresses(int(descriptor[0]), rows)
-    chunks = np.ascontiguousarray(lanes.load_shared(addresses.ravel(), 16))
+    chunks = np.ascontiguousarray(lanes.load_products(addresses.ravel(), 16))
     return widen(chunks.view(np.uint32), dtype).reshape(rows, 16)
 
 
@@ -240,31 +240,34 @@ def wgmma_ss(n: int, dtype: str = "f16") -> Instruction:
 
 
 @instruction("wgmma.fence.sync.aligned;", effect="memory", scope="warpgroup", arch="sm_90a")
-def wgmma_fence() -> None:
+def wgmma_fence(lanes: Lanes) -> None:
     """Order earlier accesses to registers of acc and a before the products that follow.
 
     Writes to shared memory by ordinary stores need `fence_proxy_async` as well.
 
     Source: PTX ISA, "Asynchronous wgmma Proxy: wgmma.fence".
     """
+    lanes.block.watch.fence_products(lanes.thread)
 
 
 @instruction("wgmma.commit_group.sync.aligned;", effect="memory", scope="warpgroup", arch="sm_90a")
-def wgmma_commit() -> None:
+def wgmma_commit(lanes: Lanes) -> None:
     """Close a group of the products issued since the last one.
 
     Source: PTX ISA, "Asynchronous Warpgroup Level Matrix Instructions: wgmma.commit_group".
     """
+    lanes.block.watch.commit_products(lanes.thread)
 
 
 @instruction(
     "wgmma.wait_group.sync.aligned <pending>;", effect="memory", scope="warpgroup", arch="sm_90a"
 )
-def wgmma_wait(pending: IMMEDIATE) -> None:
+def wgmma_wait(lanes: Lanes, pending: IMMEDIATE) -> None:
     """Wait until at most `pending` of the committed groups are unfinished.
 
     Source: PTX ISA, "Asynchronous Warpgroup Level Matrix Instructions: wgmma.wait_group".
     """
+    lanes.block.watch.wait_products(lanes.thread, pending)
 
 
 @cache
@@ -280,7 +283,8 @@ def wgmma_wait_acc(n: int) -> Instruction:
     """
     accumulator = cast(Any, F32) * (n // 2)
 
-    def twin(acc: Array, pending: int) -> Array:
+    def twin(lanes: Lanes, acc: Array, pending: int) -> Array:
+        lanes.block.watch.wait_products(lanes.thread, pending)
         return acc
 
     return Instruction(

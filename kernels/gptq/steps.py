@@ -267,11 +267,11 @@ def store_rows(blocks: int, dtype: Half = "f16") -> Instruction:
             values = np.stack([sums[operand][:, e] for operand, e in elements], axis=1) + bias
             words = [PACK[dtype].twin(values[:, i], values[:, i + 1]) for i in range(0, 8, 2)]
             below = 16 * block + 8 * half
-            exists = rows > below
+            exists = np.flatnonzero(rows > below)
             row = address + stride_bytes * np.uint64(below)
-            if exists.any():
+            if exists.size:
                 data = np.stack(words, axis=1)[exists].view(np.uint8)
-                lanes.store_global(row[exists], data)
+                lanes.only(exists).store_global(row[exists], data)
 
     accumulator = F32 * (8 * blocks)
     return Instruction(

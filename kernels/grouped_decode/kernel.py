@@ -37,7 +37,13 @@ from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.gpu import is_hopper_or_later
 from ferrum_numba.kernels.decode import kernel as decode
-from ferrum_numba.kernels.grouped import OPERANDS, SIZES, GroupedKernel, expected_hits
+from ferrum_numba.kernels.grouped import (
+    OPERANDS,
+    SETTLED,
+    SIZES,
+    GroupedKernel,
+    expected_hits,
+)
 from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.work_list import max_blocks
 
@@ -258,6 +264,7 @@ class GroupedDecode(GroupedKernel):
             # zero where nothing has arrived, and left so
             {"slots": stripes * rows * config.partial_bytes},
             programmatic=config.early,
+            settled=SETTLED,
         )
 
     def cut(self, config, problem, gpu, rows):

@@ -52,7 +52,7 @@ from dataclasses import dataclass
 from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.division import ceil_div, round_up
 from ferrum_numba.errors import ConfigError
-from ferrum_numba.kernels.grouped import OPERANDS, SIZES, GroupedKernel
+from ferrum_numba.kernels.grouped import OPERANDS, SETTLED, SIZES, GroupedKernel
 from ferrum_numba.kernels.prefill.kernel import RESULT_CYCLES, stage_cycles
 from ferrum_numba.kernels.prefill.tile import (
     CONSUMER_REGISTERS,
@@ -343,6 +343,7 @@ class GroupedWgmma(GroupedKernel):
                 "counters": (2 * grid if config.stripes else 1) * 8,
             },
             programmatic=True,
+            settled=SETTLED,
         )
 
 

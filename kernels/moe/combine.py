@@ -192,4 +192,5 @@ class Combine(ChainedKernel):
             "has_shared": int(problem.shared),
             "has_map": int(problem.num_ids > 0),
         }
-        return Launch(grid, scalars, programmatic=config.programmatic)
+        settled = frozenset({"ids", "topk_weights", "expert_map"})
+        return Launch(grid, scalars, programmatic=config.programmatic, settled=settled)

@@ -12,7 +12,7 @@ from ferrum_numba.ptx.asynchronous import mbarrier_arrive, mbarrier_arrive_clust
 from ferrum_numba.ptx.convert import splat_f32
 from ferrum_numba.ptx.memory import ld_shared_u32, ld_shared_v2
 from ferrum_numba.ptx.special import thread_id
-from ferrum_numba.ptx.sync import mapa
+from ferrum_numba.ptx.sync import bar_warp_sync, mapa
 from ferrum_numba.ptx.wgmma import (
     descriptor_step,
     smem_descriptor,
@@ -224,6 +224,8 @@ def make_scale_sums(config, release, rows):
     def finish(acc, places, last):
         last_at, _ = last
         acc = end_last(uint32(last_at + places[1]), acc)
+        # all lanes have read the scales of the stage that one of them gives back next
+        bar_warp_sync()
         return acc[:acc_floats], acc[acc_floats:both_floats]
 
     return start, finish, multiply_stage

@@ -282,7 +282,9 @@ class _Ahead(StageText):
         acc: Array,
     ) -> Array:
         out = self.twin_last(lanes, before, acc)
+        watch = lanes.block.watch
         for chain in self.chains():
+            watch.wait_products(lanes.thread, 0)
             total = np.zeros((len(words), self.n // 2), np.float32)
             for i in self._batch(chain):
                 if chain:
@@ -290,6 +292,7 @@ class _Ahead(StageText):
                 else:
                     held = a[:, 4 * i : 4 * i + 4]
                 total = self._twin_product(lanes, i, held, desc, total)
+            watch.commit_products(lanes.thread)
             if chain + 1 < self.batches:
                 part = self._part(chain)
                 out[:, part] = self._twin_scale(lanes, chain, scales, total, out[:, part])
@@ -298,6 +301,7 @@ class _Ahead(StageText):
         return out
 
     def twin_last(self, lanes: Lanes, before: Array, acc: Array) -> Array:
+        lanes.block.watch.wait_products(lanes.thread, 0)
         out, chain = acc.copy(), self.batches - 1
         part = self._part(chain)
         out[:, part] = self._twin_scale(lanes, chain, before, out[:, self.held], out[:, part])

@@ -50,7 +50,8 @@ def put_slot(pieces: int, stride_bytes: int) -> Instruction:
             on = np.flatnonzero(count > i)
             if on.size:
                 data = np.ascontiguousarray(words[on, 4 * i : 4 * i + 4]).view(np.uint8)
-                lanes.store_global(address[on] + np.uint64(i * stride_bytes), data)
+                some = lanes.only(on).strong()
+                some.store_global(address[on] + np.uint64(i * stride_bytes), data)
 
     return Instruction(
         f"put_slot_{pieces}x{stride_bytes}", braced(lines),
@@ -100,14 +101,14 @@ def take_slots(
             on = np.flatnonzero((slots > s) & (count > i))
             if on.size:
                 at = address[on] + np.uint64(s * slot_bytes + i * stride_bytes)
-                data = lanes.load_global(at, PIECE_BYTES)
+                data = lanes.only(on).strong().load_global(at, PIECE_BYTES)
                 if not data.view(np.uint32).all():
                     return BLOCKED
                 taken.append((i, on, at, data))
         out = sums.copy()
         for i, on, at, data in taken:
             out[on, 4 * i : 4 * i + 4] += data.view(np.float32)
-            lanes.store_global(at, np.zeros_like(data))
+            lanes.only(on).store_global(at, np.zeros_like(data))
         return out
 
     return Instruction(

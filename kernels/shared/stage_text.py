@@ -201,6 +201,8 @@ class StageText:
             for i in range(chain * self.group_tiles, (chain + 1) * self.group_tiles):
                 a = self._twin_a(lanes, i, (words, zeros, first))
                 total = self._twin_product(lanes, i, a, desc, total)
+            lanes.block.watch.commit_products(lanes.thread)
+            lanes.block.watch.wait_products(lanes.thread, 0)
             if self.groups:
                 total = self._twin_scale(lanes, chain, scales, total, out[:, part])
             out[:, part] = total

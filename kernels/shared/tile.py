@@ -9,8 +9,8 @@ with c the element of the `mma.m16n8k16` fragment: (row, column) = (lane / 4 + 8
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Literal
+from functools import cache, partial
+from typing import Any, Literal
 
 import numpy as np
 
@@ -101,9 +101,9 @@ def store_tile(
     ]
 
     def twin(lanes: Lanes, address: Array, values: Array) -> None:
-        write = {
+        write: Any = {
             "shared": lanes.store_shared,
-            "cluster": lanes.block.store_cluster,
+            "cluster": partial(lanes.block.store_cluster, lanes.thread),
             "global": lanes.store_global,
         }[space]
         for n, i in enumerate(pieces):

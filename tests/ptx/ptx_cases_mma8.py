@@ -138,10 +138,12 @@ def wgmma8_case(ops, n, form, dtype, sizes):
         acc = splat(start)
         desc_b = describe_b(smem_b)
         next_b = uint64(desc_b + uint64(b_step))
+        if in_registers:
+            first = ptx.ld_global_v4(a + uint64(t * 16))
+            later = ptx.ld_global_v4(a + uint64(2048 + t * 16))
         ptx.wgmma_fence()
         if in_registers:
-            acc = first_op(acc, ptx.ld_global_v4(a + uint64(t * 16)), desc_b, uint32(0))
-            later = ptx.ld_global_v4(a + uint64(2048 + t * 16))
+            acc = first_op(acc, first, desc_b, uint32(0))
             acc = second_op(acc, later, next_b, uint32(1))
         else:
             desc_a = describe_a(smem_a)

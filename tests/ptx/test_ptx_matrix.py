@@ -1,5 +1,7 @@
 """Twins of mma, ldmatrix, stmatrix and wgmma, against loops over the ISA's figures."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from ptx_cases import assert_close
@@ -19,11 +21,17 @@ from ptx_fragments import (
 
 from ferrum_numba import ptx
 from ferrum_numba.errors import ConfigError, InterpreterError
+from ferrum_numba.interpreter.races.unwatched import UNWATCHED
 from ferrum_numba.kernels.prefill import steps as prefill_steps
 from ferrum_numba.ptx.wgmma import chunk_addresses
 
 MMA = {"f16": ptx.mma_m16n8k16_f16, "bf16": ptx.mma_m16n8k16_bf16}
 COUNTS = (1, 2, 4)
+
+
+def lanes_of_nobody(lanes=128):
+    """Return a `Lanes` whose block nobody watches."""
+    return SimpleNamespace(thread=np.arange(lanes), block=SimpleNamespace(watch=UNWATCHED))
 
 
 class SharedMemory:
@@ -36,6 +44,8 @@ class SharedMemory:
     def load_shared(self, address, size_bytes):
         assert (address % size_bytes == 0).all()
         return self.bytes[address[:, None].astype(np.int64) + np.arange(size_bytes)]
+
+    load_products = load_shared
 
     def store_shared(self, address, data):
         self.bytes[address[:, None].astype(np.int64) + np.arange(data.shape[1])] = data
@@ -230,13 +240,13 @@ def test_impossible_shapes_are_refused(make, message):
 
 def test_waits_pass_accumulators_through():
     acc = np.arange(512, dtype=np.float32).reshape(128, 4)
-    assert ptx.wgmma_wait_acc(8).twin(acc, 0) is acc
+    assert ptx.wgmma_wait_acc(8).twin(lanes_of_nobody(), acc, 0) is acc
     for instruction, args in (
         (ptx.wgmma_fence, ()),
         (ptx.wgmma_commit, ()),
         (ptx.wgmma_wait, (0,)),
     ):
-        assert instruction.twin(*args) is None
+        assert instruction.twin(lanes_of_nobody(), *args) is None
 
 
 @pytest.mark.parametrize(("groups", "strips"), [(1, 1), (0, 2), (1, 3)])

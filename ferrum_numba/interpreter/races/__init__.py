@@ -1,0 +1,1 @@
+"""A detector of races by happens-before, over what the interpreter runs."""
