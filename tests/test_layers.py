@@ -35,7 +35,7 @@ LAYERS = {
     "launch": BASE | {"compile"},
     "results": BASE,
     "measure": BASE | {"compile", "launch"},
-    "check": BASE | {"compile", "launch", "interpreter"},
+    "check": BASE | {"tolerance", "compile", "launch", "interpreter"},
     "tune": BASE | {"compile", "launch", "measure", "check", "results"},
     "compare": BASE | {"compile", "launch", "measure", "check", "results", "tune", "shipped"},
     "pytest_plugin": BASE | {"compile", "launch", "measure", "check", "results", "cli"},

@@ -2,7 +2,7 @@
 
 The PTX runs in an evaluator of its own, which shares nothing with the interpreter; and, where there
 is a GPU, on that. Products are not fused with sums in it: that much the interpreter does not
-promise, see docs/reliability.md.
+promise, see docs/reliability.md#types.
 """
 
 from dataclasses import replace
