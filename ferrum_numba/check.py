@@ -51,10 +51,19 @@ def on_interpreter(
     """Run the kernel's own source on the CPU and compare with the reference.
 
     What is wrong with the kernel is in the row, never raised.
+
+    Raises:
+        ToolchainError: numba, which knows the types of what a kernel computes, does not work here
     """
     # it comes with the compiler, which a check on the GPU may do without
     from ferrum_numba import interpreter
+    from ferrum_numba.compile.toolchain import broken
 
+    try:
+        interpreter.typing_context()
+    except Exception as error:
+        # numba is asked for types, which takes what compiling does
+        raise broken(error) from error
     remarks: list[str] = []
 
     def attempt() -> Comparison:
