@@ -64,10 +64,19 @@ def on_interpreter(
         runs:  in how many orders of warps and blocks (`interpreter.SCHEDULES`), each on the
                workspace that the one before left behind; all must give the same bits
         races: whether the first of them refuses accesses that nothing orders
+
+    Raises:
+        ToolchainError: numba, which knows the types of what a kernel computes, does not work.
     """
     # it comes with the compiler, which a check on the GPU may do without
     from ferrum_numba import interpreter
+    from ferrum_numba.compile.toolchain import broken
 
+    try:
+        interpreter.typing_context()
+    except Exception as error:
+        # numba is asked for types, which takes what compiling does
+        raise broken(error) from error
     remarks: list[str] = []
 
     def attempt() -> Comparison:

@@ -18,7 +18,8 @@ from test_packaging import PACKAGE_DIR, ROOT, build
 
 DECODE, PREFILL = (4096, 4096, 1, {}), (4096, 4096, 256, {})
 STEPS = "ferrum_numba/kernels/decode/steps.py"
-UNTUNED = ("plan", "marlin", "--problem", "M=3,N=512,K=512", "--limit", "1", "--gpu", "h200")
+KIND = "M=3,N=512,K=512,group_size=32,zero_points=gptq"
+UNTUNED = ("plan", "marlin", "--problem", KIND, "--limit", "1", "--gpu", "h200")
 COMMAND = "pip install 'ferrum-numba[compile]'"
 
 
@@ -138,7 +139,7 @@ def test_what_was_not_tuned_says_what_to_install(runtime):
 @pytest.mark.parametrize(
     ("argv", "package"),
     [
-        (("check", "decode", "--on", "interpreter", "--limit", "1"), "check needs greenlet"),
+        (("check", "decode", "--on", "interpreter", "--limit", "1"), "check needs numba"),
         (("report", "decode", "--out", "report"), "report needs matplotlib"),
     ],
     ids=["check", "report"],

@@ -80,7 +80,7 @@ class Expressions(Operators):
         if name == "Not":
             value = not term.value if term.is_constant else UNKNOWN
             return Term(copy, types.boolean, types.boolean, value)
-        if type(term.value) is int and name == "USub":
+        if type(term.value) in (int, float) and name == "USub":
             return self.of_value(-term.value, at(node, ast.Constant(-term.value)))
         kind = None if term.type is None else numba_types.unary(name, term.type)
         if kind is None:

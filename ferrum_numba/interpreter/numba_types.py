@@ -28,7 +28,8 @@ OPERATORS = {
 
 
 @cache
-def _context() -> Any:
+def typing_context() -> Any:
+    """Return what numba types device code with; raises whatever comes where numba does not work."""
     context = cuda_target.typing_context
     context.refresh()
     return context
@@ -37,7 +38,7 @@ def _context() -> Any:
 @cache
 def signature(function: Any, *arguments: Any) -> Any:
     """Return the signature numba picks for a call with arguments of these types, None for none."""
-    context = _context()
+    context = typing_context()
     try:
         kind = context.resolve_value_type(function)
         return context.resolve_function_type(kind, arguments, {})
@@ -55,7 +56,7 @@ def unary(name: str, argument: Any) -> Any:
 def attribute(kind: Any, name: str) -> Any:
     """Return the type of an attribute of a value, such as `threadIdx.x`; None for none."""
     try:
-        return _context().resolve_getattr(kind, name)
+        return typing_context().resolve_getattr(kind, name)
     except _NO_SIGNATURE:
         return None
 
@@ -69,7 +70,7 @@ def of_named(value: Any) -> Any:
 def of_value(value: Any) -> Any:
     """Return the type of a constant; an int is an int64. None for what numba has none for."""
     try:
-        return types.unliteral(_context().resolve_value_type(value))
+        return types.unliteral(typing_context().resolve_value_type(value))
     except _NO_SIGNATURE:
         return None
 
@@ -80,7 +81,7 @@ def unified(first: Any, second: Any) -> Any:
     if first == second:
         return first
     try:
-        return _context().unify_types(first, second)
+        return typing_context().unify_types(first, second)
     except _NO_SIGNATURE:
         return None
 

@@ -40,9 +40,9 @@ RING = {"Add", "Sub", "Mult", "BitAnd", "BitOr", "BitXor", "LShift"}
 _NARROW = {"BitAnd", "BitOr", "BitXor", "RShift", "FloorDiv", "Mod"}
 # of signed ones, too
 _NARROW_SIGNED = _NARROW - {"FloorDiv"}
+_ORDER = ("Lt", "LtE", "Gt", "GtE", "Eq", "NotEq")
 _FOLDED: dict[str, Any] = {
-    name: numba_types.OPERATORS[name]
-    for name in (*RING, "RShift", "FloorDiv", "Mod", "Lt", "LtE", "Gt", "GtE", "Eq", "NotEq")
+    name: numba_types.OPERATORS[name] for name in (*RING, "RShift", "FloorDiv", "Mod", *_ORDER)
 }
 
 
@@ -91,7 +91,8 @@ class Operators:
             small = -(1 << 63) <= value < 1 << 63
             return Term(node, types.int64 if small else types.uint64, PYTHON, value)
         if isinstance(value, float):
-            return self.constant(value, types.float64, node)
+            # the value of a literal stays Python's, by which it is told from that of a cast
+            return replace(self.constant(value, types.float64, node), value=value)
         if isinstance(value, np.number | np.bool_):
             kind = numba_types.of_value(value)
             return Term(node, kind, kind, value)
@@ -127,8 +128,12 @@ class Operators:
         return self._others(name, left, right, node, found)
 
     def _fold(self, name: str, left: Term, right: Term, node: ast.AST) -> Term | None:
-        """Compute with two Python ints."""
-        if type(left.value) is not int or type(right.value) is not int:
+        """Compute with two literals: of ints anything, of others whether they are equal or less.
+
+        A branch on it is left out, as numba does before it knows types.
+        """
+        kinds = {type(left.value), type(right.value)}
+        if kinds != {int} and not (kinds <= {int, float} and name in _ORDER):
             return None
         try:
             value = _FOLDED[name](left.value, right.value)

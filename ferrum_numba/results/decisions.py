@@ -86,7 +86,9 @@ def load_decisions(path: str | Path) -> list[Decision]:
         stated = load_json(path, SCHEMA).get("decisions")
         found = msgspec.convert(stated, list[Decision])
     except msgspec.ValidationError as error:
-        raise StoreError(f"{path}: is damaged: decisions{in_words(error)}") from error
+        wrong = in_words(error)
+        where = "" if wrong.startswith("[") else ": "
+        raise StoreError(f"{path}: is damaged: decisions{where}{wrong}") from error
     for i, one in enumerate(found):
         wrong = sizes_error(one.problem, one.config)
         if wrong is None and not (0 < one.us < MOST and one.place >= 0):

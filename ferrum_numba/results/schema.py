@@ -40,7 +40,8 @@ class _More(msgspec.Struct):
     mode: Scalar = None
     ceiling: _Ceiling | None = None
     sustained: dict[str, Any] | None = None
-    counters: dict[str, Number | None] | None = None
+    # a number each, but for `stalls`: part of the time, by reason
+    counters: dict[str, Number | dict[str, Number] | None] | None = None
 
 
 class _Yardstick(msgspec.Struct):

@@ -79,6 +79,12 @@ CASES = {
         "        break\n    k += uint32(1)\nst_f64(out, t)",
         bits(3 * 0.1),
     ),
+    "a chain compares each pair in its own types": (
+        "st_u64(out, uint64(I0 < U1 + U1 < U0 / 0.5))", 1,
+    ),
+    "a branch on literals gives a variable no type": (
+        "t = D0 if 31 == -3.75 else U0\nst_u64(out, t * t)", (2**32 - 1) ** 2 % 2**64,
+    ),
     "an array keeps its own type": (
         "a = cuda.local.array(2, uint32)\na[0] = U0\na[0] += U0\na[1] = a[0] >> uint32(1)\n"
         "st_u64(out, a[1])",

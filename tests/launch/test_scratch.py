@@ -7,7 +7,7 @@ import pytest
 from ferrum_numba.errors import CaptureError, LaunchError
 from ferrum_numba.launch import Needs, Scratch, capturing
 
-REFUSED = host_driver.driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY
+REFUSED = host_driver.driver.CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
 BOTH = Needs({"partials": 1000, "counters": 16})
 SMALL = Needs({"partials": 64})
 

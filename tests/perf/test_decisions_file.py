@@ -68,7 +68,7 @@ def test_a_run_that_is_added_to_the_recorded_results_is_decided(tmp_path, monkey
     ("text", "words"),
     [
         ('{"schema": 9}', "needs schema 1, got 9"),
-        ('{"schema": 1}', "is damaged: 'decisions'"),
+        ('{"schema": 1}', "is damaged: decisions: expected array"),
         ('{"schema": 1, "decisions": [{"op": "w4a16_gemm"}]}', "is damaged: .*missing"),
     ],
     ids=["schema", "empty", "cut"],

@@ -174,6 +174,7 @@ def test_the_fastest_that_is_right_is_timed(monkeypatch, capsys):
 
 def test_rows_are_kept_problem_by_problem(tmp_path):
     environment = dict.fromkeys(results.ENVIRONMENT, "")
+    environment |= {"versions": {}, "clocks": {}, "policy": {}, "dirty": False}
     environment |= {"date": "2026-12-01T00:00:00.000+00:00", "gpu_facts": asdict(KNOWN["h200"])}
     samples = [timed(None, rival(us=us).calls, "cold", peers_moe.POLICY) for us in (10.0, 11.0)]
     rows = [
@@ -206,6 +207,7 @@ def test_rows_are_those_of_a_result_file(monkeypatch, tmp_path):
     assert line.startswith("| E4 k2 256→64 | uniform | 5 | 4 | ")
     assert line.endswith(" | **10.0** | `grouped` | 12.5 | 40.0 | 1.25 |")
     environment = dict.fromkeys(results.ENVIRONMENT, "")
+    environment |= {"versions": {}, "clocks": {}, "policy": {}, "dirty": False}
     environment |= {"date": "2026-12-01T00:00:00.000+00:00", "gpu_facts": asdict(gpu)}
     for _ in range(2):
         peers_moe.store(tmp_path, gpu, results.ResultFile(environment, rows), OP.name)

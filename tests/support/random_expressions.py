@@ -39,6 +39,12 @@ class Typed:
     type: object
     # whether it may be a constant, which LLVM converts before anything runs
     folds: bool = False
+    # at most so many bits, if it is an integer
+    bits: int = 64
+
+    @property
+    def is_signed(self):
+        return isinstance(self.type, types.Integer) and self.type.signed
 
     @property
     def is_float(self):
@@ -47,6 +53,11 @@ class Typed:
     @property
     def is_bool(self):
         return isinstance(self.type, types.Boolean)
+
+
+def width(kind):
+    """Return the bits of an integer type, 64 of any other."""
+    return kind.bitwidth if isinstance(kind, types.Integer) else 64
 
 
 def result_type(function, *arguments):
@@ -74,7 +85,7 @@ class Writer:
         if self.random.random() < 0.25:
             return self.constant()
         name = self.pick(known)
-        return Typed(name, known[name])
+        return Typed(name, known[name], False, width(known[name]))
 
     def constant(self):
         kind = self.random.random()
@@ -82,9 +93,9 @@ class Writer:
             return Typed(self.pick(["0.1", "2.5", "0.0", "-3.75"]), types.float64, True)
         value = self.pick([0, 1, 2, 3, 7, 31, 255, 65535, 1 << 31, (1 << 32) - 1, 1 << 33, -1, -5])
         if kind < 0.5:
-            return Typed(f"({value})", types.int64, True)
+            return Typed(f"({value})", types.int64, True, 34)
         name = self.pick(["uint32", "uint32", "uint64", "int32", "float32", "uint16"])
-        return Typed(f"{name}({value})", CASTS[name], True)
+        return Typed(f"{name}({value})", CASTS[name], True, width(CASTS[name]))
 
     def expression(self, depth):
         if depth == 0 or self.random.random() < 0.1:
@@ -117,7 +128,13 @@ class Writer:
         huge = sign in ("<<", "*") and left.folds and right.folds
         if kind is None or huge:
             return None
-        return Typed(f"({left.text} {sign} {right.text})", kind, left.folds and right.folds)
+        bits = left.bits + right.bits if sign == "*" else max(left.bits, right.bits) + 1
+        if kind == types.int64 and sign in "+-*" and bits > 63:
+            # numba tells LLVM that signed numbers do not overflow
+            left, right, bits = self.small(left), self.small(right), 34
+        if sign not in "+-*":
+            bits = 64
+        return Typed(f"({left.text} {sign} {right.text})", kind, left.folds and right.folds, bits)
 
     def float_modulo(self, sign, left, right):
         kind = result_type(ARITHMETIC[sign], left.type, right.type)
@@ -129,16 +146,25 @@ class Writer:
     def cast(self, depth):
         name, of = self.pick(CASTS), self.expression(depth)
         if of.is_float and CASTS[name] not in (types.float32, types.float64):
-            if CASTS[name] == types.int8:
-                return None
-            of = self.measured()
-        return Typed(f"{name}({of.text})", CASTS[name], of.folds)
+            of = self.measured(CASTS[name])
+        return Typed(f"{name}({of.text})", CASTS[name], of.folds, width(CASTS[name]))
 
-    def measured(self):
-        """Return a float that LLVM knows nothing of, and so makes no integer of by itself."""
+    def small(self, of, divisor=65521):
+        """Return an integer as its remainder, which is a small one; a float as it is."""
+        if of.is_float or of.is_bool:
+            return of
+        kind = result_type(operator.mod, of.type, types.int64)
+        return Typed(f"({of.text} % {divisor})", kind, of.folds, 17)
+
+    def measured(self, kind):
+        """Return a float in the range of an integer type, of which LLVM knows nothing else."""
+        low, high = {True: (-100.0, 100.0), False: (0.0, 200.0)}[kind.signed]
+        if kind.bitwidth > 8:
+            low, high = 300 * low, 300 * high
         first, second = self.pick(["F0", "F1", "D0", "D1"]), self.pick(["F0", "F1", "D0", "D1"])
         text = self.pick(["{0}", "({0} * {1})", "({0} / {1})", "math.fabs({0})", "(-{0})"])
-        return Typed(text.format(first, second), types.float64)
+        text = text.format(first, second)
+        return Typed(f"min(max({text}, {low}), {high})", types.float64)
 
     def unary(self, depth):
         sign, of = self.pick("-~+"), self.expression(depth)
@@ -174,7 +200,8 @@ class Writer:
     def extreme(self, depth):
         name = self.pick(["min", "max"])
         left, right = self.expression(depth), self.expression(depth)
-        if left.is_bool or right.is_bool:
+        if left.is_bool or right.is_bool or left.is_float != right.is_float:
+            # of an int and a float, LLVM may take the other zero
             return None
         kind = result_type(getattr(builtins, name), left.type, right.type)
         return (
@@ -190,7 +217,7 @@ class Writer:
         functions = {"abs": abs, "int": int, "math.fabs": math.fabs, "math.sqrt": math.sqrt}
         kind = result_type(functions[name], of.type)
         if of.is_float and name == "int":
-            of, kind = self.measured(), types.int64
+            of, kind = self.measured(types.int64), types.int64
         if kind is None:
             return None
         return Typed(f"{name}({of.text})", kind, of.folds)
@@ -199,6 +226,8 @@ class Writer:
         of, exponent = self.expression(depth), self.pick([0, 1, 2, 3, 5])
         if of.is_bool or of.folds:
             return None
+        if not of.is_float:
+            of = self.small(of, 127)
         kind = result_type(operator.pow, of.type, types.IntegerLiteral(exponent))
         return None if kind is None else Typed(f"({of.text} ** {exponent})", kind, of.folds)
 
@@ -220,6 +249,12 @@ class Writer:
                 f"    {name} = {second.text}",
             ], Typed(name, kind)
         sign = self.pick("+-*&|^")
+        if sign in "+-*":
+            # what all turns make of signed numbers does not overflow
+            first, second = (
+                self.small(one, 127) if sign == "*" or one.bits > 60 else one
+                for one in (first, second)
+            )
         kind = first.type
         for _ in range(3):
             step = result_type(ARITHMETIC[sign], kind, second.type)
