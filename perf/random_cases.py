@@ -163,7 +163,7 @@ def _log(rng: np.random.Generator, most: int) -> int:
 
 
 def _size(rng: np.random.Generator, most: int) -> int:
-    step = _one(rng, (8, 64, 128))
+    step: int = _one(rng, (8, 64, 128))
     return step * _log(rng, most // step)
 
 

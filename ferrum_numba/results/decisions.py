@@ -86,9 +86,9 @@ def load_decisions(path: str | Path) -> list[Decision]:
         stated = load_json(path, SCHEMA).get("decisions")
         found = msgspec.convert(stated, list[Decision])
     except msgspec.ValidationError as error:
-        wrong = in_words(error)
-        where = "" if wrong.startswith("[") else ": "
-        raise StoreError(f"{path}: is damaged: decisions{where}{wrong}") from error
+        words = in_words(error)
+        where = "" if words.startswith("[") else ": "
+        raise StoreError(f"{path}: is damaged: decisions{where}{words}") from error
     for i, one in enumerate(found):
         wrong = sizes_error(one.problem, one.config)
         if wrong is None and not (0 < one.us < MOST and one.place >= 0):
