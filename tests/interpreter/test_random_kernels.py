@@ -58,7 +58,7 @@ def compare(seeds, folder, execute):
 
 
 def test_random_expressions_are_what_numba_compiles(tmp_path):
-    compare(range(SEED, SEED + 40), tmp_path, evaluated)
+    compare(range(SEED, SEED + 20), tmp_path, evaluated)
 
 
 @pytest.mark.slow
