@@ -17,14 +17,13 @@ from ferrum_numba.contract import Comparison, Config, Inputs, Kernel, Launch, Pr
 from ferrum_numba.errors import ContextError, FerrumError, MismatchError, ProblemError
 from ferrum_numba.gpu import KNOWN, Gpu, refuses_launch
 from ferrum_numba.launch import Bound, Device, Loaded, OperandSet
+from ferrum_numba.launch.buffer import POISON
 from ferrum_numba.tolerance import LARGE, on_processors, pieces_of
 
 How = Literal["gpu", "interpreter"]
 Result = TypeVar("Result")
 # rows of any model are shorter, so a store to the row before the first or after the last lands here
 GUARD_BYTES = 256 * 1024
-# a byte of output that nobody has written: all ones are NaN in every float type
-POISON = 0xFF
 # orders of warps and blocks that the interpreter has
 MOST_ORDERS = 8
 

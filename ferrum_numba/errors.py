@@ -9,6 +9,8 @@ AGAINST_DOUBLES = (
     "write float32(...) around what makes it a double: a float literal, an integer beside a float, "
     "uint64 beside int64"
 )
+# what is to be done with a plain function that a kernel calls
+DECORATE = "decorate it with @cuda.jit(device=True, forceinline=True)"
 
 
 class FerrumError(Exception):

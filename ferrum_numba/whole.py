@@ -116,10 +116,13 @@ def _exchange(one: Path, other: Path) -> None:
 
 
 @contextmanager
-def scratch() -> Iterator[Path]:
-    """Give a folder for files that go again, in the usual place for them."""
-    root = Path(tempfile.gettempdir())
-    _sweep(root, f"{SCRATCH}*")
+def scratch(root: Path | None = None) -> Iterator[Path]:
+    """Give a folder for files that go again, in the usual place for them or another.
+
+    What killed processes left there goes first.
+    """
+    root = root or Path(tempfile.gettempdir())
+    sweep(root)
     with _folder(root / SCRATCH, hidden="") as folder:
         yield folder
 
@@ -155,6 +158,11 @@ def _locked(path: Path, create: Callable[[Path], int], hidden: str = ".") -> tup
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def sweep(root: Path) -> None:
+    """Remove the folders of `scratch` that killed processes left in a place."""
+    _sweep(root, f"{SCRATCH}*")
 
 
 def _sweep_once(folder: Path) -> None:

@@ -17,7 +17,7 @@ from ferrum_numba.compile import Binary, build
 from ferrum_numba.compile import cache as programs
 from ferrum_numba.contract import Config, Kernel
 from ferrum_numba.errors import FerrumError
-from ferrum_numba.results.file import write_json
+from ferrum_numba.results.file import load_json, write_json
 from ferrum_numba.tune.planned import PROGRAMS, build_into
 
 SCHEMA, LIST = 1, "programs.json"
@@ -61,10 +61,10 @@ def program(folder: str, kernel: Kernel, config: Config, arch: str) -> Binary:
 
 @cache
 def _listed(folder: str) -> dict[str, str]:
-    try:
-        found: dict[str, str] = json.loads((Path(folder) / LIST).read_text())["programs"]
-    except (OSError, ValueError, KeyError) as error:
-        raise FerrumError(f"{folder} is no folder of programs: {error}") from error
+    path = Path(folder) / LIST
+    if not path.is_file():
+        raise FerrumError(f"{folder} is no folder of programs: no {LIST}")
+    found: dict[str, str] = load_json(path, SCHEMA)["programs"]
     return found
 
 

@@ -17,10 +17,11 @@ FOLDERS = {
     "reference": "ferrum_numba.reference",
     "perf": "ferrum_numba.perf",
 }
-BASE = {"errors", "door", "whole", "gpu", "contract", "division"}
+BASE = {"errors", "words", "door", "whole", "gpu", "contract", "division"}
 # room -> rooms it may import besides itself; a room is what follows `ferrum_numba.`
 LAYERS = {
     "errors": set(),
+    "words": set(),
     "door": set(),
     "whole": set(),
     "division": set(),

@@ -30,11 +30,12 @@ from ferrum_numba.cli import (
     warm,
     why_miss,
 )
-from ferrum_numba.cli.output import begin, counted, printing, say
+from ferrum_numba.cli.output import begin, printing, say
 from ferrum_numba.cli.session import Session
 from ferrum_numba.cli.stopping import as_interrupt
 from ferrum_numba.contract import Kernel, Problem
 from ferrum_numba.errors import FerrumError, StoreError
+from ferrum_numba.words import counted
 
 # where compiled programs are looked for
 FOLDERS = ("FERRUM_NUMBA_CACHE_DIR", "FERRUM_NUMBA_PROGRAMS_DIR")

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from ferrum_numba import gpu
 from ferrum_numba.cli.kept import ceiling_files
-from ferrum_numba.cli.output import counted, say, writing
+from ferrum_numba.cli.output import say, writing
 from ferrum_numba.cli.session import Session
 from ferrum_numba.errors import StoreError
+from ferrum_numba.words import counted
 
 if TYPE_CHECKING:
     from ferrum_numba.results.pairs import Pair

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from ferrum_numba import gpu
 from ferrum_numba.cli import counters, names, options
 from ferrum_numba.cli.arrows import draw
-from ferrum_numba.cli.output import counted, print_json, say, writing
+from ferrum_numba.cli.output import print_json, say, writing
 from ferrum_numba.cli.session import Session
 from ferrum_numba.cli.verdicts import show, told
 from ferrum_numba.contract import Config, Kernel, Op, Problem
 from ferrum_numba.errors import ConfigError, ProblemError, StoreError
+from ferrum_numba.words import counted
 
 if TYPE_CHECKING:
     from ferrum_numba.compare.designs import Design

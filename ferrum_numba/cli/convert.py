@@ -6,8 +6,9 @@ import argparse
 from dataclasses import asdict
 
 from ferrum_numba.cli import options
-from ferrum_numba.cli.output import counted, print_json, progress
+from ferrum_numba.cli.output import print_json, progress
 from ferrum_numba.cli.session import Session
+from ferrum_numba.words import counted
 
 HELP = "a quantised checkpoint in another format, the same to the bit"
 FORMATS = ("gptq", "gptq_v2", "awq", "compressed-tensors", "marlin")

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TextIO, cast
 
 from ferrum_numba.cli.names import in_words
 from ferrum_numba.errors import StoreError
+from ferrum_numba.words import counted
 
 Row = Mapping[str, Any]
 # a table on a pipe is for grep: no line is folded or cut, unless its table is made for 80 columns
@@ -107,11 +108,6 @@ def drop_output(stream: TextIO | None) -> None:
         return
     with suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), cast(TextIO, stream).fileno())
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number of things, in words whose plural is an s."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def say_rows(number: int, path: str | Path) -> None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from ferrum_numba.cli import options
 from ferrum_numba.cli.names import in_words
 from ferrum_numba.cli.output import (
-    counted,
     make_folder,
     print_json,
     print_remarks,
@@ -22,6 +21,7 @@ from ferrum_numba.cli.output import (
 )
 from ferrum_numba.cli.session import Session
 from ferrum_numba.errors import ConfigError
+from ferrum_numba.words import counted
 
 if TYPE_CHECKING:
     from ferrum_numba.results import Planned

@@ -7,8 +7,9 @@ from collections import Counter
 from dataclasses import asdict
 
 from ferrum_numba.cli import options
-from ferrum_numba.cli.output import counted, print_json, progress
+from ferrum_numba.cli.output import print_json, progress
 from ferrum_numba.cli.session import Session
+from ferrum_numba.words import counted
 
 HELP = "a GPTQ checkpoint of a 16-bit model, by rounding to nearest"
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ferrum_numba import door, whole
 from ferrum_numba import gpu as gpus
-from ferrum_numba.cli.output import counted, print_json, print_table, say
+from ferrum_numba.cli.output import print_json, print_table, say
 from ferrum_numba.cli.session import TUNED_GPU, Session
 from ferrum_numba.errors import ConfigError, StoreError
+from ferrum_numba.words import counted
 
 if TYPE_CHECKING:
     from ferrum_numba.gpu import Gpu

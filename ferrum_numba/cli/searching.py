@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ferrum_numba.cli.output import counted, say
+from ferrum_numba.cli.output import say
 from ferrum_numba.cli.session import Session
 from ferrum_numba.contract import Kernel, Problem
 from ferrum_numba.errors import ProblemError, StoreError
+from ferrum_numba.words import counted
 
 if TYPE_CHECKING:
     from ferrum_numba.gpu import Gpu

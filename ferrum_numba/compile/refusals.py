@@ -13,6 +13,8 @@ import traceback
 import numpy as np
 from numba.cuda.core import ir
 
+from ferrum_numba.errors import DECORATE
+
 # numba's own words -> what is wrong, with groups of the first, and what to do
 _KNOWN = (
     # what instructions of ferrum_numba say themselves
@@ -25,7 +27,7 @@ _KNOWN = (
     (
         r"Untyped global name '(\w+)':.*?class 'function'",
         "{0} is a plain Python function, which a kernel cannot call",
-        "decorate it with @cuda.jit(device=True, forceinline=True)",
+        DECORATE,
     ),
     (
         r"Untyped global name '(\w+)': [Cc]annot determine Numba type of (.*?)(?:\n|$)",

@@ -13,7 +13,7 @@ import numpy as np
 from numba import cuda as numba_cuda
 from numba.cuda import types
 
-from ferrum_numba.errors import InterpreterError
+from ferrum_numba.errors import DECORATE, InterpreterError
 from ferrum_numba.interpreter import numba_types
 from ferrum_numba.interpreter.arithmetic import maximum, minimum
 from ferrum_numba.interpreter.casts import as_cast
@@ -39,7 +39,7 @@ def call(of: Expressions, node: ast.Call) -> Term:
             return _array(of, node, function)
         inner = getattr(value, "py_func", value)
         if inner is value and _is_plain(of, inner):
-            raise _refused(of, node, f"{inner.__name__} is a plain Python function", _DECORATE)
+            raise _refused(of, node, f"{inner.__name__} is a plain Python function", DECORATE)
         if isinstance(value, np.ufunc):
             name = {"arcsin": "asin", "arccos": "acos", "arctan": "atan"}.get(value.__name__)
             raise _refused(
@@ -56,9 +56,6 @@ def call(of: Expressions, node: ast.Call) -> Term:
     if is_number(target):
         return _cast(of, node, target)
     return _builtin(of, node, function)
-
-
-_DECORATE = "decorate it with @cuda.jit(device=True, forceinline=True)"
 
 
 def _is_plain(of: Expressions, function: Any) -> bool:

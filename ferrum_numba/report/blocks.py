@@ -119,11 +119,6 @@ def per_cent(fraction: float) -> str:
     return f"{100 * fraction:.0f} %"
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number of things, in words whose plural is an s."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def span(values: list[float], digits: int = 4) -> str:
     """Return the range of some numbers, or the one number they all are."""
     if not values:

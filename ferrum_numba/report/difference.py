@@ -14,13 +14,13 @@ from ferrum_numba.report.blocks import (
     Heading,
     Paragraph,
     Table,
-    counted,
     significant,
 )
 from ferrum_numba.report.pictures import file_names
 from ferrum_numba.report.runs import named, runs_of
 from ferrum_numba.results import ResultFile, Row, Verdict, compare, size_of, winners
 from ferrum_numba.results.row import problem_key
+from ferrum_numba.words import counted
 
 if TYPE_CHECKING:
     from ferrum_numba.report.data import Group

@@ -10,12 +10,12 @@ from ferrum_numba.report.blocks import (
     Heading,
     Paragraph,
     Table,
-    counted,
     per_cent,
 )
 from ferrum_numba.report.sources import Sources
 from ferrum_numba.results import ResultFile, Row
 from ferrum_numba.results.targets import OF, Reached, evaluate
+from ferrum_numba.words import counted
 
 WORDS = {True: "met", False: "MISSED", None: "not measured"}
 COLUMNS = (

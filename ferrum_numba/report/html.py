@@ -11,6 +11,7 @@ from importlib import resources
 from ferrum_numba.report.blocks import Block, Heading, Paragraph, Picture, Table
 from ferrum_numba.report.data import slug
 from ferrum_numba.roofline.svg import short_name
+from ferrum_numba.words import counted
 
 DATE = re.compile(r"\b(\d{4})-(\d\d)-(\d\d)\b")
 
@@ -94,7 +95,7 @@ def _table(table: Table) -> str:
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
     )
     if table.folded:
-        count = f"{len(table.rows)} row{'' if len(table.rows) == 1 else 's'}"
+        count = counted(len(table.rows), "row")
         summary = f"<summary>{escape(table.title)} ({count})</summary>"
         return f"<details>{summary}{content}</details>"
     return f"<section><h3>{escape(table.title)}</h3>{content}</section>"

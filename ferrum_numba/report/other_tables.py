@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from ferrum_numba.report.blocks import Emphasis, Table, counted, pairs, span
+from ferrum_numba.report.blocks import Emphasis, Table, pairs, span
 from ferrum_numba.report.runs import Run, numbers, runs_of
 from ferrum_numba.report.sources import Sources
 from ferrum_numba.report.tables import scientific
 from ferrum_numba.results import CheckRow, Planned
 from ferrum_numba.results.row import problem_key
+from ferrum_numba.words import counted
 
 MODELLED = (
     "candidates", "status", "with spills", "spill bytes", "registers", "smem KB", "blocks/SM",

@@ -9,7 +9,7 @@ from typing import Any
 
 from ferrum_numba.report.advice import pieces_of
 from ferrum_numba.report.beside import sources_of
-from ferrum_numba.report.blocks import Paragraph, Picture, counted
+from ferrum_numba.report.blocks import Paragraph, Picture
 from ferrum_numba.report.data import Group, ceilings_of, slug
 from ferrum_numba.report.runs import named
 from ferrum_numba.report.sources import Facts, Key, Sources
@@ -18,6 +18,7 @@ from ferrum_numba.results import Row
 from ferrum_numba.results.row import MEASURED, problem_key
 from ferrum_numba.roofline.landscape import values_of
 from ferrum_numba.roofline.points import Point, modelled_point, natural, shape_of, varying
+from ferrum_numba.words import counted
 
 # trajectories of a roofline that can still be told apart
 MOST_LINES = 20

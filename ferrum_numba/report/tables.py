@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ferrum_numba.report.beside import peer_of, sources_of
-from ferrum_numba.report.blocks import Emphasis, Table, counted, pairs, per_cent, significant
+from ferrum_numba.report.blocks import Emphasis, Table, pairs, per_cent, significant
 from ferrum_numba.report.data import Group, Machine
 from ferrum_numba.report.runs import Run
 from ferrum_numba.results import Row, size_of
@@ -16,6 +16,7 @@ from ferrum_numba.results.row import MEASURED, problem_key
 from ferrum_numba.roofline.bound import clocked
 from ferrum_numba.roofline.ceilings import Ceiling, ridge, roof
 from ferrum_numba.roofline.points import doubt, natural
+from ferrum_numba.words import counted
 
 KINDS = ("4-bit", "fp16")
 LIMITS = {"memory": "memory", "tensor": "tensor", "unpack": "unpacking", "latency": "launch"}

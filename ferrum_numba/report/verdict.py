@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 from ferrum_numba.report.advice import AT_ROOF, WORTH, advice, because
 from ferrum_numba.report.beside import peer_of, sources_of
-from ferrum_numba.report.blocks import Emphasis, Paragraph, Table, counted, per_cent, significant
+from ferrum_numba.report.blocks import Emphasis, Paragraph, Table, per_cent, significant
 from ferrum_numba.report.data import Group
 from ferrum_numba.report.sources import Sources
 from ferrum_numba.results import Row, size_of
 from ferrum_numba.roofline.bound import LATENCY_BOUND_US, Limit, clocked
 from ferrum_numba.roofline.points import Peer
+from ferrum_numba.words import counted
 
 LIMIT_WORDS: dict[Limit, str] = {
     "latency": f"the launch (bound below {LATENCY_BOUND_US:.0f} µs)",

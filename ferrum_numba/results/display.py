@@ -9,6 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.results.winners import Winner, winners
+from ferrum_numba.words import counted
 
 if TYPE_CHECKING:
     from ferrum_numba.results.pairs import Pair
@@ -37,7 +38,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 def winners_table(environment: Mapping[str, Any], rows: Sequence[Row]) -> str:
     """Return the winner of every problem as HTML."""
     found = winners(rows)
-    count = f"{len(rows)} row{'' if len(rows) == 1 else 's'}"
+    count = counted(len(rows), "row")
     title = f"{environment.get('gpu', '')}, {environment.get('date', '')}: {count}"
     return table(title, COLUMNS, map(_cells, found))
 

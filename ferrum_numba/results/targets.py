@@ -25,6 +25,7 @@ from ferrum_numba import door
 from ferrum_numba.errors import StoreError
 from ferrum_numba.results.row import Row, as_text, size_of
 from ferrum_numba.results.winners import winners
+from ferrum_numba.words import counted
 
 # a target takes a hundred
 MOST_BYTES = 1 << 20
@@ -109,7 +110,7 @@ class Reached:
         if not self.shares:
             return f"{target.name}: nothing was measured to hold against {target.of}"
         verdict = "met" if self.met else "MISSED"
-        problems = f"{len(self.shares)} problem{'' if len(self.shares) == 1 else 's'}"
+        problems = counted(len(self.shares), "problem")
         return (
             f"{verdict}: {target.name}: at least {target.at_least:.0%} of {target.of} on "
             f"{self.good} of {problems} (needs {target.share:.0%}); median "

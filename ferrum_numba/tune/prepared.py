@@ -11,7 +11,7 @@ import signal
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import BaseFileLock, FileLock, Timeout
 from threadpoolctl import threadpool_limits
 
+from ferrum_numba import whole
 from ferrum_numba.compile.orphan import end_with_parent
 from ferrum_numba.contract import Kernel, Problem
 from ferrum_numba.errors import FerrumError
@@ -37,7 +37,6 @@ THREADS = 2
 MEMORY, ROOM_BYTES = Path("/dev/shm"), 16 << 30
 # what waits for its turn; with so much of it no more is begun
 MOST_BYTES = 4 << 30
-PREFIX, LOCK = "ferrum-numba-operands-", "lock"
 # of the inputs, as of those that are made where they are measured
 SEED = 0
 
@@ -88,7 +87,8 @@ class Preparer:
         """Start nothing yet."""
         self._pool: ProcessPoolExecutor | None = None
         self._folder: Path | None = None
-        self._lock: BaseFileLock | None = None
+        # of the folder, which goes when it is closed
+        self._open = ExitStack()
         self._made: dict[Problem, tuple[Path, Future[dict[str, Prepared]]]] = {}
         self._count = 0
 
@@ -132,10 +132,8 @@ class Preparer:
         """End the processes and remove what they made."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-        if self._folder is not None and self._lock is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._lock.release()
-        self._pool = self._folder = self._lock = None
+        self._open.close()
+        self._pool = self._folder = None
         self._made.clear()
 
     def _size_bytes(self) -> int:
@@ -148,14 +146,7 @@ class Preparer:
 
     def _start(self) -> tuple[ProcessPoolExecutor, Path]:
         if self._pool is None or self._folder is None:
-            root = _room()
-            _sweep(root)
-            new = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=root))
-            # held as long as this process lives: so the next one knows what nobody needs; no other
-            # finds the folder before it is
-            self._lock = FileLock(new / LOCK)
-            self._lock.acquire()
-            self._folder = new.rename(root / new.name.removeprefix("."))
+            self._folder = self._open.enter_context(whole.scratch(_room()))
             context = get_context("spawn")
             self._pool = ProcessPoolExecutor(WORKERS, context, initializer=_stand_back)
         return self._pool, self._folder
@@ -204,10 +195,3 @@ def _room() -> Path:
     except OSError:
         roomy = False
     return MEMORY if roomy else Path(tempfile.gettempdir())
-
-
-def _sweep(root: Path) -> None:
-    """Remove what processes left that were killed."""
-    for folder in root.glob(f"{PREFIX}*"):
-        with suppress(Timeout, OSError), FileLock(folder / LOCK, timeout=0):
-            shutil.rmtree(folder, ignore_errors=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from toy_kernel import Misbehaving, Problem, Toy, make_binary
 
+from ferrum_numba import whole
 from ferrum_numba.kernels import PACKED, RAW
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.launch import HostOperands
@@ -117,7 +118,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next(folder, tmp_path_fact
     # its processes end with it, and with them the last hold on the lock
     deadline = time.monotonic() + 30
     while left.exists() and time.monotonic() < deadline:
-        prepared._sweep(folder)
+        whole.sweep(folder)
         time.sleep(0.1)
     assert not left.exists()
 
@@ -125,7 +126,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next(folder, tmp_path_fact
 def test_what_is_in_use_is_left_alone(folder):
     preparer = Preparer()
     preparer.expect([Toy()], Problem(1))
-    prepared._sweep(folder)
+    whole.sweep(folder)
     assert preparer.take(Toy(), Problem(1), 60.0) is not None
     preparer.close()
 
