@@ -41,13 +41,11 @@ from ferrum_numba.tune.dask_fleet import Cluster
 from ferrum_numba.tune.exclusive import compute_processes
 from ferrum_numba.tune.fleet import tune_fleet
 from ferrum_numba.tune.search import SearchTask
-from ferrum_numba.tune.yardstick import Yardstick
+from ferrum_numba.tune.yardstick import yardsticks_of
 
 DESIGNS = ("decode", "decode_wgmma", "prefill")
 # of the time that so many GPUs would take if nothing were lost
 SLACK = 1.15
-# a memory-bound and a tensor-bound ceiling
-YARDSTICKS = [Yardstick(k, k.op.tests[-1]) for k in CEILINGS if k.name in ("dram_read", "mma_sync")]
 
 
 @dataclass
@@ -82,7 +80,9 @@ def speed(task: SearchTask, boards: Sequence[Gpu]) -> bool:
         clock = Clock()
         with tempfile.TemporaryDirectory() as folder:
             mine = replace(task, store_path=Path(folder) / task.store_path.name)
-            rows = tune_fleet(mine, some, yardsticks=YARDSTICKS, progress=clock)
+            rows = tune_fleet(
+                mine, some, yardsticks=yardsticks_of(CEILINGS, task.gpu), progress=clock
+            )
         times.append(clock.seconds)
         factors = {row.board: row.board_factor for row in rows}
         print(f"{len(some)} GPUs: {len(rows)} rows in {clock.seconds:.1f} s; factors {factors}")
@@ -104,7 +104,9 @@ def killed(task: SearchTask, boards: Sequence[Gpu], **fakes: Any) -> bool:
         threading.Thread(target=_end, args=about, daemon=True).start()
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            rows = client.tune(task, yardsticks=YARDSTICKS, progress=clock, **fakes)
+            rows = client.tune(
+                task, yardsticks=yardsticks_of(CEILINGS, task.gpu), progress=clock, **fakes
+            )
         gone = workers[0].poll() is not None
         left = compute_processes(boards[0].uuid)
     kept = {(row.key, row.board) for row in _stored(task)}

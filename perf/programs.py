@@ -26,6 +26,7 @@ from ferrum_numba.contract import Config, Kernel
 from ferrum_numba.errors import FerrumError
 from ferrum_numba.gpu import KNOWN, Gpu
 from ferrum_numba.kernels import GROUPED, KERNELS
+from ferrum_numba.kernels.ceilings import CEILINGS
 from ferrum_numba.kernels.grouped import GroupedProblem
 from ferrum_numba.kernels.moe.route_topk import LOGITS, RouteProblem
 from ferrum_numba.linear.choice import readers, shipped_decisions
@@ -33,13 +34,16 @@ from ferrum_numba.linear.moe_stages import MoeTask
 from ferrum_numba.linear.stages import LayerTask, packing
 from ferrum_numba.perf.decisions import gpu_keys
 from ferrum_numba.results.decisions import Decision, stored_config
+from ferrum_numba.tune.yardstick import yardsticks_of
 
 COMMAND = "python -m ferrum_numba.perf.programs"
 
 
 def wanted(gpu: Gpu) -> list[Job]:
-    """Return the programs of a GPU's decisions and of what stands around them, each config once."""
-    found = dict.fromkeys(_decided(gpu))
+    """Return the programs of a GPU's decisions, of what stands around them and of yardsticks."""
+    rulers = yardsticks_of(CEILINGS, gpu)
+    compared = [(one.kernel, one.kernel.default(one.problem, gpu)) for one in rulers]
+    found = dict.fromkeys((*_decided(gpu), *compared))
     return [Job(kernel, config, gpu.arch) for kernel, config in found]
 
 

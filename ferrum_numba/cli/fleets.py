@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from ferrum_numba.results import Row
     from ferrum_numba.tune.dask_fleet import Cluster
     from ferrum_numba.tune.search import SearchTask
-    from ferrum_numba.tune.yardstick import Yardstick
 
 # as `tune.tune`
 Tuner = Callable[..., "list[Row]"]
@@ -48,14 +47,17 @@ def tuner(session: Session) -> tuple[Gpu, Tuner]:
 
 def _on_boards(session: Session, boards: Sequence[Gpu], *about: Any, **how: Any) -> list[Row]:
     from ferrum_numba.tune.fleet import tune_fleet
+    from ferrum_numba.tune.yardstick import yardsticks_of
 
     task, rest = _task(*about, **how)
-    return tune_fleet(task, boards, yardsticks=_yardsticks(session, task.gpu), **rest)
+    return tune_fleet(task, boards, yardsticks=yardsticks_of(session.ceilings, task.gpu), **rest)
 
 
 def _on_cluster(session: Session, cluster: Cluster, *about: Any, **how: Any) -> list[Row]:
+    from ferrum_numba.tune.yardstick import yardsticks_of
+
     task, rest = _task(*about, **how)
-    return cluster.tune(task, yardsticks=_yardsticks(session, task.gpu), **rest)
+    return cluster.tune(task, yardsticks=yardsticks_of(session.ceilings, task.gpu), **rest)
 
 
 def _task(
@@ -68,18 +70,3 @@ def _task(
     apart = ("timeout_s", "progress", "plan")
     rest: dict[str, Any] = {name: how.pop(name) for name in apart if name in how}
     return SearchTask(kernels, problems, facts, store_path=Path(store_path), **how), rest
-
-
-def _yardsticks(session: Session, facts: Gpu) -> list[Yardstick]:
-    """Return the first ceiling that memory bounds and the first that the tensor cores do."""
-    from ferrum_numba.tune import bound_by
-    from ferrum_numba.tune.yardstick import Yardstick
-
-    found: dict[str, Yardstick] = {}
-    for kernel in session.ceilings:
-        # smaller tests are there to be checked; the last one is large enough to be a ceiling
-        problem = kernel.op.tests[-1]
-        if kernel.runs_on(facts) and kernel.refuses(problem) is None:
-            bound = bound_by(kernel.op.work(problem), facts)
-            found.setdefault(bound, Yardstick(kernel, problem))
-    return list(found.values())

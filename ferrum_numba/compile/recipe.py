@@ -36,10 +36,14 @@ ABSENT, DAMAGED = "it is not there", "it is damaged"
 def recipe_of(kernel: Kernel, config: Config, arch: str) -> dict[str, Any] | None:
     """Return what a config's recipe is known by, None for a kernel whose source is elsewhere."""
     kind = type(kernel)
-    if not kind.__module__.startswith(OURS) or vars(kernel):
+    # what it is made of, of a kernel that can be sent to another process by it: in words, which are
+    # other words each time for what has none, and then no recipe is found
+    made = repr(kernel.__reduce__()[1]) if kind.__reduce__ is not object.__reduce__ else ""
+    if not kind.__module__.startswith(OURS) or (vars(kernel) and not made):
         return None
     named = f"{kind.__module__}.{kind.__qualname__}"
-    return {"kernel": named, "config": describe(config), "arch": arch}
+    found = {"kernel": named, "config": describe(config), "arch": arch}
+    return {**found, "made": made} if made else found
 
 
 def find(folder: Path, recipe: Mapping[str, Any]) -> Binary | str:

@@ -11,13 +11,15 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ferrum_numba import results
-from ferrum_numba.errors import DeviceError, ToolchainError
+from ferrum_numba.compile import build
+from ferrum_numba.errors import BuildError, DeviceError
 from ferrum_numba.gpu import full_uuid
 from ferrum_numba.measure import read_clocks
 from ferrum_numba.results import Row
@@ -28,7 +30,7 @@ from ferrum_numba.tune.memory import Memory, write_file
 from ferrum_numba.tune.queue import Queue, Stopped, Tally, longest_first
 from ferrum_numba.tune.run import Run
 from ferrum_numba.tune.search import SearchTask, begin, programs_of, space_of
-from ferrum_numba.tune.space import Binaries, Progress, build_space, silent
+from ferrum_numba.tune.space import Binaries, Progress, silent
 from ferrum_numba.tune.worker import RUN_TIMEOUT_S, Measurer, Opener, Worker
 from ferrum_numba.tune.yardstick import Yardstick, time_yardsticks
 
@@ -150,14 +152,17 @@ class Fleet:
             memory.close()
 
     def _build_rulers(self) -> Binaries:
-        rulers = [(y.kernel, y.kernel.default(y.problem, self.task.gpu)) for y in self._yardsticks]
+        found: Binaries = {}
         try:
-            return build_space(rulers, self.task.gpu.arch, executor=self.task.executor)
-        except ToolchainError as error:
+            for one in self._yardsticks:
+                config = one.kernel.default(one.problem, self.task.gpu)
+                # those of a tuned architecture ship, so that nothing starts up to compile them
+                found[one.kernel.name, config] = build(one.kernel, config, self.task.gpu.arch)
+        except BuildError as error:
             # a plan's programs run where nothing compiles
             warnings.warn(f"the boards are not compared: {error}", RuntimeWarning, stacklevel=3)
             self._yardsticks = []
-            return {}
+        return found
 
     def _work(self, board: Board) -> None:
         uuid = full_uuid(board.gpu.uuid)
@@ -235,13 +240,19 @@ def tune_fleet(
             held.enter_context(exclusive(gpu))
         task, binaries = planned(task, plan)
         fleet = Fleet(task, yardsticks, progress, binaries)
-        found = []
-        for gpu in boards:
-            make = partial(on_board, gpu.uuid, partial(GpuMeasurer, task.policy))
-            worker = held.enter_context(Worker(make, timeout_s))
+
+        def board_of(gpu: Gpu) -> Board:
             clocks = asdict(read_clocks(gpu.uuid))
             here = results.environment(gpu, task.policy, sys.argv, clocks=clocks)
-            found.append(Board(gpu, worker, here, others_on(compute_processes(gpu.uuid))))
+            return Board(gpu, workers[gpu.uuid], here, others_on(compute_processes(gpu.uuid)))
+
+        workers = {}
+        for gpu in boards:
+            make = partial(on_board, gpu.uuid, partial(GpuMeasurer, task.policy))
+            workers[gpu.uuid] = held.enter_context(Worker(make, timeout_s))
+        # the driver's tool takes its time, for one GPU as for all
+        with ThreadPoolExecutor() as pool:
+            found = list(pool.map(board_of, boards))
         return run_fleet(fleet, found)
 
 

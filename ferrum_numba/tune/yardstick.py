@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,21 @@ class Yardstick:
         if not isinstance(binary, Binary):
             return None
         return Candidate(self.kernel, config, self.problem, binary)
+
+
+def yardsticks_of(ceilings: Iterable[Kernel], gpu: Gpu) -> list[Yardstick]:
+    """Return the first ceiling that memory bounds and the first that the tensor cores do.
+
+    Each on the last of its Op's tests: smaller ones are there to be checked, that one is large
+    enough to be a ceiling.
+    """
+    found: dict[str, Yardstick] = {}
+    for kernel in ceilings:
+        problem = kernel.op.tests[-1]
+        if kernel.runs_on(gpu) and kernel.refuses(problem) is None:
+            bound = bound_by(kernel.op.work(problem), gpu)
+            found.setdefault(bound, Yardstick(kernel, problem))
+    return list(found.values())
 
 
 def time_yardsticks(

@@ -121,6 +121,14 @@ def test_a_kernel_whose_source_is_elsewhere_has_no_recipe(compiled):
     assert recipe.recipe_of(changed, CONFIG, ARCH) is None
 
 
+def test_a_kernel_made_of_something_is_known_by_it():
+    from ferrum_numba.kernels.ceilings.elements import BF16, FP16
+    from ferrum_numba.kernels.ceilings.tensor import MMA_CONFIGS, MmaSync
+
+    made = [recipe.recipe_of(MmaSync(e), MMA_CONFIGS[0], ARCH) for e in (FP16, FP16, BF16)]
+    assert made[0] == made[1] != made[2]
+
+
 def test_a_kernel_that_stands_for_another_has_its_programs(compiled):
     from ferrum_numba.cli.bench import Chosen
 

@@ -25,7 +25,7 @@ def task(tmp_path, monkeypatch):
         return {(k.name, c): make_binary() for k, c in pairs}
 
     monkeypatch.setattr("ferrum_numba.tune.search.build_space", build)
-    monkeypatch.setattr(fleet, "YARDSTICKS", [])
+    monkeypatch.setattr(fleet, "CEILINGS", ())
     problems = tuple(Problem(m) for m in range(2, 8))
     return tune.SearchTask((Toy(),), problems, KNOWN["h200"], Policy(), tmp_path / "toy.json")
 

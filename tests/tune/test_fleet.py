@@ -58,7 +58,7 @@ def task(tmp_path, monkeypatch):
         return {(k.name, c): make_binary() for k, c in pairs}
 
     monkeypatch.setattr("ferrum_numba.tune.search.build_space", build)
-    monkeypatch.setattr("ferrum_numba.tune.fleet.build_space", build)
+    monkeypatch.setattr("ferrum_numba.tune.fleet.build", lambda *_: make_binary())
     return tune.SearchTask((TOY,), PROBLEMS, GPU, Policy(), tmp_path / "toy.json")
 
 
@@ -132,10 +132,10 @@ def test_without_a_yardstick_boards_do_not_answer_for_each_other(task):
 
 
 def test_without_a_compiler_a_plan_is_tuned_and_boards_are_not_compared(task, monkeypatch):
-    def no_compiler(pairs, *_, **__):
+    def no_compiler(*_):
         raise ToolchainError("the package numba is not installed", "pip install it")
 
-    monkeypatch.setattr("ferrum_numba.tune.fleet.build_space", no_compiler)
+    monkeypatch.setattr("ferrum_numba.tune.fleet.build", no_compiler)
     programs = {(TOY.name, config): make_binary() for config in TOY.space}
     with pytest.warns(RuntimeWarning, match="the boards are not compared: no kernel compiles"):
         found = Fleet(task, [RULER], binaries=programs)
