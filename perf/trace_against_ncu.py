@@ -6,7 +6,7 @@
 Five kernels on small problems, in configs whose blocks do not poll for each other's sums, so that
 the numbers do not depend on who was first; then one request of one warp in many patterns, from
 which the model of requests is read off. FILE has both sides. Exit status 1: one of the five kernels
-differs by more than 2 %. What is comparable is in docs/trace.md.
+differs by more than 2 %. What is comparable is in docs/trace.md#ncu.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ferrum_numba import whole
 from ferrum_numba.cli.counters import command_of, find_ncu, pages
@@ -99,7 +99,8 @@ GROUPS = (
 
 def kernels() -> list[Launch]:
     """Return the five kernels, on problems whose launches a GPU and the interpreter make alike."""
-    gpu, by_name = KNOWN["h200"], {kernel.name: kernel for kernel in (*RAW, *PACKED, *GROUPED)}
+    gpu, known = KNOWN["h200"], cast(tuple[Kernel, ...], (*RAW, *PACKED, *GROUPED))
+    by_name = {kernel.name: kernel for kernel in known}
     problems: dict[str, Problem] = {
         "decode": W4A16Problem(M=1, N=256, K=512),
         "marlin": W4A16Problem(M=16, N=256, K=512),
@@ -107,7 +108,7 @@ def kernels() -> list[Launch]:
         "prefill": W4A16Problem(M=64, N=256, K=256),
         "grouped_decode": GroupedProblem(tokens=16, num_experts=4, top_k=2, N=256, K=256),
     }
-    found = []
+    found: list[Launch] = []
     for name, problem in problems.items():
         kernel = by_name[name]
         config = kernel.default(problem, gpu)

@@ -78,7 +78,7 @@ def trace(
 ) -> Trace:
     """Run a kernel's source on the CPU and count, line by line, what its warps do.
 
-    What is counted, and how far it is what a GPU counts, is in docs/trace.md.
+    What is counted, and how far it is what a GPU counts, is in docs/trace.md#columns.
 
     Args:
         config: None: the kernel's default

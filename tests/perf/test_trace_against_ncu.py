@@ -82,7 +82,7 @@ def test_only_the_epilogue_of_prefill_has_bank_conflicts(rows):
         for kind, of in row["trace"].items()
         if of["units"] > of["least"]
     }
-    # four loads of scales that are 4-way, by 64 warps
+    # four loads of a word of the rows on their way out, 4-way, by 64 warps
     assert wasted == {("prefill", "ld.shared"): 768}
 
 
