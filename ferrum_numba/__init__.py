@@ -36,6 +36,8 @@ _HOME = {
     "MarlinStore": "linear.stores",
     "MoeLayer": "linear.moe",
     "RawGptqStore": "linear.stores",
+    "Trace": "tracing.trace",
+    "trace": "tracing.trace",
     "add_bias": "linear.steps",
     "gemm_phase_batched": "linear.batched",
     "marlin_gemm_moe": "linear.batched",

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ from ferrum_numba.gpu import KNOWN, Gpu, refuses_launch
 from ferrum_numba.launch import Bound, Device, Loaded, OperandSet
 from ferrum_numba.launch.buffer import POISON
 from ferrum_numba.tolerance import LARGE, on_processors, pieces_of
+
+if TYPE_CHECKING:
+    from ferrum_numba.interpreter import Tracer
 
 How = Literal["gpu", "interpreter"]
 Result = TypeVar("Result")
@@ -54,6 +57,7 @@ def on_interpreter(
     seed: int = 0,
     runs: int = 1,
     races: bool = True,
+    trace: Tracer | None = None,
 ) -> Checked:
     """Run the kernel's own source on the CPU and compare with the reference.
 
@@ -63,6 +67,7 @@ def on_interpreter(
         runs:  in how many orders of warps and blocks (`interpreter.SCHEDULES`), each on the
                workspace that the one before left behind; all must give the same bits
         races: whether the first of them refuses accesses that nothing orders
+        trace: counts what the first of them does, line by line, in place of looking for races
 
     Raises:
         ToolchainError: numba, which knows the types of what a kernel computes, does not work.
@@ -89,8 +94,8 @@ def on_interpreter(
         refusal = refuses_launch(launch.grid, program.num_threads)
         if refusal is not None:
             raise ProblemError(refusal)
-        found_remarks = interpreter.run(program, launch, buffers, constant=constant, races=races)
-        remarks.extend(found_remarks)
+        how: dict[str, Any] = {"constant": constant, "races": races, "trace": trace}
+        remarks.extend(interpreter.run(program, launch, buffers, **how))
         want = kernel.op.reference(problem, inputs)
         found = kernel.op.tolerance(problem).compare(buffers["out"], want)
         if found.ok:

@@ -37,6 +37,7 @@ LAYERS = {
     "results": BASE,
     "measure": BASE | {"compile", "launch"},
     "check": BASE | {"tolerance", "compile", "launch", "interpreter"},
+    "tracing": BASE | {"check", "interpreter", "results"},
     "tune": BASE | {"compile", "launch", "measure", "check", "results"},
     "compare": BASE | {"compile", "launch", "measure", "check", "results", "tune", "shipped"},
     "pytest_plugin": BASE | {"compile", "launch", "measure", "check", "results", "cli"},

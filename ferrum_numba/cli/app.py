@@ -131,14 +131,16 @@ def _main(
             "pip install 'ferrum-numba[compile]'"
         )
         return MISTAKE
-    except KeyboardInterrupt:
-        session.stopped = True
+    except KeyboardInterrupt as error:
+        session.stop(error)
     if session.stopped:
         what = counted(session.rows_kept, session.kept)
         what = "nothing half-written is" if session.whole else what
         again = shlex.join(("ferrum-numba", *(sys.argv[1:] if argv is None else argv)))
         on = f"; to go on: {again}" if session.goes_on else ""
-        say(f"ferrum-numba: stopped; {what} kept{on}")
+        at = f" at {session.stopped_at}" if session.stopped_at else ""
+        rest = f", {session.to_come} to come" if session.to_come else ""
+        say(f"ferrum-numba: stopped{at}; {what} kept{rest}{on}")
         return INTERRUPTED
     return status
 

@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
-from itertools import count
 from typing import TYPE_CHECKING
 
 from ferrum_numba import gpu
 from ferrum_numba.cli import names, options
-from ferrum_numba.cli.output import Progress, print_json, print_remarks, print_table, progress, say
+from ferrum_numba.cli.interpreted import (
+    Case,
+    Check,
+    facts_for,
+    on_interpreter,
+    say_how_long,
+    traced,
+)
+from ferrum_numba.cli.output import (
+    Progress,
+    print_json,
+    print_remarks,
+    print_table,
+    printed_beside,
+    progress,
+    say,
+)
 from ferrum_numba.cli.session import TUNED_GPU, Session
+from ferrum_numba.cli.traces import print_traces
 from ferrum_numba.contract import Config, Kernel, Problem, describe
 from ferrum_numba.errors import ContextError, ProblemError
 from ferrum_numba.results.unmeasured import CheckRow
+from ferrum_numba.words import counted
 
 if TYPE_CHECKING:
-    from ferrum_numba.check import Checked
     from ferrum_numba.gpu import Gpu
+    from ferrum_numba.tracing import Trace
 
 HELP = "kernels against their reference: on the GPU, or by the interpreter"
 FAILED = 1
-# one case in so many runs twice on the interpreter: in another order, on the same workspace
-TWICE_IN = 4
 COLUMNS = ("kernel", "problem", "config", "how", "status", "rel_error", "max_error", "seconds")
-Case = tuple[Kernel, Config, Problem]
-Check = Callable[[Kernel, Config, Problem], "Checked"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,29 +60,67 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the interpreter runs each case in N orders of warps and blocks, 1 to 8, and wants "
         "equal bits; by default one case in four in two of them",
     )  # fmt: skip
+    parser.add_argument(
+        "--trace", action="store_true",
+        help="count, line by line, what the interpreter's warps do: sectors, bank conflicts, "
+        "waits, idle lanes; of the first test problem if none is named",
+    )  # fmt: skip
     options.add_effort(parser, "checks a kernel")
 
 
 def run(session: Session) -> int:
     """Check, print a row for each case; 1 where one fails."""
     args = session.args
+    if args.trace:
+        return _trace(session)
     on_gpu = args.on == "gpu" or (args.on == "auto" and gpu.driver_present())
     if on_gpu:
-        cases_of, check = _on_gpu()
+        facts, check = _on_gpu()
     else:
-        cases_of, check = gpu.find(TUNED_GPU), on_interpreter(args.arch, args.orders)
-    kernels = session.runnable() if on_gpu else session.kernels
-    cases = [case for kernel in kernels for case in _cases(session, kernel, cases_of)]
-    if not cases:
-        raise ProblemError(_why_none(kernels, cases_of))
+        facts, check = facts_for(args.arch), on_interpreter(args.arch, args.orders)
+    cases = _all_cases(session, session.runnable() if on_gpu else session.kernels, facts)
+    if not on_gpu:
+        say_how_long(cases, args.orders)
     rows: list[CheckRow] = []
-    with progress("check") as bar:
+    # what a kernel prints is no part of the JSON
+    with printed_beside() if args.json else nullcontext(), progress("check") as bar:
         if on_gpu and len(cases) > 1:
-            _build(cases, cases_of.arch, bar)
+            _build(cases, facts.arch, bar)
         session.keep(checked(cases, check, bar), rows.append)
     session.rows_kept = len(rows)
+    session.to_come = counted(len(cases) - len(rows), "check")
     _print(session, rows)
     return FAILED if any(not row.ok for row in rows) else 0
+
+
+def _trace(session: Session) -> int:
+    """Trace, print a table for each case; 1 where the result is wrong."""
+    args = session.args
+    if args.on == "gpu" or args.orders is not None:
+        other = "--on gpu" if args.on == "gpu" else "--orders"
+        raise ProblemError(f"--trace counts what the interpreter does in one order; leave {other}")
+    cases = _all_cases(session, session.kernels, facts_for(args.arch))
+    if args.problem is None:
+        # a kernel's first: the tests of an Op are many, and alike
+        cases = list({case[0].name: case for case in reversed(cases)}.values())[::-1]
+    say_how_long(cases, 1)
+    traces: list[Trace] = []
+    with printed_beside() if args.json else nullcontext(), progress("trace") as bar:
+        session.keep(traced(cases, args.arch, bar), traces.append)
+    session.rows_kept, session.kept = len(traces), "trace"
+    session.to_come = counted(len(cases) - len(traces), "trace")
+    if args.json:
+        print_json([trace.to_json() for trace in traces])
+    else:
+        print_traces(traces)
+    return FAILED if any(not trace.checked.ok for trace in traces) else 0
+
+
+def _all_cases(session: Session, kernels: Sequence[Kernel], facts: Gpu) -> list[Case]:
+    cases = [case for kernel in kernels for case in _cases(session, kernel, facts)]
+    if not cases:
+        raise ProblemError(_why_none(kernels, facts))
+    return cases
 
 
 def checked(cases: Sequence[Case], check: Check, bar: Progress) -> Iterator[CheckRow]:
@@ -101,26 +153,6 @@ def _on_gpu() -> tuple[Gpu, Check]:
     return device.gpu, lambda kernel, config, problem: on_gpu(kernel, config, problem, device)
 
 
-def on_interpreter(arch: str | None, orders: int | None = None) -> Check:
-    """Return the check by the interpreter, for an architecture.
-
-    orders: in which every case runs; None: one in four in two of them, the others in one
-    """
-    from ferrum_numba import check
-
-    facts = gpu.find(TUNED_GPU)
-    arch = arch or facts.arch
-    if orders is not None and not 1 <= orders <= check.MOST_ORDERS:
-        raise ProblemError(f"--orders is 1 to {check.MOST_ORDERS}; got {orders}")
-    done = count()
-
-    def one(kernel: Kernel, config: Config, problem: Problem) -> Checked:
-        runs = orders or (1 if next(done) % TWICE_IN else 2)
-        return check.on_interpreter(kernel, config, problem, arch=arch, gpu=facts, runs=runs)
-
-    return one
-
-
 def _cases(session: Session, kernel: Kernel, facts: Gpu) -> list[Case]:
     named = session.args.problem is not None
     problems = session.problems() if named else list(kernel.op.tests)
@@ -140,13 +172,23 @@ def _cases(session: Session, kernel: Kernel, facts: Gpu) -> list[Case]:
 
 def _why_none(kernels: Sequence[Kernel], facts: Gpu) -> str:
     """Return why there is nothing to check."""
-    without = [kernel.name for kernel in kernels if not kernel.runs_on(facts)]
+    without = [kernel for kernel in kernels if not kernel.runs_on(facts)]
+    listed = ", ".join(kernel.name for kernel in without)
     if len(without) == len(kernels):
-        return (
-            f"nothing to check: {', '.join(without) or 'no kernel'} has no config for {facts.name}"
-        )
-    names = ", ".join(kernel.name for kernel in kernels)
-    return f"nothing to check: {names} can run none of the problems"
+        reasons = dict.fromkeys(filter(None, (_why_not(kernel, facts) for kernel in without)))
+        why = f": {'; '.join(reasons)}" if reasons else ""
+        return f"nothing to check: {listed or 'no kernel'} has no config for {facts.name}{why}"
+    can = ", ".join(kernel.name for kernel in kernels)
+    return f"nothing to check: {can} can run none of the problems"
+
+
+def _why_not(kernel: Kernel, facts: Gpu) -> str | None:
+    """Return why what runs on the GPU of this house does not fit another."""
+    here = gpu.find(TUNED_GPU)
+    for problem in kernel.op.tests:
+        if kernel.runs_on(here) and kernel.refuses(problem) is None:
+            return kernel.misfit(kernel.default(problem, here), problem, facts)
+    return None
 
 
 def _configs(session: Session, kernel: Kernel, problem: Problem, facts: Gpu) -> list[Config]:

@@ -71,17 +71,24 @@ def counted(session: Session, rows: Iterable[Row]) -> list[Row]:
     return found
 
 
+def command_of(ncu: str, metrics: Iterable[str], *, launches: int) -> list[str]:
+    """Return the words before a command whose first launches between the marks ncu counts."""
+    return [
+        ncu, "--csv", "--page", "raw", "--print-units", "base", "--launch-count", str(launches),
+        "--profile-from-start", "off", "--cache-control", "all", "--clock-control", "none",
+        "--metrics", ",".join(metrics),
+    ]  # fmt: skip
+
+
 def _with_counters(ncu: str, row: Row, kernel: Kernel) -> Row:
     asked = (kernel, kernel.config(**row.config), kernel.op.problem(**row.problem))
     names = [*METRICS, *(STALL.format(stall) for stall in STALLS)]
-    command = [
-        ncu, "--csv", "--page", "raw", "--print-units", "base", "--launch-count", "1",
-        "--profile-from-start", "off", "--cache-control", "all", "--clock-control", "none",
-        "--metrics", ",".join(names), sys.executable, "-m", "ferrum_numba.cli.profiled",
-        told(asked),
-    ]  # fmt: skip
+    what = ("ferrum_numba.cli.profiled", told(asked))
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+        done = subprocess.run(
+            [*command_of(ncu, names, launches=1), sys.executable, "-m", *what],
+            capture_output=True, text=True, timeout=TIMEOUT_S,
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         say(f"{row.kernel} {in_words(row.problem)}: ncu took more than {TIMEOUT_S:g} s")
         return row
@@ -98,22 +105,32 @@ def parse(text: str) -> dict[str, Any]:
 
     What a GPU does not count is left out; nothing comes of a text without a kernel.
     """
-    lines = [line for line in text.splitlines() if line.startswith('"')]
-    table = list(csv.reader(lines))
-    if len(table) < 3:
+    values = next(iter(pages(text)), None)
+    if values is None:
         return {}
-    values = dict(zip(table[0], table[2], strict=False))
-    found: dict[str, Any] = {}
-    for metric, (name, factor) in METRICS.items():
-        number = _number(values.get(metric))
-        if number is not None:
-            found[name] = number * factor
+    found: dict[str, Any] = {
+        name: values[metric] * factor
+        for metric, (name, factor) in METRICS.items()
+        if metric in values
+    }
     if {"dram_read_bytes", "dram_write_bytes"} <= found.keys():
         found["dram_bytes"] = found["dram_read_bytes"] + found["dram_write_bytes"]
-    stalls = {stall: _number(values.get(STALL.format(stall))) for stall in STALLS}
+    stalls = {stall: values.get(STALL.format(stall)) for stall in STALLS}
     known = {stall: number for stall, number in stalls.items() if number}
     top = sorted(known, key=lambda stall: -known[stall])[:TOP]
     found["stalls"] = {stall: known[stall] for stall in top}
+    return found
+
+
+def pages(text: str) -> list[dict[str, float]]:
+    """Return the numbers of each launch, in their order, by the name of the metric."""
+    lines = [line for line in text.splitlines() if line.startswith('"')]
+    names, *_ = table = list(csv.reader(lines)) or [[]]
+    found = []
+    # below the names are the units
+    for row in table[2:]:
+        numbers = {name: _number(cell) for name, cell in zip(names, row, strict=False)}
+        found.append({name: number for name, number in numbers.items() if number is not None})
     return found
 
 

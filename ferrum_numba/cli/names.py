@@ -93,12 +93,12 @@ def _import_failure(module: str, error: BaseException) -> str:
 def select_kernels(
     kernels: Sequence[Kernel], names: Sequence[str], tools: Sequence[Kernel] = ()
 ) -> tuple[Kernel, ...]:
-    """Return the kernels and tools of these names, or all kernels where none is named."""
+    """Return the kernels and tools of these names, each once, or all kernels if there are none."""
     by_name = {kernel.name: kernel for kernel in (*tools, *kernels)}
     for name in names:
         if name not in by_name:
             raise ConfigError(f"no kernel is named {name}; {nearest(name, by_name)}")
-    return tuple(by_name[name] for name in names) if names else tuple(kernels)
+    return tuple(by_name[name] for name in dict.fromkeys(names)) or tuple(kernels)
 
 
 def find_problems(

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, Protocol, TextIO, cast
 
@@ -98,6 +98,27 @@ def printing() -> Iterator[None]:
         raise
     finally:
         sys.stdout = before
+
+
+@contextmanager
+def printed_beside() -> Iterator[None]:
+    """Let what others print, in Python or on a GPU, go to stderr, and not into the output."""
+    sys.stdout.flush()
+    try:
+        out, err = 1, sys.stderr.fileno()
+        kept = os.dup(out)
+    except (OSError, ValueError, AttributeError):
+        # no files of the system's, as in a notebook
+        with redirect_stdout(sys.stderr):
+            yield
+        return
+    try:
+        os.dup2(err, out)
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, out)
+        os.close(kept)
 
 
 def drop_output(stream: TextIO | None) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from ferrum_numba import gpu
 from ferrum_numba.cli import options
-from ferrum_numba.cli.check import Case, checked, on_interpreter
+from ferrum_numba.cli.check import checked
+from ferrum_numba.cli.interpreted import Case, on_interpreter
 from ferrum_numba.cli.output import make_folder, print_json, progress, say
 from ferrum_numba.cli.plan import SOME_ROWS, planned, was_built
 from ferrum_numba.cli.refining import Refining, measure

@@ -34,7 +34,9 @@ class Session:
     peers:     tables of others' times, for the report
     tools:     kernels that are worked on only where they are named
     stopped:   Ctrl-C came; what was done until then is kept
+    stopped_at: where that was, if somebody knows: a line of a kernel's source
     rows_kept: results that outlive this call
+    to_come:   in words, what would have come after them; nothing where it is not known
     kept:      what one of them is
     whole:     the result is there at the end or not at all
     goes_on:   the same command goes on where this one was stopped
@@ -49,7 +51,9 @@ class Session:
     peers: Sequence[Mapping[str, Any]] = ()
     tools: tuple[Kernel, ...] = ()
     stopped: bool = False
+    stopped_at: str = ""
     rows_kept: int = 0
+    to_come: str = ""
     kept: str = "row"
     whole: bool = False
     goes_on: bool = False
@@ -182,8 +186,12 @@ class Session:
         try:
             for item in items:
                 keep(item)
-        except KeyboardInterrupt:
-            self.stopped = True
+        except KeyboardInterrupt as error:
+            self.stop(error)
+
+    def stop(self, error: KeyboardInterrupt) -> None:
+        """Note that Ctrl-C came, and where."""
+        self.stopped, self.stopped_at = True, str(error)
 
     def _refuse(self, problems: Sequence[Problem]) -> None:
         refusals = []

@@ -3,5 +3,6 @@
 from ferrum_numba.interpreter.numba_types import typing_context
 from ferrum_numba.interpreter.schedule import SCHEDULES, Schedule
 from ferrum_numba.interpreter.scheduler import run
+from ferrum_numba.interpreter.trace import Line, Requests, Tracer
 
-__all__ = ["SCHEDULES", "Schedule", "run", "typing_context"]
+__all__ = ["SCHEDULES", "Line", "Requests", "Schedule", "Tracer", "run", "typing_context"]

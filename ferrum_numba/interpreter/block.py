@@ -42,7 +42,7 @@ class Machine:
     memory: GlobalMemory
     # counts what could let a waiting lane go on: stores, arrivals, landed copies, ended lanes
     events: int = 0
-    # the detector of races, or None
+    # the detector of races, or what counts, or None
     watch: Any = None
     # counts the turns of the scheduler; a polling lane reads once a turn
     turn: int = 0

@@ -61,20 +61,27 @@ class CheckedArray:
 
 
 class SharedArray(CheckedArray):
-    """A static shared array, whose accesses are told to the detector of races."""
+    """A static shared array, whose accesses are told to who watches the block."""
 
     def __init__(self, name: str, shape: int | tuple[int, ...], cast: Cast) -> None:
         super().__init__(name, shape, cast)
-        self._marks: dict[Any, Any] = {}
+        self.item_bytes: int = cast(0).itemsize
+        # what the detector of races knows of each element
+        self.marks: dict[Any, Any] = {}
 
     def __getitem__(self, index: Any) -> Any:
         value = super().__getitem__(index)
-        getcurrent().block.watch.element(self._marks, index, self.name, writes=False)
+        getcurrent().block.watch.element(self, index, writes=False)
         return value
 
     def __setitem__(self, index: Any, value: Any) -> None:
         super().__setitem__(index, value)
-        getcurrent().block.watch.element(self._marks, index, self.name, writes=True)
+        getcurrent().block.watch.element(self, index, writes=True)
+
+    def offset_of(self, index: Any) -> int:
+        """Return how many bytes an element lies behind the first."""
+        place = index if isinstance(index, tuple) else (index,)
+        return int(np.ravel_multi_index(tuple(map(int, place)), self.shape)) * self.item_bytes
 
 
 @cache

@@ -22,6 +22,7 @@ from ferrum_numba.interpreter.memory import Array, GlobalMemory
 from ferrum_numba.interpreter.races.watch import Watch
 from ferrum_numba.interpreter.rebind import FakeCuda, rebind
 from ferrum_numba.interpreter.schedule import IN_TURN, Schedule
+from ferrum_numba.interpreter.trace.tracer import Tracer
 from ferrum_numba.interpreter.warp import LEFT, WARP_SIZE, Warp
 
 # a polling loop may count its turns and give up, so nothing is declared dead at once
@@ -38,6 +39,7 @@ def run(
     races: bool = True,
     constant: Collection[str] | None = None,
     schedule: Schedule = IN_TURN,
+    trace: Tracer | None = None,
 ) -> tuple[str, ...]:
     """Execute a program's own Python function on the CPU, in place on `buffers`.
 
@@ -50,6 +52,7 @@ def run(
         constant:  buffers that the launch before leaves alone, where it may still run (a
                    programmatic launch); None: it has ended
         schedule:  in which order warps and blocks run
+        trace:     counts what warps do, line by line; races are not looked for then
 
     Returns:
         remarks: what is likely not meant, a sentence each
@@ -60,14 +63,18 @@ def run(
     """
     if launch.repeats:
         first, *others = launch.one_by_one()
-        how: dict[str, Any] = {"races": races, "constant": constant, "schedule": schedule}
+        how: dict[str, Any] = {
+            "races": races, "constant": constant, "schedule": schedule, "trace": trace,
+        }  # fmt: skip
         remarks = run(program, first, buffers, unwritten=unwritten, **how)
         for one in others:
             # whatever the first has not written, it was to leave alone
             run(program, one, buffers, unwritten=(), **how)
         return remarks
     machine = Machine(GlobalMemory(buffers, unwritten))
-    if races:
+    if trace is not None:
+        machine.watch = trace
+    elif races:
         early = launch.programmatic and constant is not None
         machine.watch = Watch(machine.memory, launched_early=early, constant=constant or ())
     function, doubles = _rebound(program, launch.grid, getcurrent())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from operator import itemgetter
 from typing import Any
 
@@ -11,7 +12,13 @@ import numpy as np
 
 from ferrum_numba.errors import InterpreterError
 from ferrum_numba.interpreter.block import Block
-from ferrum_numba.interpreter.lane import Lane, LaneGroup, group_of, raised_at, where
+from ferrum_numba.interpreter.lane import (
+    Lane,
+    LaneGroup,
+    group_of,
+    raised_at,
+    where,
+)
 from ferrum_numba.interpreter.memory import Fault
 from ferrum_numba.interpreter.operands import Plan
 from ferrum_numba.ptx.instruction import BLOCKED
@@ -59,7 +66,8 @@ class Warp:
 
     def start(self, arguments: tuple[Any, ...]) -> None:
         """Run every lane up to its first instruction."""
-        self._go_on(self.lanes, [arguments] * len(self.lanes))
+        with self._says_where():
+            self._go_on(self.lanes, [arguments] * len(self.lanes))
 
     def run(self, most: int = sys.maxsize) -> bool:
         """Execute until every lane waits or has ended; return whether anything was executed.
@@ -67,9 +75,20 @@ class Warp:
         most: instructions of some of its lanes, at most
         """
         steps = 0
-        while steps < most and self.groups and self._step():
-            steps += 1
+        with self._says_where():
+            while steps < most and self.groups and self._step():
+                steps += 1
         return steps > 0
+
+    @contextmanager
+    def _says_where(self) -> Iterator[None]:
+        """Let Ctrl-C say at which line it came."""
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            waiting = next(iter(self.groups.values()), None)
+            places = raised_at(error) or (waiting.lanes[0].places() if waiting else [])
+            raise KeyboardInterrupt(where(places) if places else "") from error
 
     def _step(self) -> bool:
         for key in self._order():

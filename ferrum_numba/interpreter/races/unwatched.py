@@ -66,10 +66,10 @@ class Unwatched:
     def visit(self, thread: int, block: Any) -> None:
         """A lane uses shared memory of a block of the cluster, or an mbarrier there."""
 
-    def element(self, marks: dict[Any, Any], index: Any, name: str, *, writes: bool) -> None:
+    def element(self, array: Any, index: Any, *, writes: bool) -> None:
         """The lane that runs reads or writes an element of a static shared array.
 
-        marks: what is known of the array's elements; the caller's caller is the kernel
+        array: whose `marks` are the detector's; the caller's caller is the kernel
         """
 
     def ended(self) -> None:

@@ -31,6 +31,7 @@ from ferrum_numba.interpreter.races.unwatched import ACQ_REL, RELAXED, RELEASE
 
 if TYPE_CHECKING:
     from ferrum_numba.interpreter.block import Block
+    from ferrum_numba.interpreter.rebind import SharedArray
     from ferrum_numba.interpreter.warp import Group
 
 
@@ -87,13 +88,13 @@ class BlockWatch(Copies):
 
     # static shared arrays
 
-    def element(self, marks: dict[Any, Any], index: Any, name: str, *, writes: bool) -> None:
+    def element(self, array: SharedArray, index: Any, *, writes: bool) -> None:
         lane = getcurrent()
         thread = np.array([lane.thread])
         epoch = self.clocks.begin(lane.thread // WARP_SIZE)
         site = self.launch.line(sys._getframe(2))
-        wrote, reads = marks.setdefault(index, ({}, {}))
-        place, verb = f"{name}[{index}]", "writes" if writes else "reads"
+        wrote, reads = array.marks.setdefault(index, ({}, {}))
+        place, verb = f"{array.name}[{index}]", "writes" if writes else "reads"
         before = [(SEEN, True, wrote)] + ([(RAN, False, reads)] if writes else [])
         for kind, did_write, accesses in before:
             for actor, (last, where) in accesses.items():

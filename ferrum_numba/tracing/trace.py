@@ -1,0 +1,101 @@
+"""A trace: what the lines of a kernel do on a problem, and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ferrum_numba import interpreter
+from ferrum_numba.check import Checked, on_interpreter
+from ferrum_numba.contract import Config, Kernel, Problem, describe
+from ferrum_numba.gpu import KNOWN, Gpu
+from ferrum_numba.interpreter import Line, Requests
+from ferrum_numba.interpreter.trace.lines import GLOBAL, SHARED, Kind, total
+from ferrum_numba.results.display import table
+from ferrum_numba.tracing.remarks import remarks_on
+from ferrum_numba.tracing.table import COLUMNS, rows_of
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What warps did in one run of a kernel on the interpreter; shown as a table in notebooks.
+
+    problem, config: their fields by name
+    checked:         what the check of that run said of the result
+    num_blocks, num_warps: that ran
+    in_flight:       bytes of copies that a block had in flight at most, begun and not waited for
+    lines:           at which instructions of `ptx` were executed, file by file
+    remarks:         what is wrong, a sentence each, the costliest first
+    """
+
+    kernel: str
+    problem: Mapping[str, Any]
+    config: Mapping[str, Any]
+    checked: Checked
+    num_blocks: int
+    num_warps: int
+    in_flight: int
+    lines: tuple[Line, ...]
+    remarks: tuple[str, ...]
+
+    def total(self, *kinds: Kind) -> Requests:
+        """Return the requests of some kinds of all lines together."""
+        return total(self.lines, kinds)
+
+    @property
+    def instructions(self) -> int:
+        """PTX instructions that warps executed."""
+        return sum(line.instructions for line in self.lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON has it."""
+        kinds = [kind for kind in (*GLOBAL, *SHARED) if self.total(kind).count]
+        return {
+            "kernel": self.kernel, "problem": dict(self.problem), "config": dict(self.config),
+            "checked": asdict(self.checked), "num_blocks": self.num_blocks,
+            "num_warps": self.num_warps, "in_flight": self.in_flight,
+            "instructions": self.instructions,
+            "totals": {kind: asdict(self.total(kind)) for kind in kinds},
+            "lines": [line.to_json() for line in self.lines], "remarks": list(self.remarks),
+        }  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        rows = [[row[column] for column in COLUMNS] for row in rows_of(self.lines)]
+        said = [*([self.checked.reason] if self.checked.reason else ()), *self.remarks]
+        title = ". ".join((f"{self.kernel}: {self.num_warps} warps", *said))
+        return table(title, COLUMNS, rows)
+
+
+def trace(
+    kernel: Kernel,
+    problem: Problem,
+    config: Config | None = None,
+    *,
+    arch: str | None = None,
+    gpu: Gpu = KNOWN["h200"],
+    seed: int = 0,
+) -> Trace:
+    """Run a kernel's source on the CPU and count, line by line, what its warps do.
+
+    What is counted, and how far it is what a GPU counts, is in docs/trace.md#columns.
+
+    Args:
+        config: None: the kernel's default
+        arch:   what the program is built for; None: the GPU's
+        gpu:    whose facts the launch is made for
+        seed:   of the inputs
+
+    Raises:
+        ToolchainError: numba, which knows the types of what a kernel computes, does not work.
+    """
+    config = kernel.default(problem, gpu) if config is None else config
+    tracer = interpreter.Tracer()
+    checked = on_interpreter(
+        kernel, config, problem, arch=arch or gpu.arch, gpu=gpu, seed=seed, trace=tracer
+    )
+    lines = tuple(tracer.lines)
+    return Trace(
+        kernel.name, describe(problem), describe(config), checked, tracer.num_blocks,
+        tracer.num_warps, tracer.in_flight, lines, tuple(remarks_on(lines)),
+    )  # fmt: skip
