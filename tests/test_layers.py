@@ -42,6 +42,8 @@ LAYERS = {
     "pytest_plugin": BASE | {"compile", "launch", "measure", "check", "results", "cli"},
     "roofline": BASE | {"results"},
     "report": BASE | {"results", "roofline"},
+    # copies a kernel's files, whichever kernel it is
+    "starter": BASE,
     "kernels": BASE | {"space", "ptx", "reference"},
     "gptq": BASE | {"reference"},
     "shipped": set(),

@@ -23,6 +23,7 @@ from ferrum_numba.cli import (
     export,
     inspect,
     listing,
+    new,
     plan,
     quantize,
     report,
@@ -42,6 +43,7 @@ FOLDERS = ("FERRUM_NUMBA_CACHE_DIR", "FERRUM_NUMBA_PROGRAMS_DIR")
 COMMANDS = {
     "doctor": doctor,
     "list": listing,
+    "new": new,
     "check": check,
     "plan": plan,
     "tune": tune,
