@@ -179,6 +179,11 @@ def print_remarks(of: Iterable[tuple[str, Iterable[str]]]) -> None:
         print(f"remark: {name}: {remark}")
 
 
+def table_width() -> int:
+    """Return the width of what is made to fit: what COLUMNS says, the terminal's, or 80."""
+    return _width(narrow=True)
+
+
 def _width(narrow: bool) -> int:
     """Return a table's width in characters: what COLUMNS says, else the terminal's, else a pipe's.
 
