@@ -71,6 +71,8 @@ def _config(session: Session, kernel: Kernel, problem: Problem) -> Config | None
     text = session.args.config
     if not text:
         return None
+    if "=" not in text:
+        raise ConfigError(f"--config takes fields with values, such as num_warps=8; got {text!r}")
     if not kernel.runs_on(session.gpu):
         raise ProblemError(f"{kernel.name} has no config for {session.gpu.name}")
     return names.changed(kernel.default(problem, session.gpu), text)
