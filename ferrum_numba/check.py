@@ -101,7 +101,8 @@ def on_interpreter(
         if found.ok:
             first = buffers["out"].copy()
             for run, schedule in enumerate(interpreter.SCHEDULES[1:runs], start=2):
-                buffers["out"].view(np.uint8)[...] = POISON
+                # a structure has no axis to view as bytes
+                buffers["out"].reshape(-1).view(np.uint8)[...] = POISON
                 interpreter.run(program, launch, buffers, races=False, schedule=schedule)
                 if not same_bits(first, buffers["out"]):
                     differs = _difference(first, buffers["out"], run)

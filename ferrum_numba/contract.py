@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ferrum_numba.errors import ConfigError
+from ferrum_numba.layout import Region, Tile
 from ferrum_numba.tolerance import Comparison as Comparison
 from ferrum_numba.tolerance import Tolerance as Tolerance
 
@@ -250,6 +251,18 @@ class Kernel(ABC):
         The tuner ranks configs by it. A kernel without one is ranked by what all launches show.
         """
         return None
+
+    def smem_map(self, config: Config) -> Sequence[Region]:
+        """Return what lies where in a block's dynamic shared memory.
+
+        That is what a config has as its `smem_map`; nothing where it has none.
+        """
+        found: Sequence[Region] = getattr(config, "smem_map", ())
+        return found
+
+    def tiles(self, config: Config) -> Sequence[Tile]:
+        """Return which lane holds what of the tiles of its operands' own layout, if any."""
+        return ()
 
     @abstractmethod
     def build(self, config: Config, arch: str) -> Program:

@@ -31,6 +31,7 @@ from ferrum_numba.kernels.dtypes import DTYPES
 from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.work_list import MOST_BLOCK, max_blocks
 from ferrum_numba.kernels.w4a16 import MOST_M, W4A16Problem
+from ferrum_numba.layout import Tile
 from ferrum_numba.reference.moe import GATE_RUN, align_tokens, grouped_gemm
 
 Array = npt.NDArray[Any]
@@ -291,6 +292,10 @@ class GroupedKernel(Kernel):
             has_zero_points=problem.zero_points != "none",
             gated=problem.gated,
         )
+
+    def tiles(self, config: Any) -> tuple[Tile, ...]:
+        """Return who holds what of a tile of the packed weight."""
+        return (layout.packed_tile(),)
 
     def reads(self, config: Any) -> str:
         """Return the parameter that says whose rows are multiplied: a list, or "ids" itself."""

@@ -17,7 +17,7 @@ FOLDERS = {
     "reference": "ferrum_numba.reference",
     "perf": "ferrum_numba.perf",
 }
-BASE = {"errors", "words", "door", "whole", "gpu", "contract", "division"}
+BASE = {"errors", "words", "door", "whole", "gpu", "contract", "division", "layout"}
 # room -> rooms it may import besides itself; a room is what follows `ferrum_numba.`
 LAYERS = {
     "errors": set(),
@@ -27,7 +27,8 @@ LAYERS = {
     "division": set(),
     "gpu": {"errors", "door"},
     "tolerance": {"errors"},
-    "contract": {"errors", "gpu", "tolerance"},
+    "layout": set(),
+    "contract": {"errors", "gpu", "tolerance", "layout"},
     "space": {"errors"},
     "reference": set(),
     "ptx": {"errors"},
@@ -43,6 +44,10 @@ LAYERS = {
     "pytest_plugin": BASE | {"compile", "launch", "measure", "check", "results", "cli"},
     "roofline": BASE | {"results"},
     "report": BASE | {"results", "roofline"},
+    # what a program is, with no kernel of its own
+    "explain": BASE | {"ptx", "compile", "roofline"},
+    # copies a kernel's files, whichever kernel it is
+    "starter": BASE,
     "kernels": BASE | {"space", "ptx", "reference"},
     "gptq": BASE | {"reference"},
     "shipped": set(),

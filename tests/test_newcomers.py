@@ -128,6 +128,8 @@ def test_doubles_by_accident_are_remarked_by_check_and_plan():
     for found in (checked(changed(program=program)), planned(changed(program=program))):
         (remark,) = found.remarks
         assert re.match(re.escape(__file__) + r":\d+: .*in fp64; write float32\(", remark)
+    assert planned(changed(program=program)).fp64 >= 3
+    assert planned(Twice()).fp64 == 0
 
 
 def test_a_plain_function_and_numpy_are_refused_by_check_too():

@@ -23,6 +23,7 @@ PACKAGE_DIR = PROJECT["tool"]["setuptools"]["package-dir"]
 # what installs beside the modules
 DATA = (
     "ferrum_numba/py.typed", "ferrum_numba/report/*.css", "ferrum_numba/export/schema/*.json",
+    "ferrum_numba/starter/*/*.txt",
     "perf/results/*/*.json", "perf/decisions/*.json", "perf/measurements/*.json",
     "perf/programs/*/*", "perf/*.toml",
 )  # fmt: skip

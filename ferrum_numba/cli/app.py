@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import sys
 import warnings
@@ -20,9 +21,11 @@ from ferrum_numba.cli import (
     convert,
     decisions,
     doctor,
+    explain,
     export,
     inspect,
     listing,
+    new,
     plan,
     quantize,
     report,
@@ -30,6 +33,7 @@ from ferrum_numba.cli import (
     warm,
     why_miss,
 )
+from ferrum_numba.cli.names import nearest
 from ferrum_numba.cli.output import begin, printing, say
 from ferrum_numba.cli.session import Session
 from ferrum_numba.cli.stopping import as_interrupt
@@ -42,8 +46,10 @@ FOLDERS = ("FERRUM_NUMBA_CACHE_DIR", "FERRUM_NUMBA_PROGRAMS_DIR")
 COMMANDS = {
     "doctor": doctor,
     "list": listing,
+    "new": new,
     "check": check,
     "plan": plan,
+    "explain": explain,
     "tune": tune,
     "why-miss": why_miss,
     "decisions": decisions,
@@ -150,6 +156,9 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit without the usage, under which the sentence would be lost."""
+        found = re.match(r"argument COMMAND: invalid choice: '([^']*)'", message)
+        if found:
+            message = f"no command is named {found[1]}; {nearest(found[1], COMMANDS)}"
         self.exit(MISTAKE, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 

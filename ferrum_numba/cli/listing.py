@@ -9,7 +9,7 @@ from ferrum_numba.cli import options
 from ferrum_numba.cli.names import refusals
 from ferrum_numba.cli.output import print_json, print_table
 from ferrum_numba.cli.session import Session
-from ferrum_numba.contract import Kernel
+from ferrum_numba.contract import Kernel, describe
 
 if TYPE_CHECKING:
     from ferrum_numba.gpu import Gpu
@@ -34,7 +34,7 @@ def run(session: Session) -> int:
         here = [row for row in rows if row["op"] == op.name]
         columns = ("kernel", "configs", "runs", "summary")
         print_table(here, columns, f"configs for {session.gpu.name}; runs: of the test problems")
-        said = [(row["kernel"], reason, 1) for row in here for reason in row["refuses"].values()]
+        said = [(row["kernel"], no["reason"], 1) for row in here for no in row["refuses"]]
         for names, reason, count in refusals(said):
             print(f"  {count} of them not by {names}: {reason}")
     print(f"problem sets: {', '.join(session.problem_sets)}")
@@ -44,14 +44,17 @@ def run(session: Session) -> int:
 
 
 def entry(kernel: Kernel, gpu: Gpu) -> dict[str, Any]:
-    """Return a kernel's row; `refuses` has the reason by test problem."""
-    refusals = {str(problem): kernel.refuses(problem) for problem in kernel.op.tests}
-    refuses = {problem: reason for problem, reason in refusals.items() if reason}
+    """Return a kernel's row; `refuses` has the reason of each test problem that it cannot run."""
+    tests = kernel.op.tests
+    refusals = [(problem, kernel.refuses(problem)) for problem in tests]
+    refuses = [
+        {"problem": describe(problem), "reason": reason} for problem, reason in refusals if reason
+    ]
     return {
         "kernel": kernel.name,
         "op": kernel.op.name,
         "summary": kernel.summary,
         "configs": len(kernel.configs(gpu)),
-        "runs": f"{len(refusals) - len(refuses)} of {len(refusals)}",
+        "runs": f"{len(tests) - len(refuses)} of {len(tests)}",
         "refuses": refuses,
     }

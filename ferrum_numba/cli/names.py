@@ -98,7 +98,8 @@ def select_kernels(
     for name in names:
         if name not in by_name:
             raise ConfigError(f"no kernel is named {name}; {nearest(name, by_name)}")
-    return tuple(by_name[name] for name in dict.fromkeys(names)) or tuple(kernels)
+    # named twice is named
+    return tuple(by_name[name] for name in dict.fromkeys(names)) if names else tuple(kernels)
 
 
 def find_problems(
@@ -121,6 +122,11 @@ def find_problems(
     types = {op.problem: op for op in ops}
     fitting = [kind for kind in types if set(given) <= set(_names(kind))]
     if not fitting:
+        meant = _meant(given, types)
+        if meant:
+            raise ProblemError(
+                f"no Op has the size {', '.join(meant)}; did you mean {', '.join(meant.values())}?"
+            )
         forms = "; ".join(f"{op.name} has {', '.join(_names(kind))}" for kind, op in types.items())
         raise ProblemError(f"no Op has the sizes {', '.join(given)}: {forms}")
     return [_make(kind, given) for kind in fitting]
@@ -139,7 +145,11 @@ def with_rows(problems: Sequence[Problem], rows: Sequence[int]) -> list[Problem]
 
 def changed(config: Any, text: str) -> Any:
     """Return a config with the fields of `num_warps=8,tile_n=64` changed."""
-    kind, given = type(config), assignments(text)
+    kind = type(config)
+    if "=" not in text:
+        words = ("default", "all", *_names(kind))
+        raise ConfigError(f"{text!r} is no field with a value; {nearest(text, words)}")
+    given = assignments(text)
     for name in given:
         if name not in _names(kind):
             raise ConfigError(f"{kind.__name__} has no field {name}; {nearest(name, _names(kind))}")
@@ -204,6 +214,23 @@ def assignments(text: str) -> dict[str, str]:
         if name.strip() in found:
             raise ProblemError(f"{name.strip()} is given twice in {text}")
         found[name.strip()] = value.strip()
+    return found
+
+
+def _meant(given: Iterable[str], kinds: Iterable[type]) -> dict[str, str]:
+    """Return what each size that no problem has may be meant for; nothing where one is unlike all.
+
+    A letter in the other case is meant for its like: `m` for M.
+    """
+    known = {name.lower(): name for kind in kinds for name in _names(kind)}
+    found = {}
+    for name in given:
+        if name in known.values():
+            continue
+        close = difflib.get_close_matches(name.lower(), known, n=1)
+        if not close:
+            return {}
+        found[name] = known[close[0]]
     return found
 
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, Protocol, TextIO, cast
@@ -20,10 +20,10 @@ from ferrum_numba.errors import StoreError
 from ferrum_numba.words import counted
 
 Row = Mapping[str, Any]
-# a table on a pipe is for grep: no line is folded or cut, unless its table is made for 80 columns
-PIPE_WIDTH, NARROW = 240, 80
-# on a pipe, how often progress is said
-SAY_S = 60.0
+# of a table on a pipe
+NARROW = 80
+# on a pipe, when progress is said first; then after twice as long each time, up to every minute
+FIRST_S, SAY_S = 10.0, 60.0
 
 
 class Progress(Protocol):
@@ -172,9 +172,11 @@ def print_table(
 ) -> None:
     """Print rows under these keys; numbers to the right, in three significant digits.
 
-    It is as wide as the terminal, as COLUMNS says, or on a pipe as it needs.
+    It is as wide as the terminal, as COLUMNS says, or on a pipe 80 characters. Words and numbers
+    are not cut in two: columns give way that have several words, then the columns' names, at
+    each _, and columns in which nothing stands are left out. What does not fit then is wider.
 
-    folded: columns that give way, so that the table is no wider than 80 characters on a pipe too
+    folded: the columns that give way; those of several words if none is named
     """
     from rich.box import SIMPLE
     from rich.console import Console
@@ -182,16 +184,46 @@ def print_table(
     from rich.text import Text
 
     listed = list(rows)
+    cells = {column: [cell(row.get(column)) for row in listed] for column in columns}
+    cells = {column: texts for column, texts in cells.items() if any(texts) or not listed}
+    give_way = {c for c, texts in cells.items() if c in folded or (not folded and _worded(texts))}
+    names, needed = _names(cells, give_way, table_width())
     table = Table(title=title or None, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
-    for column in columns:
+    for column in cells:
         numeric = any(isinstance(row.get(column), int | float) for row in listed)
         table.add_column(
-            column, justify="right" if numeric else "left", overflow="fold",
-            no_wrap=bool(folded) and column not in folded,
+            names[column], justify="right" if numeric else "left", overflow="fold",
+            no_wrap=column not in give_way,
         )  # fmt: skip
-    for row in listed:
-        table.add_row(*(Text(cell(row.get(column))) for column in columns))
-    Console(width=_width(narrow=bool(folded))).print(table)
+    for line in zip(*cells.values(), strict=True):
+        table.add_row(*map(Text, line))
+    Console(width=max(needed, table_width())).print(table)
+
+
+def _worded(texts: Iterable[str]) -> bool:
+    return any(" " in text for text in texts)
+
+
+def _names(
+    cells: Mapping[str, Sequence[str]], give_way: Set[str], width: int
+) -> tuple[dict[str, str], int]:
+    """Return what columns are called, and how wide they are at least together.
+
+    They are called so in several lines where they would be too wide in one.
+    """
+
+    def least(names: Mapping[str, str]) -> int:
+        # a space on either side of each, and of all
+        return 2 + sum(2 + max(map(len, (*names[c].split("\n"), *parts[c]))) for c in cells)
+
+    parts = {
+        column: [part for text in texts for part in text.split()] if column in give_way else texts
+        for column, texts in cells.items()
+    }
+    whole = {column: column for column in cells}
+    broken = {column: column.replace("_", "\n") for column in cells}
+    names = whole if least(whole) <= width else broken
+    return names, least(names)
 
 
 def print_remarks(of: Iterable[tuple[str, Iterable[str]]]) -> None:
@@ -200,15 +232,15 @@ def print_remarks(of: Iterable[tuple[str, Iterable[str]]]) -> None:
         print(f"remark: {name}: {remark}")
 
 
-def _width(narrow: bool) -> int:
-    """Return a table's width in characters: what COLUMNS says, else the terminal's, else a pipe's.
+def table_width() -> int:
+    """Return the width of what is made to fit: what COLUMNS says, else the terminal's, else 80.
 
     A width of 0, as of a terminal that nobody told its size, says nothing.
     """
     columns = os.environ.get("COLUMNS", "")
     if sys.stdout.isatty() or (columns.isdecimal() and int(columns)):
         return shutil.get_terminal_size((NARROW, 0)).columns
-    return NARROW if narrow else PIPE_WIDTH
+    return NARROW
 
 
 def cell(value: Any) -> str:
@@ -228,7 +260,8 @@ def cell(value: Any) -> str:
 def progress(title: str) -> Iterator[Progress]:
     """Say on stderr how far something long is, and the minutes that are left.
 
-    A bar on a terminal and in a notebook; elsewhere a line a minute.
+    A bar on a terminal and in a notebook; elsewhere a line after ten seconds, then at longer and
+    longer distances up to a minute.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -257,25 +290,29 @@ def progress(title: str) -> Iterator[Progress]:
 
 
 class _Said:
-    """When progress was said last, whichever it was of; None where there was none yet."""
+    """When progress was said last, whichever it was of; None where there was none yet.
+
+    wait: seconds until it is said next
+    """
 
     last: float | None = None
+    wait: float = FIRST_S
 
 
 def begin() -> None:
     """Begin a command: what an earlier one of this process said counts no more."""
-    _Said.last = None
+    _Said.last, _Said.wait = None, FIRST_S
 
 
 def _lines(title: str, pace: Pace) -> Progress:
-    """Return a progress that says a line a minute, of several after each other too."""
+    """Return a progress that says lines, whose distances go on over several after each other."""
     if _Said.last is None:
         _Said.last = time.monotonic()
 
     def report(done: int, total: int, text: str = "") -> None:
         left, now = pace.left(done, total), time.monotonic()
-        if now - (_Said.last or now) >= SAY_S and done < total:
-            _Said.last = now
+        if now - (_Said.last or now) >= _Said.wait and done < total:
+            _Said.last, _Said.wait = now, min(2 * _Said.wait, SAY_S)
             say(", ".join(part for part in (f"{title}: {done} of {total}", left, text) if part))
 
     return report

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.cli import options
-from ferrum_numba.cli.names import in_words
+from ferrum_numba.cli.names import default_of, in_words, unlike
 from ferrum_numba.cli.output import (
+    cell,
     make_folder,
     print_json,
     print_remarks,
@@ -20,20 +21,23 @@ from ferrum_numba.cli.output import (
     say,
 )
 from ferrum_numba.cli.session import Session
-from ferrum_numba.errors import ConfigError
+from ferrum_numba.errors import ConfigError, ProblemError
 from ferrum_numba.words import counted
 
 if TYPE_CHECKING:
     from ferrum_numba.results import Planned
 
-HELP = "compile the space for a GPU, which need not be there: registers, spills, occupancy, bound"
+HELP = "compile the space for a GPU, which need not be there: registers, occupancy, code, bound"
 NO_BUILD = 1
 # decode, a batch, prefill: what a space looks like, without every M of a set
 SOME_ROWS = (1, 16, 256)
 COLUMNS = (
-    "kernel", "problem", "config", "registers", "spill_bytes", "smem_bytes", "blocks_per_sm",
-    "bound_us", "status", "reason",
+    "config", "registers", "spill_bytes", "stack_bytes", "fp64", "smem_bytes", "blocks_per_sm",
+    "status", "reason",
 )  # fmt: skip
+# opcodes that have a column, and those of the tensor cores, which have one first
+MOST_OPCODES = 7
+TENSOR = frozenset(("HMMA", "IMMA", "QMMA", "HGMMA", "IGMMA", "QGMMA"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +66,11 @@ def run(session: Session) -> int:
 
 
 def _some(session: Session) -> list[Planned]:
-    return planned(session, session.problems(SOME_ROWS), session.args.limit)
+    found = planned(session, session.problems(SOME_ROWS), session.args.limit, counted=True)
+    if not found:
+        kernels = ", ".join(kernel.name for kernel in session.kernels)
+        raise ProblemError(f"nothing to plan: {kernels} has no config for {session.gpu.name}")
+    return found
 
 
 def _into(session: Session) -> list[Planned]:
@@ -112,15 +120,55 @@ def _print_kept(rows: Sequence[Planned]) -> None:
 
 
 def _print(session: Session, rows: Sequence[Planned]) -> None:
+    """Print a table for each kernel and problem, the programs' code, and what does not fit."""
     built = [row for row in rows if was_built(row)]
-    title = f"{session.gpu.name}, {session.gpu.source}; bound_us is modelled"
-    print_table(session.readable(map(asdict, built)), COLUMNS, title)
+    if built:
+        print(f"{session.gpu.name}, {session.gpu.source}\n")
+    shown = session.readable(map(asdict, built))
+    for (kernel, problem), some in _grouped(shown, "kernel", "problem").items():
+        bound = f"at least {cell(some[0]['bound_us'])} µs, modelled"
+        # that all is well takes no column
+        columns = [c for c in COLUMNS if c != "status" or {row[c] for row in some} != {"ok"}]
+        print_table(some, columns, f"{kernel} on {problem}: {bound}")
+    for kernel in dict.fromkeys(row.kernel for row in built):
+        _print_instructions(session, [row for row in built if row.kernel == kernel])
     print_remarks((row.kernel, row.remarks) for row in built)
     apart = Counter((row.kernel, row.reason) for row in rows if not was_built(row))
     for (kernel, reason), count in apart.most_common():
         print(f"{count} of {kernel} do not fit: {reason}")
+    for one in session.kernels:
+        if not one.runs_on(session.gpu):
+            print(f"{one.name} has no config for {session.gpu.name}")
     good = sum(row.status == "ok" for row in rows)
     print(f"{good} of {len(built)} compiled candidates are worth measuring")
+
+
+def _print_instructions(session: Session, rows: Sequence[Planned]) -> None:
+    """Print a line for each program of a kernel, where its instructions were counted."""
+    usual = default_of(session.kernel(rows[0].kernel), rows[0].problem, session.gpu)
+    mixes = {unlike(row.config, usual): row.sass for row in rows if row.sass}
+    total: Counter[str] = Counter()
+    for mix in mixes.values():
+        total.update(mix)
+    # the tensor cores' first, then what there is most of
+    opcodes = sorted(total, key=lambda name: (name not in TENSOR, -total[name]))[:MOST_OPCODES]
+    lines = [
+        {"config": config, "all": sum(mix.values()), **{name: mix.get(name, 0) for name in opcodes}}
+        for config, mix in mixes.items()
+    ]
+    if lines:
+        print_table(
+            lines, ("config", "all", *opcodes), f"{rows[0].kernel}: instructions in the code"
+        )
+
+
+def _grouped(
+    rows: Sequence[dict[str, Any]], *names: str
+) -> dict[tuple[str, ...], list[dict[str, Any]]]:
+    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in names), []).append(row)
+    return found
 
 
 def was_built(row: Planned) -> bool:
@@ -128,10 +176,15 @@ def was_built(row: Planned) -> bool:
     return row.registers is not None or row.status == "build failed"
 
 
-def planned(session: Session, problems: Sequence[Any], limit: int | None) -> list[Planned]:
-    """Return the plan's rows."""
+def planned(
+    session: Session, problems: Sequence[Any], limit: int | None, *, counted: bool = False
+) -> list[Planned]:
+    """Return the plan's rows, with the instructions of each program where they are counted."""
     from ferrum_numba.tune import plan
 
     arch = session.args.arch
     with progress("plan") as bar:
-        return plan(session.kernels, problems, session.gpu, arch, limit=limit, progress=bar)
+        return plan(
+            session.kernels, problems, session.gpu, arch, limit=limit, progress=bar,
+            counted=counted,
+        )  # fmt: skip

@@ -71,6 +71,8 @@ def run(session: Session) -> int:
     if args.origin:
         return _again(session)
     measures = not args.gpu and gpu.driver_present()
+    if not measures:
+        session.need_store()
     # a mistake in what to report on leaves no folder behind
     problems = session.problems(SOME_ROWS)
     refining = Refining(session, problems, measured_here=measures)

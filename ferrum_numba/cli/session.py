@@ -67,6 +67,10 @@ class Session:
         names.refuse_twins(module, added, (*self.handed_in, *self.tools, *self.ceilings))
         return names.select_kernels((*self.handed_in, *added), self.args.kernel, self.tools)
 
+    def kernel(self, name: str) -> Kernel:
+        """Return one of the kernels or ceilings that this call works on."""
+        return next(k for k in (*self.kernels, *self.ceilings) if k.name == name)
+
     def runnable(self) -> list[Kernel]:
         """Return the kernels that find here what they need beside a GPU; say what others lack."""
         from ferrum_numba.launch import lacking
@@ -94,6 +98,16 @@ class Session:
             return Path(self.args.store)
         checkout = Path("perf/results")
         return checkout if checkout.is_dir() else Path("results")
+
+    def need_store(self) -> None:
+        """Refuse a store that was named and is not there, where it is only read.
+
+        Raises:
+            StoreError: there is no such folder.
+        """
+        named = self.args.store
+        if named and not os.path.lexists(named):
+            raise StoreError(f"--store {named}: no such folder of results is here")
 
     def store_path(self, key: str, op: str) -> Path:
         """Return the result file of an Op on a GPU."""

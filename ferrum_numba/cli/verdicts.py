@@ -75,7 +75,7 @@ def show(
             "low": line["low"], "high": line["high"], "verdict": line["verdict"],
             "delta": _words(line["delta"]),
         })  # fmt: skip
-    print_table(shown, COLUMNS)
+    print_table(shown, COLUMNS, folded=("problem", "delta"))
     for pair in pairs:
         if pair.why:
             print(f"{named(pair)}: {pair.why}")

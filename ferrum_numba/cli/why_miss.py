@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(session: Session) -> int:
     """Print how many candidates are known, and of the others how many for which reason."""
+    session.need_store()
     found = _misses(session)
     if session.args.json:
         print_json(

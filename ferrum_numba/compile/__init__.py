@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.compile.binary import Binary
 from ferrum_numba.compile.lookup import available, build, need_compiler, program_fingerprint
-from ferrum_numba.compile.occupancy import blocks_per_sm
+from ferrum_numba.compile.occupancy import blocks_per_sm, occupancy_limits
 from ferrum_numba.compile.pool import Job, build_many
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ __all__ = [
     "build_many",
     "build_program",
     "function_fingerprint",
+    "occupancy_limits",
     "probe",
     "program_fingerprint",
 ]

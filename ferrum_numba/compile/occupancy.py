@@ -16,13 +16,18 @@ SMEM_UNIT_BYTES = 128
 
 def blocks_per_sm(binary: Binary, gpu: Gpu) -> int:
     """Return how many blocks an SM holds at once; 0: the kernel cannot be launched on this GPU."""
+    return min(occupancy_limits(binary, gpu).values())
+
+
+def occupancy_limits(binary: Binary, gpu: Gpu) -> dict[str, int]:
+    """Return how many blocks each of an SM's resources would let it hold, by the resource."""
     warps = ceil_div(binary.num_threads, WARP_SIZE)
-    return min(
-        gpu.max_blocks_per_sm,
-        gpu.max_threads_per_sm // (warps * WARP_SIZE),
-        _by_registers(binary.registers, warps, gpu),
-        _by_smem(binary.static_smem_bytes + binary.smem_bytes, gpu),
-    )
+    return {
+        "blocks": gpu.max_blocks_per_sm,
+        "threads": gpu.max_threads_per_sm // (warps * WARP_SIZE),
+        "registers": _by_registers(binary.registers, warps, gpu),
+        "shared memory": _by_smem(binary.static_smem_bytes + binary.smem_bytes, gpu),
+    }
 
 
 def _by_registers(registers: int, warps: int, gpu: Gpu) -> int:

@@ -42,7 +42,7 @@ def of_ptx(ptx: str, stack_bytes: int, with_lines: Callable[[], str]) -> list[st
         stack_bytes: of a thread, as the linker counts them
         with_lines:  compiles the program again, to PTX that says which source lines it is of
     """
-    doubles = any(_is_double(one) for one in _INSTRUCTION.findall(ptx))
+    doubles = count_doubles(ptx)
     array = _STACK.search(ptx) if stack_bytes else None
     if not doubles and array is None:
         return []
@@ -67,6 +67,11 @@ def of_ptx(ptx: str, stack_bytes: int, with_lines: Callable[[], str]) -> list[st
             "counter of a loop with constant bounds"
         )
     return found
+
+
+def count_doubles(ptx: str) -> int:
+    """Return how many instructions of a program's PTX compute in fp64."""
+    return sum(map(_is_double, _INSTRUCTION.findall(ptx)))
 
 
 def _is_double(opcode: str) -> bool:

@@ -22,9 +22,10 @@ PACKAGE = "ferrum_numba"
 # what makes a program's binary, besides its own source
 COMPILER = "compile/compiler.py"
 # imported by what decides a program, without deciding anything: errors that are raised, how results
-# are compared, where binaries are kept, and the words for what does not compile
+# are compared, what is shown of a kernel, where binaries are kept, and the words for what does not
+# compile
 NEUTRAL = frozenset(
-    ("errors.py", "tolerance.py", "door.py", "whole.py", "compile/__init__.py", *(
+    ("errors.py", "tolerance.py", "layout.py", "door.py", "whole.py", "compile/__init__.py", *(
         f"compile/{name}.py" for name in
         ("binary", "cache", "fingerprint", "lookup", "recipe", "refusals", "sass", "toolchain",
          "versions")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ferrum_numba.errors import DeviceError
+from ferrum_numba.gpu import driver_present
 from ferrum_numba.launch import Device, Scratch
 from ferrum_numba.linear.launch_plan import LaunchPlans
 
@@ -43,7 +44,16 @@ def runtime(device: Any) -> Runtime | None:
     with _lock:
         if index not in _runtimes:
             # the thread's own device is its own affair, or torch's
-            opened = Device.open(index, current=False)
+            opened = _opened(index)
             scratch = Scratch(opened)
             _runtimes[index] = Runtime(opened, LaunchPlans(opened, scratch), scratch)
         return _runtimes[index]
+
+
+def _opened(index: int) -> Device:
+    try:
+        return Device.open(index, current=False)
+    except DeviceError as error:
+        if driver_present():
+            raise
+        raise DeviceError(f'{error}; device="cpu" runs the reference on the CPU') from None

@@ -19,13 +19,14 @@ Contents = dict[str, bytes]
 class Writer:
     """Writes a report again and again into one folder; a reader sees one version or the next.
 
-    Pictures whose data stayed the same are not drawn again.
+    Pictures whose data stayed the same are not drawn again. Those of the report that was in the
+    folder before, of another GPU perhaps, go when the first version is there.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._drawer = Drawer()
-        self._written: Contents = {}
+        self._written = _of_before(self.folder)
 
     def write(self, found: Document) -> list[Path]:
         """Write report.html, report.md, report.json, the figures and their data.
@@ -58,14 +59,28 @@ class Writer:
         for picture in found.pictures:
             svg, png = self._drawer.draw(picture)
             svgs[picture.name] = svg
-            contents[f"{picture.name}.svg"] = svg.encode()
-            contents[f"{picture.name}.png"] = png
-            contents[f"{picture.name}.csv"] = as_csv(picture).encode()
-            contents[f"{picture.name}.json"] = as_json(picture).encode()
+            drawn = (svg.encode(), png, as_csv(picture).encode(), as_json(picture).encode())
+            contents |= dict(zip(_files(picture.name), drawn, strict=True))
         contents["report.html"] = html.render(found.title, found.blocks, svgs).encode()
         contents["report.md"] = markdown.render(found.title, found.blocks).encode()
         contents["report.json"] = (_json(found) + "\n").encode()
         return contents
+
+
+def _files(picture: str) -> list[str]:
+    """Return the names of a picture's files."""
+    return [f"{picture}.{kind}" for kind in ("svg", "png", "csv", "json")]
+
+
+def _of_before(folder: Path) -> Contents:
+    """Return the pictures' files of the report that a folder has, each as if it were empty."""
+    try:
+        pictures = Document.load(folder / "report.json").pictures
+    except StoreError:
+        return {}
+    # a file says which: it names none of another folder
+    names = [picture.name for picture in pictures if Path(picture.name).name == picture.name]
+    return {file: b"" for name in names for file in _files(name)}
 
 
 def _json(found: Document) -> str:

@@ -20,6 +20,9 @@ class Planned:
     estimate_us: what it is expected to take, for ranking; None where it does not run
     modelled:  no figure of it is the time of a kernel
     remarks:   what is likely not meant in the program, a sentence each
+    stack_bytes: of a thread; None where it was not built
+    fp64:      instructions of its PTX that compute in fp64; likewise
+    sass:      instructions of its cubin by opcode; None where nobody counted them
     """
 
     kernel: str
@@ -39,6 +42,9 @@ class Planned:
     estimate_us: float | None = None
     modelled: bool = True
     remarks: tuple[str, ...] = ()
+    stack_bytes: int | None = None
+    fp64: int | None = None
+    sass: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)

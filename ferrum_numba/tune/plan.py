@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ferrum_numba.compile import Binary, blocks_per_sm
+from ferrum_numba.compile.remarks import count_doubles
+from ferrum_numba.compile.sass import nvdisasm
 from ferrum_numba.contract import Config, Kernel, Problem, describe
 from ferrum_numba.errors import BuildError
 from ferrum_numba.results import Planned
@@ -50,18 +54,22 @@ def plan(
     *,
     limit: int | None = None,
     progress: Progress = silent,
+    counted: bool = False,
 ) -> list[Planned]:
     """Return a row for every kernel, problem and config; needs no GPU.
 
     Args:
-        gpu:   the GPU to plan for: its limits, its bandwidth
-        arch:  architecture to compile for, that of the GPU if None
-        limit: most configs a kernel and problem, half of them the likeliest; None for all
+        gpu:     the GPU to plan for: its limits, its bandwidth
+        arch:    architecture to compile for, that of the GPU if None
+        limit:   most configs a kernel and problem, half of them the likeliest; None for all
+        counted: count the instructions of each program, a third of a second each, with nvdisasm
     """
     arch = arch or gpu.arch
     candidates = _candidates(kernels, problems, gpu, limit)
     binaries = build_space(_wanted(candidates), arch, progress)
-    return _rows(candidates, binaries, gpu, arch)
+    if counted:
+        _count(binaries, progress)
+    return _rows(candidates, binaries, gpu, arch, counted)
 
 
 def plan_into(
@@ -111,10 +119,26 @@ def _wanted(candidates: Sequence[_Candidate]) -> list[tuple[Kernel, Config]]:
     return [(c.kernel, c.config) for c in candidates if not c.misfit]
 
 
+def _count(binaries: Binaries, progress: Progress) -> None:
+    """Count the instructions of every program, on all processors; a binary keeps what was found."""
+    built = list({id(one): one for one in binaries.values() if isinstance(one, Binary)}.values())
+    if nvdisasm() is None:
+        return
+    # nvdisasm is a process of its own
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for done, _ in enumerate(threads.map(lambda binary: binary.sass, built), start=1):
+            progress(done, len(built), "count instructions")
+
+
 def _rows(
-    candidates: Sequence[_Candidate], binaries: Binaries, gpu: Gpu, arch: str
+    candidates: Sequence[_Candidate],
+    binaries: Binaries,
+    gpu: Gpu,
+    arch: str,
+    counted: bool = False,
 ) -> list[Planned]:
-    return [_row(c, binaries.get((c.kernel.name, c.config)), gpu, arch) for c in candidates]
+    found = ((c, binaries.get((c.kernel.name, c.config))) for c in candidates)
+    return [_row(candidate, binary, gpu, arch, counted) for candidate, binary in found]
 
 
 def _candidates(
@@ -131,7 +155,9 @@ def _candidates(
     return found
 
 
-def _row(candidate: _Candidate, binary: Binary | BuildError | None, gpu: Gpu, arch: str) -> Planned:
+def _row(
+    candidate: _Candidate, binary: Binary | BuildError | None, gpu: Gpu, arch: str, counted: bool
+) -> Planned:
     work = candidate.kernel.op.work(candidate.problem)
     status, reason = _verdict(candidate, binary, gpu)
     built = binary if isinstance(binary, Binary) and not candidate.misfit else None
@@ -152,6 +178,9 @@ def _row(candidate: _Candidate, binary: Binary | BuildError | None, gpu: Gpu, ar
         reason=reason,
         estimate_us=_estimate_us(candidate, built, gpu) if built and status in RUNS else None,
         remarks=built.remarks if built else (),
+        stack_bytes=built.stack_bytes if built else None,
+        fp64=count_doubles(built.ptx) if built else None,
+        sass=built.sass if built and counted else None,
     )
 
 

@@ -67,7 +67,7 @@ def build_into(
         StoreError: the folder cannot be written.
     """
     jobs = [Job(kernel, config, arch) for kernel, config in dict.fromkeys(pairs)]
-    groups = by_program(jobs)
+    groups = by_program(jobs, progress)
     built: dict[Job, Binary | BuildError] = {}
     names: dict[Job, str] = {}
     for first in groups:

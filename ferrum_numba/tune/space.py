@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -96,7 +96,8 @@ def build_space(
     executor: what compiles; None for all processors of this machine
     """
     unique = {(kernel.name, config): kernel for kernel, config in pairs}
-    first = by_program([Job(kernel, config, arch) for (_, config), kernel in unique.items()])
+    jobs = [Job(kernel, config, arch) for (_, config), kernel in unique.items()]
+    first = by_program(jobs, progress)
 
     def report(done: int, total: int) -> None:
         progress(done, total, "compile")
@@ -105,10 +106,11 @@ def build_space(
     return {(job.kernel.name, job.config): binary for one, binary in built for job in first[one]}
 
 
-def by_program(jobs: Iterable[Job]) -> dict[Job, list[Job]]:
+def by_program(jobs: Sequence[Job], progress: Progress = silent) -> dict[Job, list[Job]]:
     """Return the jobs of each program, by the first of them."""
     twins: dict[object, list[Job]] = {}
-    for job in jobs:
+    for done, job in enumerate(jobs):
+        progress(done, len(jobs), "look at programs")
         known = program_of(job.kernel, job.config, job.arch)
         twins.setdefault(known or object(), []).append(job)
     return {group[0]: group for group in twins.values()}

@@ -45,6 +45,7 @@ from ferrum_numba.gpu import is_hopper_or_later
 from ferrum_numba.kernels.decode import estimate
 from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.cut import cut
+from ferrum_numba.layout import begin, regions
 
 WORKSPACE_BYTES = 4 << 20
 # more weights than this an SM streams while blocks wait for each other's sums; see
@@ -173,6 +174,20 @@ class Config:
     def smem_bytes(self) -> int:
         """Dynamic shared memory a block."""
         return self.bar_offset + 16
+
+    @property
+    def smem_map(self):
+        """What lies where in it."""
+        return regions(
+            self.bar_offset + 16,
+            begin("x", 0, "a step's activations, twice for each warp", 2 * self.num_warps),
+            begin("sums", self.sums_offset, "sums of the warps along K", self.warps_k),
+            begin(
+                "blocks", self.block_offset, "sums of the cluster's other blocks",
+                max(1, self.cluster - 1),
+            ),
+            begin("barrier", self.bar_offset, "mbarrier that counts those sums in"),
+        )  # fmt: skip
 
     @property
     def registers(self) -> int:

@@ -42,6 +42,7 @@ from ferrum_numba.kernels.decode_wgmma import estimate
 from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.cut import cut
 from ferrum_numba.kernels.shared.stage import Stage
+from ferrum_numba.layout import begin, regions
 
 ARCH = "sm_90a"
 WORKSPACE_BYTES = 4 << 20
@@ -117,6 +118,16 @@ class Config(Stage):
     def smem_bytes(self) -> int:
         """Dynamic shared memory a block: rings, sums."""
         return self.sums_offset + self.num_warpgroups * self.tile_m * self.sums_row_bytes
+
+    @property
+    def smem_map(self):
+        """What lies where in it."""
+        places = self.num_warpgroups * self.num_stages
+        return regions(
+            self.smem_bytes,
+            begin("rings", 0, "stages, of each warpgroup after the other", places, self.stage_map),
+            begin("sums", self.sums_offset, "sums of the warpgroups", self.num_warpgroups),
+        )
 
 
 # an SM has registers for three warpgroups with 16 tokens, for two with 32. Two groups of

@@ -34,6 +34,7 @@ from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.dtypes import DTYPES, refuse_dtype
 from ferrum_numba.kernels.gptq import estimate
 from ferrum_numba.kernels.w4a16 import OP
+from ferrum_numba.layout import begin, regions
 from ferrum_numba.reference.gptq import WORD_OFFSET, pack_codes, pack_zero_points
 from ferrum_numba.space import space
 
@@ -114,6 +115,24 @@ class Config:
     def smem_bytes(self) -> int:
         """Dynamic shared memory a block: the ring, and a flag."""
         return self.num_stages * sum(self.stage_parts) + 16
+
+    @property
+    def smem_map(self):
+        """What lies where in it."""
+        x, w, s, _ = self.stage_parts
+        ring = self.smem_bytes - 16
+        stage = regions(
+            sum(self.stage_parts),
+            begin("x", 0, "rows of x"),
+            begin("words", x, "qweight as it is stored, swizzled"),
+            begin("scales", x + w, "of the stage's groups"),
+            begin("zero points", x + w + s, "of the stage's groups"),
+        )
+        return regions(
+            self.smem_bytes,
+            begin("ring", 0, "stages of the cp.async ring", self.num_stages, stage),
+            begin("flag", ring, "whether this block adds up the others' sums"),
+        )
 
 
 CONFIGS = space(

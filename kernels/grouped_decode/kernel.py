@@ -46,6 +46,7 @@ from ferrum_numba.kernels.grouped import (
 )
 from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.work_list import max_blocks
+from ferrum_numba.layout import begin, regions
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,15 @@ class Config(decode.Config):
     def smem_bytes(self) -> int:
         """Dynamic shared memory a block."""
         return self.own_offset + self.num_warps * self.own_bytes
+
+    @property
+    def smem_map(self):
+        """What lies where in it."""
+        return regions(
+            self.smem_bytes,
+            *super().smem_map,
+            begin("rows", self.own_offset, "a warp's stripe and its rows of x", self.num_warps),
+        )
 
     @property
     def list_name(self) -> str:

@@ -63,6 +63,7 @@ from ferrum_numba.kernels.prefill.tile import (
 )
 from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.work_list import max_blocks
+from ferrum_numba.layout import begin, regions
 
 ARCH = "sm_90a"
 # tiles that have a place for their pairs: the one that ends, and one that is copied ahead
@@ -205,6 +206,20 @@ class Config(Tile):
     def smem_bytes(self) -> int:
         """Dynamic shared memory a block: ring, what is on its way out, pairs, barriers, order."""
         return self.order_offset + 4 * self.most_ordered
+
+    @property
+    def smem_map(self):
+        """What lies where in it."""
+        return regions(
+            self.smem_bytes,
+            *self.ring_map,
+            begin("out", self.out_offset, "rounded rows on their way out, of each warpgroup", 2),
+            begin("slots", self.slots_offset, "pairs of the tiles at work", self.num_slots),
+            begin("tables", self.tables_offset, "where a copying warp's rows lie", PRODUCER_WARPS),
+            begin("slot barriers", self.slot_bars_offset, "two mbarriers a slot", self.num_slots),
+            begin("deal", self.deal_offset, "how tiles are dealt"),
+            begin("order", self.order_offset, "in which blocks of the list are taken"),
+        )
 
 
 # (tile_m, tile_n, num_stages): those of prefill that win somewhere

@@ -41,6 +41,7 @@ from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.marlin import estimate
 from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.cut import cut
+from ferrum_numba.layout import begin, regions
 
 # n and k are those of the packed weight, x has x_columns and out out_columns
 PARAMETERS = (
@@ -142,6 +143,28 @@ class Config:
         """Dynamic shared memory a block: ring, sums, fp16 tile on its way out, flag."""
         out_bytes = self.tile_m * (self.tile_n * 2 + 16)
         return self.num_stages * self.stage_bytes + self.sums_bytes + out_bytes + 16
+
+    @property
+    def smem_map(self):
+        """What lies where in it."""
+        b = self.a_stage_bytes
+        s = b + self.b_stage_bytes
+        z = s + self.s_stage_bytes
+        stage = regions(
+            self.stage_bytes,
+            begin("x", 0, "rows of x"),
+            begin("words", b, "packed weights"),
+            begin("scales", s, "of the stage's groups"),
+            begin("zero points", z, "of the stage's groups"),
+        )
+        ring = self.num_stages * self.stage_bytes
+        return regions(
+            self.smem_bytes,
+            begin("ring", 0, "stages of the cp.async ring", self.num_stages, stage),
+            begin("sums", ring, "sums of the warps along K", self.warps_k),
+            begin("out", ring + self.sums_bytes, "the rounded tile on its way out"),
+            begin("flag", self.smem_bytes - 16, "whether this block adds up the others' sums"),
+        )
 
 
 # (tile_n, tile_k, num_warps) and the depths of the ring: up to 16 rows the ring hides the latency

@@ -31,6 +31,7 @@ from ferrum_numba.kernels.grouped import MOST_EXPERTS, MOST_TOP_K, ROUTINGS, mak
 from ferrum_numba.kernels.moe.chained import ChainedKernel, chained_space, refuse_threads
 from ferrum_numba.kernels.shared.work_list import list_dtype, max_blocks, refuse_block
 from ferrum_numba.kernels.w4a16 import MOST_M
+from ferrum_numba.layout import begin, regions
 from ferrum_numba.reference.moe import align_tokens
 
 PARAMETERS = (
@@ -139,6 +140,17 @@ class AlignConfig:
     def smem_bytes(self):
         """Dynamic shared memory a block."""
         return self.warps_offset + 8 * self.num_warps
+
+    @property
+    def smem_map(self):
+        """What lies where in it."""
+        return regions(
+            self.smem_bytes,
+            begin("counts", 0, "pairs of each expert, a row a warp", self.sorting_warps),
+            begin("sums", self.sums_offset, "of a block's counts"),
+            begin("starts", self.starts_offset, "first place of each expert's pairs"),
+            begin("warps", self.warps_offset, "blocks and pairs before each warp", self.num_warps),
+        )
 
 
 def make_inputs(problem, rng):

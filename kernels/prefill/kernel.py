@@ -47,6 +47,7 @@ from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.prefill.tile import MOST_PART_ROWS, PANEL_K, Tile
 from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.cut import cut
+from ferrum_numba.layout import begin, regions
 
 ARCH = "sm_90a"
 # n and k are those of the packed weight, x has x_columns and out out_columns
@@ -109,6 +110,16 @@ class Config(Tile):
         """Dynamic shared memory a block: ring, barriers, what is on its way out or comes in."""
         others = self.tile_m // self.cluster * self.tile_n * 4 * (self.cluster - 1)
         return self.sums_offset + others
+
+    @property
+    def smem_map(self):
+        """What lies where in it."""
+        return regions(
+            self.smem_bytes,
+            *self.ring_map,
+            begin("out", self.out_offset, "rounded rows on their way out, of each warpgroup", 2),
+            begin("sums", self.sums_offset, "sums of the cluster's other block"),
+        )
 
 
 # (tile_m, tile_n, num_stages): what wins somewhere on an H200, the default first; see

@@ -4,6 +4,7 @@ from ferrum_numba.division import round_up
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.shared import packed as layout
 from ferrum_numba.kernels.shared.stage import Stage
+from ferrum_numba.layout import begin
 
 # the warps that multiply, and those that copy: two warpgroups and one, as `setmaxnreg` wants it
 CONSUMER_WARPS, PRODUCER_WARPS = 8, 4
@@ -110,6 +111,16 @@ class Tile(Stage):
     def out_offset(self) -> int:
         """Where the part of a tile lies that is on its way out."""
         return round_up(self.bars_offset + 16 * self.num_stages, 128)
+
+    @property
+    def ring_map(self):
+        """What lies where in the shared memory before `out_offset`: begins of regions."""
+        barriers = 16 * self.num_stages
+        return (
+            begin("ring", 0, "stages that the copying warps fill", self.num_stages, self.stage_map),
+            begin("barriers", self.bars_offset, "two mbarriers a stage", self.num_stages),
+            begin("unused", self.bars_offset + barriers, "up to a multiple of 128"),
+        )
 
     @property
     def part_rows(self) -> int:

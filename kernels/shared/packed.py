@@ -25,7 +25,15 @@ from ferrum_numba.division import round_up
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.dtypes import refuse_dtype
 from ferrum_numba.kernels.w4a16 import OP, W4A16Problem
-from ferrum_numba.reference.marlin_layout import pack_weight, pack_zero_points, permute_scales
+from ferrum_numba.layout import Tile
+from ferrum_numba.reference.marlin_layout import (
+    TILE_K,
+    TILE_N,
+    pack_weight,
+    pack_zero_points,
+    permute_scales,
+    tile_order,
+)
 from ferrum_numba.reference.w4a16 import SYMMETRIC_ZERO_POINT
 
 Array = npt.NDArray[Any]
@@ -150,10 +158,23 @@ class PackedKernel(Kernel):
             **own,
         }
 
+    def tiles(self, config: Any) -> tuple[Tile, ...]:
+        """Return who holds what of a tile of the packed weight."""
+        return (packed_tile(),)
+
     def prepare(self, problem: W4A16Problem, inputs: Inputs) -> dict[str, Array]:
         """Return x as it is and the packed weight; what is never read gets a few words."""
         absent = dict.fromkeys(("zero_points", "bias"), np.zeros(4, np.int32))
         return {"x": inputs["x"], **absent, **pack_operands(problem, inputs)}
+
+
+def packed_tile() -> Tile:
+    """Return which lane holds which code of a tile of the packed weight, in which word."""
+    lane, place = np.empty((TILE_K, TILE_N), np.int64), np.empty((TILE_K, TILE_N), "U3")
+    order = tile_order()
+    for (holder, word, nibble), source in np.ndenumerate(order):
+        lane.flat[source], place.flat[source] = holder, f"{word}.{nibble}"
+    return Tile("packed weight, 16 bytes a lane", "k", "n", lane, place, "word.nibble")
 
 
 def _group_padding(problem: W4A16Problem) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -1,6 +1,7 @@
 """One stage of a ring in shared memory, as the wgmma kernels on the packed layout lay it out."""
 
 from ferrum_numba.division import round_up
+from ferrum_numba.layout import begin, regions
 
 # rows of 128 bytes are swizzled, eight together, so a stage begins on a multiple of this
 SWIZZLE_BYTES = 1024
@@ -47,3 +48,15 @@ class Stage:
         """Bytes of a stage."""
         size_bytes: int = self.end_offset
         return round_up(size_bytes, SWIZZLE_BYTES)
+
+    @property
+    def stage_map(self):
+        """What lies where in a stage."""
+        return regions(
+            self.stage_bytes,
+            begin("x", 0, "rows of x, swizzled"),
+            begin("words", self.w_offset, "packed weights"),
+            begin("scales", self.s_offset, "of the stage's groups"),
+            begin("zero points", self.z_offset, "of the stage's groups"),
+            begin("unused", self.end_offset, f"up to a multiple of {SWIZZLE_BYTES}"),
+        )

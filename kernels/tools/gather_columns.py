@@ -24,6 +24,7 @@ from ferrum_numba.contract import Kernel, Launch, Op, Program, Tolerance, Work, 
 from ferrum_numba.division import ceil_div, round_up
 from ferrum_numba.errors import ConfigError, ProblemError
 from ferrum_numba.gpu import is_hopper_or_later
+from ferrum_numba.layout import begin, regions
 from ferrum_numba.reference.gather_columns import gather_columns
 from ferrum_numba.space import space
 
@@ -68,6 +69,11 @@ class GatherConfig:
     def smem_bytes(self):
         """Dynamic shared memory a block."""
         return self.rows * self.row_bytes
+
+    @property
+    def smem_map(self):
+        """What lies where in it."""
+        return regions(self.smem_bytes, begin("rows", 0, "staged rows of x", self.rows))
 
 
 CONFIGS = space(

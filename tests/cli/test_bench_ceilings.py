@@ -31,7 +31,8 @@ def test_a_row_says_what_it_is_a_ceiling_of():
     assert row_of("grid_barrier", 128.0).more["rate"] == 2.0
 
 
-def test_the_best_right_row_of_each_is_the_ceiling(capsys):
+def test_the_best_right_row_of_each_is_the_ceiling(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     rows = [
         row_of("dram_read", 250.0), row_of("dram_read", 240.0),
         row_of("dram_read", 1.0, ok=False, status="wrong"), row_of("kernel_ramp", 3.0),

@@ -15,6 +15,7 @@ from ferrum_numba import check, cli, gpu, tune
 from ferrum_numba.cli import names
 from ferrum_numba.cli.app import warnings_said
 from ferrum_numba.cli.doctor import newer
+from ferrum_numba.compile.sass import nvdisasm
 from ferrum_numba.errors import ZeroOverflowWarning
 from ferrum_numba.perf.problems import PROBLEM_SETS
 from ferrum_numba.tune.search import SearchTask, search
@@ -56,6 +57,12 @@ def run(capsys):
         (["plan", "--gpu", "h20x"], "no GPU is known as 'h20x': give one of a10, a100"),
         (["plan", "--problem", "smal"], "no problem set is named smal; did you mean small?"),
         (["plan", "--problem", "q=1"], "no Op has the sizes q: axpy has n; toy has M, N"),
+        (["plan", "--problem", "m=1,N=8"], "no Op has the size m; did you mean M?"),
+        (["plan", "--problem", "NN=8,MM=1"], "no Op has the size NN, MM; did you mean N, M?"),
+        (["plan", "--problem", "m=1,speed=8"], "no Op has the sizes m, speed: axpy has n; toy has"),
+        (["check", "axpy", "--configs", "al"], "'al' is no field with a value; did you mean all?"),
+        (["report", "--store", "nosuch"], "--store nosuch: no such folder of results is here"),
+        (["why-miss", "--store", "nosuch"], "--store nosuch: no such folder of results is here"),
         (["plan", "--problem", "n=many"], "n must be a whole number; got many"),
         (["plan", "--problem", "N=8"], "a Problem needs M too; got N"),
         (["plan", "--problem", "M=4,"], "'' is no name=value, such as M=16"),
@@ -240,6 +247,16 @@ def test_list_counts_configs_and_refusals(run):
     (row,) = json.loads(out)
     assert status == 0
     assert (row["kernel"], row["configs"], row["runs"]) == ("axpy", 2, "4 of 4")
+    assert row["refuses"] == []
+
+
+def test_list_has_a_refusal_as_words_and_its_problem_as_numbers(run, monkeypatch):
+    monkeypatch.setattr(Axpy, "refuses", lambda self, p: "n of 63 is odd" if p.n == 63 else None)
+    (row,) = json.loads(run("list", "axpy", "--gpu", "a100", "--json")[1])
+    assert (row["runs"], row["refuses"]) == (
+        "3 of 4", [{"problem": {"n": 63}, "reason": "n of 63 is odd"}]
+    )  # fmt: skip
+    assert "1 of them not by axpy: n of 63 is odd" in run("list", "axpy", "--gpu", "a100")[1]
 
 
 def test_list_is_readable(run):
@@ -440,3 +457,49 @@ def test_a_warning_is_one_line(capsys):
         with warnings_said():
             warnings.warn("3 zero points are stored as 15", ZeroOverflowWarning, stacklevel=1)
     assert capsys.readouterr().err == "ferrum-numba: warning: 3 zero points are stored as 15\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("lst", "list"), ("chek", "check"), ("why_miss", "why-miss")]
+)
+def test_a_command_that_is_none_says_what_was_meant(typed, meant, capsys):
+    with pytest.raises(SystemExit):
+        cli.main((), {}, [typed])
+    err = capsys.readouterr().err
+    assert f"ferrum-numba: no command is named {typed}; did you mean {meant}? (see" in err
+    assert err.count("\n") == 1
+
+
+def test_a_kernel_named_twice_is_planned_once(run):
+    argv = ("plan", "axpy", "axpy", "--problem", "n=64", "--limit", "1", "--json")
+    assert len(json.loads(run(*argv)[1])) == 1
+
+
+def test_a_plan_of_nothing_says_why(run, monkeypatch):
+    monkeypatch.setattr(Toy, "configs", lambda self, gpu: ())
+    argv = ("--gpu", "a10", "--problem", "n=64", "--limit", "1")
+    status, out, err = run("plan", "toy", "--gpu", "a10", "--problem", "M=1")
+    assert (status, out) == (2, "")
+    assert err == "ferrum-numba: nothing to plan: toy has no config for NVIDIA A10\n"
+    # beside another that has some, it is said below the table
+    status, out, _ = run("plan", *argv)
+    assert status == 0
+    assert "toy has no config for NVIDIA A10" in out
+
+
+def test_a_plan_shows_all_it_knows(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    argv = ("plan", "axpy", "--gpu", "h200", "--problem", "n=64")
+    status, out, _ = run(*argv)
+    assert status == 0
+    words = " ".join(out.split())
+    assert "axpy on n=64: at least " in words
+    assert "registers spill_bytes stack_bytes fp64 smem_bytes blocks_per_sm" in words
+    rows = json.loads(run(*argv, "--json")[1])
+    assert [(row["stack_bytes"], row["fp64"]) for row in rows] == [(0, 0), (0, 0)]
+    if nvdisasm():
+        assert "axpy: instructions in the code" in words
+        code = out.partition("instructions in the code")[2]
+        counts = ["num_threads=128", str(sum(rows[1]["sass"].values()))]
+        assert counts in [line.split()[:2] for line in code.splitlines()]
+        assert rows[0]["sass"]["LDG"] > 0

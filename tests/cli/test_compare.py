@@ -71,7 +71,8 @@ def test_something_got_slower(run):
 COUNTED = {"dram_bytes": 2e6, "l2_hit": 0.5, "issue": 0.25, "stalls": {"wait": 2.0}}
 
 
-def test_what_both_files_counted_is_compared(run):
+def test_what_both_files_counted_is_compared(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "240")
     old = write("old.json", 1, counters=COUNTED)
     later = {**COUNTED, "dram_bytes": 5e6, "l2_hit": 0.4, "stalls": {"wait": 2.5}}
     new = write("new.json", 1.2, counters=later)

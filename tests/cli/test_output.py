@@ -32,10 +32,36 @@ def test_a_table_made_for_80_columns_fits_them_and_what_columns_says(columns, ca
     assert any("M=4096 N=28672 K=8192" in line for line in lines)
 
 
-def test_another_table_on_a_pipe_is_as_wide_as_it_needs(capsys, monkeypatch):
+@pytest.mark.parametrize("columns", [None, "80", "100", "200"])
+def test_every_table_gives_way_between_words(columns, capsys, monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
-    output.print_table([{"a": WORDS}], ("a",))
-    assert WORDS in capsys.readouterr().out
+    if columns:
+        monkeypatch.setenv("COLUMNS", columns)
+    row = {
+        "kernel": "decode_wgmma", "problem": "M=1 N=4096 K=4096", "config": WORDS,
+        "registers": 128, "spill_bytes": 0, "blocks_per_sm": 2, "status": "ok", "reason": "",
+    }  # fmt: skip
+    output.print_table([row], tuple(row))
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= int(columns or 80)
+    for word in ("decode_wgmma", "N=4096", *WORDS.split(), "128", "registers", "blocks", "status"):
+        assert word in out
+    # names are as they are where there is room, and what says nothing is not there
+    assert ("blocks_per_sm" in out) == (columns in ("100", "200"))
+    assert "reason" not in out
+
+
+def test_a_word_is_never_cut(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    row = {f"column_{i}": f"word{i}" * 5 for i in range(6)}
+    output.print_table([row], tuple(row))
+    out = capsys.readouterr().out
+    assert all(word in out for word in row.values())
+
+
+def test_a_table_without_rows_has_its_columns(capsys):
+    output.print_table([], ("kernel", "spill_bytes"))
+    assert "spill_bytes" in capsys.readouterr().out
 
 
 PROBLEM = W4A16Problem(16, 4096, 4096)
@@ -66,6 +92,7 @@ def clock(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(output.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(output._Said, "last", None)
+    monkeypatch.setattr(output._Said, "wait", output.FIRST_S)
     return now
 
 
@@ -95,35 +122,37 @@ def test_another_phase_begins_anew(clock):
     assert pace.left(2, 300) == "298 min left"
 
 
-def test_on_a_pipe_progress_is_a_line_a_minute(clock, capsys):
+def test_on_a_pipe_progress_is_said_soon_and_then_once_a_minute(clock, capsys):
     with output.progress("w4a16_gemm") as report:
-        for done in range(1, 13):
-            clock[0] += 25
-            report(done, 12, f"decode {done}")
+        for done in range(1, 61):
+            clock[0] += 5
+            report(done, 60, f"decode {done}")
     lines = capsys.readouterr().err.splitlines()
-    assert lines == [
-        "w4a16_gemm: 3 of 12, 4 min left, decode 3",
-        "w4a16_gemm: 6 of 12, 2 min left, decode 6",
-        "w4a16_gemm: 9 of 12, 1 min left, decode 9",
+    # after 10, 20 and 40 seconds more, then a minute each
+    assert [line.partition(",")[0] for line in lines] == [
+        f"w4a16_gemm: {done} of 60" for done in (2, 6, 14, 26, 38, 50)
     ]
+    assert lines[3] == "w4a16_gemm: 26 of 60, 3 min left, decode 26"
 
 
-def test_what_is_over_within_a_minute_says_nothing_on_a_pipe(clock, capsys):
+def test_what_is_over_within_ten_seconds_says_nothing_on_a_pipe(clock, capsys):
     with output.progress("w4a16_gemm") as report:
-        clock[0] += 59
+        clock[0] += 9
         report(1, 2)
     assert capsys.readouterr().err == ""
 
 
-def test_short_ones_after_each_other_say_a_line_a_minute_together(clock, capsys):
+def test_short_ones_after_each_other_say_their_lines_together(clock, capsys):
     for number in range(20):
         with output.progress(f"ceiling_{number}") as report:
             for done in range(3):
                 report(done, 3, "a kernel")
                 clock[0] += 4
     lines = capsys.readouterr().err.splitlines()
-    # four minutes pass, and the fourth line is due when all is over
-    assert [line.partition(":")[0] for line in lines] == ["ceiling_5", "ceiling_10", "ceiling_15"]
+    # four minutes pass: 10, 20 and 40 seconds, then two minutes
+    assert [line.partition(":")[0] for line in lines] == [
+        "ceiling_1", "ceiling_2", "ceiling_6", "ceiling_11", "ceiling_16",
+    ]  # fmt: skip
 
 
 def test_on_a_terminal_a_bar_says_what_is_left(clock, monkeypatch):

@@ -305,3 +305,11 @@ def test_the_cpu_needs_no_driver(monkeypatch):
     monkeypatch.setattr("ferrum_numba.linear.runtime.Device", None)
     for store in STORES:
         assert store.from_gptq(LAYERS["act-order"], device="cpu").runtime is None
+
+
+def test_without_a_gpu_it_says_what_runs_on_the_cpu(monkeypatch):
+    monkeypatch.setattr("ferrum_numba.gpu._driver_gpus", lambda: "there is none")
+    monkeypatch.setattr("ferrum_numba.linear.runtime._runtimes", {})
+    words = 'no GPU to run on: there is none; device="cpu" runs the reference on the CPU'
+    with pytest.raises(DeviceError, match=words):
+        MarlinStore.from_gptq(LAYERS["v1"])

@@ -136,6 +136,22 @@ def test_pictures_of_before_do_not_stay(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == kept
 
 
+def test_pictures_of_an_earlier_report_go_and_other_files_stay(tmp_path):
+    Writer(tmp_path).write(document(SOURCES))
+    assert (tmp_path / "moe-experts.svg").exists()
+    (tmp_path / "notes.md").write_text("mine")
+    kept = {path.name for path in Writer(tmp_path).write(document(FULL))}
+    assert "moe-experts.svg" not in kept
+    assert {path.name for path in tmp_path.iterdir()} == kept | {"notes.md"}
+
+
+def test_of_a_folder_with_a_damaged_report_nothing_goes(tmp_path):
+    Writer(tmp_path).write(document(SOURCES))
+    (tmp_path / "report.json").write_text("{")
+    Writer(tmp_path).write(document(FULL))
+    assert (tmp_path / "moe-experts.svg").exists()
+
+
 def test_what_was_asked_for_comes_first():
     from ferrum_numba.report import Asked
 
