@@ -17,7 +17,7 @@ FOLDERS = {
     "reference": "ferrum_numba.reference",
     "perf": "ferrum_numba.perf",
 }
-BASE = {"errors", "words", "door", "whole", "gpu", "contract", "division"}
+BASE = {"errors", "words", "door", "whole", "gpu", "contract", "division", "cases"}
 # room -> rooms it may import besides itself; a room is what follows `ferrum_numba.`
 LAYERS = {
     "errors": set(),
@@ -28,6 +28,7 @@ LAYERS = {
     "gpu": {"errors", "door"},
     "tolerance": {"errors"},
     "contract": {"errors", "gpu", "tolerance"},
+    "cases": {"contract", "gpu"},
     "space": {"errors"},
     "reference": set(),
     "ptx": {"errors"},

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
 from ferrum_numba import gpu
+from ferrum_numba.cases import Case, cases_of
 from ferrum_numba.cli import names, options
 from ferrum_numba.cli.output import Progress, print_json, print_remarks, print_table, progress, say
 from ferrum_numba.cli.session import TUNED_GPU, Session
@@ -24,9 +25,10 @@ HELP = "kernels against their reference: on the GPU, or by the interpreter"
 FAILED = 1
 # one case in so many runs twice on the interpreter: in another order, on the same workspace
 TWICE_IN = 4
-COLUMNS = ("kernel", "problem", "config", "how", "status", "rel_error", "max_error", "seconds")
-Case = tuple[Kernel, Config, Problem]
-Check = Callable[[Kernel, Config, Problem], "Checked"]
+COLUMNS = (
+    "kernel", "problem", "config", "num_sms", "how", "status", "rel_error", "max_error", "seconds",
+)  # fmt: skip
+Check = Callable[[Case], "Checked"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,17 +56,17 @@ def run(session: Session) -> int:
     args = session.args
     on_gpu = args.on == "gpu" or (args.on == "auto" and gpu.driver_present())
     if on_gpu:
-        cases_of, check = _on_gpu()
+        facts, check = _on_gpu()
     else:
-        cases_of, check = gpu.find(TUNED_GPU), on_interpreter(args.arch, args.orders)
+        facts, check = gpu.find(TUNED_GPU), on_interpreter(args.arch, args.orders)
     kernels = session.runnable() if on_gpu else session.kernels
-    cases = [case for kernel in kernels for case in _cases(session, kernel, cases_of)]
+    cases = [case for kernel in kernels for case in _cases(session, kernel, facts)]
     if not cases:
-        raise ProblemError(_why_none(kernels, cases_of))
+        raise ProblemError(_why_none(kernels, facts))
     rows: list[CheckRow] = []
     with progress("check") as bar:
         if on_gpu and len(cases) > 1:
-            _build(cases, cases_of.arch, bar)
+            _build(cases, facts.arch, bar)
         session.keep(checked(cases, check, bar), rows.append)
     session.rows_kept = len(rows)
     _print(session, rows)
@@ -73,15 +75,16 @@ def run(session: Session) -> int:
 
 def checked(cases: Sequence[Case], check: Check, bar: Progress) -> Iterator[CheckRow]:
     """Yield a row for each case as it is done; a lost GPU ends it."""
-    for done, (kernel, config, problem) in enumerate(cases):
+    for done, case in enumerate(cases):
         bar(done, len(cases))
-        about = (kernel.name, kernel.op.name, describe(problem), describe(config))
+        kernel = case.kernel
+        about = (kernel.name, kernel.op.name, describe(case.problem), describe(case.config))
         try:
-            found = check(kernel, config, problem)
+            found = check(case)
         except ContextError as error:
             yield CheckRow(*about, ok=False, reason=str(error))
             return
-        yield CheckRow(*about, **asdict(found))
+        yield CheckRow(*about, **asdict(found), num_sms=case.gpu.num_sms)
         bar(done + 1, len(cases))
 
 
@@ -89,7 +92,7 @@ def _build(cases: Sequence[Case], arch: str, bar: Progress) -> None:
     """Compile into the cache, on all processors; what does not compile says so in its check."""
     from ferrum_numba.tune.space import build_space
 
-    build_space(((kernel, config) for kernel, config, _ in cases), arch, bar)
+    build_space(((case.kernel, case.config) for case in cases), arch, bar)
 
 
 def _on_gpu() -> tuple[Gpu, Check]:
@@ -98,7 +101,11 @@ def _on_gpu() -> tuple[Gpu, Check]:
     from ferrum_numba.check import on_gpu
 
     device = launch.Device.open()
-    return device.gpu, lambda kernel, config, problem: on_gpu(kernel, config, problem, device)
+
+    def one(case: Case) -> Checked:
+        return on_gpu(*case[:3], replace(device, gpu=case.gpu))
+
+    return device.gpu, one
 
 
 def on_interpreter(arch: str | None, orders: int | None = None) -> Check:
@@ -108,31 +115,32 @@ def on_interpreter(arch: str | None, orders: int | None = None) -> Check:
     """
     from ferrum_numba import check
 
-    facts = gpu.find(TUNED_GPU)
-    arch = arch or facts.arch
+    arch = arch or gpu.find(TUNED_GPU).arch
     if orders is not None and not 1 <= orders <= check.MOST_ORDERS:
         raise ProblemError(f"--orders is 1 to {check.MOST_ORDERS}; got {orders}")
     done = count()
 
-    def one(kernel: Kernel, config: Config, problem: Problem) -> Checked:
+    def one(case: Case) -> Checked:
         runs = orders or (1 if next(done) % TWICE_IN else 2)
-        return check.on_interpreter(kernel, config, problem, arch=arch, gpu=facts, runs=runs)
+        return check.on_interpreter(*case[:3], arch=arch, gpu=case.gpu, runs=runs)
 
     return one
 
 
 def _cases(session: Session, kernel: Kernel, facts: Gpu) -> list[Case]:
     named = session.args.problem is not None
-    problems = session.problems() if named else list(kernel.op.tests)
+    if not named and session.args.configs == "default":
+        return list(cases_of(kernel, facts))[: session.args.limit]
     found: list[Case] = []
     if not kernel.runs_on(facts):
         return found
-    for problem in problems:
+    for problem in session.problems() if named else kernel.op.tests:
         if not isinstance(problem, kernel.op.problem):
             continue
         reason = kernel.refuses(problem)
         if reason is None:
-            found += [(kernel, c, problem) for c in _configs(session, kernel, problem, facts)]
+            configs = _configs(session, kernel, problem, facts)
+            found += [Case(kernel, config, problem, facts) for config in configs]
         elif named:
             say(f"{kernel.name} refuses {problem}: {reason}")
     return found[: session.args.limit]

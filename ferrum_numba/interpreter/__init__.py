@@ -1,7 +1,8 @@
 """Run a kernel's own source on the CPU, 32 lanes in lock step."""
 
+from ferrum_numba.interpreter.memory import Window
 from ferrum_numba.interpreter.numba_types import typing_context
 from ferrum_numba.interpreter.schedule import SCHEDULES, Schedule
-from ferrum_numba.interpreter.scheduler import run
+from ferrum_numba.interpreter.scheduler import run, run_some
 
-__all__ = ["SCHEDULES", "Schedule", "run", "typing_context"]
+__all__ = ["SCHEDULES", "Schedule", "Window", "run", "run_some", "typing_context"]
