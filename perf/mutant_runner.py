@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -144,9 +145,9 @@ def _place(frame: Any) -> str:
 
 
 def ptx_digests(kernel: str, known: Sequence[str] = ()) -> list[str]:
-    """Return the PTX of the cases' programs, or as many as are as those known, digested."""
+    """Return the PTX of a kernel's programs, digested: up to the first that is not as known."""
     design, found = fault_cases.NAMED[kernel], []
-    for config in dict.fromkeys(case.config for case, _ in _cases(kernel)):
+    for config in _configs(kernel):
         try:
             text = compile_ptx(design.build(config, ARCH), ARCH, ENTRY)
         except Exception as error:
@@ -154,6 +155,20 @@ def ptx_digests(kernel: str, known: Sequence[str] = ()) -> list[str]:
         found.append(hashlib.sha256(text.encode()).hexdigest())
         if known and found[-1] != known[len(found) - 1]:
             break
+    return found
+
+
+def _configs(kernel: str) -> list[Any]:
+    """Return the configs of the cases, and more of the space until it has each value of a field."""
+    cases = [case for case, _ in _cases(kernel)]
+    found = list(dict.fromkeys(case.config for case in cases))
+    seen = {item for config in found for item in asdict(config).items()}
+    design, problem = fault_cases.NAMED[kernel], cases[0].problem
+    for choice in design.configs(fault_cases.H200):
+        config = design.specialise(choice, problem)
+        if set(asdict(config).items()) - seen:
+            seen |= set(asdict(config).items())
+            found.append(config)
     return found
 
 

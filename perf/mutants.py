@@ -40,11 +40,13 @@ _Change = tuple[str, ast.expr | ast.stmt, str]
 class Mutant(NamedTuple):
     """A change of a file below kernels/: `new` for `old`, which stands between two bytes.
 
-    number: among the mutants of the file, in their order
+    number:   among the mutants of the file, in their order
+    function: at the top of the file, within which it is
     """
 
     file: str
     number: int
+    function: str
     kind: str
     line: int
     begin: int
@@ -63,16 +65,17 @@ def mutants_of(file: str, text: str) -> list[Mutant]:
     data, starts = text.encode(), [0]
     for line in data.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
-    found = []
-    for kind, node, new in _changes(ast.parse(text)):
-        assert node.end_lineno is not None
-        assert node.end_col_offset is not None
-        begin = starts[node.lineno - 1] + node.col_offset
-        end = starts[node.end_lineno - 1] + node.end_col_offset
-        found.append((begin, end, KINDS.index(kind), node.lineno, new))
+    found = set()
+    for top in ast.parse(text).body:
+        for kind, node, new in _changes(top) if isinstance(top, ast.FunctionDef) else ():
+            assert node.end_lineno is not None
+            assert node.end_col_offset is not None
+            begin = starts[node.lineno - 1] + node.col_offset
+            end = starts[node.end_lineno - 1] + node.end_col_offset
+            found.add((begin, end, KINDS.index(kind), node.lineno, new, top.name))
     return [
-        Mutant(file, number, KINDS[kind], line, begin, end, data[begin:end].decode(), new)
-        for number, (begin, end, kind, line, new) in enumerate(sorted(set(found)))
+        Mutant(file, number, name, KINDS[kind], line, begin, end, data[begin:end].decode(), new)
+        for number, (begin, end, kind, line, new, name) in enumerate(sorted(found))
     ]
 
 
@@ -89,12 +92,12 @@ def sample(mutants: Sequence[Mutant], count: int, seed: str) -> list[Mutant]:
     return chosen[:count]
 
 
-def _changes(tree: ast.Module) -> Iterator[_Change]:
-    """Yield the changes of all device code, in no order."""
-    for node in ast.walk(tree):
+def _changes(top: ast.FunctionDef) -> Iterator[_Change]:
+    """Yield the changes of the device code in a function of a file, in no order."""
+    for node in ast.walk(top):
         if not isinstance(node, ast.FunctionDef):
             continue
-        if _on_device(node) or node.name in _kernels(tree):
+        if _on_device(node) or node.name in _returned(top):
             for statement in node.body:
                 yield from _of_statement(statement)
         elif any(isinstance(n, ast.FunctionDef) and _on_device(n) for n in node.body):
@@ -107,16 +110,11 @@ def _on_device(function: ast.FunctionDef) -> bool:
     return any(ast.unparse(one).startswith("cuda.jit") for one in function.decorator_list)
 
 
-def _kernels(tree: ast.Module) -> set[str]:
-    """Return the names of what `build` returns: the kernel, which has no decorator."""
-    return {
-        last.value.id
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef)
-        for last in node.body
-        if isinstance(last, ast.Return) and isinstance(last.value, ast.Name)
-        if node.name.startswith("build")
-    }
+def _returned(top: ast.FunctionDef) -> set[str]:
+    """Return the name of what `build` returns: the kernel, which has no decorator."""
+    last = top.body[-1]
+    named = isinstance(last, ast.Return) and isinstance(last.value, ast.Name)
+    return {last.value.id} if top.name.startswith("build") and named else set()
 
 
 def _of_statement(statement: ast.stmt) -> Iterator[_Change]:

@@ -7,14 +7,13 @@
 Each mutant is planted in a copy of the tree and run through what `check` runs by default, the
 quickest cases first, and then at the far ends of the largest problems (perf/far_cases.py), until
 one fails: killed. One that makes a case take ten times as long loops, and is killed too. One whose
-PTX is that of the kernel itself, in all programs of the cases, is no mutant: equivalent. The same
-seed draws the same mutants. Exit status 1: fewer than 95 % of the others were killed.
+PTX is that of the kernel itself, for all configs of the cases and every value in the space, is no
+mutant: equivalent. The same seed draws the same mutants. Exit status 1: fewer than 95 % of the others were killed.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import json
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from typing import Any
 
 from ferrum_numba.contract import Kernel
 from ferrum_numba.kernels import GROUPED, MOE, PACKED, RAW, TOOLS
+from ferrum_numba.perf.device_code import functions_of
 from ferrum_numba.perf.faults import ROOT, copy_tree
 from ferrum_numba.perf.mutants import KINDS, Mutant, mutants_of, sample
 
@@ -34,7 +34,6 @@ DESIGNS = {kernel.name: kernel for kernel in (*GEMMS, *TOOLS, *MOE)}
 COUNT, SEED, WANTED = 32, 1, 0.95
 # killed because it goes on for ever, or at the largest sizes alone
 HOW = ("loops", "far")
-PREFIX = "ferrum_numba.kernels."
 
 
 class Runner:
@@ -59,8 +58,9 @@ class Runner:
         return json.loads(pipes.stdout.readline())
 
     def measure(self, kernel: str) -> None:
-        """Time a design's cases, before anything is planted."""
+        """Time a design's cases and compile its programs, before anything is planted."""
         self._seconds[kernel] = self.ask(what="time", kernel=kernel)
+        self._digests[kernel] = self.ask(what="ptx", kernel=kernel)
 
     def killed_by(self, kernel: str) -> str | None:
         """Return why the first case of a kernel fails, None where none does."""
@@ -68,10 +68,10 @@ class Runner:
         found: str | None = answer.get("killed")
         return found
 
-    def digests(self, kernel: str, known: Sequence[str] = ()) -> list[str]:
-        """Return the PTX of a kernel's programs, digested."""
-        found: list[str] = self.ask(what="ptx", kernel=kernel, known=list(known))
-        return found
+    def is_equivalent(self, kernel: str) -> bool:
+        """Return whether all programs of a kernel have the PTX that they had."""
+        known = self._digests[kernel]
+        return bool(self.ask(what="ptx", kernel=kernel, known=known) == known)
 
     def close(self) -> None:
         """End the process."""
@@ -80,25 +80,11 @@ class Runner:
         self._process.wait()
 
 
-def files_of(kernel: Kernel) -> list[str]:
-    """Return the files below kernels/ that a design's device code may be in."""
-    module = type(kernel).__module__.removeprefix(PREFIX)
-    waiting, found = [module.replace(".", "/") + ".py"], []
-    while waiting:
-        file = waiting.pop()
-        if file in found or not (ROOT / "kernels" / file).is_file():
-            continue
-        found.append(file)
-        for node in ast.walk(ast.parse((ROOT / "kernels" / file).read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PREFIX):
-                waiting.append((node.module or "").removeprefix(PREFIX).replace(".", "/") + ".py")
-    return sorted(found)
-
-
 def mutants_by_file(kernel: Kernel) -> Iterator[Mutant]:
     """Yield all mutants of a design."""
-    for file in files_of(kernel):
-        yield from mutants_of(file, (ROOT / "kernels" / file).read_text())
+    for file, functions in functions_of(kernel).items():
+        mutants = mutants_of(file, (ROOT / "kernels" / file).read_text())
+        yield from (mutant for mutant in mutants if mutant.function in functions)
 
 
 def chosen(args: argparse.Namespace) -> Iterator[tuple[str, Mutant]]:
@@ -120,10 +106,10 @@ def judged(runner: Runner, tree: Path, name: str, mutant: Mutant) -> tuple[str, 
         reason = runner.killed_by(name)
         if reason is not None:
             return next((how for how in HOW if reason.startswith(how)), "killed"), reason
-        planted = runner.digests(name)
+        same = runner.is_equivalent(name)
     finally:
         path.write_text(text)
-    return ("equivalent", "") if planted == runner.digests(name) else ("survived", "")
+    return ("equivalent" if same else "survived"), ""
 
 
 def main(arguments: Sequence[str]) -> int:
