@@ -41,11 +41,12 @@ MOST_WINDOW = 1 << 30
 REVERSED, OF_FIRST = ("prefill", "decode_wgmma", "grouped_wgmma"), ("maps",)
 STRIPE_STEPS = 16
 WEIGHT_OPERANDS = ("packed", "scales", "zero_points", "bias")
-# far is the weight, the result, or x
+# far is the weight, the result, or x; of experts, the last of many or of large ones
 WEIGHT = W4A16Problem(3, MOST, MOST, 32, "gptq", bias=True)
 RESULT = W4A16Problem(MOST_M, MOST, 64, -1, bias=True)
 ROWS = W4A16Problem(MOST_M, 128, MOST)
 EXPERTS = GroupedProblem(3, 1024, 2, 32_768, 32_768, 32, zero_points="gptq", bias=True)
+LARGE_EXPERTS = GroupedProblem(3, 8, 2, 1 << 17, 1 << 17, 32, zero_points="gptq", bias=True)
 PAIRS = GroupedProblem(MOST_M, 1, 16, 32_768, 128)
 PAIRS_ROWS = GroupedProblem(MOST_M, 1, 16, 128, 16_384, per_pair=True)
 
@@ -174,9 +175,11 @@ CASES = (
     Far("w4a16_gptq", GptqConfig(), RESULT, "out"),
     Far("w4a16_gptq", _SPLIT, replace(ROWS, K=1 << 16), "partials"),
     Far("grouped_decode", _GROUPED, EXPERTS, "slots", before=1, num_sms=1 << 15),
+    Far("grouped_decode", _GROUPED, LARGE_EXPERTS, "slots", before=1, num_sms=1 << 19),
     Far("grouped_decode", _GROUPED, PAIRS, "out", num_sms=1 << 24),
     Far("grouped_decode", _GROUPED, PAIRS_ROWS, "slots", before=1, num_sms=1 << 22),
     Far("grouped_wgmma", _GROUPED_WGMMA, EXPERTS, "partials", num_sms=1 << 14),
+    Far("grouped_wgmma", _GROUPED_WGMMA, LARGE_EXPERTS, "partials", num_sms=1 << 18),
     Far("grouped_wgmma", _GROUPED_WGMMA, PAIRS, "out", num_sms=1 << 22),
     Far("grouped_wgmma", _GROUPED_WGMMA, PAIRS_ROWS, "partials", num_sms=1 << 19),
 )

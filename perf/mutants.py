@@ -33,6 +33,7 @@ _PLACES, _PARITIES = (
     frozenset(("stage", "slot", "x_slot", "slot_id")),
     frozenset(("phase", "parity")),
 )
+BARRIER, HINT = "cuda.syncthreads()", "griddepcontrol_launch_dependents()"
 # a change: its kind, the node it replaces, and by what
 _Change = tuple[str, ast.expr | ast.stmt, str]
 
@@ -118,18 +119,31 @@ def _returned(top: ast.FunctionDef) -> set[str]:
 
 
 def _of_statement(statement: ast.stmt) -> Iterator[_Change]:
-    for node in ast.walk(statement):
+    for node in _without_hints(statement):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            yield "dropped", node, "pass"
+            # a launch that may begin early need not
+            if ast.unparse(node) != HINT:
+                yield "dropped", node, "pass"
         elif isinstance(node, ast.If | ast.IfExp):
-            yield from (("predicate", node.test, value) for value in ("True", "False"))
+            yield "predicate", node.test, "False"
+            # a barrier too many is no fault
+            if not (isinstance(node, ast.If) and all(_is(one, BARRIER) for one in node.body)):
+                yield "predicate", node.test, "True"
         elif isinstance(node, ast.While):
             yield "predicate", node.test, "False"
     yield from _of_expressions(statement)
 
 
+def _without_hints(root: ast.AST) -> Iterator[ast.AST]:
+    """Yield a node and those below it, but nothing of an `if` that only gives a hint."""
+    if not (isinstance(root, ast.If) and all(_is(one, HINT) for one in root.body)):
+        yield root
+        for node in ast.iter_child_nodes(root):
+            yield from _without_hints(node)
+
+
 def _of_expressions(root: ast.AST) -> Iterator[_Change]:
-    for node in ast.walk(root):
+    for node in _without_hints(root):
         if isinstance(node, ast.BinOp):
             yield from _of_operator(node)
         elif isinstance(node, ast.Constant) and type(node.value) is int:
@@ -162,10 +176,6 @@ def _of_operator(node: ast.BinOp) -> Iterator[_Change]:
 
 
 def _of_call(node: ast.Call) -> Iterator[_Change]:
-    if _calls(node, "uint32") and any(
-        isinstance(n, ast.BinOp) and isinstance(n.op, ast.Mult) for n in ast.walk(node.args[0])
-    ):
-        yield "width", node, f"uint32({ast.unparse(node)} & uint32(0xFFFF))"
     for i, (one, other) in enumerate(zip(node.args, node.args[1:], strict=False)):
         if isinstance(one, ast.Name) and isinstance(other, ast.Name) and one.id != other.id:
             yield (
@@ -173,6 +183,10 @@ def _of_call(node: ast.Call) -> Iterator[_Change]:
                 node,
                 _changed(node, args=[*node.args[:i], other, one, *node.args[i + 2 :]]),
             )
+
+
+def _is(statement: ast.stmt, text: str) -> bool:
+    return isinstance(statement, ast.Expr) and ast.unparse(statement) == text
 
 
 def _calls(node: ast.expr, name: str) -> bool:

@@ -7,8 +7,9 @@
 Each mutant is planted in a copy of the tree and run through what `check` runs by default, the
 quickest cases first, and then at the far ends of the largest problems (perf/far_cases.py), until
 one fails: killed. One that makes a case take ten times as long loops, and is killed too. One whose
-PTX is that of the kernel itself, for all configs of the cases and every value in the space, is no
-mutant: equivalent. The same seed draws the same mutants. Exit status 1: fewer than 95 % of the others were killed.
+PTX is that of the kernel itself, for the configs of the cases and every value of the space, or that
+is listed with a reason (perf/mutants_harmless.py), is no fault: equivalent. The same seed draws the
+same mutants. Exit status 1: fewer than 95 % of the others were killed.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from ferrum_numba.kernels import GROUPED, MOE, PACKED, RAW, TOOLS
 from ferrum_numba.perf.device_code import functions_of
 from ferrum_numba.perf.faults import ROOT, copy_tree
 from ferrum_numba.perf.mutants import KINDS, Mutant, mutants_of, sample
+from ferrum_numba.perf.mutants_harmless import reason as harmless
+from ferrum_numba.perf.mutants_harmless import shortened
 
 GEMMS: tuple[Kernel, ...] = (*PACKED, *RAW, *GROUPED)
 DESIGNS = {kernel.name: kernel for kernel in (*GEMMS, *TOOLS, *MOE)}
@@ -106,10 +109,12 @@ def judged(runner: Runner, tree: Path, name: str, mutant: Mutant) -> tuple[str, 
         reason = runner.killed_by(name)
         if reason is not None:
             return next((how for how in HOW if reason.startswith(how)), "killed"), reason
-        same = runner.is_equivalent(name)
+        why = harmless(mutant, text)
+        if why is None and runner.is_equivalent(name):
+            why = "the same PTX"
     finally:
         path.write_text(text)
-    return ("equivalent" if same else "survived"), ""
+    return ("survived", "") if why is None else ("equivalent", why)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -134,7 +139,7 @@ def main(arguments: Sequence[str]) -> int:
             outcomes[name, mutant.kind, outcome] += 1
             print(
                 f"{outcome}: {name}:{mutant.file}:{mutant.number} line {mutant.line}, "
-                f"{mutant.kind}: {' '.join(mutant.old.split())} -> {mutant.new}"
+                f"{mutant.kind}: {shortened(mutant.old)} -> {shortened(mutant.new)}"
                 + (f"\n    {why.splitlines()[0][:300]}" if why else ""),
                 flush=True,
             )

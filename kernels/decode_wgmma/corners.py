@@ -8,5 +8,5 @@ CORNERS = (
     Corner(W4A16Problem(12, 512, 1024), num_sms=3),
     Corner(W4A16Problem(9, 640, 768, 64, "gptq", bias=True), num_sms=2),
     # stages of two panels, of which the last has one; two tiles of tokens
-    Corner(W4A16Problem(21, 320, 960, bias=True), Config(16, 1, 3, 128, 1, 1), 4),
+    Corner(W4A16Problem(21, 576, 960, -1, "gptq", bias=True), Config(16, 1, 4, 128, 2, 1), 4),
 )

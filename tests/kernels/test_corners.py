@@ -5,6 +5,7 @@ happens nowhere hide whatever is wrong there.
 """
 
 from collections import Counter
+from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -68,8 +69,13 @@ def equal(total, stripe_steps):
     return [*range(0, total, stripe_steps), total]
 
 
+@cache
 def cuts(name):
-    """Yield the cuts of a design's default cases that have stripes."""
+    """Return the cuts of a design's default cases that have stripes."""
+    return list(_cuts(name))
+
+
+def _cuts(name):
     for case in cases_of(NAMED[name], H200):
         launch = case.kernel.launch(case.config, case.problem, case.gpu)
         if case.kernel in GROUPED:
@@ -120,7 +126,7 @@ STRIPED = [kernel.name for kernel in (*PACKED, *GROUPED)]
 
 @pytest.mark.parametrize("name", STRIPED)
 def test_sums_are_handed_over(name):
-    found = list(cuts(name))
+    found = cuts(name)
     shared = max(one.blocks_of_a_slice for one in found)
     assert shared >= 3, "a slice of two blocks hides which of the others is meant"
     # a block that ends one slice, and begins another that it does not end

@@ -17,7 +17,7 @@ def test_every_gemm_is_there_with_a_far_weight_result_and_x():
         name: [far.problem for far in far_cases.CASES if far.kernel == name]
         for name in far_cases.NAMED
     }
-    assert all(len(problems) == 3 for problems in named.values())
+    assert all(len(problems) >= 3 for problems in named.values())
     for problems in named.values():
         sizes = [far_cases.bytes_of(problem) for problem in problems]
         assert all(max(operand.values()) > 1 << 32 for operand in sizes)

@@ -1,0 +1,100 @@
+"""Mutants that `check` cannot kill because nothing is wrong with them, each with its reason."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ferrum_numba.perf.mutants import Mutant
+
+
+class Harmless(NamedTuple):
+    """A change in a line of a file below kernels/, as `shortened` leaves it."""
+
+    file: str
+    line: str
+    old: str
+    new: str
+    why: str
+
+
+FENCE = "the atomic between releases and acquires itself"
+EQUAL = "what it chooses between is equal then"
+NOTHING = "a copy of no bytes reads nothing"
+LOADED = "loads again what it has"
+CLEARED = "clears what nobody reads, or copies fill"
+FEW_ROWS = "some rows of the weight, with N of at most 2^20"
+HARMLESS = (
+    Harmless("decode/program.py", "tile = locate(packed, n, first_step, first_slice)",
+             "locate(packed, n, first_step, first_slice)",
+             "(locate(packed, first_step, n, first_slice))", "the address has their product"),
+    Harmless("decode/program.py", "if two_scales:", "two_scales", "True", LOADED),
+    Harmless("decode/program.py", "if clustered:", "clustered", "True",
+             "a cluster of one block waits for itself, and nobody sends"),
+    Harmless("decode/program.py", "if n_tiles > 1 and rows < tile_m:", "rows < tile_m",
+             "(rows <= tile_m)", CLEARED),
+    Harmless("decode/program.py", "if n_tiles > 1 and rows < tile_m:",
+             "n_tiles > 1 and rows < tile_m", "True", CLEARED),
+    Harmless("decode/program.py",
+             "second = load(tile + tile_stride * uint64(half_tiles), tile_stride)",
+             "tile_stride * uint64(half_tiles)",
+             "uint64(uint32(tile_stride * uint64(half_tiles)))", FEW_ROWS),
+    Harmless("marlin/program.py", "gmem = gmem + uint64(n) * uint64(b_rows * 8)",
+             "uint64(n) * uint64(b_rows * 8)",
+             "uint64(uint32(uint64(n) * uint64(b_rows * 8)))", FEW_ROWS),
+    Harmless("gptq/program.py",
+             "group = ld_global_nc_u32(g_idx + uint64(k_row) * uint64(4))",
+             "uint64(k_row) * uint64(4)", "uint64(uint32(uint64(k_row) * uint64(4)))",
+             "K is at most 2^20"),
+    Harmless("gptq/program.py", "if k_block % blocks_per_group == 0:",
+             "k_block % blocks_per_group == 0", "True", LOADED),
+    Harmless("shared/columns.py", "if has_bias > 0:", "has_bias > 0", "True", "adds zeros"),
+    Harmless("grouped_decode/result.py",
+             "weight = ld_global_f32(topk_weights + (uint64(pair) << 2))", "uint64(pair) << 2",
+             "uint64(uint32(uint64(pair) << 2))", "there are at most 2^20 pairs"),
+    Harmless("grouped_decode/result.py", "slab = uint64(expert) * uint64(uint32(n * 2))",
+             "uint64(expert) * uint64(uint32(n * 2))",
+             "uint64(uint32(uint64(expert) * uint64(uint32(n * 2))))",
+             "E * N * 2 is at most 2^31"),
+    Harmless("shared/stripes.py", "if uint32(end - first) > stripe_steps:",
+             "uint32(end - first) > stripe_steps", "(uint32(end - first) >= stripe_steps)", EQUAL),
+    Harmless("grouped_decode/result.py",
+             "take = take_slots(1, PIECE_BYTES, slots_at_once, partial_bytes, 0)",
+             "take_slots(1, PIECE_BYTES, slots_at_once, partial_bytes, 0)",
+             "(take_slots(1, slots_at_once, PIECE_BYTES, partial_bytes, 0))",
+             "one piece has no stride, and more slots at once add up in the same order"),
+    Harmless("marlin/result.py", "fence_acq_rel_gpu()", "fence_acq_rel_gpu()", "pass", FENCE),
+    Harmless("gptq/result.py", "fence_acq_rel_gpu()", "fence_acq_rel_gpu()", "pass", FENCE),
+    Harmless("marlin/result.py",
+             "own = add_partial(own_partial + uint64(slot) * uint64(slot_bytes), own)",
+             "uint64(slot) * uint64(slot_bytes)",
+             "uint64(uint32(uint64(slot) * uint64(slot_bytes)))",
+             "all slots of all SMs of a GPU fit 4 GiB"),
+    Harmless("gptq/result.py", "counter = counters + uint64(tile) * uint64(4)",
+             "uint64(tile) * uint64(4)", "uint64(uint32(uint64(tile) * uint64(4)))",
+             "there are fewer than 2^30 tiles"),
+    Harmless("gptq/program.py", "if piece < w_pieces:", "piece < w_pieces", "(piece <= w_pieces)",
+             "the rounds of all threads have no piece more"),
+    Harmless("gptq/program.py",
+             "source = uint64(m_row) * uint64(k) + uint64(k_row) if inside else uint64(0)",
+             "inside", "True", NOTHING),
+    Harmless("gptq/program.py",
+             "source = uint64(word_row) * uint64(n) + uint64(n_column) if inside else uint64(0)",
+             "inside", "True", NOTHING),
+    Harmless("gptq/program.py", "b = ld_global_nc_v4(bias + uint64(n_column) * uint64(2))",
+             "uint64(n_column) * uint64(2)", "uint64(uint32(uint64(n_column) * uint64(2)))",
+             "N is at most 2^20"),
+)  # fmt: skip
+
+
+def reason(mutant: Mutant, text: str) -> str | None:
+    """Return why nothing is wrong with a mutant of a text, None where something may be."""
+    line = text.splitlines()[mutant.line - 1].strip()
+    for one in HARMLESS:
+        if one[:4] == (mutant.file, line, shortened(mutant.old), shortened(mutant.new)):
+            return one.why
+    return None
+
+
+def shortened(text: str) -> str:
+    """Return a text in one line."""
+    return " ".join(text.split())
