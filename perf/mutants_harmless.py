@@ -55,6 +55,8 @@ HARMLESS = (
              "uint64(expert) * uint64(uint32(n * 2))",
              "uint64(uint32(uint64(expert) * uint64(uint32(n * 2))))",
              "E * N * 2 is at most 2^31"),
+    Harmless("prefill/program.py", "role = uint32(warp_id - (CONSUMER_WARPS + 1))", "1", "2",
+             "it does not matter which warp copies what"),
     Harmless("shared/stripes.py", "if uint32(end - first) > stripe_steps:",
              "uint32(end - first) > stripe_steps", "(uint32(end - first) >= stripe_steps)", EQUAL),
     Harmless("grouped_decode/result.py",
