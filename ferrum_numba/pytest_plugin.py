@@ -152,7 +152,8 @@ class CheckItem(KernelItem):
         from ferrum_numba import check
 
         if self.about == "gpu":
-            found = check.on_gpu(*self.case[:3], replace(self.device(), gpu=self.case[3]))
+            kernel, config, problem, facts = self.case
+            found = check.on_gpu(kernel, config, problem, replace(self.device(), gpu=facts))
         else:
             found = check.on_interpreter(*self.case[:3], gpu=self.case[3])
         if not found.ok:

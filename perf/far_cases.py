@@ -34,7 +34,7 @@ from ferrum_numba.kernels.w4a16 import MOST, MOST_M, W4A16Problem
 from ferrum_numba.reference.moe import align_tokens
 
 H200 = KNOWN["h200"]
-NAMED = {kernel.name: kernel for kernel in (*PACKED, *RAW, *GROUPED)}
+NAMED: dict[str, Kernel] = {kernel.name: kernel for kernel in (*PACKED, *RAW, *GROUPED)}
 # less than what a wrapped offset is off by, which is 4 GiB, and more than a block's tiles span
 MOST_WINDOW = 1 << 30
 # their first blocks have the last tiles; and what these keep at their own number, not their tile's

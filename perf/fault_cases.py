@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from ferrum_numba import check
 from ferrum_numba.cases import Case, cases_of
+from ferrum_numba.contract import Kernel
 from ferrum_numba.gpu import KNOWN
 from ferrum_numba.kernels import KERNELS, MOE, TOOLS
 
 H200 = KNOWN["h200"]
-NAMED = {kernel.name: kernel for kernel in (*KERNELS, *MOE, *TOOLS)}
+NAMED: dict[str, Kernel] = {kernel.name: kernel for kernel in (*KERNELS, *MOE, *TOOLS)}
 
 
 def run(case: Case, orders: int = 1) -> check.Checked:

@@ -64,7 +64,12 @@ def _answer(request: dict[str, Any], pipe: Connection) -> None:
     asked: dict[str, Callable[..., Any]] = {"time": times, "check": judge, "ptx": ptx_digests}
     what = request.pop("what")
     if what == "check":
-        request["looping"] = lambda words: (pipe.send(words), os._exit(0))
+
+        def looping(words: dict[str, Any]) -> None:
+            pipe.send(words)
+            os._exit(0)
+
+        request["looping"] = looping
     pipe.send(asked[what](**request))
 
 

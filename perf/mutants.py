@@ -67,8 +67,9 @@ def mutants_of(file: str, text: str) -> list[Mutant]:
     for line in data.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
     found = set()
-    for top in ast.parse(text).body:
-        for kind, node, new in _changes(top) if isinstance(top, ast.FunctionDef) else ():
+    tops = [top for top in ast.parse(text).body if isinstance(top, ast.FunctionDef)]
+    for top in tops:
+        for kind, node, new in _changes(top):
             assert node.end_lineno is not None
             assert node.end_col_offset is not None
             begin = starts[node.lineno - 1] + node.col_offset
@@ -114,8 +115,9 @@ def _on_device(function: ast.FunctionDef) -> bool:
 def _returned(top: ast.FunctionDef) -> set[str]:
     """Return the name of what `build` returns: the kernel, which has no decorator."""
     last = top.body[-1]
-    named = isinstance(last, ast.Return) and isinstance(last.value, ast.Name)
-    return {last.value.id} if top.name.startswith("build") and named else set()
+    if top.name.startswith("build") and isinstance(last, ast.Return):
+        return {node.id for node in ast.walk(last) if isinstance(node, ast.Name)}
+    return set()
 
 
 def _of_statement(statement: ast.stmt) -> Iterator[_Change]:

@@ -55,6 +55,8 @@ HARMLESS = (
              "uint64(expert) * uint64(uint32(n * 2))",
              "uint64(uint32(uint64(expert) * uint64(uint32(n * 2))))",
              "E * N * 2 is at most 2^31"),
+    Harmless("prefill/copies.py", "row_step = uint64(n) << 3", "uint64(n) << 3",
+             "uint64(uint32(uint64(n) << 3))", FEW_ROWS),
     Harmless("prefill/program.py", "role = uint32(warp_id - (CONSUMER_WARPS + 1))", "1", "2",
              "it does not matter which warp copies what"),
     Harmless("shared/stripes.py", "if uint32(end - first) > stripe_steps:",
