@@ -14,5 +14,5 @@ CORNERS = (
         W4A16Problem(19, 200, 960, 32, "gptq", bias=True, dtype="bf16"), Config(32, 2, 2, 64, 1), 4
     ),
     # clusters of more than two blocks, and of several warps side by side
-    Corner(W4A16Problem(5, 256, 512), Config(8, 2, 2, 64, 1, cluster=3)),
+    Corner(W4A16Problem(5, 256, 512), Config(8, 4, 2, 128, 1, cluster=3)),
 )

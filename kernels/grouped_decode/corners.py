@@ -6,6 +6,7 @@ from ferrum_numba.kernels.grouped_decode.kernel import Config
 
 CORNERS = (
     Corner(GroupedProblem(5, 4, 2, 256, 640), Config(8, 2, 2, 64, 1), 3),
+    Corner(GroupedProblem(40, 2, 2, 192, 640), Config(32, 1, 4, 128, 1), 4),
     # slices of three and more blocks, over blocks of the list
     Corner(
         GroupedProblem(9, 3, 2, 192, 768, 64, zero_points="gptq", bias=True, weighted=True),

@@ -14,6 +14,8 @@ CORNERS = (
     Corner(W4A16Problem(40, 456, 128), Config(16, 128, 4, stripes=False), 3),
     Corner(W4A16Problem(36, 256, 640), Config(32, 128, 3, stripes=False, cluster=2), 8),
     Corner(W4A16Problem(60, 128, 448, bias=True), Config(64, 128, 2, stripes=False, cluster=4), 4),
+    # two strips of columns a warp, with products of a third in flight
+    Corner(W4A16Problem(20, 256, 320), Config(32, 256, 3, stripes=False), 1),
     # tiles that leave in two parts
     Corner(W4A16Problem(70, 256, 256), Config(128, 128, 3, stripes=False, pair=True), 4),
     Corner(W4A16Problem(19, 328, 896, 64), Config(16, 256, 3, scale_sums=True), 3),

@@ -191,6 +191,33 @@ def test_prefill_has_pairs_and_scaled_sums_with_stripes_and_without():
     assert any(c.scale_sums for c in configs)
 
 
+# fields whose values are programs of another structure, or tiles of other widths
+STRUCTURE = {
+    "decode": ("tile_m", "warps_n", "step_k", "early"),
+    "decode_wgmma": ("tile_m", "num_warpgroups", "tile_k", "in_flight", "early"),
+    "marlin": ("tile_m", "tile_n", "tile_k", "num_warps"),
+    "prefill": ("tile_n", "stripes", "cluster", "pair", "scale_sums"),
+    "w4a16_gptq": ("tile_m", "tile_n", "tile_k", "num_stages", "split_k"),
+    "grouped_decode": ("tile_m", "step_k", "whole", "buckets", "direct"),
+    "grouped_wgmma": ("tile_n", "stripes", "scale_sums"),
+}
+
+
+@pytest.mark.parametrize("name", STRUCTURE)
+def test_each_kind_of_program_is_checked(name):
+    chosen = [case.config for case in cases_of(NAMED[name], H200)]
+    for field in STRUCTURE[name]:
+        space = {getattr(config, field) for config in NAMED[name].configs(H200)}
+        assert space <= {getattr(config, field) for config in chosen}, field
+
+
+@pytest.mark.parametrize("name", ["prefill", "grouped_wgmma"])
+def test_wide_tiles_have_scaled_weights_and_scaled_sums(name):
+    chosen = [case.config for case in cases_of(NAMED[name], H200)]
+    space = {(config.tile_n, config.scale_sums) for config in NAMED[name].configs(H200)}
+    assert space <= {(config.tile_n, config.scale_sums) for config in chosen}
+
+
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
 def test_every_corner_can_be_run(kernel):
     problems = [problem for problem in kernel.op.tests if kernel.refuses(problem) is None]
