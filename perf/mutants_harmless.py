@@ -17,6 +17,11 @@ class Harmless(NamedTuple):
     why: str
 
 
+def _narrow(file: str, line: str, product: str, why: str) -> Harmless:
+    """Return the product of a line in 32 bits."""
+    return Harmless(file, line, product, f"uint64(uint32({product}))", why)
+
+
 FENCE = "the atomic between releases and acquires itself"
 EQUAL = "what it chooses between is equal then"
 NOTHING = "a copy of no bytes reads nothing"
@@ -34,29 +39,9 @@ HARMLESS = (
              "(rows <= tile_m)", CLEARED),
     Harmless("decode/program.py", "if n_tiles > 1 and rows < tile_m:",
              "n_tiles > 1 and rows < tile_m", "True", CLEARED),
-    Harmless("decode/program.py",
-             "second = load(tile + tile_stride * uint64(half_tiles), tile_stride)",
-             "tile_stride * uint64(half_tiles)",
-             "uint64(uint32(tile_stride * uint64(half_tiles)))", FEW_ROWS),
-    Harmless("marlin/program.py", "gmem = gmem + uint64(n) * uint64(b_rows * 8)",
-             "uint64(n) * uint64(b_rows * 8)",
-             "uint64(uint32(uint64(n) * uint64(b_rows * 8)))", FEW_ROWS),
-    Harmless("gptq/program.py",
-             "group = ld_global_nc_u32(g_idx + uint64(k_row) * uint64(4))",
-             "uint64(k_row) * uint64(4)", "uint64(uint32(uint64(k_row) * uint64(4)))",
-             "K is at most 2^20"),
     Harmless("gptq/program.py", "if k_block % blocks_per_group == 0:",
              "k_block % blocks_per_group == 0", "True", LOADED),
     Harmless("shared/columns.py", "if has_bias > 0:", "has_bias > 0", "True", "adds zeros"),
-    Harmless("grouped_decode/result.py",
-             "weight = ld_global_f32(topk_weights + (uint64(pair) << 2))", "uint64(pair) << 2",
-             "uint64(uint32(uint64(pair) << 2))", "there are at most 2^20 pairs"),
-    Harmless("grouped_decode/result.py", "slab = uint64(expert) * uint64(uint32(n * 2))",
-             "uint64(expert) * uint64(uint32(n * 2))",
-             "uint64(uint32(uint64(expert) * uint64(uint32(n * 2))))",
-             "E * N * 2 is at most 2^31"),
-    Harmless("prefill/copies.py", "row_step = uint64(n) << 3", "uint64(n) << 3",
-             "uint64(uint32(uint64(n) << 3))", FEW_ROWS),
     Harmless("prefill/program.py", "role = uint32(warp_id - (CONSUMER_WARPS + 1))", "1", "2",
              "it does not matter which warp copies what"),
     Harmless("shared/stripes.py", "if uint32(end - first) > stripe_steps:",
@@ -68,14 +53,6 @@ HARMLESS = (
              "one piece has no stride, and more slots at once add up in the same order"),
     Harmless("marlin/result.py", "fence_acq_rel_gpu()", "fence_acq_rel_gpu()", "pass", FENCE),
     Harmless("gptq/result.py", "fence_acq_rel_gpu()", "fence_acq_rel_gpu()", "pass", FENCE),
-    Harmless("marlin/result.py",
-             "own = add_partial(own_partial + uint64(slot) * uint64(slot_bytes), own)",
-             "uint64(slot) * uint64(slot_bytes)",
-             "uint64(uint32(uint64(slot) * uint64(slot_bytes)))",
-             "all slots of all SMs of a GPU fit 4 GiB"),
-    Harmless("gptq/result.py", "counter = counters + uint64(tile) * uint64(4)",
-             "uint64(tile) * uint64(4)", "uint64(uint32(uint64(tile) * uint64(4)))",
-             "there are fewer than 2^30 tiles"),
     Harmless("gptq/program.py", "if piece < w_pieces:", "piece < w_pieces", "(piece <= w_pieces)",
              "the rounds of all threads have no piece more"),
     Harmless("gptq/program.py",
@@ -84,9 +61,37 @@ HARMLESS = (
     Harmless("gptq/program.py",
              "source = uint64(word_row) * uint64(n) + uint64(n_column) if inside else uint64(0)",
              "inside", "True", NOTHING),
-    Harmless("gptq/program.py", "b = ld_global_nc_v4(bias + uint64(n_column) * uint64(2))",
-             "uint64(n_column) * uint64(2)", "uint64(uint32(uint64(n_column) * uint64(2)))",
-             "N is at most 2^20"),
+    Harmless("decode/result.py", "total = take(at, uint32(1), uint32(count - i), total)", "1", "2",
+             "one piece is all that there is"),
+    # offsets that never reach 32 bits
+    _narrow("decode/program.py",
+            "second = load(tile + tile_stride * uint64(half_tiles), tile_stride)",
+            "tile_stride * uint64(half_tiles)", FEW_ROWS),
+    _narrow("marlin/program.py", "gmem = gmem + uint64(n) * uint64(b_rows * 8)",
+            "uint64(n) * uint64(b_rows * 8)", FEW_ROWS),
+    _narrow("gptq/program.py", "group = ld_global_nc_u32(g_idx + uint64(k_row) * uint64(4))",
+            "uint64(k_row) * uint64(4)", "K is at most 2^20"),
+    _narrow("grouped_decode/result.py",
+            "weight = ld_global_f32(topk_weights + (uint64(pair) << 2))", "uint64(pair) << 2",
+            "there are at most 2^20 pairs"),
+    _narrow("grouped_decode/result.py", "slab = uint64(expert) * uint64(uint32(n * 2))",
+            "uint64(expert) * uint64(uint32(n * 2))", "E * N * 2 is at most 2^31"),
+    _narrow("prefill/copies.py", "row_step = uint64(n) << 3", "uint64(n) << 3", FEW_ROWS),
+    _narrow("marlin/result.py",
+            "own = add_partial(own_partial + uint64(slot) * uint64(slot_bytes), own)",
+            "uint64(slot) * uint64(slot_bytes)", "all slots of all SMs of a GPU fit 4 GiB"),
+    _narrow("gptq/result.py", "counter = counters + uint64(tile) * uint64(4)",
+            "uint64(tile) * uint64(4)", "there are fewer than 2^30 tiles"),
+    _narrow("gptq/program.py", "b = ld_global_nc_v4(bias + uint64(n_column) * uint64(2))",
+            "uint64(n_column) * uint64(2)", "N is at most 2^20"),
+    _narrow("decode/program.py", "tile = tile + tile_stride * uint64(warps_k * k_tiles)",
+            "tile_stride * uint64(warps_k * k_tiles)", FEW_ROWS),
+    _narrow("prefill/result.py",
+            "gmem = gmem + step * uint64(uint32(rank * (part_rows // rows_at_once)))",
+            "step * uint64(uint32(rank * (part_rows // rows_at_once)))",
+            "some rows of the result, with N of at most 2^20"),
+    _narrow("prefill/result.py", "at = gmem + (uint64(place) << 1)", "uint64(place) << 1",
+            "columns, of which there are at most 2^20"),
 )  # fmt: skip
 
 
