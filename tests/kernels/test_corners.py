@@ -178,6 +178,13 @@ def test_whole_tiles_of_prefill_wrap_its_ring_and_come_in_bands():
     assert any(ceil_div(case.problem.M, case.config.tile_m) > case.config.raster for case in cases)
 
 
+def test_some_rows_of_prefill_fill_their_tiles_and_some_do_not():
+    """Where none are cleared, no fence after it covers for one that is missing."""
+    assert {
+        case.problem.M % case.config.tile_m == 0 for case in cases_of(NAMED["prefill"], H200)
+    } == {True, False}
+
+
 @pytest.mark.parametrize("name", ["decode", "prefill"])
 def test_clusters_are_of_two_and_more_blocks(name):
     assert {2, 3, 4} & {case.config.cluster for case in cases_of(NAMED[name], H200)} != {2}
