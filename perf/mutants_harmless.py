@@ -27,6 +27,8 @@ EQUAL = "what it chooses between is equal then"
 NOTHING = "a copy of no bytes reads nothing"
 LOADED = "loads again what it has"
 CLEARED = "clears what nobody reads, or copies fill"
+UNUSED = "copies tokens that nobody multiplies"
+COLUMNS = "columns, of which there are at most 2^20"
 FEW_ROWS = "some rows of the weight, with N of at most 2^20"
 HARMLESS = (
     Harmless("decode/program.py", "tile = locate(packed, n, first_step, first_slice)",
@@ -71,8 +73,20 @@ HARMLESS = (
              "rows = uint32(m - first_row) if uint32(m - first_row) < tile_m else uint32(tile_m)",
              "uint32(m - first_row) < tile_m", "False", "who writes looks at M itself"),
     Harmless("decode_wgmma/program.py", "if x_stop > 0:", "x_stop > 0", "(x_stop >= 0)",
-             "copies tokens that nobody multiplies"),
+             UNUSED),
+    Harmless("decode/program.py", "if more:", "more", "True", UNUSED),
     # offsets that never reach 32 bits
+    _narrow("decode/result.py",
+            "at = partial + uint64(i) * uint64(partial_bytes) + uint64(item * 16)",
+            "uint64(i) * uint64(partial_bytes)", "all slots have 4 MiB at most"),
+    _narrow("decode_wgmma/program.py",
+            "cp_async_16(uint32(to + 3 * TILE_ROW_BYTES), gmem + row_bytes * uint64(3))",
+            "row_bytes * uint64(3)", FEW_ROWS),
+    _narrow("decode_wgmma/program.py",
+            "group = uint64(uint32(lane_id >> 1)) * uint64(uint32(n >> 1))",
+            "uint64(uint32(lane_id >> 1)) * uint64(uint32(n >> 1))", FEW_ROWS),
+    _narrow("marlin/result.py", "scale = load_columns(scales + (uint64(columns) << 1))",
+            "uint64(columns) << 1", COLUMNS),
     _narrow("decode_wgmma/program.py",
             "group = uint64(uint32(lane_id >> 3)) * uint64(uint32(n * 2))",
             "uint64(uint32(lane_id >> 3)) * uint64(uint32(n * 2))", FEW_ROWS),
@@ -88,7 +102,7 @@ HARMLESS = (
     _narrow("prefill/result.py", "counter = counters + (uint64(which) << 2)",
             "uint64(which) << 2", "there are at most 2^24 tiles"),
     _narrow("shared/columns.py", "at = gmem + (uint64(pair) << 1)", "uint64(pair) << 1",
-            "columns, of which there are at most 2^20"),
+            COLUMNS),
     _narrow("decode/program.py",
             "second = load(tile + tile_stride * uint64(half_tiles), tile_stride)",
             "tile_stride * uint64(half_tiles)", FEW_ROWS),
@@ -116,7 +130,7 @@ HARMLESS = (
             "step * uint64(uint32(rank * (part_rows // rows_at_once)))",
             "some rows of the result, with N of at most 2^20"),
     _narrow("prefill/result.py", "at = gmem + (uint64(place) << 1)", "uint64(place) << 1",
-            "columns, of which there are at most 2^20"),
+            COLUMNS),
 )  # fmt: skip
 
 

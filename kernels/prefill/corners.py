@@ -14,7 +14,7 @@ CORNERS = (
     Corner(W4A16Problem(40, 456, 128), Config(16, 128, 4, stripes=False), 3),
     # no rows that are cleared, after which a fence covers the mbarriers as well
     Corner(W4A16Problem(64, 256, 640), Config(32, 128, 3, stripes=False, cluster=2), 8),
-    Corner(W4A16Problem(60, 128, 448, bias=True), Config(64, 128, 2, stripes=False, cluster=4), 4),
+    Corner(W4A16Problem(64, 128, 448, bias=True), Config(64, 128, 2, stripes=False, cluster=4), 4),
     # two strips of columns a warp, with products of a third in flight
     Corner(W4A16Problem(20, 256, 320), Config(32, 256, 3, stripes=False), 1),
     # tiles that leave in two parts
