@@ -17,7 +17,8 @@ CORNERS = (
     Corner(W4A16Problem(64, 128, 448, bias=True), Config(64, 128, 2, stripes=False, cluster=4), 4),
     # two strips of columns a warp, with products of a third in flight
     Corner(W4A16Problem(20, 256, 320), Config(32, 256, 3, stripes=False), 1),
-    # tiles that leave in two parts
+    # tiles that leave in three parts, and in two
+    Corner(W4A16Problem(150, 128, 64, -1), Config(192, 128, 2, stripes=False), 1),
     Corner(W4A16Problem(70, 256, 256), Config(128, 128, 3, stripes=False, pair=True), 4),
     Corner(W4A16Problem(19, 328, 896, 64), Config(16, 256, 3, scale_sums=True), 3),
 )

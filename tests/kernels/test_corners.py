@@ -220,6 +220,12 @@ def test_each_kind_of_program_is_checked(name):
 
 
 @pytest.mark.parametrize("name", ["prefill", "grouped_wgmma"])
+def test_tiles_leave_in_one_part_to_four(name):
+    parts = {ceil_div(c.config.tile_m, c.config.part_rows) for c in cases_of(NAMED[name], H200)}
+    assert {1, 2, 3, 4} - parts <= {2}
+
+
+@pytest.mark.parametrize("name", ["prefill", "grouped_wgmma"])
 def test_wide_tiles_have_scaled_weights_and_scaled_sums(name):
     chosen = [case.config for case in cases_of(NAMED[name], H200)]
     space = {(config.tile_n, config.scale_sums) for config in NAMED[name].configs(H200)}
