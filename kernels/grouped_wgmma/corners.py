@@ -15,7 +15,9 @@ CORNERS = (
     Corner(GroupedProblem(150, 1, 1, 128, 64, -1), Config(192, 128, 2), 1),
     Corner(GroupedProblem(200, 1, 1, 128, 64, -1), Config(256, 128, 2), 1),
     # more blocks of the list than a warp puts in order at once
-    Corner(GroupedProblem(60, 40, 2, 128, 64, -1, routing="skewed"), Config(16, 128, 2, short_m=8), 3),
+    Corner(
+        GroupedProblem(60, 40, 2, 128, 64, -1, routing="skewed"), Config(16, 128, 2, short_m=8), 3,
+    ),
     # blocks of few pairs come last, and have a loop of their own
     Corner(
         GroupedProblem(30, 3, 2, 256, 512, 64, zero_points="gptq", bias=True, weighted=True),
