@@ -11,7 +11,7 @@ STAMP := $(VENV)/installed-cu$(CUDA)
 # worksteal: a test of 15 s at the end of one queue does not keep the other worker waiting
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
 
-.PHONY: test test-times torch smoke report lint sanitize random faults rust fuzz kills lock clean
+.PHONY: test test-times torch smoke report lint sanitize random faults mutate rust fuzz kills lock clean
 
 test: $(STAMP)
 	$(PYTEST)
@@ -53,6 +53,10 @@ random: $(STAMP)
 # faults planted in copies of the kernels, and which of them `check` finds: docs/reliability.md#races
 faults: $(STAMP)
 	$(BIN)/python -m ferrum_numba.perf.faults
+
+# the kernels' device code changed in one place at a time: docs/reliability.md#mutants; some 20 minutes
+mutate: $(STAMP)
+	nice -n 10 $(BIN)/python -m ferrum_numba.perf.mutate
 
 # the example that loads an export; needs cargo and its crates
 rust:

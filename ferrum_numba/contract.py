@@ -187,6 +187,19 @@ class Launch:
             yield replace(first, scalars={**self.scalars, **scalars})
 
 
+@dataclass(frozen=True)
+class Corner:
+    """A problem on which a design does what it does on none of its Op's tests by default.
+
+    config:  None for the default
+    num_sms: of the GPU it is launched for, so that few blocks have much to do; None for all
+    """
+
+    problem: Problem
+    config: Config = None
+    num_sms: int | None = None
+
+
 class Kernel(ABC):
     """How to compute an Op: one design, stateless, picklable by reference.
 
@@ -244,6 +257,10 @@ class Kernel(ABC):
         for config in self.fitting(problem, gpu):
             return config
         raise AssertionError(f"{self.name}: no config fits {problem}; the default must")
+
+    def corners(self) -> Sequence[Corner]:
+        """Return what `check` runs beside the Op's tests: rings that wrap, sums handed over, ..."""
+        return ()
 
     def estimate_us(self, config: Config, problem: Problem, gpu: Gpu) -> float | None:
         """Return what a launch that fits is expected to take in us, modelled; None: no model.

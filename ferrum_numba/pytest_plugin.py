@@ -4,10 +4,10 @@
     ferrum-numba bench --kernels my_package.kernels my_kernel --out baseline.json
     pytest --ferrum-kernels my_package.kernels --ferrum-baseline baseline.json
 
-Every kernel of the module's KERNELS gets a test for each test problem of its Op, on the GPU, or by
-the interpreter where there is none. With a baseline, every row of it that is one of theirs gets a
-test besides: the time now over the time then. A test fails where that is above the tolerance and
-the samples bear it out; what they leave open is reported and passes.
+Every kernel of the module's KERNELS gets a test for each test problem of its Op, and each corner of
+its own, on the GPU, or by the interpreter where there is none. With a baseline, every row of it
+that is one of theirs gets a test besides: the time now over the time then. A test fails where that
+is above the tolerance and the samples bear it out; what they leave open is reported and passes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from ferrum_numba.contract import Config, Kernel, Problem
+    from ferrum_numba.contract import Kernel
     from ferrum_numba.results import Row
 
 # a board differs from itself by some per cent from one day to the next
@@ -80,13 +80,12 @@ def _where(config: pytest.Config) -> str:
 
 def _checks(session: pytest.Session, kernels: tuple[Kernel, ...], on: str) -> Iterator[pytest.Item]:
     from ferrum_numba import gpu
+    from ferrum_numba.cases import cases_of
 
     facts = gpu.live() if on == "gpu" else gpu.find("h200")
     for kernel in kernels:
-        for problem in kernel.op.tests if kernel.runs_on(facts) else ():
-            if kernel.refuses(problem) is None:
-                config = kernel.default(problem, facts)
-                yield CheckItem.of(session, (kernel, config, problem), on)
+        for case in cases_of(kernel, facts):
+            yield CheckItem.of(session, case, on)
 
 
 def _timings(
@@ -113,13 +112,13 @@ class KernelItem(pytest.Item):
     """A test of one kernel with one config on one problem."""
 
     kind = ""
-    case: tuple[Kernel, Config, Problem]
+    case: tuple[Any, ...]
     about: Any
 
     @classmethod
-    def of(cls, session: pytest.Session, case: tuple[Any, Any, Any], about: Any) -> KernelItem:
-        """Return the test of a kernel, a config and a problem."""
-        kernel, _, problem = case
+    def of(cls, session: pytest.Session, case: tuple[Any, ...], about: Any) -> KernelItem:
+        """Return the test of a kernel, a config, a problem, and what else one needs."""
+        kernel, _, problem, *_ = case
         item: KernelItem = cls.from_parent(session, name=f"{cls.kind}[{kernel.name}-{problem}]")
         item.case, item.about = case, about
         return item
@@ -153,9 +152,10 @@ class CheckItem(KernelItem):
         from ferrum_numba import check
 
         if self.about == "gpu":
-            found = check.on_gpu(*self.case, self.device())
+            kernel, config, problem, facts = self.case
+            found = check.on_gpu(kernel, config, problem, replace(self.device(), gpu=facts))
         else:
-            found = check.on_interpreter(*self.case)
+            found = check.on_interpreter(*self.case[:3], gpu=self.case[3])
         if not found.ok:
             raise Failed(f"{self.name} is wrong on the {found.how}: {found.reason}")
 

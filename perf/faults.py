@@ -26,7 +26,7 @@ SAYS = "found: "
 _CHILD = (
     "import sys\n"
     "from ferrum_numba.perf import fault_cases\n"
-    "for case in fault_cases.cases_of(sys.argv[1]):\n"
+    "for case in fault_cases.cases(sys.argv[1]):\n"
     "    found = fault_cases.run(case, 2)\n"
     f"    if not found.ok: sys.exit({SAYS!r} + found.reason)\n"
 )

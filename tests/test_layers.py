@@ -17,7 +17,9 @@ FOLDERS = {
     "reference": "ferrum_numba.reference",
     "perf": "ferrum_numba.perf",
 }
-BASE = {"errors", "words", "door", "whole", "gpu", "contract", "division", "layout"}
+BASE = {
+    "errors", "words", "door", "whole", "gpu", "contract", "division", "cases", "layout",
+}  # fmt: skip
 # room -> rooms it may import besides itself; a room is what follows `ferrum_numba.`
 LAYERS = {
     "errors": set(),
@@ -29,6 +31,7 @@ LAYERS = {
     "tolerance": {"errors"},
     "layout": set(),
     "contract": {"errors", "gpu", "tolerance", "layout"},
+    "cases": {"contract", "gpu"},
     "space": {"errors"},
     "reference": set(),
     "ptx": {"errors"},

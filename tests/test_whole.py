@@ -2,7 +2,6 @@
 
 import errno
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from full_disk import files_of_at_most
 
 from ferrum_numba import whole
 
@@ -106,15 +106,8 @@ def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path):
 def test_a_full_disk_leaves_what_was_there(tmp_path):
     path = tmp_path / "a"
     whole.write_bytes(path, b"before")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            whole.write_bytes(path, b"x" * 5000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    with files_of_at_most(1000), pytest.raises(OSError, match="File too large"):
+        whole.write_bytes(path, b"x" * 5000)
     assert path.read_bytes() == b"before"
     assert sorted(one.name for one in tmp_path.iterdir()) == ["a", "tmp"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import shlex
@@ -65,6 +66,8 @@ COMMANDS = {
 # of the extra `compile`, which an installation that only runs has not
 OPTIONAL = ("numba", "llvmlite", "greenlet", "matplotlib")
 MISTAKE = 2
+# of a disk, a quota, a file
+FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 INTERRUPTED = 130
 
 
@@ -127,6 +130,12 @@ def _main(
         with suppress(StoreError, BrokenPipeError):
             sys.stdout.flush()
         say(f"ferrum-numba: {error}")
+        return MISTAKE
+    except OSError as error:
+        # whatever was written, temporary files too
+        if error.errno not in FULL:
+            raise
+        say(f"ferrum-numba: no more files can be written: {error.strerror}")
         return MISTAKE
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from ferrum_numba import gpu
+from ferrum_numba.cases import Case, cases_of
 from ferrum_numba.cli import names, options
 from ferrum_numba.cli.interpreted import (
-    Case,
     Check,
     facts_for,
     on_interpreter,
@@ -35,12 +35,15 @@ from ferrum_numba.results.unmeasured import CheckRow
 from ferrum_numba.words import counted
 
 if TYPE_CHECKING:
+    from ferrum_numba.check import Checked
     from ferrum_numba.gpu import Gpu
     from ferrum_numba.tracing import Trace
 
 HELP = "kernels against their reference: on the GPU, or by the interpreter"
 FAILED = 1
-COLUMNS = ("kernel", "problem", "config", "how", "status", "rel_error", "max_error", "seconds")
+COLUMNS = (
+    "kernel", "problem", "config", "num_sms", "how", "status", "rel_error", "max_error", "seconds",
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +80,7 @@ def run(session: Session) -> int:
     if on_gpu:
         facts, check = _on_gpu()
     else:
-        facts, check = facts_for(args.arch), on_interpreter(args.arch, args.orders)
+        facts, check = facts_for(args.arch), on_interpreter(args.orders)
     cases = _all_cases(session, session.runnable() if on_gpu else session.kernels, facts)
     if not on_gpu:
         say_how_long(cases, args.orders)
@@ -102,11 +105,11 @@ def _trace(session: Session) -> int:
     cases = _all_cases(session, session.kernels, facts_for(args.arch))
     if args.problem is None:
         # a kernel's first: the tests of an Op are many, and alike
-        cases = list({case[0].name: case for case in reversed(cases)}.values())[::-1]
+        cases = list({case.kernel.name: case for case in reversed(cases)}.values())[::-1]
     say_how_long(cases, 1)
     traces: list[Trace] = []
     with printed_beside() if args.json else nullcontext(), progress("trace") as bar:
-        session.keep(traced(cases, args.arch, bar), traces.append)
+        session.keep(traced(cases, bar), traces.append)
     session.rows_kept, session.kept = len(traces), "trace"
     session.to_come = counted(len(cases) - len(traces), "trace")
     if args.json:
@@ -125,15 +128,16 @@ def _all_cases(session: Session, kernels: Sequence[Kernel], facts: Gpu) -> list[
 
 def checked(cases: Sequence[Case], check: Check, bar: Progress) -> Iterator[CheckRow]:
     """Yield a row for each case as it is done; a lost GPU ends it."""
-    for done, (kernel, config, problem) in enumerate(cases):
+    for done, case in enumerate(cases):
         bar(done, len(cases))
-        about = (kernel.name, kernel.op.name, describe(problem), describe(config))
+        kernel = case.kernel
+        about = (kernel.name, kernel.op.name, describe(case.problem), describe(case.config))
         try:
-            found = check(kernel, config, problem)
+            found = check(case)
         except ContextError as error:
             yield CheckRow(*about, ok=False, reason=str(error))
             return
-        yield CheckRow(*about, **asdict(found))
+        yield CheckRow(*about, **asdict(found), num_sms=case.gpu.num_sms)
         bar(done + 1, len(cases))
 
 
@@ -141,7 +145,7 @@ def _build(cases: Sequence[Case], arch: str, bar: Progress) -> None:
     """Compile into the cache, on all processors; what does not compile says so in its check."""
     from ferrum_numba.tune.space import build_space
 
-    build_space(((kernel, config) for kernel, config, _ in cases), arch, bar)
+    build_space(((case.kernel, case.config) for case in cases), arch, bar)
 
 
 def _on_gpu() -> tuple[Gpu, Check]:
@@ -150,21 +154,27 @@ def _on_gpu() -> tuple[Gpu, Check]:
     from ferrum_numba.check import on_gpu
 
     device = launch.Device.open()
-    return device.gpu, lambda kernel, config, problem: on_gpu(kernel, config, problem, device)
+
+    def one(case: Case) -> Checked:
+        return on_gpu(*case[:3], replace(device, gpu=case.gpu))
+
+    return device.gpu, one
 
 
 def _cases(session: Session, kernel: Kernel, facts: Gpu) -> list[Case]:
     named = session.args.problem is not None
-    problems = session.problems() if named else list(kernel.op.tests)
+    if not named and session.args.configs == "default":
+        return list(cases_of(kernel, facts))[: session.args.limit]
     found: list[Case] = []
     if not kernel.runs_on(facts):
         return found
-    for problem in problems:
+    for problem in session.problems() if named else kernel.op.tests:
         if not isinstance(problem, kernel.op.problem):
             continue
         reason = kernel.refuses(problem)
         if reason is None:
-            found += [(kernel, c, problem) for c in _configs(session, kernel, problem, facts)]
+            configs = _configs(session, kernel, problem, facts)
+            found += [Case(kernel, config, problem, facts) for config in configs]
         elif named:
             say(f"{kernel.name} refuses {problem}: {reason}")
     return found[: session.args.limit]

@@ -8,9 +8,9 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from ferrum_numba import gpu
+from ferrum_numba.cases import Case
 from ferrum_numba.cli.output import Progress, say
 from ferrum_numba.cli.session import TUNED_GPU
-from ferrum_numba.contract import Config, Kernel, Problem
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.words import counted
 
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from ferrum_numba.gpu import Gpu
     from ferrum_numba.tracing import Trace
 
-Case = tuple[Kernel, Config, Problem]
-Check = Callable[[Kernel, Config, Problem], "Checked"]
+Check = Callable[[Case], "Checked"]
 # one case in so many runs twice: in another order, on the same workspace
 TWICE_IN = 4
 # one core's seconds a byte and FLOP of least work, of the GEMMs that ship: right within a factor of
@@ -41,41 +40,38 @@ def facts_for(arch: str | None) -> Gpu:
     return replace(tuned, arch=arch, name=f"a GPU of {arch}")
 
 
-def on_interpreter(arch: str | None, orders: int | None = None) -> Check:
-    """Return the check by the interpreter, for an architecture.
+def on_interpreter(orders: int | None = None) -> Check:
+    """Return the check by the interpreter.
 
     orders: in which every case runs; None: one in four in two of them, the others in one
     """
     from ferrum_numba import check
 
-    facts = facts_for(arch)
     if orders is not None and not 1 <= orders <= check.MOST_ORDERS:
         raise ProblemError(f"--orders is 1 to {check.MOST_ORDERS}; got {orders}")
     done = count()
 
-    def one(kernel: Kernel, config: Config, problem: Problem) -> Checked:
+    def one(case: Case) -> Checked:
         runs = orders or (1 if next(done) % TWICE_IN else 2)
-        found = check.on_interpreter(kernel, config, problem, arch=facts.arch, gpu=facts, runs=runs)
-        return found
+        return check.on_interpreter(*case[:3], arch=case.gpu.arch, gpu=case.gpu, runs=runs)
 
     return one
 
 
-def traced(cases: Sequence[Case], arch: str | None, bar: Progress) -> Iterator[Trace]:
+def traced(cases: Sequence[Case], bar: Progress) -> Iterator[Trace]:
     """Yield the trace of each case as it is done."""
     from ferrum_numba.tracing import trace
 
-    facts = facts_for(arch)
-    for done, (kernel, config, problem) in enumerate(cases):
+    for done, case in enumerate(cases):
         bar(done, len(cases))
-        yield trace(kernel, problem, config, arch=facts.arch, gpu=facts)
+        yield trace(case.kernel, case.problem, case.config, arch=case.gpu.arch, gpu=case.gpu)
         bar(done + 1, len(cases))
 
 
 def say_how_long(cases: Sequence[Case], orders: int | None) -> None:
     """Say what the cases will take, where it is long."""
     runs = orders or 1 + 1 / TWICE_IN
-    work = [kernel.op.work(problem) for kernel, _, problem in cases]
+    work = [case.kernel.op.work(case.problem) for case in cases]
     seconds = runs * sum(BYTE_S * one.bytes + FLOP_S * one.flops for one in work)
     if seconds >= LONG_S:
         say(

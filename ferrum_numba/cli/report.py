@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ferrum_numba import gpu
+from ferrum_numba.cases import Case
 from ferrum_numba.cli import options
 from ferrum_numba.cli.check import checked
-from ferrum_numba.cli.interpreted import Case, on_interpreter
+from ferrum_numba.cli.interpreted import on_interpreter
 from ferrum_numba.cli.output import make_folder, print_json, progress, say
 from ferrum_numba.cli.plan import SOME_ROWS, planned, was_built
 from ferrum_numba.cli.refining import Refining, measure
@@ -125,7 +126,7 @@ def _checks(session: Session) -> list[CheckRow]:
     cases = [case for kernel in session.kernels for case in _few(session, kernel)]
     rows: list[CheckRow] = []
     with progress("check") as bar:
-        session.keep(checked(cases, on_interpreter(None), bar), rows.append)
+        session.keep(checked(cases, on_interpreter(), bar), rows.append)
     return rows
 
 
@@ -134,4 +135,6 @@ def _few(session: Session, kernel: Kernel) -> Sequence[Case]:
         return []
     able = [problem for problem in kernel.op.tests if kernel.refuses(problem) is None]
     some = able[:: max(1, len(able) // NUM_CHECKS)][:NUM_CHECKS]
-    return [(kernel, kernel.default(problem, session.gpu), problem) for problem in some]
+    return [
+        Case(kernel, kernel.default(problem, session.gpu), problem, session.gpu) for problem in some
+    ]

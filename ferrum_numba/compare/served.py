@@ -11,7 +11,11 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from functools import cache
@@ -19,6 +23,8 @@ from importlib import import_module
 from typing import Any
 
 KERNELS = "ferrum_numba.kernels"
+# between two looks at whether the driver is there, once its pipe is closed
+POLL_S = 0.1
 
 
 class Server:
@@ -108,11 +114,32 @@ def decisions(gpu_key: str) -> list[Any]:
     return list(load_decisions(path)) if path.is_file() else []
 
 
+def end_with_driver() -> None:
+    """End this process at once when the one that drives it is gone, even killed, even in a kernel.
+
+    `compile.orphan` does it for processes of multiprocessing; this one has a pipe, whose other end
+    is closed then. One that only closed it is still there, and waits for the last answer.
+    """
+    driver, watched = os.getppid(), select.poll()
+    # of no events: a pipe says by itself that its other end is closed
+    watched.register(0, 0)
+
+    def watch() -> None:
+        watched.poll()
+        while os.getppid() == driver:
+            time.sleep(POLL_S)
+        # no cleaning up: it would wait for the GPU
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main() -> None:
     """Answer line by line until the input ends."""
     # whatever prints must not mix with the answers
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    end_with_driver()
     server: Server | None = None
     for line in sys.stdin:
         asked = json.loads(line)

@@ -31,8 +31,8 @@ NEUTRAL = frozenset(
          "versions")
     ))
 )  # fmt: skip
-# what a launch is expected to take: for ranking configs
-ESTIMATE = "/estimate.py"
+# what a launch is expected to take, for ranking configs, and what is checked
+ASIDE = ("/estimate.py", "/corners.py")
 
 
 def sources_of(module: str) -> dict[str, str]:
@@ -44,7 +44,7 @@ def sources_of(module: str) -> dict[str, str]:
     waiting: list[str | None] = [_name(module), COMPILER]
     while waiting:
         name = waiting.pop()
-        if name is None or name in found or name in NEUTRAL or name.endswith(ESTIMATE):
+        if name is None or name in found or name in NEUTRAL or name.endswith(ASIDE):
             continue
         text = _file(name).read_bytes()
         found[name] = hashlib.sha256(text).hexdigest()

@@ -214,6 +214,8 @@ class Block:
 
     def wait_copies(self, thread: Array, in_flight: int) -> None:
         """Land all but the latest `in_flight` groups of these threads, which are of one warp."""
+        if in_flight < 0:
+            raise Fault(f"waits for all but {in_flight} groups of copies; 0 is the fewest")
         for copy in self._take_copies(thread, in_flight):
             size_bytes, address = copy.data.shape[1], self._address_of(copy.index, copy.data)
             self.watch.copy_waited(copy.thread, address, size_bytes, int(copy.site[0]))

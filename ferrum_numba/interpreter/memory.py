@@ -7,7 +7,7 @@ Buffers in global memory lie 2**40 bytes apart, so that a stray address hits no 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,9 @@ from ferrum_numba.errors import InterpreterError
 
 Array = npt.NDArray[Any]
 
-# state of a byte; only WRITTEN may be read, and only the first two may be written
-UNWRITTEN, WRITTEN, IN_FLIGHT, MBARRIER = 0, 1, 2, 3
+# state of a byte; only WRITTEN may be read, and only the first two may be written. It is 0, so that
+# a large window that is hardly touched takes no memory
+WRITTEN, UNWRITTEN, IN_FLIGHT, MBARRIER = 0, 1, 2, 3
 _REASONS = {
     UNWRITTEN: "which nobody has written",
     IN_FLIGHT: "which an asynchronous copy is still writing; nobody waited for it here",
@@ -40,6 +41,13 @@ class Fault(InterpreterError):
         self.row = row
 
 
+class Window(NamedTuple):
+    """The part of a buffer that is there, of zeros: so many bytes from an offset on."""
+
+    offset: int
+    size_bytes: int
+
+
 class Region:
     """A run of bytes at an address of its own, with the state of every byte."""
 
@@ -50,7 +58,9 @@ class Region:
         self.stored = False
         padded = round_up(size_bytes, 16)
         self.data = np.zeros(padded, np.uint8)
-        self.state = np.full(padded, state, np.uint8)
+        self.state = np.zeros(padded, np.uint8)
+        if state:
+            self.state[:] = state
         self._data = {size: self.data.view(unit) for size, unit in _UNITS.items()}
         self._state = {size: self.state.view(unit) for size, unit in _UNITS.items()}
         self._written = {size: _unit(size, WRITTEN) for size in _UNITS}
@@ -147,23 +157,36 @@ def _unit(size_bytes: int, state: int) -> Any:
 class GlobalMemory:
     """All buffers of a launch, by address."""
 
-    def __init__(self, buffers: Mapping[str, Array], unwritten: Collection[str]) -> None:
+    def __init__(
+        self,
+        buffers: Mapping[str, Array],
+        unwritten: Collection[str],
+        windows: Mapping[str, Window],
+    ) -> None:
         self.regions: list[Region] = []
         self.address: dict[str, int] = {}
-        for i, (name, array) in enumerate(buffers.items()):
+        for name, array in buffers.items():
             if not array.flags.c_contiguous:
                 raise InterpreterError(f"buffer {name} must be C-contiguous; its strides are not")
-            base = ((i + 1) << GAP_BITS) + (1 << (GAP_BITS - 1))
-            state = UNWRITTEN if name in unwritten else WRITTEN
-            region = Region(name, array.nbytes, state, base)
+            region = self._add(name, array.nbytes, UNWRITTEN if name in unwritten else WRITTEN)
             region.data[: array.nbytes] = array.reshape(-1).view(np.uint8)
-            self.regions.append(region)
-            self.address[name] = base
+        for name, window in windows.items():
+            self._add(name, window.size_bytes, WRITTEN, window.offset)
+
+    def _add(self, name: str, size_bytes: int, state: int, offset: int = 0) -> Region:
+        base = ((len(self.regions) + 1) << GAP_BITS) + (1 << (GAP_BITS - 1))
+        self.regions.append(Region(name, size_bytes, state, base))
+        self.address[name] = base - offset
+        return self.regions[-1]
+
+    def stored(self) -> frozenset[str]:
+        """Return the names of what was written to."""
+        return frozenset(region.name for region in self.regions if region.stored)
 
     def write_back(self, buffers: Mapping[str, Array]) -> None:
         """Copy every buffer that was stored to into the caller's array."""
         for region in self.regions:
-            if region.stored:
+            if region.stored and region.name in buffers:
                 target = buffers[region.name].reshape(-1).view(np.uint8)
                 target[:] = region.data[: region.size_bytes]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import Context, copy_context
 from functools import lru_cache, partial
 from itertools import islice, product
@@ -18,7 +18,7 @@ from ferrum_numba.interpreter.barriers import Barrier
 from ferrum_numba.interpreter.block import Block, Index, Machine
 from ferrum_numba.interpreter.casts import as_cast
 from ferrum_numba.interpreter.lane import Lane, where
-from ferrum_numba.interpreter.memory import Array, GlobalMemory
+from ferrum_numba.interpreter.memory import Array, GlobalMemory, Window
 from ferrum_numba.interpreter.races.watch import Watch
 from ferrum_numba.interpreter.rebind import FakeCuda, rebind
 from ferrum_numba.interpreter.schedule import IN_TURN, Schedule
@@ -71,24 +71,59 @@ def run(
             # whatever the first has not written, it was to leave alone
             run(program, one, buffers, unwritten=(), **how)
         return remarks
-    machine = Machine(GlobalMemory(buffers, unwritten))
+    machine = Machine(GlobalMemory(buffers, unwritten, {}))
     if trace is not None:
         machine.watch = trace
     elif races:
         early = launch.programmatic and constant is not None
         machine.watch = Watch(machine.memory, launched_early=early, constant=constant or ())
-    function, doubles = _rebound(program, launch.grid, getcurrent())
-    arguments = tuple(_arguments(program, launch, machine.memory))
-    clusters = (
-        _Cluster(group, function, arguments, schedule)
-        for group in _blocks(program, launch, machine)
-    )
-    with np.errstate(all="ignore"):
-        _run_all(machine, clusters, schedule, launch.co_resident)
+    doubles = _execute(program, launch, machine, _blocks(program, launch, machine), schedule)
     machine.memory.write_back(buffers)
     if launch.then is not None:
         _multiply(launch.then, buffers)
     return tuple(f"{place}: computes in fp64; {AGAINST_DOUBLES}" for place in doubles)
+
+
+def run_some(
+    program: Program,
+    launch: Launch,
+    buffers: Mapping[str, Array],
+    windows: Mapping[str, Window],
+    blocks: Collection[Index],
+) -> frozenset[str]:
+    """Execute some blocks of a launch that is too large to be executed, or to have its operands.
+
+    Args:
+        buffers: pointer parameter -> C-contiguous array, which stays as it is
+        windows: pointer parameter -> the part of it that may be touched
+        blocks:  in the grid; of a cluster, its first
+
+    Returns:
+        the names of the buffers and windows that were written to
+
+    Raises:
+        InterpreterError: as `run`; an address that lies elsewhere, such as one of 32 bits.
+    """
+    machine = Machine(GlobalMemory(buffers, (), windows))
+    _execute(program, launch, machine, _groups(program, machine, sorted(blocks)), IN_TURN)
+    return machine.memory.stored()
+
+
+def _execute(
+    program: Program,
+    launch: Launch,
+    machine: Machine,
+    groups: Iterator[list[Block]],
+    schedule: Schedule,
+) -> Sequence[Any]:
+    """Run these blocks to their end; return the places where the program computes in fp64."""
+    function, doubles = _rebound(program, launch.grid, getcurrent())
+    arguments = tuple(_arguments(program, launch, machine.memory))
+    clusters = (_Cluster(group, function, arguments, schedule) for group in groups)
+    with np.errstate(all="ignore"):
+        _run_all(machine, clusters, schedule, launch.co_resident)
+    found: Sequence[Any] = doubles
+    return found
 
 
 # a launch that repeats runs the same program again
@@ -124,7 +159,13 @@ def _blocks(program: Program, launch: Launch, machine: Machine) -> Iterator[list
     if any(blocks % of for blocks, of in zip(launch.grid, shape, strict=True)):
         raise InterpreterError(f"a grid of {launch.grid} blocks is no multiple of {shape}")
     steps = [range(0, blocks, of) for blocks, of in zip(launch.grid, shape, strict=True)]
-    for z, y, x in product(*reversed(steps)):
+    yield from _groups(program, machine, ((x, y, z) for z, y, x in product(*reversed(steps))))
+
+
+def _groups(program: Program, machine: Machine, first: Iterable[Index]) -> Iterator[list[Block]]:
+    """Yield the blocks of the clusters that begin with these, by rank."""
+    shape = program.cluster
+    for x, y, z in first:
         cluster: list[Block] = []
         barrier = Barrier("cluster barrier", partial(_live, cluster))
         for rank, (dz, dy, dx) in enumerate(product(*map(range, reversed(shape)))):

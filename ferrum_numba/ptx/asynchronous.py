@@ -89,6 +89,10 @@ def cp_async_16_if(lanes: Lanes, smem: U32, gmem: U64, pred: U32) -> None:
 def _copy_zfill(lanes: Lanes, smem: Array, gmem: Array, src_bytes: Array) -> None:
     if int(src_bytes.max()) > 16:
         raise InterpreterError(f"copies {int(src_bytes.max())} bytes; 16 at most")
+    past = int((gmem % np.uint64(16)).max())
+    if past:
+        # also where nothing is read
+        raise InterpreterError(f"copies from an address {past} past a multiple of 16")
     data = np.zeros((len(smem), 16), np.uint8)
     for size_bytes in set(src_bytes.tolist()) - {0}:
         rows = np.flatnonzero(src_bytes == size_bytes)

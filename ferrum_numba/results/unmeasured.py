@@ -56,6 +56,7 @@ class CheckRow:
     rel_error: ||got - want|| / ||want||
     reason:    what is wrong where it is not ok
     remarks:   what is likely not meant in the program, a sentence each
+    num_sms:   of the GPU that it was launched for: fewer than there are where that is harder
     """
 
     kernel: str
@@ -69,6 +70,7 @@ class CheckRow:
     max_error: float | None = None
     seconds: float | None = None
     remarks: tuple[str, ...] = ()
+    num_sms: int | None = None
 
     @property
     def status(self) -> str:

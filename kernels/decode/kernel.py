@@ -322,6 +322,12 @@ class Decode(layout.PackedKernel):
         blocks = self.launch(config, problem, gpu).grid[0]
         return blocks / (gpu.num_sms * config.blocks_per_sm)
 
+    def corners(self):
+        """Return problems on which stripes, rings and hand-overs are met."""
+        from ferrum_numba.kernels.decode.corners import CORNERS
+
+        return CORNERS
+
     def estimate_us(self, config, problem, gpu):
         """Return what a launch is expected to take, modelled: for ranking configs."""
         return estimate.estimate_us(config, problem, self.launch(config, problem, gpu), gpu)

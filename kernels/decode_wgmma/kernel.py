@@ -180,6 +180,12 @@ class DecodeWgmma(layout.PackedKernel):
                 return config
         return super().default(problem, gpu)
 
+    def corners(self):
+        """Return problems on which stripes, rings and hand-overs are met."""
+        from ferrum_numba.kernels.decode_wgmma.corners import CORNERS
+
+        return CORNERS
+
     def estimate_us(self, config, problem, gpu):
         """Return what a launch is expected to take, modelled: for ranking configs."""
         return estimate.estimate_us(config, problem, self.launch(config, problem, gpu), gpu)

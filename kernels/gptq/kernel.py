@@ -198,6 +198,12 @@ class W4A16Gptq(Kernel):
         most = min(2 * gpu.num_sms // blocks, _k_steps(config, problem))
         return replace(config, split_k=next((s for s in (8, 4, 2) if s <= most), 1))
 
+    def corners(self):
+        """Return problems on which stripes, rings and hand-overs are met."""
+        from ferrum_numba.kernels.gptq.corners import CORNERS
+
+        return CORNERS
+
     def estimate_us(self, config, problem, gpu):
         """Return what a launch is expected to take, modelled: for ranking configs."""
         return estimate.estimate_us(config, problem, self.launch(config, problem, gpu), gpu)

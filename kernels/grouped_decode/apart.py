@@ -30,6 +30,10 @@ class ExpertBuckets(GroupedDecode):
         narrow = [c for c in plain if c.step_k == 64 and (c.warps_n, c.warps_k) == (1, 2)]
         return tuple(replace(c, buckets=True) for c in (*wide, *narrow))
 
+    def corners(self):
+        """Return none: the programs are checked where they are those of grouped_decode."""
+        return ()
+
     def default(self, problem, gpu):
         """Return the first that fits."""
         return next(self.fitting(problem, gpu))

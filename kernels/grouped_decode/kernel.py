@@ -237,6 +237,12 @@ class GroupedDecode(GroupedKernel):
         """Return whether sums are cut alike for every routing: by slices, blocks or pairs."""
         return config.whole or config.buckets or config.direct
 
+    def corners(self):
+        """Return problems on which stripes, rings and hand-overs are met."""
+        from ferrum_numba.kernels.grouped_decode.corners import CORNERS
+
+        return CORNERS
+
     def build(self, config, arch):
         """Return the program: Grid: stripes; Block: warps_n * warps_k warps; smem: x + sums."""
         # not above: what is compiled already runs without numba

@@ -325,6 +325,12 @@ class GroupedWgmma(GroupedKernel):
         memory = hit * K * N / 2 / (CYCLE_BYTES * gpu.num_sms)
         return max(compute, memory)
 
+    def corners(self):
+        """Return problems on which stripes, rings and hand-overs are met."""
+        from ferrum_numba.kernels.grouped_wgmma.corners import CORNERS
+
+        return CORNERS
+
     def estimate_us(self, config, problem, gpu):
         """Return what a launch is expected to take, modelled: for ranking configs."""
         return self._cycles(config, problem, gpu) / gpu.clock_mhz

@@ -250,6 +250,12 @@ class Marlin(layout.PackedKernel):
         fitting = (c for c in special if not self.misfit(c, problem, gpu))
         return next(fitting, None) or super().default(problem, gpu)
 
+    def corners(self):
+        """Return problems on which stripes, rings and hand-overs are met."""
+        from ferrum_numba.kernels.marlin.corners import CORNERS
+
+        return CORNERS
+
     def estimate_us(self, config, problem, gpu):
         """Return what a launch is expected to take, modelled: for ranking configs."""
         return estimate.estimate_us(config, problem, self.launch(config, problem, gpu), gpu)

@@ -231,6 +231,12 @@ class Prefill(layout.PackedKernel):
         many = config.pair and problem.M >= MANY_ROWS
         return cycles * (PAIR_SHARE if many else 1)
 
+    def corners(self):
+        """Return problems on which stripes, rings and hand-overs are met."""
+        from ferrum_numba.kernels.prefill.corners import CORNERS
+
+        return CORNERS
+
     def estimate_us(self, config, problem, gpu):
         """Return what a launch is expected to take, modelled: for ranking configs."""
         us = CALL_US + self._cycles(config, problem, gpu) / gpu.clock_mhz

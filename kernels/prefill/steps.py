@@ -16,7 +16,7 @@ from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.shared.int4 import set_symmetric
 from ferrum_numba.kernels.shared.stage_text import StageText
 from ferrum_numba.ptx.convert import PACK
-from ferrum_numba.ptx.instruction import F32, U32, U64, Array, F32x2, Instruction, Lanes
+from ferrum_numba.ptx.instruction import BLOCKED, F32, U32, U64, Array, F32x2, Instruction, Lanes
 from ferrum_numba.ptx.mma import stmatrix_x4_trans
 from ferrum_numba.ptx.text import Half, braced
 
@@ -280,7 +280,11 @@ class _Ahead(StageText):
         parity: Array,
         a: Array,
         acc: Array,
-    ) -> Array:
+    ) -> Any:
+        # another parity is one of a phase that may never end
+        turns = set(zip(bar.tolist(), parity.tolist(), strict=True))
+        if not all(lanes.block.phase_ended(*turn) for turn in turns):
+            return BLOCKED
         out = self.twin_last(lanes, before, acc)
         watch = lanes.block.watch
         for chain in self.chains():

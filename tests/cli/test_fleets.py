@@ -4,10 +4,12 @@ import contextlib
 import json
 import os
 import signal
+import sys
 from dataclasses import replace
 
 import pytest
 from axpy import Axpy, Problem
+from full_disk import contents, files_of_at_most, limits_of
 from toy_kernel import Toy, make_binary
 
 from ferrum_numba import cli, gpu, results, tune
@@ -222,6 +224,33 @@ def test_decisions_of_many_files_are_one_table(run, tmp_path):
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     found = decisions.load_decisions("a.json")
     assert [one.problem["n"] for one in found] == [100, 64]
+
+
+@pytest.mark.parametrize("most", [2, pytest.param(sys.maxsize, marks=pytest.mark.slow)])
+def test_a_full_disk_loses_no_row_and_leaves_no_half_table(run, tmp_path, most):
+    """A limit on files that goes through all sizes of the store and of what is made of it."""
+    assert run(*TUNE)[0] == 0
+    merge = ("decisions", "merge", "results/h200/axpy.json", "--out")
+    assert run(*merge, "a.json")[0] == 0
+    written, table = contents(tmp_path / "results"), (tmp_path / "a.json").read_bytes()
+    pages = range(0, max(map(len, written.values())), 4096)
+    for limit in sorted({*limits_of(written, most), *pages[:: max(1, len(pages) // most)]}):
+        with files_of_at_most(limit):
+            status, out, err = run(*TUNE, "--store", f"at{limit}")
+        assert (status, out) == (2, ""), limit
+        assert err.splitlines()[-1].startswith("ferrum-numba: "), limit
+        assert "Traceback" not in err
+        # what was measured before is not measured again
+        assert run(*TUNE, "--store", f"at{limit}")[0] == 0
+        assert len(results.load(f"at{limit}/h200/axpy.json").rows) == 2
+    for limit in (0, len(table) // 2, len(table) - 1):
+        for name, before in (("a.json", table), ("new.json", None)):
+            with files_of_at_most(limit):
+                status, out, err = run(*merge, name)
+            assert (status, out) == (2, "")
+            assert err == f"ferrum-numba: {name}: cannot be written: File too large\n"
+            path = tmp_path / name
+            assert (path.read_bytes() if path.exists() else None) == before
 
 
 def test_a_file_that_cannot_be_merged_leaves_nothing(run, tmp_path):

@@ -4,8 +4,10 @@ import json
 import math
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 from axpy import Axpy, Config, Problem
@@ -166,6 +168,50 @@ def test_a_side_answers_in_a_line_what_went_wrong(tmp_path):
         env={"PYTHONPATH": str(_mirror(tree, tmp_path / "mirror"))}, check=True,
     )  # fmt: skip
     assert json.loads(done.stdout) == {"device": "no GPU to run on"}
+
+
+# a process that drives another, which hangs as a kernel does
+DRIVER = """
+import sys
+import time
+from pathlib import Path
+from ferrum_numba.compare.revisions import Side
+with Side(Path(sys.argv[1])) as side:
+    side.ask({"do": "open"})
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_a_side_ends_with_a_driver_that_is_killed(tmp_path):
+    said, tree = tmp_path / "pid", make_tree(tmp_path / "tree", "x")
+    (tree / "ferrum_numba" / "launch.py").write_text(
+        "import os, time\nfrom pathlib import Path\nclass Device:\n    def open():\n"
+        f"        Path({str(said)!r}).write_text(str(os.getpid()))\n        time.sleep(600)\n"
+    )
+    mirror = _mirror(tree, tmp_path / "mirror")
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(mirror)])
+    try:
+        assert waits_for(lambda: said.exists() and said.read_text())
+        side = int(said.read_text())
+        assert is_alive(side)
+    finally:
+        driver.kill()
+        driver.wait()
+    assert waits_for(lambda: not is_alive(side)), "it would hold the GPU for ten minutes"
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def waits_for(condition, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
 
 
 @pytest.mark.gpu

@@ -6,16 +6,23 @@ import pytest
 from test_kernels import COVER, SMALL, problems, short
 
 from ferrum_numba import check, interpreter
+from ferrum_numba.kernels import KERNELS
 from ferrum_numba.kernels.decode.kernel import Decode
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.perf import fault_cases
 
+CORNERS = [
+    case for kernel in KERNELS for case in fault_cases.cases(kernel.name)[: len(kernel.corners())]
+]
 # the quickest of each design
-QUICK = [case for i, case in enumerate(fault_cases.CASES) if i in (0, 3, 10, 12, 13, 14)]
+QUICK = [case for case in CORNERS if (case.kernel.name, case.problem.K) in {
+    ("decode", 512), ("decode_wgmma", 960), ("prefill", 896), ("marlin", 768), ("w4a16_gptq", 520),
+    ("grouped_decode", 512), ("grouped_wgmma", 512),
+}]  # fmt: skip
 
 
 def name(case):
-    return f"{case.kernel}-{case.problem.K}-{case.num_sms}"
+    return f"{case.kernel.name}-{case.problem.K}-{case.gpu.num_sms}"
 
 
 @pytest.mark.parametrize("case", QUICK, ids=name)
@@ -25,7 +32,7 @@ def test_no_design_races(case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", fault_cases.CASES, ids=name)
+@pytest.mark.parametrize("case", CORNERS, ids=name)
 def test_every_order_gives_the_same_bits(case):
     found = fault_cases.run(case, orders=len(interpreter.SCHEDULES))
     assert found.ok, found.reason
