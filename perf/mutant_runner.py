@@ -24,7 +24,7 @@ from typing import Any
 import ferrum_numba
 from ferrum_numba import interpreter
 from ferrum_numba.cases import cases_of
-from ferrum_numba.cli.check import TWICE_IN
+from ferrum_numba.cli.interpreted import TWICE_IN
 from ferrum_numba.compile.compiler import compile_ptx
 from ferrum_numba.perf import far_cases, fault_cases
 
