@@ -10,8 +10,8 @@ byte, so that a 32-byte row is laid out as one of sixteen 16-bit elements in `mm
 `ldmatrix` and descriptors of K-major matrices serve both alike, and C and D are as there. Types are
 "e4m3" (fp8, summed in fp32) and "s8" (int8, summed in int32).
 
-Hopper sums products of wgmma in e4m3 with some 13 bits after the largest, whatever the accumulators
-could hold; the twin sums exactly. It has no mma of e4m3: its compiler makes fp16 of both operands.
+Hopper's wgmma of e4m3 sums with fewer bits than its accumulators hold, and the twin does the same
+(`sum_fp8`). It has no mma of e4m3: its compiler makes fp16 of both operands, and sums exactly.
 
 Source: PTX ISA, "Matrix Fragments for mma.m16n8k32".
 """
@@ -19,7 +19,7 @@ Source: PTX ISA, "Matrix Fragments for mma.m16n8k32".
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, cast
 
 import ml_dtypes
@@ -56,6 +56,10 @@ _WARPGROUP = np.arange(128)[:, None]
 _A_ROW = 16 * (_WARPGROUP // 32) + np.tile(A_ROW, (4, 1))
 _A_COLUMN = np.tile(A_COLUMN, (4, 1))
 
+# places after the leading one of the largest that a sum of wgmma in e4m3 keeps
+FP8_PLACES = 13
+# stands for the place of zero, below that of any product and of any fp32
+_NOWHERE = -1000
 # what elements are, and what they are summed in
 ELEMENT = {"e4m3": ml_dtypes.float8_e4m3fn, "s8": np.int8}
 SUM: dict[str, Any] = {"e4m3": F32, "s8": S32}
@@ -75,6 +79,38 @@ def _accumulate(a: Array, b: Array, c: Array, dtype: str) -> Array:
         return wrapped
     rounded: Array = total.astype(np.float32)
     return rounded
+
+
+def _place(values: Array) -> Array:
+    """Return the exponent of the leading bit of each."""
+    found: Array = np.where(values == 0, _NOWHERE, np.frexp(values)[1] - 1)
+    return found
+
+
+def sum_fp8(a: Array, b: Array, c: Array) -> Array:
+    """Return a @ b + c as one wgmma of e4m3 on Hopper sums it, bit for bit.
+
+    Products and c are cut, toward zero, 13 places after the leading bit of the largest of them,
+    where a product leads at the sum of its factors' places, whether it has a carry or not; their
+    sum is exact, and is cut 13 places after its own leading bit. What is not finite sums as ever.
+
+    Args:
+        a: [m, 32] float64 values of e4m3
+        b: [32, n] likewise
+        c: [m, n] fp32
+
+    Source: results of an H200 (driver 580.159.04), 77,824 sums of random codes, of codes of int4
+    by normal ones, and of pairs of every distance, in one wgmma and in two: none differs.
+    """
+    columns, before = b.T[None, :, :], c.astype(np.float64)
+    products = a[:, None, :] * columns
+    plain = products.sum(axis=-1) + before
+    leads = np.maximum((_place(a)[:, None, :] + _place(columns)).max(axis=-1), _place(before))
+    unit = np.ldexp(1.0, np.maximum(leads, _NOWHERE) - FP8_PLACES)
+    cut = (np.trunc(products / unit[..., None]).sum(axis=-1) + np.trunc(before / unit)) * unit
+    last = np.ldexp(1.0, _place(cut) - FP8_PLACES)
+    total: Array = np.where(np.isfinite(plain), np.trunc(cut / last) * last, plain)
+    return total.astype(np.float32)
 
 
 def _mma(a: Array, b: Array, c: Array, dtype: str) -> Array:
@@ -133,7 +169,8 @@ def _product(acc: Array, a: Array, b: Array, scale_d: Array, dtype: str) -> Arra
     total = np.zeros((64, len(b)), acc.dtype)
     if scale_d[0]:
         total[index] = acc
-    return _accumulate(a, b.T, total, dtype)[index]
+    summed = sum_fp8 if dtype == "e4m3" else partial(_accumulate, dtype=dtype)
+    return summed(a, b.T, total)[index]
 
 
 def _check(n: int, dtype: str, negate: bool) -> None:

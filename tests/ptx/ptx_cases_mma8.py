@@ -19,8 +19,10 @@ from ptx_fragments import (
 from ferrum_numba import ptx
 
 NUM_BLOCKS = 3
-# Hopper sums products of fp8 with some 13 bits after the largest
+# Hopper has no mma of fp8, but makes one of fp16 of it, whose order of summation is its own
 FP8_SUM_ERROR = 2.0**-12
+# of the smallest subnormal's square, what every product of fp8 is a multiple of
+SMALLEST = -18
 
 
 def values8(codes, dtype):
@@ -194,22 +196,53 @@ def matrices(inputs, form, n, dtype, swizzle_bytes):
     return [values8(x.copy().view(np.uint8), dtype) for x in (a, b)]
 
 
+def leading(number):
+    """Return the place of the leading bit of a Python integer; None of zero."""
+    return abs(number).bit_length() - 1 if number else None
+
+
+def cut(number, lead, places=13):
+    """Return an integer, toward zero, to so many places after a leading one."""
+    low = max(0, lead - places)
+    return (abs(number) >> low << low) * (1 if number >= 0 else -1)
+
+
+def hopper_sum(row, column, before):
+    """Return one wgmma's sum of products of fp8, in integers: multiples of 2^SMALLEST.
+
+    row, column: integers, multiples of 2^-9
+    """
+    pairs = [(x * y, leading(x) + leading(y)) for x, y in zip(row, column, strict=True) if x and y]
+    leads = [lead for _, lead in pairs] + ([leading(before)] if before else [])
+    if not leads:
+        return 0
+    total = sum(cut(product, max(leads)) for product, _ in pairs) + cut(before, max(leads))
+    return cut(total, leading(total)) if total else 0
+
+
+def hopper_product(a, b, before):
+    """Return [m, n] sums of one wgmma of a [m, 32] and b [n, 32], float64 values of fp8."""
+    rows, columns = ([[int(v * 512) for v in row] for row in x] for x in (a, b))
+    unit = 2.0**SMALLEST
+    return np.array([
+        [hopper_sum(row, column, int(before[i, j] / unit)) * unit
+         for j, column in enumerate(columns)]
+        for i, row in enumerate(rows)
+    ])  # fmt: skip
+
+
 def wgmma8_want(start, negate, *shape):
     def want(inputs):
         a, b = matrices(inputs, *shape)
+        if shape[2] == "e4m3":
+            total = hopper_product(a[:, :32], b[:, :32], np.full((64, len(b)), start))
+            total = hopper_product(-a[:, 32:] if negate else a[:, 32:], b[:, 32:], total)
+            return per_warp(fragment_c, np.float32(total))
         second = loop_product(a[:, 32:], b[:, 32:].T)
         total = loop_product(a[:, :32], b[:, :32].T) + (-second if negate else second) + start
         return per_warp(fragment_c, rounded(total, shape[2]))
 
     return want
-
-
-def wgmma8_bound(start, *shape):
-    def bound(inputs):
-        a, b = matrices(inputs, *shape)
-        return FP8_SUM_ERROR * per_warp(fragment_c, np.abs(a) @ np.abs(b.T) + start)
-
-    return bound
 
 
 def wgmma8(form, n, dtype, swizzle_bytes, negate=False):
@@ -229,7 +262,7 @@ def wgmma8(form, n, dtype, swizzle_bytes, negate=False):
         wgmma8_case(ops, n, form, dtype, (a_bytes, b_bytes, a_step, b_step)),
         wgmma8_inputs(*shape),
         wgmma8_want(start, negate, *shape),
-        None if integers else wgmma8_bound(start, *shape),
+        None,
         num_threads=128,
         smem_bytes=b_bytes + (a_bytes if form == "ss" else 0),
     )
