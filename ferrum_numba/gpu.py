@@ -197,6 +197,11 @@ def is_hopper_or_later(arch: str) -> bool:
     return int(arch.removeprefix("sm_").rstrip("af")) >= 90
 
 
+def has_fp8(arch: str) -> bool:
+    """Return whether an architecture converts to fp8."""
+    return int(arch.removeprefix("sm_").rstrip("af")) >= 89
+
+
 def driver_present() -> bool:
     """Return whether there is a CUDA driver and it sees a GPU; safe where there is neither."""
     return not isinstance(_driver_gpus(), str)

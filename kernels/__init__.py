@@ -21,7 +21,9 @@ from ferrum_numba.kernels.tools.add_bias import AddBias
 from ferrum_numba.kernels.tools.dequant_cublas import DequantCublas
 from ferrum_numba.kernels.tools.dequantize import Dequantize
 from ferrum_numba.kernels.tools.gather_columns import GatherColumns
+from ferrum_numba.kernels.tools.quantize_rows import QuantizeRows
 from ferrum_numba.kernels.tools.repack import Repack
+from ferrum_numba.kernels.w4a8_wgmma.kernel import W4A8Wgmma
 
 # on a checkpoint's own tensors, and on the packed layout of kernels/shared/packed.py
 RAW = (W4A16Gptq(),)
@@ -32,7 +34,10 @@ DENSE = (DequantCublas(),)
 GROUPED = (GroupedDecode(), GroupedWgmma())
 APART = (ExpertBuckets(), ExpertLoop())
 LINEAR = RAW + PACKED + DENSE
-KERNELS = LINEAR + GROUPED + APART
+# the same packed weights times 8-bit activations
+PACKED_X8 = (W4A8Wgmma(),)
+KERNELS = LINEAR + GROUPED + APART + PACKED_X8
 TOOLS = (Repack(), GatherColumns(), AddBias(), Dequantize(), GatherPairs(), AddBiasPairs())
+TOOLS += (QuantizeRows(),)
 # in the order in which a layer launches them
 MOE = (RouteTopk(), AlignTokens(), SiluMul(), Combine())

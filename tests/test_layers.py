@@ -128,8 +128,8 @@ def broken_rules(source, module):
                 wrong.append(f"{module} imports {name}: kernels are handed to the command line")
             elif allowed is not None and target not in allowed | {room, "__init__", "__version__"}:
                 wrong.append(f"{module} imports {name}: {room} may import {sorted(allowed)}")
-        elif room == "reference" and head not in {"numpy", *sys.stdlib_module_names}:
-            wrong.append(f"{module} imports {name}: a reference knows NumPy only")
+        elif room == "reference" and head not in {"numpy", "ml_dtypes", *sys.stdlib_module_names}:
+            wrong.append(f"{module} imports {name}: a reference knows NumPy and its types only")
         elif head in OUTSIDE and room not in OUTSIDE[head]:
             wrong.append(f"{module} imports {name}: only {sorted(OUTSIDE[head])} may")
     return wrong

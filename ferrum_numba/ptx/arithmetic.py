@@ -148,6 +148,16 @@ def fma_f32(a: F32, b: F32, c: F32) -> F32:
         return _fma(*(x.astype(np.float64) for x in (a, b, c))).astype(np.float32)
 
 
+@instruction("div.rn.f32 <d>, <a>, <b>;")
+def div_f32(a: F32, b: F32) -> F32:
+    """Return a / b, rounded once to fp32.
+
+    Source: PTX ISA, "Floating Point Instructions: div".
+    """
+    with np.errstate(all="ignore"):
+        return (a / b).astype(np.float32)
+
+
 @instruction("add.rn.f16x2 <d>, <a>, <b>;")
 def add_f16x2(a: U32, b: U32) -> U32:
     """Return a + b for pairs of fp16.

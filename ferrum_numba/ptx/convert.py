@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, cast
 
+import ml_dtypes
 import numpy as np
 
 from ferrum_numba.ptx.arithmetic import round_to_bf16, round_to_f16
@@ -112,6 +113,39 @@ def bits_f32(value: U32) -> F32:
     return np.ascontiguousarray(value).view(np.float32)
 
 
+@instruction(
+    "{\n .reg .b16 pair;\n cvt.rn.satfinite.e4m3x2.f32 pair, <hi>, <lo>;\n"
+    " mov.b32 <d>, {pair, pair};\n}",
+    arch="sm_89",
+)
+def pack_e4m3x2(lo: F32, hi: F32) -> U32:
+    """Round two fp32 to e4m3, to nearest even, no further than 448; in both halves, lo lowest.
+
+    A NaN becomes 0x7f.
+
+    Source: PTX ISA, "Data Movement and Conversion Instructions: cvt".
+    """
+    near = np.clip(np.stack([lo, hi], -1), -448, 448)
+    codes = near.astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
+    codes = np.where(np.isnan(near), np.uint8(0x7F), codes)
+    return np.ascontiguousarray(np.tile(codes, 2)).view(np.uint32)[..., 0]
+
+
+@instruction(
+    "{\n .reg .b32 p, q;\n cvt.rni.sat.s8.f32 p, <lo>;\n cvt.rni.sat.s8.f32 q, <hi>;\n"
+    " prmt.b32 <d>, p, q, 0x4040;\n}"
+)
+def pack_s8x2(lo: F32, hi: F32) -> U32:
+    """Round two fp32 to int8, to nearest even, saturated; in both halves, lo lowest.
+
+    A NaN becomes 0.
+
+    Source: PTX ISA, "Data Movement and Conversion Instructions: cvt".
+    """
+    near = np.clip(np.rint(np.nan_to_num(np.stack([lo, hi], -1), nan=0)), -128, 127)
+    return np.ascontiguousarray(np.tile(near.astype(np.int8), 2)).view(np.uint32)[..., 0]
+
+
 @cache
 def splat_f32(n: int) -> Instruction:
     """Return the instruction value: F32 -> tuple of n copies.
@@ -127,6 +161,7 @@ def splat_f32(n: int) -> Instruction:
     return Instruction(f"splat_f32_x{n}", moves, {"value": f32}, f32 * n, twin)
 
 
-# by the name of the 16-bit type
+# by the name of the type
+PACK8 = {"e4m3": pack_e4m3x2, "s8": pack_s8x2}
 PACK = {"f16": pack_f16x2, "bf16": pack_bf16x2}
 UNPACK = {"f16": unpack_f16x2, "bf16": unpack_bf16x2}

@@ -103,18 +103,20 @@ def bound_of(
 ) -> Bound | None:
     """Return the bound of a problem under some ceilings; None where memory or tensor has none.
 
-    amount: (FLOPs, compulsory bytes)
+    amount:  (FLOPs, compulsory bytes)
+    problem: multiplies in `x_dtype`, where it says so, else in `dtype`
     """
     flops, size_bytes = amount
     memory = roof(ceilings, "memory")
-    tensor = roof(ceilings, "tensor", dtype=str(problem.get("dtype", "fp16")))
+    multiplied = str(problem.get("x_dtype", problem.get("dtype", "fp16")))
+    tensor = roof(ceilings, "tensor", dtype=multiplied)
     if memory is None or tensor is None:
         return None
     terms = [
         Term("memory", memory_floor_us(size_bytes, memory), memory),
         Term("tensor", tensor_floor_us(flops, tensor), tensor),
     ]
-    unpack, weights = roof(ceilings, "unpack"), num_weights(problem)
+    unpack, weights = roof(ceilings, "unpack", dtype=multiplied), num_weights(problem)
     if unpack is not None and weights:
         terms.append(Term("unpack", weights / unpack.rate / 1e6, unpack))
     floor = launch_floor(ceilings)

@@ -25,6 +25,8 @@ OPERANDS = {
     "bf16": "bf16", "tf32": "tf32",
 }  # fmt: skip
 HALF = frozenset({"fp16", "bf16"})
+# what tensor cores do of them, as datasheets have it, of what they do of fp16
+EIGHT_BIT = {"fp8": 2, "int8": 2}
 # two int4 weights to a byte
 WEIGHTS_A_BYTE = 2
 SPELLINGS = {"dram": "DRAM", "l2": "L2", "mma sync": "mma.sync", "smem": "shared memory"}
@@ -182,16 +184,27 @@ def measured_ceilings(rows: Iterable[Row], board: str = "") -> list[Ceiling]:
 
 
 def roof(
-    ceilings: Iterable[Ceiling], kind: str, source: Source | None = None, dtype: str = "fp16"
+    ceilings: Sequence[Ceiling], kind: str, source: Source | None = None, dtype: str = "fp16"
 ) -> Ceiling | None:
     """Return the highest ceiling of a kind: measured if there is one, else from the datasheet.
 
-    dtype: of a tensor ceiling's operands; fp16 and bf16 stand in for each other
+    dtype: of the operands that a tensor ceiling multiplies, or that weights are unpacked to; fp16
+           and bf16 stand in for each other
     """
     found = [c for c in ceilings if c.kind == kind and (source is None or c.source == source)]
-    found = [c for c in found if kind != "tensor" or _multiplies(c, dtype)]
+    found = [c for c in found if kind not in ("tensor", "unpack") or _multiplies(c, dtype)]
     measured = [c for c in found if c.source == "measured"]
+    if kind == "tensor" and not found and dtype in EIGHT_BIT:
+        return _of_eight_bits(roof(ceilings, kind, "datasheet"), dtype)
     return max(measured or found, key=lambda c: c.rate, default=None)
+
+
+def _of_eight_bits(half: Ceiling | None, dtype: str) -> Ceiling | None:
+    """Return the ceiling of a type that nobody measured, of the datasheet's of fp16."""
+    if half is None:
+        return None
+    rate = half.rate * EIGHT_BIT[dtype]
+    return replace(half, name=f"{half.name} {dtype}", rate=rate, low=rate, high=rate, dtype=dtype)
 
 
 def _multiplies(ceiling: Ceiling, dtype: str) -> bool:

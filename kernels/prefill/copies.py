@@ -31,7 +31,7 @@ from ferrum_numba.ptx.tensor_map import (
 def make_clear_rows(config):
     """Return what writes zeros where a stage has rows of x that no copy brings."""
     tile_m, stage_bytes, num_threads = config.tile_m, config.stage_bytes, config.num_threads
-    num_stages, panels = config.num_stages, config.tile_k // PANEL_K
+    num_stages, panels = config.num_stages, config.tile_k * config.x_bytes // ROW_BYTES
 
     @cuda.jit(device=True, forceinline=True)
     def clear_panel(panel, end):
@@ -62,7 +62,7 @@ def make_copy_x(config, schedule):
     tile_m, tile_k, pair = config.tile_m, config.tile_k, config.pair
     stage_bytes, bars_offset, map_offset = config.stage_bytes, config.bars_offset, config.out_offset
     box_rows = tile_m // config.unit_blocks
-    panels, panel_bytes = tile_k // PANEL_K, tile_m * ROW_BYTES
+    panels, panel_bytes = tile_k * config.x_bytes // ROW_BYTES, tile_m * ROW_BYTES
     num_tiles, corner = schedule.num_tiles, schedule.corner
     first_segment, next_segment = schedule.first_segment, schedule.next_segment
     advance = schedule.advance
@@ -120,7 +120,10 @@ def make_copy_x(config, schedule):
 
     @cuda.jit(device=True, forceinline=True)
     def copy_x(x, maps, m, n, k, x_columns, stripe_steps, striped_tiles):
-        """Copy x for the stages of all segments of this block, in their order."""
+        """Copy x for the stages of all segments of this block, in their order.
+
+        x_columns: of 16 bits
+        """
         whole, last = publish_maps(x, maps, m, x_columns)
         smem = smem_base()
         bars = uint32(smem + bars_offset)
@@ -140,7 +143,7 @@ def make_copy_x(config, schedule):
                     mbarrier_wait(bar + 8, phase)
                     mbarrier_arrive_expect_tx(bar, size_bytes)
                     to = uint32(smem + stage * stage_bytes + first * ROW_BYTES)
-                    column = uint32(k_step * tile_k)
+                    column = uint32(k_step * (panels * PANEL_K))
                     if own_rows > 0:
                         for i in range(panels):
                             panel = uint32(to + i * panel_bytes)

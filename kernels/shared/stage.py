@@ -13,6 +13,9 @@ class Stage:
     A config that is one has tile_m, tile_n and tile_k, group_size and has_zero_points.
     """
 
+    # of an element of x
+    x_bytes = 2
+
     @property
     def scale_rows(self):
         """Rows of scales a stage holds, 0 where there is one scale a column."""
@@ -26,7 +29,7 @@ class Stage:
     @property
     def w_offset(self):
         """Where the packed words begin, after x."""
-        return self.tile_m * self.tile_k * 2
+        return self.tile_m * self.tile_k * self.x_bytes
 
     @property
     def s_offset(self):

@@ -21,7 +21,7 @@ H200 = KNOWN["h200"]
 SMALL = replace(H200, num_sms=3)
 EVERY = [*KERNELS, *TOOLS, *MOE]
 LARGER = [
-    replace(KERNELS[0].op.tests[0], M=M, N=1024, K=1024, **kind)
+    {"M": M, "N": 1024, "K": 1024, **kind}
     for M in (7, 25, 200)
     for kind in ({}, {"group_size": 32, "zero_points": "gptq"})
 ]
@@ -78,7 +78,8 @@ def sample(kernel, gpu):
     for i, choice in enumerate(kernel.configs(gpu)):
         fitting = fits(kernel, choice, kernel.op.tests, gpu)
         if not fitting and kernel in KERNELS:
-            fitting = fits(kernel, choice, LARGER, gpu)
+            larger = [replace(kernel.op.tests[0], **sizes) for sizes in LARGER]
+            fitting = fits(kernel, choice, larger, gpu)
         pairs += [fitting[-1 - (2 * i + turn) % len(fitting)] for turn in range(2)]
     return pairs
 
@@ -173,10 +174,15 @@ def model_sized(op, kind):
     return replace(op.tests[0], **sizes, **kind)
 
 
+def has(op, kind):
+    """Return whether problems of an Op come in a kind: not all weights are in act-order."""
+    return kind.keys() - {"M"} <= describe(op.tests[0]).keys()
+
+
 KINDS_OF_LAYERS = [
     (kernel, problem)
     for kernel in KERNELS
-    for problem in (model_sized(kernel.op, kind) for kind in KINDS)
+    for problem in (model_sized(kernel.op, kind) for kind in KINDS if has(kernel.op, kind))
     if kernel.refuses(problem) is None
 ]
 
@@ -237,7 +243,9 @@ def test_the_largest_kinds_around_a_grouped_gemm_compile_without_spills(kernel, 
 @pytest.mark.parametrize("kernel", TOOLS, ids=short)
 def test_every_kind_of_tool_compiles_without_spills(kernel, arch):
     gpu = KNOWN[ARCHS[arch]]
-    for config in {kernel.default(problem, gpu) for problem in kernel.op.tests}:
+    defaults = [(kernel.default(problem, gpu), problem) for problem in kernel.op.tests]
+    # fp8 is not known to all architectures
+    for config in {c for c, problem in defaults if kernel.misfit(c, problem, gpu) is None}:
         binary = build(kernel, config, arch)
         assert (binary.spill_bytes, binary.stack_bytes, binary.remarks) == (0, 0, ())
         assert ".f64" not in binary.ptx

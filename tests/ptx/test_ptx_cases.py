@@ -10,6 +10,7 @@ from ferrum_numba import ptx
 from ferrum_numba.compile.compiler import compile_ptx
 from ferrum_numba.compile.link import link
 from ferrum_numba.kernels.prefill.steps import StageAhead
+from ferrum_numba.kernels.w4a8_wgmma.steps import Stage8
 from ferrum_numba.ptx.instruction import Instruction
 
 TESTS = Path(__file__).parents[1]
@@ -20,7 +21,7 @@ SEED = 0
 STEPS = (
     "ceilings.steps", "decode.steps", "decode_wgmma.steps", "gptq.steps", "grouped_wgmma.steps",
     "prefill.steps",
-    "shared.columns", "shared.handoff", "shared.int4", "shared.tile",
+    "shared.columns", "shared.handoff", "shared.int4", "shared.tile", "w4a8_wgmma.steps",
 )  # fmt: skip
 
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -38,7 +39,7 @@ def exported():
         # a cached function makes instructions, and so does the one class that has some
         found += [value for value in public if isinstance(value, Instruction)]
         found += [value for value in public if hasattr(value, "cache_info")]
-        found += [value for value in public if value is StageAhead]
+        found += [value for value in public if value in (StageAhead, Stage8)]
     return list(dict.fromkeys(found))
 
 

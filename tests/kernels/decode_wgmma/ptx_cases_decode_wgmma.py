@@ -86,9 +86,9 @@ def unpack_codes(packed):
 
 
 def unpack_zeros(packed):
-    """Return [2, columns] zero points, word by word."""
+    """Return [rows, columns] zero points, word by word."""
     words = packed.view(np.uint32)
-    zeros = np.zeros((2, 8 * words.shape[1]))
+    zeros = np.zeros((len(words), 8 * words.shape[1]))
     for row, word, nibble in np.ndindex(*words.shape, 8):
         column = 64 * (word // 8) + word % 8 + 8 * (2 * (nibble % 4) + nibble // 4)
         zeros[row, column] = int(words[row, word]) >> (4 * nibble) & 15
