@@ -33,7 +33,7 @@ class Anchors(SphinxTransform):
             if title is not None:
                 node.parent.remove(node)
                 place = title.parent
-                place["ids"].insert(0, name)
+                place["ids"] = [name, *(one for one in place["ids"] if one != name)]
             else:
                 place = nodes.target(ids=[name])
                 node.replace_self(place)

@@ -1,7 +1,7 @@
 """The house's docstrings as reStructuredText.
 
-They are plain text: paragraphs, `code`, tables of `name: what it is`, headed by `Args:` and the like
-or, of a class, by nothing. CONTRIBUTING.md has the form.
+They are plain text: paragraphs, `code`, tables of `name: what it is`, headed by `Args:` and the
+like or, of a class, by nothing. CONTRIBUTING.md has the form.
 """
 
 import re
@@ -104,9 +104,7 @@ def restructured(lines: Iterable[str]) -> list[str]:
     return done
 
 
-def process(
-    app: Sphinx, what: str, name: str, item: Any, options: Any, lines: list[str]
-) -> None:
+def process(app: Sphinx, what: str, name: str, item: Any, options: Any, lines: list[str]) -> None:
     """Replace the lines of a docstring that autodoc found."""
     lines[:] = restructured(lines)
 

@@ -17,7 +17,7 @@ NOT_SHOWN = ("__pycache__", ".ipynb_checkpoints")
 
 
 def linked(target: str, page: Path, root: Path) -> Path | None:
-    """Return the file or folder below a root that a link of a page leads to, relative to the root."""
+    """Return what a link of a page leads to below a root, relative to that; None: nothing."""
     path = (page.parent / unquote(target.partition("#")[0])).resolve()
     return path.relative_to(root) if path.exists() and path.is_relative_to(root) else None
 
