@@ -50,16 +50,17 @@ site: docs
 links: docs
 	$(SPHINX) -b linkcheck . build/links
 
-# mypy cannot see the mapped folders through an editable install, so it reads a plain one; build/
-# goes before and after it, because setuptools would install modules that were deleted since
+# mypy cannot see the mapped folders through an editable install, so it reads a plain one; what is
+# built goes before and after it, because setuptools would install modules that were deleted since
+BUILT := build/lib build/bdist.* build/typecheck
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build
+	rm -rf $(BUILT)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/typecheck .
 	cd build/typecheck && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml \
 		--cache-dir ../../.mypy_cache -p ferrum_numba
-	rm -rf build
+	rm -rf $(BUILT)
 
 # on a GPU, outside CI: compute-sanitizer over every kernel, and random problems on every design
 sanitize: $(STAMP)

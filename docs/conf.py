@@ -4,12 +4,15 @@ The source folder is the root of the tree, so that the site lies as the tree doe
 relative links hold on it as they are.
 """
 
+import os
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(HERE))
+# how wide argparse writes how a command is called
+os.environ["COLUMNS"] = "80"
 
 import ferrum_numba  # noqa: E402
 

@@ -36,7 +36,7 @@ class Tree(SphinxTransform):
 
     def apply(self) -> None:
         """Replace what MyST made of the links."""
-        root, page = Path(self.app.srcdir), Path(self.env.doc2path(self.env.docname))
+        root, page = Path(self.env.srcdir), Path(self.env.doc2path(self.env.docname))
         found = [
             *self.document.findall(addnodes.download_reference),
             *(n for n in self.document.findall(addnodes.pending_xref) if n["reftype"] == "myst"),

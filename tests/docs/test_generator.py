@@ -1,6 +1,7 @@
 """What the site needs besides Sphinx: docstrings, links into the tree, navigation, commands."""
 
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 
 import pages
@@ -9,6 +10,7 @@ import pytest
 pytest.importorskip("sphinx", reason="the extra `docs` is not installed")
 
 from generator import commands, contents, docstrings, instructions, tree
+from sphinx.application import Sphinx
 
 from ferrum_numba import ptx
 from ferrum_numba.cli.app import COMMANDS
@@ -77,6 +79,41 @@ def test_files_of_a_folder(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert tree.files(tmp_path) == [Path("a.json"), Path("b/c.py")]
+
+
+def test_places_and_files_of_a_small_tree(tmp_path):
+    # anchors of headings and of text are places; files and folders are where the tree has them
+    tree_of = {
+        "README.md": "# One\n\n[a](docs/a.md#here) [b](docs/a.md#there) [c](docs/a.md#gone)\n",
+        "docs/a.md": '# A\n\n## <a id="here"></a>Heading\n\n<a id="there"></a>Text [x](#here)'
+        " [y](../kernels) [z](../kernels/k.py)\n",
+        "kernels/k.py": "K = 1\n",
+    }
+    for name, text in tree_of.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    out, said = tmp_path / "out", StringIO()
+    settings = {
+        "extensions": ["myst_parser", "generator.anchors", "generator.tree"],
+        "include_patterns": ["*.md", "docs/**"], "root_doc": "README", "html_theme": "basic",
+        "suppress_warnings": ["toc.not_included"],
+    }  # fmt: skip
+    app = Sphinx(
+        tmp_path, None, out, tmp_path / "doctrees", "html", settings, status=None, warning=said
+    )
+    app.build()
+    (warning,) = said.getvalue().strip().splitlines()
+    assert "local id not found in doc 'docs/a': 'gone'" in warning
+    front, page = ((out / name).read_text() for name in ("README.html", "docs/a.html"))
+    assert 'href="docs/a.html#here"' in front
+    assert 'href="docs/a.html#there"' in front
+    assert '<section id="here">' in page
+    assert 'id="there"' in page
+    assert page.count('id="here"') == 1
+    assert 'href="../kernels/index.html"' in page
+    assert 'href="../kernels/k.py"' in page
+    assert 'href="k.py"' in (out / "kernels" / "index.html").read_text()
+    assert (out / "kernels" / "k.py").read_text() == tree_of["kernels/k.py"]
 
 
 def test_the_navigation_has_every_page_once():
