@@ -81,6 +81,7 @@ def test_files_of_a_folder(tmp_path):
     assert tree.files(tmp_path) == [Path("a.json"), Path("b/c.py")]
 
 
+@pytest.mark.filterwarnings("ignore:'myst_parser")
 def test_places_and_files_of_a_small_tree(tmp_path):
     # anchors of headings and of text are places; files and folders are where the tree has them
     tree_of = {
