@@ -19,7 +19,7 @@ ENTRY = re.compile(r"([\w*]+(?:, [\w*]+)*):\s+(\S.*)$")
 COLUMNS = re.compile(r"\S {2,}\S")
 CODE = re.compile(r"(`+)(.+?)\1")
 # what `Array` of contract.py stands for
-ARRAY = "ndarray[tuple[Any, ...], dtype[Any]]"
+ARRAY = "~numpy.ndarray[tuple[~typing.Any, ...], ~numpy.dtype[~typing.Any]]"
 SPECIAL = re.compile(r"([*|\\_])")
 
 

@@ -21,7 +21,7 @@ pytestmark = [
 ]
 HTML = sorted(SITE.rglob("*.html"))
 # px
-WIDTHS = {"desktop": 1280, "phone": 390}
+WIDTHS = {"wide": 1900, "desktop": 1280, "phone": 390}
 # what a page is asked: how wide it is, what sticks out that no box of its own lets scroll, which
 # pictures did not load, and how much there is to read
 PROBE = """
@@ -119,6 +119,11 @@ def test_every_page_of_the_tree_is_on_it():
         assert (SITE / page.relative_to(pages.ROOT)).with_suffix(".html").is_file()
     assert (SITE / ".nojekyll").is_file()
     assert (SITE / "index.html").read_text() == (SITE / "README.html").read_text()
+
+
+def test_types_are_short():
+    text = (SITE / "docs" / "reference" / "kernels.html").read_text()
+    assert "dict[str, Array]" in re.sub(r"<[^>]+>", "", text)
 
 
 @pytest.fixture(scope="module")

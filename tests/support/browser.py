@@ -44,5 +44,5 @@ def said(pages, folder, width):
     """Return what each page of a folder, shown at a width, says to its parent."""
     frame = folder / "frame.html"
     frame.write_text(FRAME.format(width=width, pages=json.dumps(pages)))
-    dumped = chromium("--window-size=1400,2000", "--dump-dom", page=frame)
+    dumped = chromium("--window-size=2000,2000", "--dump-dom", page=frame)
     return json.loads(unescape(re.search(r'<pre id="found">(.*?)</pre>', dumped, re.DOTALL)[1]))
