@@ -3,6 +3,8 @@
 import pages
 import pytest
 
+from ferrum_numba.perf.lessons import ANCHOR
+
 
 def lost(page):
     """Return every link of a page that leads nowhere."""
@@ -25,8 +27,8 @@ def test_links_lead_somewhere(page):
 def test_a_place_is_one(page):
     headings = pages.HEADING.findall(pages.prose(page))
     # by an anchor of its own, else by its words, of which the first heading that has them is meant
-    anchors = {name for heading in headings for name in pages.ANCHOR.findall(heading)}
-    words = {pages.slug(heading) for heading in headings if not pages.ANCHOR.search(heading)}
+    anchors = {name for heading in headings for name in ANCHOR.findall(heading)}
+    words = {pages.slug(heading) for heading in headings if not ANCHOR.search(heading)}
     assert anchors & words == set()
 
 

@@ -9,6 +9,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from ferrum_numba.perf.lessons import ANCHOR
+
 ROOT = Path(__file__).resolve().parents[2]
 TOP = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY")]
 PAGES = [*TOP, *sorted((ROOT / "docs").rglob("*.md"))]
@@ -18,7 +20,6 @@ FENCED = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 HEADING = re.compile(r"^#{1,6} +(.*)$", re.MULTILINE)
-ANCHOR = re.compile(r'<a id="([^"]+)"></a>')
 LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)")
 INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 # the path of a file that a block is, in its first line
