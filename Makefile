@@ -11,7 +11,7 @@ STAMP := $(VENV)/installed-cu$(CUDA)
 # worksteal: a test of 15 s at the end of one queue does not keep the other worker waiting
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
 
-.PHONY: test test-times torch smoke report lint sanitize random faults mutate rust fuzz kills lock clean
+.PHONY: test test-times torch smoke report docs lint sanitize random faults mutate rust fuzz kills site links lock clean
 
 test: $(STAMP)
 	$(PYTEST)
@@ -27,21 +27,40 @@ torch: $(STAMP)
 # whether an installation works: for another Python, make smoke VENV=.venv-3.13 PYTHON=python3.13
 smoke: $(STAMP)
 	$(BIN)/ferrum-numba doctor
-	$(PYTEST) tests/cli tests/compile tests/interpreter tests/test_packaging.py tests/test_readme.py
+	$(PYTEST) tests/cli tests/compile tests/interpreter tests/docs tests/test_packaging.py
 
 report: $(STAMP)
 	$(BIN)/ferrum-numba report
 
-# mypy cannot see the mapped folders through an editable install, so it reads a plain one; build/
-# goes before and after it, because setuptools would install modules that were deleted since
+# the pages and the API as a site in build/site, static files, and looked at where there is a Chromium;
+# what LOCKED=1 installs has the extra `docs` already
+# -E: pages are read again, because what reads them may have changed
+SPHINX := $(BIN)/python -m sphinx -q -E -j 2 -c docs -d build/doctrees
+docs: $(STAMP)
+ifeq ($(LOCKED),)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[docs]"
+endif
+
+site: docs
+	rm -rf build/site
+	$(SPHINX) -W --keep-going . build/site
+	$(BIN)/python -m pytest -q -n 0 tests/docs/test_site.py
+
+# links to other sites, which CI does not follow
+links: docs
+	$(SPHINX) -b linkcheck . build/links
+
+# mypy cannot see the mapped folders through an editable install, so it reads a plain one; what is
+# built goes before and after it, because setuptools would install modules that were deleted since
+BUILT := build/lib build/bdist.* build/typecheck
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build
+	rm -rf $(BUILT)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/typecheck .
 	cd build/typecheck && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml \
 		--cache-dir ../../.mypy_cache -p ferrum_numba
-	rm -rf build
+	rm -rf $(BUILT)
 
 # on a GPU, outside CI: compute-sanitizer over every kernel, and random problems on every design
 sanitize: $(STAMP)
@@ -75,7 +94,8 @@ kills: $(STAMP)
 lock: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
-		--extra cu13 --extra sass --extra dev --custom-compile-command "make lock" \
+		--extra cu13 --extra sass --extra dev --extra docs \
+		--custom-compile-command "make lock" \
 		--upgrade pyproject.toml --output-file .ci/requirements.txt
 
 clean:

@@ -30,8 +30,6 @@ NAMED = re.compile(r"\[m:([^\]]+)\]")
 # in a source: docs/designs/prefill.md#bound
 POINTER = re.compile(r"\b(docs/[\w/.-]*\.md)(?:#([\w-]+))?")
 ANCHOR = re.compile(r'<a id="([^"]+)"></a>')
-# in a page: [a stage](designs/prefill.md#bound)
-LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 
 
 @dataclass(frozen=True)
@@ -177,8 +175,3 @@ def anchors(page: str) -> list[str]:
 def pointers(source: str) -> list[tuple[str, str]]:
     """Return (page, anchor) of each pointer in a source; anchor is empty where it has none."""
     return POINTER.findall(source)
-
-
-def links(page: str) -> list[tuple[str, str]]:
-    """Return (relative path, anchor) of each link of a page to a file, and of those within it."""
-    return LINK.findall(page)

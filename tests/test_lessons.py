@@ -42,18 +42,6 @@ def lost(root, source, text):
     return found
 
 
-def lost_links(page):
-    """Return every link of a page to a file or an anchor that is not there."""
-    found = []
-    for path, anchor in lessons.links(page.read_text()):
-        target = (page.parent / path).resolve() if path else page
-        if not target.exists():
-            found.append(path)
-        elif anchor and target.parent.name in ("docs", "designs"):
-            found += [anchor] if anchor not in lessons.anchors(target.read_text()) else []
-    return found
-
-
 @pytest.mark.parametrize("path", [*SOURCES, *TEXTS], ids=lambda p: str(p.relative_to(ROOT)))
 def test_pointers_lead_to_a_finding(path):
     assert lost(ROOT, path.name, path.read_text()) == []
@@ -62,11 +50,6 @@ def test_pointers_lead_to_a_finding(path):
 def test_some_sources_point():
     pointing = [path.name for path in SOURCES if lessons.pointers(path.read_text())]
     assert len(pointing) >= 5
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
-def test_links_of_pages_lead_somewhere(page):
-    assert lost_links(page) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)

@@ -116,7 +116,7 @@ def _main(
     peers: Sequence[Mapping[str, Any]],
     tools: Sequence[Kernel],
 ) -> int:
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     begin()
     session = Session(
         args, tuple(kernels), problem_sets, tuple(ceilings), recorded, peers, tuple(tools)
@@ -171,18 +171,19 @@ class _Parser(argparse.ArgumentParser):
         self.exit(MISTAKE, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    found = _Parser(
         prog="ferrum-numba", description="Prove, tune and measure GPU kernels written in Python."
     )
-    parser.add_argument("--version", action="version", version=f"ferrum-numba {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    found.add_argument("--version", action="version", version=f"ferrum-numba {__version__}")
+    commands = found.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
         command = commands.add_parser(name, help=module.HELP, description=module.HELP)
         command.add_argument("--json", action="store_true", help="machine-readable, on stdout")
         command.set_defaults(kernel=[], kernels=None, store=None, no_cache=False)
         module.add_arguments(command)
-    return parser
+    return found
 
 
 @contextmanager

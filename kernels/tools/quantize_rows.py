@@ -10,8 +10,8 @@
 
 Kp is K, or the next multiple of 128; what is past K is zero. Sixteen columns of x8 hold columns
 0, 8, 1, 9, ... 7, 15 of x (`kernels/shared/int4_bytes.py`). H is 1, or Kp / 128 where every 128 of
-a row have a scale; Mp is M, or the next multiple of 4. largest is 448 in e4m3, 127 in int8. Quotients and
-products are rounded to fp32 once, and what is written is the reference's to the bit.
+a row have a scale; Mp is M, or the next multiple of 4. largest is 448 in e4m3, 127 in int8.
+Quotients and products are rounded to fp32 once, and what is written is the reference's to the bit.
 
 A block has a row: every lane keeps the largest of its elements, as bits without their sign, which
 order as numbers do; then warps and block reduce. Where 128 columns have a scale, eight lanes do.

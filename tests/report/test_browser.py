@@ -1,26 +1,17 @@
-"""The page as a browser lays it out: nothing sticks out, no label covers another, on paper too.
+"""The page as a browser lays it out: nothing sticks out, no label covers another, on paper too."""
 
-Needs a Chromium on the PATH; `apt-get install chromium` brings one.
-"""
-
-import json
 import re
-import shutil
 import struct
-import subprocess
 from dataclasses import replace
-from html import unescape
 
+import browser
 import pytest
 from synthetic import CHECKS
 from test_drawing import SOURCES
 
 from ferrum_numba import report
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to look with")
+pytestmark = browser.NEEDED
 
 # px, the second as narrow as tables are not yet cards
 WIDTHS = {"desktop": 1280, "tablet": 961, "phone": 390}
@@ -61,19 +52,9 @@ addEventListener('load', () => {
   }
   const found = {out, covered, wide, inside: innerWidth, high: document.body.scrollHeight,
     pictures: document.querySelectorAll('svg').length};
-  parent.postMessage(JSON.stringify(found), '*');
+  parent.postMessage(found, '*');
 });
 </script>
-"""
-# a window is never narrower than 500 px, a frame is
-FRAME = """
-<body><script>
-addEventListener('message', (said) => {{
-  document.body.innerHTML = '<pre id="found"></pre>';
-  document.getElementById('found').textContent = said.data;
-}});
-</script>
-<iframe src="page.html" style="width: {width}px; height: 1900px; border: 0"></iframe></body>
 """
 # as many kernels as a house has, on problems with many fields
 MANY_CHECKS = [
@@ -85,21 +66,12 @@ MANY_CHECKS = [
 ]  # fmt: skip
 
 
-def chromium(*options, page):
-    command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-        "--virtual-time-budget=10000", *options, page.as_uri(),
-    ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-
-
 def probed(folder, width, html):
     """Return what the page finds of itself at a width."""
-    page, frame = folder / "page.html", folder / "frame.html"
+    page = folder / "page.html"
     page.write_text(html.replace("</head>", PROBE + "</head>"))
-    frame.write_text(FRAME.format(width=width))
-    dumped = chromium("--window-size=1400,2000", "--dump-dom", page=frame)
-    return json.loads(unescape(re.search(r'<pre id="found">({.*?})</pre>', dumped, re.DOTALL)[1]))
+    (found,) = browser.said([page.name], folder, width)
+    return found
 
 
 def printed(html):
@@ -151,7 +123,7 @@ def test_the_probe_finds_what_sticks_out_and_what_is_covered(tmp_path):
 
 def test_a_screenshot_shows_the_page(recorded, tmp_path):
     page, picture = recorded / "report.html", tmp_path / "screen.png"
-    chromium("--window-size=1280,1600", f"--screenshot={picture}", page=page)
+    browser.chromium("--window-size=1280,1600", f"--screenshot={picture}", page=page)
     content = picture.read_bytes()
     assert struct.unpack(">II", content[16:24]) == (1280, 1600)
     # an empty page is some kilobytes
@@ -160,7 +132,7 @@ def test_a_screenshot_shows_the_page(recorded, tmp_path):
 
 def test_a_print_is_a_few_pages(recorded, tmp_path):
     page, paper = recorded / "report.html", tmp_path / "report.pdf"
-    chromium("--no-pdf-header-footer", f"--print-to-pdf={paper}", page=page)
+    browser.chromium("--no-pdf-header-footer", f"--print-to-pdf={paper}", page=page)
     pages = len(re.findall(rb"/Type\s*/Page\b", paper.read_bytes()))
     assert 3 <= pages <= 30
 

@@ -4,14 +4,15 @@ import re
 from pathlib import Path
 
 import gptq_layers
+import pages
 import pytest
 
 torch = pytest.importorskip("torch")
 
 import ferrum_numba.torch  # noqa: E402
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "torch.md").read_text()
-EXAMPLE = re.search(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)[1]
+PAGE = pages.ROOT / "docs" / "torch.md"
+(EXAMPLE,) = (block.text for block in pages.fenced(PAGE, "python"))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -31,5 +32,5 @@ def test_the_example(rng, tmp_path, monkeypatch):
 
 
 def test_every_public_name_is_on_the_page():
-    named = set(re.findall(r"\w+", PAGE))
+    named = set(re.findall(r"\w+", PAGE.read_text()))
     assert set(ferrum_numba.torch.__all__) - named == {"Layout"}

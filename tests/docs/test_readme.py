@@ -5,67 +5,64 @@ import re
 from pathlib import Path
 
 import numpy as np
+import page_runs
+import pages
 import pytest
 
 from ferrum_numba import cli
 from ferrum_numba.cli.app import COMMANDS
 from ferrum_numba.reference.gptq import dequantize
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = pages.ROOT
 README = (ROOT / "README.md").read_text()
-# a code block that starts with the path of the file it is
-FILE = re.compile(r"^```python\n# (my_package/\w+\.py)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FIRST, USE_IT = (
-    re.search(rf"^```python\n# {name}.py\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)[1]
-    for name in ("first", "use_it")
-)
 EXAMPLE = ("scale_by_element", "--kernels", "my_package.kernels", "--json")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def example(tmp_path_factory):
-    """Write the README's package into a folder and go there."""
-    folder = tmp_path_factory.mktemp("readme")
-    for path, source in FILE.findall(README):
-        (folder / path).parent.mkdir(exist_ok=True)
-        (folder / path).write_text(source)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+@pytest.fixture(scope="module")
+def found(ran):
+    """Return the names that the README's examples leave."""
+    return ran(ROOT / "README.md")[0]
+
+
+@pytest.fixture
+def package(ran, monkeypatch):
+    """Go to the folder of the README's package."""
+    _, folder = ran(ROOT / "README.md")
+    monkeypatch.chdir(folder)
+    with page_runs.importable(folder):
         yield
 
 
-def test_the_example_passes_its_check(capsys):
+def test_the_example_passes_its_check(package, capsys):
     assert cli.main((), {}, ["check", *EXAMPLE, "--on", "interpreter"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["status"] for row in rows] == ["ok"] * 4
 
 
-def test_the_example_can_be_planned(capsys):
+def test_the_example_can_be_planned(package, capsys):
     sizes = ["--problem", "M=4096,N=4096", "--limit", "1"]
     assert cli.main((), {}, ["plan", *EXAMPLE, *sizes, "--gpu", "h200"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["status"], row["spill_bytes"], row["kernel"]) == ("ok", 0, "scale_by_element")
 
 
-def test_the_example_refuses_in_one_sentence(capsys):
+def test_the_example_refuses_in_one_sentence(package, capsys):
     assert cli.main((), {}, ["plan", *EXAMPLE, "--problem", "M=65536,N=65536"]) == 2
     assert "M * N must be below 4294967296; got 4294967296" in capsys.readouterr().err
 
 
-def test_the_first_example_runs_without_a_gpu():
-    assert len([line for line in FIRST.splitlines() if line]) <= 10
-    found = {}
-    exec(FIRST, found)
-    layer, x, y = found["layer"], found["x"], found["y"]
+def test_the_first_example_is_short_and_right(ran, found):
+    _, folder = ran(ROOT / "README.md")
+    assert len([line for line in (folder / "first.py").read_text().splitlines() if line]) <= 11
+    layer, x, y = (found["first.py"][name] for name in ("layer", "x", "y"))
     weight = dequantize(layer.qweight, layer.scales, layer.qzeros)
     assert (y.shape, y.dtype) == ((16, 4096), np.float16)
     # one rounding to fp16; sums near 0 are of terms up to 5
     np.testing.assert_allclose(y, x.astype(np.float32) @ weight, rtol=2**-10, atol=1e-3)
 
 
-def test_layers_are_used_as_shown_of_a_checkpoint_made_there():
-    found = {}
-    exec(USE_IT, found)
+def test_layers_are_used_as_shown_of_a_checkpoint_made_there(found):
+    found = found["use_it.py"]
     names = found["names"]
     for got, parts in ((found["y"], names[:3]), (found["z"], names[5:])):
         layers = [found["checkpoint"].linear(f"model.layers.0.{name}") for name in parts]
