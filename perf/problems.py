@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from ferrum_numba.contract import Problem
 from ferrum_numba.kernels.grouped import GroupedProblem
+from ferrum_numba.kernels.w4a8 import W4A8Problem
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 
 GROUP_SIZE = 128
@@ -88,6 +89,10 @@ PEER_SHAPES = (
     Shape(8192, 28672), Shape(28672, 8192),
 )  # fmt: skip
 
+# of the peers with fp8 activations
+W4A8_SHAPES = (Shape(8192, 8192), Shape(4096, 14336), Shape(8192, 28672), Shape(14336, 4096))
+W4A8_ROWS = (1, 16, 64, 256, 1024, 4096)
+
 
 def cross(
     shapes: Iterable[Shape], rows: Sequence[int], group_size: int = GROUP_SIZE
@@ -95,6 +100,17 @@ def cross(
     """Return every weight with every M; the weights outside, because they are dear to make."""
     return tuple(
         W4A16Problem(M, shape.N, shape.K, group_size, bias=shape.bias)
+        for shape in shapes
+        for M in rows
+    )
+
+
+def eight_bit(
+    shapes: Iterable[Shape], rows: Sequence[int], x_dtype: str = "fp8"
+) -> tuple[W4A8Problem, ...]:
+    """Return every weight with every M, times 8-bit activations."""
+    return tuple(
+        W4A8Problem(M, shape.N, shape.K, GROUP_SIZE, bias=shape.bias, x_dtype=x_dtype)
         for shape in shapes
         for M in rows
     )
@@ -119,6 +135,8 @@ PROBLEM_SETS: Mapping[str, tuple[Problem, ...]] = {
     **{model: cross(shapes.values(), SWEEP) for model, shapes in MODELS.items()},
     "h200-peers": cross(PEER_SHAPES, PEER_ROWS),
     "curve": cross(CURVE_SHAPES, CURVE),
+    "w4a8-peers": eight_bit(W4A8_SHAPES, W4A8_ROWS),
+    "llama3-8b-w4a8": eight_bit(MODELS["llama3-8b"].values(), SWEEP),
     **{model: routed(shapes.values()) for model, shapes in MOE_MODELS.items()},
     **{
         f"{model}-skewed": routed(shapes.values(), routing="skewed")

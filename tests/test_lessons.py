@@ -14,9 +14,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 DESIGNS = sorted((ROOT / "docs" / "designs").glob("*.md"))
 FOLDERS = ("kernels", "ferrum_numba", "perf", "reference", "tests")
+# tests of pages make pages of their own
+OTHERS = {Path(__file__), *(ROOT / "tests" / "docs").rglob("*.py")}
 SOURCES = [
     path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))
-    if path != Path(__file__)
+    if path not in OTHERS
 ]  # fmt: skip
 TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]
 HEADINGS = (

@@ -32,7 +32,7 @@ def test_problem_sets_have_every_projection_and_m():
         "llama3-8b": 48, "llama3-70b": 48, "qwen2.5-32b": 48, "gemma3-27b": 48, "h200-peers": 72,
         "curve": 58, "qwen3-moe": 14, "mixtral": 14, "deepseek-v3-moe": 14, "qwen3-moe-skewed": 14,
         "mixtral-skewed": 14, "deepseek-v3-moe-skewed": 14, "qwen3-moe-gated": 7,
-        "mixtral-gated": 7, "deepseek-v3-moe-gated": 7,
+        "mixtral-gated": 7, "deepseek-v3-moe-gated": 7, "w4a8-peers": 24, "llama3-8b-w4a8": 48,
     }  # fmt: skip
     assert all(len(set(found)) == len(found) for found in PROBLEM_SETS.values())
 
