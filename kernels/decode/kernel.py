@@ -126,6 +126,11 @@ class Config:
         return 0 if self.group_size < 0 else max(1, self.step_k // 2 // self.group_size)
 
     @property
+    def carries(self) -> bool:
+        """Whether the sums of a whole step are scaled at once: its halves are of one group."""
+        return self.half_groups > 0 and not self.two_scales
+
+    @property
     def zero_rows(self) -> int:
         """Rows of zero points that half a step needs."""
         return max(1, self.half_groups) if self.has_zero_points else 0

@@ -35,7 +35,7 @@ def make_write(config):
     return write
 
 
-def make_finish(config, schedule):
+def make_finish(config, schedule, write):
     """Return what sums a slice over the warps along K, and writes it or hands it on."""
     num_threads, row_items = config.num_threads, config.row_items
     warps_n, warps_k = config.warps_n, config.warps_k
@@ -47,7 +47,6 @@ def make_finish(config, schedule):
     add_sums = add_tile("shared", 4, 16)
     put = put_slot(1, PIECE_BYTES)
     stripe_of, block_rows = schedule.stripe_of, schedule.block_rows
-    write = make_write(config)
 
     @cuda.jit(device=True, forceinline=True)
     def sum_of_warps(smem, item):
@@ -133,7 +132,7 @@ def make_finish(config, schedule):
     return finish
 
 
-def make_take_over(config, schedule):
+def make_take_over(config, schedule, write):
     """Return what adds the sums of the blocks before to those of the slice that this one ends."""
     num_threads, row_items = config.num_threads, config.row_items
     partial_bytes, block_offset = config.partial_bytes, config.block_offset
@@ -141,7 +140,6 @@ def make_take_over(config, schedule):
     take = take_slots(1, PIECE_BYTES, slots_at_once, partial_bytes, 0)
     add_sums = add_tile("shared", 4, 16)
     stripe_of, block_rows = schedule.stripe_of, schedule.block_rows
-    write = make_write(config)
 
     @cuda.jit(device=True, forceinline=True)
     def take_over(scales, bias, out, slots, m, n, k, out_columns, stripe_steps, has_bias):
