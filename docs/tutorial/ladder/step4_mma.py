@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from numba import cuda, float32, uint32, uint64
 
 from ferrum_numba import Launch, Program
+from ferrum_numba.contract import Corner
 from ferrum_numba.division import ceil_div
 from ferrum_numba.ptx.convert import pack_f16x2
 from ferrum_numba.ptx.memory import (
@@ -14,7 +15,7 @@ from ferrum_numba.ptx.memory import (
     st_global_v4_if,
 )
 from ferrum_numba.ptx.mma import mma_m16n8k16_f16
-from ladder.op import PARAMETERS, Step
+from ladder.op import PARAMETERS, Problem, Step
 from ladder.reference import GROUP, WORD_ROWS
 from ladder.step2_vector import LANE_COLUMNS, LANES_K
 from ladder.step3_registers import eight_weights, twice
@@ -22,6 +23,8 @@ from ladder.step3_registers import eight_weights, twice
 GROUP_WORDS = GROUP // WORD_ROWS
 # rows of x of a product; a lane has rows g and g + 8 of it
 TILE_M = 16
+# one row more than that: an edge that the Op does not know of
+CORNERS = (Corner(Problem(17, 128, 128)),)
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,10 @@ class Mma(Step):
     name = "step4_mma"
     config = Config
     summary = "mma.m16n8k16: 16 rows of x at once"
+
+    def corners(self):
+        """Return what `check` runs beside the Op's tests."""
+        return CORNERS
 
     def build(self, config, arch):
         """Return the program. Block: a warp for every 32 columns."""

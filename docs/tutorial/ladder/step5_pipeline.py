@@ -19,7 +19,7 @@ from ferrum_numba.ptx.special import smem_base
 from ladder.op import PARAMETERS, Step
 from ladder.reference import GROUP, WORD_ROWS
 from ladder.step2_vector import LANE_COLUMNS
-from ladder.step4_mma import TILE_M, add_products, lane_weights, store_row
+from ladder.step4_mma import CORNERS, TILE_M, add_products, lane_weights, store_row
 
 # K of a turn of step 4; K of a stage; stages, of which all but one are on their way
 BLOCK_K, TILE_K, NUM_STAGES = 32, 64, 4
@@ -149,6 +149,10 @@ class Pipeline(Step):
     name = "step5_pipeline"
     config = Config
     summary = "cp.async into a ring of four stages"
+
+    def corners(self):
+        """Return what `check` runs beside the Op's tests."""
+        return CORNERS
 
     def build(self, config, arch):
         """Return the program. Block: a warp for every 32 columns; smem: the ring."""

@@ -23,7 +23,7 @@ from ferrum_numba.space import space
 from ladder.op import PARAMETERS, Step
 from ladder.reference import GROUP, WORD_ROWS
 from ladder.step2_vector import LANE_COLUMNS
-from ladder.step4_mma import lane_weights
+from ladder.step4_mma import CORNERS, lane_weights
 
 # K of a turn of step 4; columns of a warp
 BLOCK_K, WARP_N = 32, 32
@@ -211,6 +211,10 @@ class Space(Step):
         if config.tile_m > 16 and config.tile_m >= 2 * problem.M:
             return f"half of tile_m = {config.tile_m} holds all of M = {problem.M}"
         return gpu.lacks_smem(config.smem_bytes)
+
+    def corners(self):
+        """Return what `check` runs beside the Op's tests."""
+        return CORNERS
 
     def build(self, config, arch):
         """Return the program. Block: a warp for every 32 columns; smem: the ring."""

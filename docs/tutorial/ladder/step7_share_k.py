@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from numba import cuda, float32, uint32, uint64
 
 from ferrum_numba import Launch, Program
+from ferrum_numba.contract import Corner
 from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.gptq.steps import load_rows, mma_rows, store_rows
@@ -21,10 +22,10 @@ from ferrum_numba.ptx.convert import splat_f32
 from ferrum_numba.ptx.memory import ld_shared_v2, ld_shared_v4
 from ferrum_numba.ptx.special import smem_base
 from ferrum_numba.space import space
-from ladder.op import PARAMETERS, Step
+from ladder.op import PARAMETERS, Problem, Step
 from ladder.reference import GROUP, WORD_ROWS
 from ladder.step2_vector import LANE_COLUMNS
-from ladder.step4_mma import lane_weights
+from ladder.step4_mma import CORNERS, lane_weights
 
 # K of a turn of step 4; columns of a warp
 BLOCK_K, WARP_N = 32, 32
@@ -253,6 +254,11 @@ class ShareK(Step):
         if problem.K % config.stage_k:
             return f"K must be a multiple of {config.stage_k}, a stage's; got K = {problem.K}"
         return gpu.lacks_smem(config.smem_bytes)
+
+    def corners(self):
+        """Return what `check` runs beside the Op's tests."""
+        # nine stages, so that the ring wraps
+        return (*CORNERS, Corner(Problem(3, 128, 1152)))
 
     def build(self, config, arch):
         """Return the program. Block: warps_n times warps_k warps; smem: the ring."""

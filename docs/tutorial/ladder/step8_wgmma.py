@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from numba import cuda, float32, uint32, uint64
 
 from ferrum_numba import Launch, Program
+from ferrum_numba.contract import Corner
 from ferrum_numba.division import ceil_div
 from ferrum_numba.errors import ConfigError
 from ferrum_numba.kernels.shared.tile import add_tile, store_tile
@@ -31,9 +32,10 @@ from ferrum_numba.ptx.wgmma import (
 from ferrum_numba.reference.gptq import pack_codes, unpack_codes
 from ferrum_numba.space import space
 from ladder.instructions import store_tokens
-from ladder.op import PARAMETERS, Step
+from ladder.op import PARAMETERS, Problem, Step
 from ladder.reference import GROUP
 from ladder.step3_registers import eight_weights, twice
+from ladder.step4_mma import CORNERS
 
 # the weight is the operand in registers: a warpgroup has 64 of its columns, and 64 of K a stage
 TILE_N, TILE_K = 64, 64
@@ -262,6 +264,11 @@ class Wgmma(Step):
         if problem.K % config.stage_k:
             return f"K must be a multiple of {config.stage_k}, a stage's; got K = {problem.K}"
         return gpu.lacks_smem(config.smem_bytes)
+
+    def corners(self):
+        """Return what `check` runs beside the Op's tests."""
+        # nine stages, so that the ring wraps
+        return (*CORNERS, Corner(Problem(3, 128, 1152)))
 
     def build(self, config, arch):
         """Return the program. Block: warpgroups; smem: the ring."""

@@ -14,7 +14,7 @@ import numpy as np
 from numba import cuda, uint32, uint64
 
 from ferrum_numba import Launch, Op, Program, Work, pointers, sizes
-from ferrum_numba.division import ceil_div
+from ferrum_numba.contract import Corner
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.ptx.memory import ld_global_nc_u32
 from ladder import op
@@ -125,6 +125,11 @@ class Experts(ShareK):
     def misfit(self, config, problem, gpu):
         """Return why this config does not fit this problem on this GPU, or None."""
         return super().misfit(config, op.Problem(problem.rows, problem.N, problem.K), gpu)
+
+    def corners(self):
+        """Return what `check` runs beside the Op's tests."""
+        # nine stages, so that the ring wraps
+        return (Corner(Problem(3, 2, 128, 1152)),)
 
     def build(self, config, arch):
         """Return the program. Block: warps_n times warps_k warps; smem: the ring."""
