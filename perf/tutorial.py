@@ -66,8 +66,8 @@ def contest(
     """
     *steps, experts = kernels
     for i, (old, new) in enumerate(pairwise(steps)):
-        two = (_tuned(kernel, decisions, gpu) for kernel in (old, new))
-        yield from _rows(compared(*two, problems_of(new)), both=i == 0)
+        before, after = _tuned(old, decisions, gpu), _tuned(new, decisions, gpu)
+        yield from _rows(compared(before, after, problems_of(new)), both=i == 0)
     default = Design(experts, lambda problem: experts.default(problem, gpu))
     yield from _rows(compared(default, _tuned(experts, decisions, gpu), problems_of(experts)))
 
@@ -77,10 +77,10 @@ def shipped(gpu: Gpu, compared: Trials) -> Iterator[Row]:
     decisions = shipped_decisions(gpu)
     baseline = next(kernel for kernel in KERNELS if kernel.name == BASELINE)
     for sizes in problems():
-        problem = W4A16Problem(**sizes)
+        problem = W4A16Problem(sizes["M"], sizes["N"], sizes["K"])
         fastest = choose(decisions, problem, KERNELS, gpu).kernel
-        designs = (_tuned(kernel, decisions, gpu) for kernel in (baseline, fastest))
-        yield from _rows(compared(*designs, [problem]), both=True)
+        two = _tuned(baseline, decisions, gpu), _tuned(fastest, decisions, gpu)
+        yield from _rows(compared(two[0], two[1], [problem]), both=True)
 
 
 def _tuned(kernel: Kernel, decisions: Sequence[Decision], gpu: Gpu) -> Design:

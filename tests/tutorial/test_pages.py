@@ -99,7 +99,8 @@ def apply(folder, diff):
 def pattern(shown):
     """Return what matches a command's output: words as they are shown, anything for a gap.
 
-    A gap is a word, or its beginning; at the end of a word it is what a table printed.
+    A gap is one word or more, or the beginning of one; at the end of a word it is what a table
+    printed.
     """
     words = [re.sub(f"^{GAP}", ".*?", re.escape(word)) for word in shown.split()]
     return re.compile(r"\s*" + r"\s+".join(words) + r"\s*", re.DOTALL)

@@ -155,11 +155,8 @@ def make_tile(config):
         # index: a warp has 32 columns, and a share of their K
         smem = smem_base()
         tid = uint32(cuda.threadIdx.x)
-        lane, warp, warp_k = (
-            uint32(tid & 31),
-            uint32(tid >> 5) % warps_n,
-            uint32(tid >> 5) // warps_n,
-        )
+        lane, warp = uint32(tid & 31), uint32((tid >> 5) % warps_n)
+        warp_k = uint32((tid >> 5) // warps_n)
         g, t = uint32(lane >> 2), uint32(lane & 3)
         warp_n = uint32(uint32(cuda.blockIdx.x) * tile_n + warp * WARP_N)
         n = uint32(warp_n + g * LANE_COLUMNS)
