@@ -3,7 +3,7 @@
     python -m ferrum_numba.perf.tutorial_table
 
 writes what docs/tutorial/results/h200/ladder.json has, or that it was not measured yet;
-`tests/tutorial/test_pages.py` asserts that all pages are current. `perf.tutorial` makes the file.
+`tests/tutorial/test_rows.py` asserts that all pages are current. `perf.tutorial` makes the file.
 """
 
 from __future__ import annotations
