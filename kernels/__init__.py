@@ -23,6 +23,7 @@ from ferrum_numba.kernels.tools.dequantize import Dequantize
 from ferrum_numba.kernels.tools.gather_columns import GatherColumns
 from ferrum_numba.kernels.tools.quantize_rows import QuantizeRows
 from ferrum_numba.kernels.tools.repack import Repack
+from ferrum_numba.kernels.w4a8_decode.kernel import W4A8Decode
 from ferrum_numba.kernels.w4a8_wgmma.kernel import W4A8Wgmma
 
 # on a checkpoint's own tensors, and on the packed layout of kernels/shared/packed.py
@@ -35,7 +36,7 @@ GROUPED = (GroupedDecode(), GroupedWgmma())
 APART = (ExpertBuckets(), ExpertLoop())
 LINEAR = RAW + PACKED + DENSE
 # the same packed weights times 8-bit activations
-PACKED_X8 = (W4A8Wgmma(),)
+PACKED_X8 = (W4A8Decode(), W4A8Wgmma())
 KERNELS = LINEAR + GROUPED + APART + PACKED_X8
 TOOLS = (Repack(), GatherColumns(), AddBias(), Dequantize(), GatherPairs(), AddBiasPairs())
 TOOLS += (QuantizeRows(),)

@@ -47,6 +47,7 @@ from ferrum_numba.ptx.asynchronous import (
 from ferrum_numba.ptx.convert import (
     bf16_to_f32,
     bits_f32,
+    e4m3x2_to_f16x2,
     f16_to_f32,
     f32_bits,
     f32_to_bf16,
@@ -247,6 +248,7 @@ __all__ = [
     "describe_matrix",
     "descriptor_step",
     "div_f32",
+    "e4m3x2_to_f16x2",
     "ex2_approx",
     "f16_to_f32",
     "f32_bits",

@@ -146,6 +146,18 @@ def pack_s8x2(lo: F32, hi: F32) -> U32:
     return np.ascontiguousarray(np.tile(near.astype(np.int8), 2)).view(np.uint32)[..., 0]
 
 
+@instruction("cvt.rn.f16x2.e4m3x2 <d>, <pair>;", arch="sm_89")
+def e4m3x2_to_f16x2(pair: U16) -> U32:
+    """Return two e4m3 as fp16, exactly, the low byte in the low half.
+
+    Source: PTX ISA, "Data Movement and Conversion Instructions: cvt".
+    """
+    codes = np.ascontiguousarray(pair).view(ml_dtypes.float8_e4m3fn).reshape(-1, 2)
+    halves = codes.astype(np.float32).astype(np.float16)
+    bits = np.where(np.isnan(halves), np.uint16(0x7FFF), halves.view(np.uint16))
+    return np.ascontiguousarray(bits).view(np.uint32)[..., 0]
+
+
 @cache
 def splat_f32(n: int) -> Instruction:
     """Return the instruction value: F32 -> tuple of n copies.

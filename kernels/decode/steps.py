@@ -114,13 +114,15 @@ def load_tokens(k_tiles: int, n_tiles: int, row_bytes: int) -> Instruction:
 
 @cache
 def multiply_step(
-    k_tiles: int, n_tiles: int, half: Half, groups: int, zero_points: int
-) -> Instruction:
+    k_tiles: int, n_tiles: int, half: Half, groups: int, zero_points: int,
+    scale_half: Half | None = None,
+) -> Instruction:  # fmt: skip
     """Make `(words, tokens, scales, zeros, acc) -> acc`: acc + tokens * weights of a step.
 
     groups:      of the step's rows, each with its own scales; 0: the codes minus their zero points
                  are multiplied as they are, and the sums scaled by somebody else
     zero_points: words of zero points, 0 where every zero point is 8
+    scale_half:  type of the scales, where it is not that of the tokens
 
     Operands of the instruction:
         words:  U32 x 4*k_tiles, from `load_tiles`
@@ -134,9 +136,10 @@ def multiply_step(
     q - z is exact in fp16 and bf16, products and sums are fp32, and a group's sum is scaled in fp32
     with one rounding: no weight is rounded.
     """
-    shape = _Shape(k_tiles, n_tiles, half, groups, zero_points)
+    shape = _Shape(k_tiles, n_tiles, half, groups, zero_points, scale_half or half)
+    other = f"_{scale_half}" if scale_half else ""
     return Instruction(
-        f"multiply_step_{k_tiles}x{n_tiles}_{half}_{groups}_{zero_points}", shape.template(),
+        f"multiply_step_{k_tiles}x{n_tiles}_{half}_{groups}_{zero_points}{other}", shape.template(),
         {
             "words": U32 * (4 * k_tiles),
             "tokens": U32 * (2 * k_tiles * n_tiles),
@@ -152,9 +155,11 @@ class _Shape:
     """One form of `multiply_step`: its text and its twin."""
 
     def __init__(
-        self, k_tiles: int, n_tiles: int, half: Half, groups: int, zero_points: int
-    ) -> None:
+        self, k_tiles: int, n_tiles: int, half: Half, groups: int, zero_points: int,
+        scale_half: Half,
+    ) -> None:  # fmt: skip
         self.k_tiles, self.n_tiles, self.half = k_tiles, n_tiles, half
+        self.scale_half = scale_half
         self.groups, self.zero_points = groups, zero_points
         self.group_tiles = k_tiles // max(groups, 1)
 
@@ -197,7 +202,7 @@ class _Shape:
                     f"{c}, {{a0, a1, a2, a3}}, {b}, {c};"
                 )
         if self.groups:
-            lines.append(set_factors(self.half, f"<scales.{4 * group + j}>"))
+            lines.append(set_factors(self.scale_half, f"<scales.{4 * group + j}>"))
             for i, p in enumerate(sums):
                 d = f"<d.{first + i}>"
                 lines.append(f"fma.rn.f32 {d}, {p}, s{i % 4 // 2}, {d};")
@@ -206,7 +211,7 @@ class _Shape:
     def twin(self, words: Array, tokens: Array, scales: Array, zeros: Array, acc: Array) -> Array:
         multiply = MMA[self.half]
         out = acc.reshape(len(acc), STRIPS, self.n_tiles, 4).copy()
-        factors = widen(scales, self.half).reshape(len(acc), -1, STRIPS, 2).repeat(2, axis=3)
+        factors = widen(scales, self.scale_half).reshape(len(acc), -1, STRIPS, 2).repeat(2, axis=3)
         for group, j in np.ndindex(max(self.groups, 1), STRIPS):
             zero = np.full((len(acc), 2), SYMMETRIC_ZERO_POINT)
             if self.zero_points:

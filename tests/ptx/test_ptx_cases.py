@@ -21,7 +21,8 @@ SEED = 0
 STEPS = (
     "ceilings.steps", "decode.steps", "decode_wgmma.steps", "gptq.steps", "grouped_wgmma.steps",
     "prefill.steps",
-    "shared.columns", "shared.handoff", "shared.int4", "shared.tile", "w4a8_wgmma.steps",
+    "shared.columns", "shared.handoff", "shared.int4", "shared.tile", "w4a8_decode.steps",
+    "w4a8_wgmma.steps",
 )  # fmt: skip
 
 each_case = pytest.mark.parametrize("case", CASES, ids=str)

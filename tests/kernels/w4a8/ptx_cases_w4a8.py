@@ -9,9 +9,11 @@ from ptx_cases_decode_wgmma import unpack_codes, unpack_zeros
 from ptx_fragments import SUM_ERROR, bits16, loop_product, values16
 
 from ferrum_numba import ptx
+from ferrum_numba.kernels.decode import steps as decode_steps
 from ferrum_numba.kernels.shared import tile as tile_steps
 from ferrum_numba.kernels.shared.int4_bytes import sixteen
 from ferrum_numba.kernels.shared.packed_x8 import interleave
+from ferrum_numba.kernels.w4a8_decode.steps import load_bytes, multiply_bytes, widen_tokens
 from ferrum_numba.kernels.w4a8_wgmma.steps import Stage8, scale_tokens
 from ferrum_numba.reference.marlin_layout import pack_weight, pack_zero_points
 
@@ -203,7 +205,150 @@ def divided(a, b, out):
     ptx.st_global_f32(out + at, quotient)
 
 
+K_TILES, N_TILES = 4, 2
+STEP_ROWS, STEP_ROW_BYTES = 16 * K_TILES, 16 * K_TILES + 16
+STEP_SUMS = 16 * N_TILES
+
+
+def step(x_dtype, half, groups, zero_points):
+    """Return a kernel of one warp that multiplies half a step with 16 tokens."""
+    load = decode_steps.load_tiles(K_TILES)
+    load_x = load_bytes(K_TILES, N_TILES, STEP_ROW_BYTES)
+    widen = widen_tokens(K_TILES, N_TILES)
+    load_scales = decode_steps.load_words(max(groups, 1), 4)
+    load_zeros = decode_steps.load_words(2, 1)
+    is_int8, two_zeros = x_dtype == "int8", zero_points == 2
+    if is_int8:
+        multiply = multiply_bytes(K_TILES, N_TILES, half, groups, zero_points)
+    else:
+        multiply = decode_steps.multiply_step(K_TILES, N_TILES, "f16", groups, zero_points, half)
+    store = tile_steps.store_tile("global", STEP_SUMS, 512)
+    ones = ptx.splat_f32(STEP_SUMS)
+
+    @cuda.jit(device=True, forceinline=True)
+    def operands(address):
+        if is_int8:
+            return load_x(address)
+        return widen(load_x(address))
+
+    def kernel(x8, packed, scales, zero_points, out):
+        t = uint32(cuda.threadIdx.x)
+        base = ptx.smem_base()
+        for i in range(TOKENS * STEP_ROWS // 512):
+            piece = uint32(t + i * 32)
+            row = uint32(piece // uint32(STEP_ROWS // 16))
+            column = uint32(piece % uint32(STEP_ROWS // 16))
+            place = uint32(base + row * STEP_ROW_BYTES + column * 16)
+            ptx.st_shared_v4(place, ptx.ld_global_v4(x8 + uint64(piece * 16)))
+        cuda.syncthreads()
+        words = load(packed + uint64(t * 16), uint64(512))
+        token = operands(uint32(base + (t >> 2) * STEP_ROW_BYTES + uint32(t & 3) * 4))
+        lane_scales = load_scales(scales + uint64((t >> 2) * 16), uint64(128))
+        lane_zeros = load_zeros(zero_points + uint64((t >> 2) * 4), uint64(32))
+        if two_zeros:
+            acc = multiply(words, token, lane_scales, lane_zeros, ones(float32(1)))
+        else:
+            acc = multiply(words, token, lane_scales, (lane_zeros[0],), ones(float32(1)))
+        store(out + uint64(t * 16), acc)
+
+    covered = (load, load_x, multiply, store, *(() if is_int8 else (widen,)))
+    return kernel, covered
+
+
+def step_inputs(x_dtype, half, groups):
+    def make(rng):
+        x = rng.standard_normal((TOKENS, STEP_ROWS)).astype(np.float32) * 30
+        x8 = np.ascontiguousarray(x.astype(TYPES[x_dtype])).view(np.uint8)
+        scales = rng.uniform(0.5, 2.0, (max(groups, 1), 64)).astype(np.float32)
+        lanes = scales.reshape(-1, 8, 8).swapaxes(1, 2).reshape(scales.shape)
+        return {
+            "x8": interleave(x8),
+            "packed": pack_weight(rng.integers(0, 16, (STEP_ROWS, 64), np.uint8)),
+            "scales": bits16(lanes, half),
+            "zero_points": pack_zero_points(rng.integers(0, 16, (2, 64), np.uint8)),
+        }
+
+    return make
+
+
+def step_parts(inputs, x_dtype, half, groups, zero_points):
+    """Return per group x [TOKENS, rows], weights [rows, 64] and scales [64]."""
+    slots = interleave(np.arange(STEP_ROWS, dtype=np.uint8)[None])[0]
+    x = np.empty((TOKENS, STEP_ROWS))
+    held = inputs["x8"].view(TYPES[x_dtype]).astype(np.float64)
+    x[:, slots] = held.reshape(TOKENS, STEP_ROWS)
+    codes, zeros = unpack_codes(inputs["packed"]), unpack_zeros(inputs["zero_points"])
+    scales = values16(inputs["scales"].ravel(), half).reshape(-1, 8, 8).swapaxes(1, 2)
+    rows = STEP_ROWS // max(groups, 1)
+    for group in range(max(groups, 1)):
+        part = slice(group * rows, (group + 1) * rows)
+        zero = zeros[group % zero_points] if zero_points else 8.0
+        scale = scales.reshape(-1, 64)[group] if groups else np.ones(64)
+        yield x[:, part], codes[part] - zero, scale
+
+
+def as_step_sums(sums):
+    """Return [pieces, 32, 4] of [TOKENS, 64]: what the lanes hold, in the store's order."""
+    out = np.zeros((STEP_SUMS // 4, 32, 4))
+    for j, block, lane, c in np.ndindex(4, N_TILES, 32, 4):
+        token, column = 8 * block + 2 * (lane % 4) + c % 2, 16 * j + lane // 4 + 8 * (c // 2)
+        out[j * N_TILES + block, lane, c] = sums[token, column]
+    return out
+
+
+def step_case(x_dtype, half, groups, zero_points):
+    function, covered = step(x_dtype, half, groups, zero_points)
+    kind = (x_dtype, half, groups, zero_points)
+
+    def want(inputs):
+        total = sum(loop_product(x, w) * scale for x, w, scale in step_parts(inputs, *kind))
+        return as_step_sums(1 + total).astype(np.float32)
+
+    def bound(inputs):
+        parts_of = step_parts(inputs, *kind)
+        total = sum(np.abs(x) @ np.abs(w) * np.maximum(s, 1) for x, w, s in parts_of)
+        return SUM_ERROR * (as_step_sums(total) + 4)
+
+    return Case(
+        f"step8_{x_dtype}_{half}_{groups}_{zero_points}",
+        covered,
+        function,
+        step_inputs(x_dtype, half, groups),
+        want,
+        bound,
+        smem_bytes=TOKENS * STEP_ROW_BYTES,
+    )
+
+
+def every_e4m3(rng):
+    return {"a": np.arange(256, dtype=np.uint8)}
+
+
+def widened(a, out):
+    t = uint64(uint32(cuda.threadIdx.x))
+    pair = ptx.ld_global_u16(a + t * uint64(2))
+    ptx.st_global_u32(out + t * uint64(4), ptx.e4m3x2_to_f16x2(pair))
+
+
+def wide(inputs):
+    """Return fp16 of e4m3 by its fields: a sign, four bits of exponent, three of mantissa."""
+    halves = []
+    for code in inputs["a"].tolist():
+        sign, exponent, mantissa = code >> 7, code >> 3 & 15, code & 7
+        value = (8 + mantissa) * 2.0 ** (exponent - 10) if exponent else mantissa * 2.0**-9
+        bits = int(np.float16(-value if sign else value).view(np.uint16))
+        halves.append(0x7FFF if code & 0x7F == 0x7F else bits)
+    return np.array(halves, np.uint16).view(np.uint32)
+
+
 CASES = (
+    step_case("fp8", "f16", 1, 0),
+    step_case("fp8", "bf16", 2, 2),
+    step_case("fp8", "f16", 0, 1),
+    step_case("int8", "f16", 1, 0),
+    step_case("int8", "bf16", 2, 2),
+    step_case("int8", "f16", 0, 1),
+    Case("e4m3x2_to_f16x2", (ptx.e4m3x2_to_f16x2,), widened, every_e4m3, wide, num_threads=128),
     stage_case("fp8", "f16", 1, False),
     stage_case("fp8", "bf16", 0, True, sets=1),
     stage_case("fp8", "f16", 2, True, tokens=True),
