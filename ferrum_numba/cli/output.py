@@ -17,6 +17,7 @@ from typing import Any, Protocol, TextIO, cast
 
 from ferrum_numba.cli.names import in_words
 from ferrum_numba.errors import StoreError
+from ferrum_numba.shown import printable
 from ferrum_numba.words import counted
 
 Row = Mapping[str, Any]
@@ -40,13 +41,6 @@ def say(text: str) -> None:
         # who has no room for the error has none for an error about it
         with suppress(OSError, ValueError):
             print(printable(text), file=sys.stderr, flush=True)
-
-
-def printable(text: str) -> str:
-    """Return a text in which what a terminal takes for a command is written in its escapes."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
 
 
 class Printed:
