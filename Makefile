@@ -12,7 +12,7 @@ STAMP := $(VENV)/installed-cu$(CUDA)
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
 
 .PHONY: test test-times torch smoke report lint sanitize random faults mutate rust fuzz kills \
-	second-front-end lock clean
+	second-front-end notebook lock clean
 
 test: $(STAMP)
 	$(PYTEST)
@@ -75,6 +75,10 @@ kills: $(STAMP)
 # whether NVIDIA's successor of numba-cuda can compile these kernels yet: docs/hardware.md#second
 second-front-end:
 	$(PYTHON) .ci/second_front_end
+
+# run the notebooks of docs/notebooks and keep what they show; tests say when one is stale
+notebook: $(STAMP)
+	$(BIN)/python .ci/notebooks
 
 # what CI installs, with hashes, for every Python and system: after a change of pyproject.toml
 lock: $(STAMP)
