@@ -54,7 +54,7 @@ class Checked(Shown):
             "relative error": number(self.rel_error, 2),
             "max error": number(self.max_error, 2),
             "reason": self.reason,
-            "remarks": "; ".join(self.remarks),
+            "remarks": "\n".join(self.remarks),
         }
         return [Facts("ok" if self.ok else "failed", known)]
 

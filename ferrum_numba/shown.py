@@ -1,7 +1,7 @@
 """How results look where nobody asked for a file: as HTML in a notebook, as text in a terminal.
 
 A result says once what is to be seen of it, as parts; both forms are made of these. Every text of
-the HTML is escaped, and none has a style of its own: a notebook's own table is good enough.
+the HTML is escaped, and nearly none has a style of its own: a notebook's own table is good enough.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from html import escape
 from typing import Any
 
 WIDTH = 100
+# a notebook puts cells to the right, as numbers
+LEFT = '<td style="text-align:left">'
 # of a table, rows at either end where there are many more
 MOST_ROWS = 60
 
@@ -41,7 +43,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of one thing, by name; what is empty is left out."""
+    """What is known of one thing, by name, in lines; what is empty is left out."""
 
     title: str
     known: Mapping[str, str]
@@ -140,7 +142,7 @@ def _html(part: Part) -> str:
             return _table(part)
         case Facts(title, known):
             lines = (
-                f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
+                f'<tr><th scope="row">{escape(name)}</th>{LEFT}{_lines(value)}</td></tr>'
                 for name, value in known.items()
                 if value
             )
@@ -150,6 +152,10 @@ def _html(part: Part) -> str:
             return f"<ul>{items}</ul>" if items else ""
         case Drawing(svg):
             return svg
+
+
+def _lines(value: str) -> str:
+    return "<br>".join(map(escape, value.split("\n")))
 
 
 def _table(grid: Grid) -> str:
@@ -179,7 +185,7 @@ def _text(part: Part, width: int) -> list[str]:
                 lines.insert(1 + MOST_ROWS // 2, f"  … {left} rows more")
             return [*([title] if title else []), *lines]
         case Facts(title, known):
-            pairs = [(name, value) for name, value in known.items() if value]
+            pairs = [(name, "; ".join(value.split("\n"))) for name, value in known.items() if value]
             return [*([title] if title else []), *_aligned(pairs, header=False)]
         case Sentences(texts):
             found = (

@@ -41,9 +41,11 @@ def test_tables_say_what_is_a_head():
         '<table><caption>t</caption><thead><tr><th scope="col">a</th><th scope="col">b</th></tr>'
         "</thead><tbody><tr><td>1</td><td>x</td></tr><tr><td>22</td><td>y</td></tr></tbody></table>"
     )
-    assert as_html([Facts("", {"n": "v", "no": ""})]) == (
-        '<table><tbody><tr><th scope="row">n</th><td>v</td></tr></tbody></table>'
+    assert as_html([Facts("", {"n": "v\n<w>", "no": ""})]) == (
+        '<table><tbody><tr><th scope="row">n</th><td style="text-align:left">v<br>&lt;w&gt;</td>'
+        "</tr></tbody></table>"
     )
+    assert as_text([Facts("", {"n": "v\nw"})]) == "  n  v; w"
 
 
 def test_text_has_columns_and_no_control_characters():

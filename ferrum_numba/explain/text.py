@@ -51,11 +51,11 @@ def facts_of(found: Explanation) -> Facts:
         f"{found.kernel} on {words(found.sizes)}, {config}; for {found.gpu.name} "
         f"({found.gpu.source}), {found.arch}",
         {
-            "launch": "; ".join(launch_words(found)),
+            "launch": "\n".join(launch_words(found)),
             "a thread": thread_words(found),
             "instructions": mix_words(found.mix),
-            "bound, modelled": "; ".join(bound_words(found)),
-            "remarks": "; ".join(found.remarks),
+            "bound, modelled": "\n".join(bound_words(found)),
+            "remarks": "\n".join(found.remarks),
         },
     )
 

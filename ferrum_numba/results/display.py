@@ -150,7 +150,7 @@ def of_planned(row: Planned) -> Facts:
     cells = dict(zip(PLAN_COLUMNS[1:], _planned(row, Usual())[1:], strict=True))
     known = {"problem": words(row.problem), "config": words(row.config), "status": row.status}
     at_least = {"at least µs, modelled": number(row.bound_us)}
-    remarks = {"remarks": "; ".join(row.remarks)}
+    remarks = {"remarks": "\n".join(row.remarks)}
     return Facts(f"{row.kernel} for {row.arch}", {**known, **at_least, **cells, **remarks})
 
 

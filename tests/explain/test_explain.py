@@ -98,7 +98,10 @@ def test_a_picture_has_every_region_and_every_lane(decode):
     assert any(title.startswith("sums, at 34816, 17408 bytes (8 × 2176)") for title in titles)
     html = decode._repr_html_()
     assert html.startswith("<table><caption>decode on M=1 N=4096 K=4096, the default config")
-    assert '<th scope="row">a thread</th><td>128 registers, 0 bytes spilled' in html
+    assert (
+        '<th scope="row">a thread</th><td style="text-align:left">128 registers, 0 bytes spilled'
+        in html
+    )
     assert html.endswith("</svg>")
     # what the table says is not drawn, too
     assert "128 registers" not in decode.svg(facts=False)
