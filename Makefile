@@ -11,7 +11,8 @@ STAMP := $(VENV)/installed-cu$(CUDA)
 # worksteal: a test of 15 s at the end of one queue does not keep the other worker waiting
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
 
-.PHONY: test test-times torch smoke report docs lint sanitize random faults mutate rust fuzz kills site links lock clean
+.PHONY: test test-times torch smoke report docs lint sanitize random faults mutate rust fuzz kills \
+	site links second-front-end notebook lock clean
 
 test: $(STAMP)
 	$(PYTEST)
@@ -89,6 +90,14 @@ fuzz: $(STAMP)
 # 200 commands of each kind killed at any time, and writers of every file and folder
 kills: $(STAMP)
 	nice -n 10 $(BIN)/python -m pytest -q -n 0 tests/test_whole.py tests/tune/test_killed.py tests/cli/test_kills.py
+
+# whether NVIDIA's successor of numba-cuda can compile these kernels yet: docs/hardware.md#second
+second-front-end:
+	$(PYTHON) .ci/second_front_end
+
+# run the notebooks of docs/notebooks and keep what they show; tests say when one is stale
+notebook: $(STAMP)
+	$(BIN)/python .ci/notebooks
 
 # what CI installs, with hashes, for every Python and system: after a change of pyproject.toml
 lock: $(STAMP)

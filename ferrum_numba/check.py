@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -18,6 +18,7 @@ from ferrum_numba.errors import ContextError, FerrumError, MismatchError, Proble
 from ferrum_numba.gpu import KNOWN, Gpu, refuses_launch
 from ferrum_numba.launch import Bound, Device, Loaded, OperandSet
 from ferrum_numba.launch.buffer import POISON
+from ferrum_numba.shown import Facts, Part, Shown, number
 from ferrum_numba.tolerance import LARGE, on_processors, pieces_of
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ MOST_ORDERS = 8
 
 
 @dataclass(frozen=True)
-class Checked:
+class Checked(Shown):
     """The outcome of one check: `reason` says what is wrong where it is not ok.
 
     remarks: what is likely not meant in the program, a sentence each
@@ -45,6 +46,17 @@ class Checked:
     how: How
     seconds: float
     remarks: tuple[str, ...] = ()
+
+    def parts(self) -> Iterable[Part]:
+        """Return the outcome; not how long it took, which says more of the machine."""
+        known = {
+            "how": self.how,
+            "relative error": number(self.rel_error, 2),
+            "max error": number(self.max_error, 2),
+            "reason": self.reason,
+            "remarks": "\n".join(self.remarks),
+        }
+        return [Facts("ok" if self.ok else "failed", known)]
 
 
 def on_interpreter(

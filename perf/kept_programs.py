@@ -12,7 +12,7 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
-from ferrum_numba.cli.output import progress
+from ferrum_numba.cli.progress import progress
 from ferrum_numba.compile import Binary, build
 from ferrum_numba.compile import cache as programs
 from ferrum_numba.contract import Config, Kernel

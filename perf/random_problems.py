@@ -26,7 +26,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from ferrum_numba import check, gpu
-from ferrum_numba.cli.output import progress
+from ferrum_numba.cli.progress import progress
 from ferrum_numba.contract import Config, Kernel
 from ferrum_numba.errors import ContextError, FerrumError
 from ferrum_numba.gpu import Gpu

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ferrum_numba import check, gpu
-from ferrum_numba.cli.output import progress
+from ferrum_numba.cli.progress import progress
 from ferrum_numba.contract import Config, Kernel, Problem
 from ferrum_numba.errors import FerrumError
 from ferrum_numba.kernels import KERNELS, MOE, TOOLS

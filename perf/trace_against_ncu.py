@@ -22,7 +22,8 @@ from typing import Any, cast
 
 from ferrum_numba import whole
 from ferrum_numba.cli.counters import command_of, find_ncu, pages
-from ferrum_numba.cli.output import print_table, say
+from ferrum_numba.cli.output import say
+from ferrum_numba.cli.tables import print_table
 from ferrum_numba.contract import Config, Kernel, Problem, describe
 from ferrum_numba.errors import DeviceError
 from ferrum_numba.gpu import KNOWN, Gpu

@@ -35,7 +35,8 @@ from ferrum_numba.cli import (
     why_miss,
 )
 from ferrum_numba.cli.names import nearest
-from ferrum_numba.cli.output import begin, printing, say
+from ferrum_numba.cli.output import printing, say
+from ferrum_numba.cli.progress import begin
 from ferrum_numba.cli.session import Session
 from ferrum_numba.cli.stopping import as_interrupt
 from ferrum_numba.contract import Kernel, Problem

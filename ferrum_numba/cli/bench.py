@@ -12,16 +12,10 @@ from ferrum_numba import gpu, whole
 from ferrum_numba.cli import options
 from ferrum_numba.cli.ceilings import SUSTAINED_S, measured_ceilings, show_ceilings
 from ferrum_numba.cli.counters import counted, find_ncu, show_counters
-from ferrum_numba.cli.output import (
-    as_json,
-    make_folder,
-    print_json,
-    print_table,
-    progress,
-    say_rows,
-    writing,
-)
+from ferrum_numba.cli.output import as_json, make_folder, print_json, say_rows, writing
+from ferrum_numba.cli.progress import progress
 from ferrum_numba.cli.session import Session
+from ferrum_numba.cli.tables import print_table
 from ferrum_numba.cli.tune import WRONG, by_op, in_short, report_trouble
 from ferrum_numba.contract import Config, Inputs, Kernel, Launch, Problem, Program
 from ferrum_numba.errors import StoreError

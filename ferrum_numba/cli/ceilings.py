@@ -15,8 +15,10 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from ferrum_numba import gpu
-from ferrum_numba.cli.output import print_table, progress, say
+from ferrum_numba.cli.output import say
+from ferrum_numba.cli.progress import progress
 from ferrum_numba.cli.session import Session
+from ferrum_numba.cli.tables import print_table
 from ferrum_numba.contract import Config, Kernel, Problem
 from ferrum_numba.errors import FerrumError
 

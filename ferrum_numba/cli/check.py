@@ -18,16 +18,10 @@ from ferrum_numba.cli.interpreted import (
     say_how_long,
     traced,
 )
-from ferrum_numba.cli.output import (
-    Progress,
-    print_json,
-    print_remarks,
-    print_table,
-    printed_beside,
-    progress,
-    say,
-)
+from ferrum_numba.cli.output import print_json, print_remarks, printed_beside, say
+from ferrum_numba.cli.progress import Progress, progress
 from ferrum_numba.cli.session import TUNED_GPU, Session
+from ferrum_numba.cli.tables import print_table
 from ferrum_numba.cli.traces import print_traces
 from ferrum_numba.contract import Config, Kernel, Problem, describe
 from ferrum_numba.errors import ContextError, ProblemError

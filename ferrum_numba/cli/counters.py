@@ -16,9 +16,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.cli.names import in_words
-from ferrum_numba.cli.output import print_table, progress, say
+from ferrum_numba.cli.output import say
 from ferrum_numba.cli.profiled import told
+from ferrum_numba.cli.progress import progress
 from ferrum_numba.cli.session import Session
+from ferrum_numba.cli.tables import print_table
 from ferrum_numba.contract import Kernel
 from ferrum_numba.errors import DeviceError
 

@@ -8,8 +8,9 @@ from importlib import metadata
 from typing import Any
 
 from ferrum_numba import __version__, gpu, shipped
-from ferrum_numba.cli.output import print_json, print_table
+from ferrum_numba.cli.output import print_json
 from ferrum_numba.cli.session import Session
+from ferrum_numba.cli.tables import print_table
 from ferrum_numba.errors import DeviceError, ToolchainError
 
 # what is missing or wrong, and the command that brings it

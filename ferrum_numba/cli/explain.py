@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.cli import names, options
 from ferrum_numba.cli.kept import ceiling_files
-from ferrum_numba.cli.output import print_json, table_width, writing
+from ferrum_numba.cli.output import print_json, writing
 from ferrum_numba.cli.session import Session
+from ferrum_numba.cli.tables import table_width
 from ferrum_numba.contract import Config, Kernel, Problem
 from ferrum_numba.errors import ConfigError, ProblemError
 

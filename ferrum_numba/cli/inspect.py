@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.cli import options
 from ferrum_numba.cli.names import refusals
-from ferrum_numba.cli.output import print_json, print_table
+from ferrum_numba.cli.output import print_json
 from ferrum_numba.cli.session import Session
+from ferrum_numba.cli.tables import print_table
 from ferrum_numba.contract import Kernel, Problem
 from ferrum_numba.errors import ProblemError
 

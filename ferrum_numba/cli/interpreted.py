@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from ferrum_numba import gpu
 from ferrum_numba.cases import Case
-from ferrum_numba.cli.output import Progress, say
+from ferrum_numba.cli.output import say
+from ferrum_numba.cli.progress import Progress
 from ferrum_numba.cli.session import TUNED_GPU
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.words import counted

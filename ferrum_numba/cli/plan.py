@@ -11,16 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.cli import options
 from ferrum_numba.cli.names import default_of, in_words, unlike
-from ferrum_numba.cli.output import (
-    cell,
-    make_folder,
-    print_json,
-    print_remarks,
-    print_table,
-    progress,
-    say,
-)
+from ferrum_numba.cli.output import make_folder, print_json, print_remarks, say
+from ferrum_numba.cli.progress import progress
 from ferrum_numba.cli.session import Session
+from ferrum_numba.cli.tables import cell, print_table
 from ferrum_numba.errors import ConfigError, ProblemError
 from ferrum_numba.words import counted
 

@@ -7,7 +7,8 @@ from collections import Counter
 from dataclasses import asdict
 
 from ferrum_numba.cli import options
-from ferrum_numba.cli.output import print_json, progress
+from ferrum_numba.cli.output import print_json
+from ferrum_numba.cli.progress import progress
 from ferrum_numba.cli.session import Session
 from ferrum_numba.words import counted
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ferrum_numba import gpu, shipped
 from ferrum_numba.cli.bench import ceilings
 from ferrum_numba.cli.kept import Kept, is_of_ceilings
-from ferrum_numba.cli.output import Progress, make_folder, progress, say
+from ferrum_numba.cli.output import make_folder, say
+from ferrum_numba.cli.progress import Progress, progress
 from ferrum_numba.cli.session import Session
 from ferrum_numba.cli.tune import WRONG, tuned
 from ferrum_numba.contract import Kernel, Op, Problem, describe

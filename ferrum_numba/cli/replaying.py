@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ferrum_numba import door, whole
 from ferrum_numba import gpu as gpus
-from ferrum_numba.cli.output import print_json, print_table, say
+from ferrum_numba.cli.output import print_json, say
 from ferrum_numba.cli.session import TUNED_GPU, Session
+from ferrum_numba.cli.tables import print_table
 from ferrum_numba.errors import ConfigError, StoreError
 from ferrum_numba.words import counted
 

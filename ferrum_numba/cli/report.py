@@ -12,8 +12,9 @@ from ferrum_numba.cases import Case
 from ferrum_numba.cli import options
 from ferrum_numba.cli.check import checked
 from ferrum_numba.cli.interpreted import on_interpreter
-from ferrum_numba.cli.output import make_folder, print_json, progress, say
+from ferrum_numba.cli.output import make_folder, print_json, say
 from ferrum_numba.cli.plan import SOME_ROWS, planned, was_built
+from ferrum_numba.cli.progress import progress
 from ferrum_numba.cli.refining import Refining, measure
 from ferrum_numba.cli.session import Session
 from ferrum_numba.cli.tune import WRONG
@@ -71,9 +72,8 @@ def run(session: Session) -> int:
     args = session.args
     if args.origin:
         return _again(session)
+    session.need_store()
     measures = not args.gpu and gpu.driver_present()
-    if not measures:
-        session.need_store()
     # a mistake in what to report on leaves no folder behind
     problems = session.problems(SOME_ROWS)
     refining = Refining(session, problems, measured_here=measures)

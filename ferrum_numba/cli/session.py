@@ -100,7 +100,7 @@ class Session:
         return checkout if checkout.is_dir() else Path("results")
 
     def need_store(self) -> None:
-        """Refuse a store that was named and is not there, where it is only read.
+        """Refuse a store that was named and is not there, where it is read.
 
         Raises:
             StoreError: there is no such folder.

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ferrum_numba.cli import names
-from ferrum_numba.cli.output import NARROW, printable
+from ferrum_numba.cli.tables import NARROW
+from ferrum_numba.shown import printable
 from ferrum_numba.words import counted
 
 if TYPE_CHECKING:

@@ -10,16 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ferrum_numba.cli import options, replaying, searching
 from ferrum_numba.cli.fleets import tuner
 from ferrum_numba.cli.names import in_words
-from ferrum_numba.cli.output import (
-    as_json,
-    make_folder,
-    print_json,
-    print_table,
-    progress,
-    say,
-    say_rows,
-)
+from ferrum_numba.cli.output import as_json, make_folder, print_json, say, say_rows
+from ferrum_numba.cli.progress import progress
 from ferrum_numba.cli.session import Session
+from ferrum_numba.cli.tables import print_table
 from ferrum_numba.contract import Kernel, Op, Problem
 
 if TYPE_CHECKING:
@@ -76,7 +70,7 @@ def tuned(
 ) -> list[tuple[Op, ResultFile]]:
     """Tune each Op's kernels and return what its store then holds of these problems.
 
-    watch: makes of an Op's progress one that sees every row come; both as `output.Progress`
+    watch: makes of an Op's progress one that sees every row come; both as `progress.Progress`
     """
     from ferrum_numba import results
     from ferrum_numba.measure import Policy

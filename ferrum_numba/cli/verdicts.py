@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.cli.names import brief, in_words
-from ferrum_numba.cli.output import print_table
+from ferrum_numba.cli.tables import print_table
 
 if TYPE_CHECKING:
     from ferrum_numba.results import Row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.cli import options
-from ferrum_numba.cli.output import print_json, progress, say
+from ferrum_numba.cli.output import print_json, say, writing
+from ferrum_numba.cli.progress import progress
 from ferrum_numba.cli.session import Session
 from ferrum_numba.contract import describe
-from ferrum_numba.errors import BuildError, CheckpointError, ProblemError
+from ferrum_numba.errors import BuildError, CheckpointError, ProblemError, StoreError
 
 if TYPE_CHECKING:
     from ferrum_numba.compile import Binary, Job
@@ -124,7 +126,26 @@ def _note(
         about = {"kernel": job.kernel.name, "config": describe(job.config)}
         failed.append({**about, "reason": str(outcome)})
     else:
+        _refuse_unkept(job, outcome)
         session.rows_kept += 1
+
+
+def _refuse_unkept(job: Job, binary: Binary) -> None:
+    """Refuse to go on where nothing that is compiled is there afterwards.
+
+    Raises:
+        StoreError: says why the cache cannot be written.
+    """
+    from ferrum_numba.compile import cache
+
+    if _available(job) is not None:
+        return
+    folder = cache.directory()
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(binary.cubin + binary.ptx.encode())
+    raise StoreError(f"{folder} does not keep what is compiled")
 
 
 def _print(session: Session, facts: dict[str, Any]) -> None:

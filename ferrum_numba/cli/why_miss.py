@@ -7,8 +7,10 @@ import sys
 from typing import Any
 
 from ferrum_numba.cli import options
-from ferrum_numba.cli.output import print_json, print_table, progress
+from ferrum_numba.cli.output import print_json
+from ferrum_numba.cli.progress import progress
 from ferrum_numba.cli.session import Session
+from ferrum_numba.cli.tables import print_table
 from ferrum_numba.cli.tune import TUNING, by_op
 
 HELP = "say what tune would measure here, though the store has results, and why"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,10 +13,11 @@ from ferrum_numba.contract import Op, Problem, describe
 from ferrum_numba.gpu import Gpu
 from ferrum_numba.measure import Policy
 from ferrum_numba.results import Row, Verdict, median_interval
-from ferrum_numba.results.display import pairs_table
+from ferrum_numba.results.display import of_pairs
 from ferrum_numba.results.pairs import Pair
 from ferrum_numba.results.row import FINAL, MEASURED
 from ferrum_numba.results.statistics import compare_rounds, undecided
+from ferrum_numba.shown import Part, Shown
 from ferrum_numba.tune import bound_us
 from ferrum_numba.tune.finals import contest
 from ferrum_numba.tune.worker import Candidate, Measurer, Outcome
@@ -27,14 +28,15 @@ CONFIDENCE = 0.999
 
 
 @dataclass(frozen=True)
-class Trial:
+class Trial(Shown):
     """A pair, and the programs that it is of: the old and the new."""
 
     pair: Pair
     built: tuple[Built, Built]
 
-    def _repr_html_(self) -> str:
-        return pairs_table([self.pair])
+    def parts(self) -> Iterable[Part]:
+        """Return it as a line of a comparison."""
+        return [of_pairs([self.pair])]
 
 
 def tried(

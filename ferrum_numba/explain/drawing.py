@@ -17,9 +17,9 @@ from ferrum_numba.explain.text import (
     memory_words,
     thread_words,
     tiles_words,
-    words,
 )
 from ferrum_numba.layout import Region, Tile
+from ferrum_numba.shown import words
 
 if TYPE_CHECKING:
     from ferrum_numba.explain.facts import Explanation
@@ -57,15 +57,16 @@ class _Page:
         self.y += height
 
 
-def as_svg(found: Explanation) -> str:
-    """Return one `<svg>` element, WIDTH pixels wide."""
+def as_svg(found: Explanation, facts: bool) -> str:
+    """Return one `<svg>` element, WIDTH pixels wide; `facts`: with what is said in words, too."""
     page = _Page()
-    differs = words(found.differs) or "default config"
-    page.line(f"{found.kernel}: {differs}", "h")
-    page.line(f"{words(found.sizes)}; {found.gpu.name}, {found.arch}", "p")
-    for line in (*launch_words(found), thread_words(found), *bound_words(found)):
-        for part in textwrap.wrap(line, LETTERS):
-            page.line(part)
+    if facts:
+        differs = words(found.differs) or "default config"
+        page.line(f"{found.kernel}: {differs}", "h")
+        page.line(f"{words(found.sizes)}; {found.gpu.name}, {found.arch}", "p")
+        for line in (*launch_words(found), thread_words(found), *bound_words(found)):
+            for part in textwrap.wrap(line, LETTERS):
+                page.line(part)
     _memory(page, found)
     page.gap(LINE)
     page.line("Who holds what: the lane of each element; lane 0 is framed", "h")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from html import escape
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from ferrum_numba.errors import ProblemError
 from ferrum_numba.explain.fragments import fragments
 from ferrum_numba.gpu import KNOWN, Gpu
 from ferrum_numba.layout import Region, Tile
+from ferrum_numba.shown import Drawing, Part, Shown, unlike, usual_fields
 
 if TYPE_CHECKING:
     from ferrum_numba.roofline.bound import Bound
@@ -43,8 +43,8 @@ class Occupancy:
         return [name for name, blocks in self.limits.items() if blocks == self.blocks_per_sm]
 
 
-@dataclass(frozen=True)
-class Explanation:
+@dataclass(frozen=True, repr=False)
+class Explanation(Shown):
     """A config of a kernel on a problem, for one GPU. A notebook shows it as text and pictures.
 
     problem, config: their fields by name
@@ -92,11 +92,14 @@ class Explanation:
 
         return as_text(self, width, pictures)
 
-    def svg(self) -> str:
-        """Return the map of shared memory and who holds what as one `<svg>` element."""
+    def svg(self, facts: bool = True) -> str:
+        """Return the map of shared memory and who holds what as one `<svg>` element.
+
+        facts: whether launch, thread and bound stand above them, in words
+        """
         from ferrum_numba.explain.drawing import as_svg
 
-        return as_svg(self)
+        return as_svg(self, facts)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data: numbers, lists and texts."""
@@ -104,8 +107,17 @@ class Explanation:
 
         return as_plain(self)
 
-    def _repr_html_(self) -> str:
-        return f"<pre>{escape(self.text(100, pictures=False))}</pre>{self.svg()}"
+    def parts(self) -> Iterable[Part]:
+        """Return what is said in words, and the pictures of `svg`."""
+        from ferrum_numba.explain.text import facts_of
+
+        return [facts_of(self), Drawing(self.svg(facts=False))]
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def __repr__(self) -> str:
+        return self.text(pictures=False)
 
 
 def explain(
@@ -136,15 +148,14 @@ def explain(
     arch = arch or gpu.arch
     binary, launch = build(kernel, config, arch), kernel.launch(config, problem, gpu)
     work, known = kernel.op.work(problem), describe(config)
-    usual = describe(default)
     roofs = datasheet(asdict(gpu)) if ceilings is None else ceilings
     return Explanation(
         kernel=kernel.name,
         summary=kernel.summary,
         problem=describe(problem),
         config=known,
-        sizes=_unusual(problem),
-        differs={name: value for name, value in known.items() if usual.get(name) != value},
+        sizes=unlike(describe(problem), usual_fields(type(problem))),
+        differs=unlike(known, describe(default)),
         gpu=gpu,
         arch=arch,
         launch=launch,
@@ -164,13 +175,6 @@ def explain(
         bound=bound_of((work.flops, work.bytes), describe(problem), roofs),
         remarks=binary.remarks,
     )
-
-
-def _unusual(problem: Problem) -> dict[str, Any]:
-    usual = {field.name: field.default for field in fields(problem)}
-    known = describe(problem)
-    # a field without a default has MISSING, which nothing is
-    return {name: value for name, value in known.items() if usual[name] != value}
 
 
 def _configs(

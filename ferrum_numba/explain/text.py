@@ -5,10 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Mapping
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ferrum_numba.explain.crop import cropped
 from ferrum_numba.layout import Region, Tile
+from ferrum_numba.shown import Facts, words
 from ferrum_numba.words import counted
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def as_text(found: Explanation, width: int, pictures: bool) -> str:
         "", "launch", *_launch(found, width),
         "", "a thread", *_thread(found, width),
         "", "shared memory of a block", *_memory(found, width),
-        "", "instructions", *_mix(found.mix, width),
+        "", "instructions", *_wrapped(mix_words(found.mix), width),
         "", "bound, modelled", *_bound(found, width),
     ]  # fmt: skip
     if found.remarks:
@@ -43,9 +44,20 @@ def as_text(found: Explanation, width: int, pictures: bool) -> str:
     return "\n".join(parts) + "\n"
 
 
-def words(value: Mapping[str, Any]) -> str:
-    """Return fields by name in words."""
-    return " ".join(f"{name}={item}" for name, item in value.items())
+def facts_of(found: Explanation) -> Facts:
+    """Return what a notebook's table says of it."""
+    config = words(found.differs) or "the default config"
+    return Facts(
+        f"{found.kernel} on {words(found.sizes)}, {config}; for {found.gpu.name} "
+        f"({found.gpu.source}), {found.arch}",
+        {
+            "launch": "\n".join(launch_words(found)),
+            "a thread": thread_words(found),
+            "instructions": mix_words(found.mix),
+            "bound, modelled": "\n".join(bound_words(found)),
+            "remarks": "\n".join(found.remarks),
+        },
+    )
 
 
 def launch_words(found: Explanation) -> list[str]:
@@ -151,15 +163,16 @@ def _region(region: Region, mark: str, width: int, indent: int) -> list[str]:
     return [head + text[0], *(" " * len(head) + line for line in text[1:])]
 
 
-def _mix(mix: Mapping[str, int] | None, width: int) -> list[str]:
+def mix_words(mix: Mapping[str, int] | None) -> str:
+    """Return what instructions there are, the most first, or what to install to know."""
     if mix is None:
-        return _wrapped(OF_MIX, width)
+        return OF_MIX
     total = sum(mix.values())
     shown = dict(sorted(mix.items(), key=lambda item: -item[1])[:MOST_OPCODES])
     rest = total - sum(shown.values())
     text = ", ".join(f"{name} {count}" for name, count in shown.items())
     others = f", others {rest}" if rest else ""
-    return _wrapped(f"{total} in the code, a loop's body once: {text}{others}", width)
+    return f"{total} in the code, a loop's body once: {text}{others}"
 
 
 def _pictures(found: Explanation, width: int) -> list[str]:

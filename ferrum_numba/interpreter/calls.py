@@ -10,13 +10,13 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import cuda as numba_cuda
-from numba.cuda import types
 
 from ferrum_numba.errors import DECORATE, InterpreterError
 from ferrum_numba.interpreter import numba_types
 from ferrum_numba.interpreter.arithmetic import maximum, minimum
 from ferrum_numba.interpreter.casts import as_cast
+from ferrum_numba.interpreter.numba_types import cuda as numba_cuda
+from ferrum_numba.interpreter.numba_types import types
 from ferrum_numba.interpreter.term import PYTHON, Term, at, bits, is_number
 from ferrum_numba.ptx.instruction import Instruction, OperandType
 

@@ -8,7 +8,8 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba.cuda import types
+
+from ferrum_numba.interpreter.numba_types import types
 
 Cast = Callable[[Any], Any]
 CASTS: set[Cast] = set()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import ast
 from dataclasses import replace
 
-from numba.cuda import types
-
 from ferrum_numba.interpreter import numba_types
 from ferrum_numba.interpreter.calls import call
+from ferrum_numba.interpreter.numba_types import types
 from ferrum_numba.interpreter.operators import RING, Operators
 from ferrum_numba.interpreter.term import UNKNOWN, Term, at, is_number
 

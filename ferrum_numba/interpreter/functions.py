@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any
 
-from numba.cuda import types
-
 from ferrum_numba.interpreter.casts import as_cast
 from ferrum_numba.interpreter.expressions import Expressions
+from ferrum_numba.interpreter.numba_types import types
 from ferrum_numba.interpreter.term import PYTHON, UNKNOWN, Term, at, bits, is_number
 from ferrum_numba.interpreter.variables import NOTHING, Local, Locals, joined, met
 

@@ -1,4 +1,7 @@
-"""What numba infers: the types of constants, operators and calls, asked of numba itself."""
+"""What numba infers: the types of constants, operators and calls, asked of numba itself.
+
+The interpreter has what is numba's from here, and from nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import operator
 from functools import cache
 from typing import Any
 
+from numba import cuda as cuda
 from numba.core.errors import NumbaError as CoreError
-from numba.cuda import types
+from numba.cuda import types as types
 from numba.cuda.core.errors import NumbaError
 from numba.cuda.descriptor import cuda_target
 

@@ -14,12 +14,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba.cuda import types
 
 from ferrum_numba.errors import InterpreterError
 from ferrum_numba.interpreter import numba_types
 from ferrum_numba.interpreter.arithmetic import SAFE_OPERATORS, floor_divide_signed
 from ferrum_numba.interpreter.casts import as_cast, scalar_type
+from ferrum_numba.interpreter.numba_types import types
 from ferrum_numba.interpreter.term import (
     PYTHON,
     Term,

@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 from greenlet import getcurrent
-from numba import cuda as numba_cuda
-from numba.cuda import types
 
 from ferrum_numba.errors import InterpreterError
 from ferrum_numba.interpreter import numba_types
@@ -22,6 +20,8 @@ from ferrum_numba.interpreter.casts import Cast, as_cast
 from ferrum_numba.interpreter.functions import Body, Unsupported
 from ferrum_numba.interpreter.lane import MARK, LaneGroup, request
 from ferrum_numba.interpreter.memory import Fault
+from ferrum_numba.interpreter.numba_types import cuda as numba_cuda
+from ferrum_numba.interpreter.numba_types import types
 from ferrum_numba.interpreter.operands import Plan, plan
 from ferrum_numba.interpreter.source import definition, recompiled
 from ferrum_numba.interpreter.term import UNKNOWN, is_number

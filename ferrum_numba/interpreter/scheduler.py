@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from greenlet import getcurrent
-from numba.cuda import types
 
 from ferrum_numba.contract import Launch, Matmul, Program
 from ferrum_numba.errors import AGAINST_DOUBLES, InterpreterError
@@ -19,6 +18,7 @@ from ferrum_numba.interpreter.block import Block, Index, Machine
 from ferrum_numba.interpreter.casts import as_cast
 from ferrum_numba.interpreter.lane import Lane, where
 from ferrum_numba.interpreter.memory import Array, GlobalMemory, Window
+from ferrum_numba.interpreter.numba_types import types
 from ferrum_numba.interpreter.races.watch import Watch
 from ferrum_numba.interpreter.rebind import FakeCuda, rebind
 from ferrum_numba.interpreter.schedule import IN_TURN, Schedule

@@ -8,9 +8,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba.cuda import types
 
 from ferrum_numba.interpreter.casts import scalar_type
+from ferrum_numba.interpreter.numba_types import types
 
 UNKNOWN = object()
 # carried by a Python int: an index of a loop, or a constant

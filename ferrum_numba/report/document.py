@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ferrum_numba.errors import StoreError
-from ferrum_numba.report import goals, html
+from ferrum_numba.report import goals, html, markdown
 from ferrum_numba.report.blocks import (
     Block,
     Heading,
@@ -50,7 +50,7 @@ SCHEMA = 2
 MAX_REASONS = 40
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Document:
     """A report: what all its forms are written from, and what `report.json` holds."""
 
@@ -78,6 +78,9 @@ class Document:
             return cls(str(found["title"]), tuple(from_json(one) for one in found["blocks"]))
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{path}: is no report.json: {error}") from error
+
+    def __repr__(self) -> str:
+        return markdown.render(self.title, self.verdict.blocks)
 
     def _repr_html_(self) -> str:
         drawer = Drawer()

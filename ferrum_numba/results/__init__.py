@@ -5,13 +5,15 @@ from ferrum_numba.results.file import ResultFile, load, merge, merge_rows, save
 from ferrum_numba.results.provenance import driver_version, environment, versions
 from ferrum_numba.results.row import Row, num_tiles, same, size_name, size_of
 from ferrum_numba.results.statistics import Verdict, compare, compare_rounds, median_interval
-from ferrum_numba.results.unmeasured import CheckRow, Planned
+from ferrum_numba.results.unmeasured import Candidates, CheckRow, Checks, Planned
 from ferrum_numba.results.validate import ENVIRONMENT, validate
 from ferrum_numba.results.winners import Winner, best, compare_rows, counts, rank, winners
 
 __all__ = [
     "ENVIRONMENT",
+    "Candidates",
     "CheckRow",
+    "Checks",
     "Choice",
     "Decision",
     "Planned",

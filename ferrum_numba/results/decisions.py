@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ferrum_numba.contract import Config, Kernel, Problem, describe
 from ferrum_numba.door import in_words
 from ferrum_numba.errors import ConfigError, ProblemError, StoreError
+from ferrum_numba.results.display import of_decisions
 from ferrum_numba.results.file import load_json, write_json
 from ferrum_numba.results.row import Row, num_tiles, problem_key, same, size_name
 from ferrum_numba.results.validate import MOST, sizes_error
 from ferrum_numba.results.winners import first_of_each, rank, standings
+from ferrum_numba.shown import Part, Shown
 
 if TYPE_CHECKING:
     from ferrum_numba.gpu import Gpu
@@ -34,7 +36,7 @@ PREFERRED = ("routing", "per_pair", "weighted")
 
 
 @dataclass(frozen=True)
-class Decision:
+class Decision(Shown):
     """What won a problem, of the configs of one kernel.
 
     problem, config: their fields by name
@@ -49,6 +51,10 @@ class Decision:
     us: float
     stage: str
     place: int = 0
+
+    def parts(self) -> Iterable[Part]:
+        """Return it as a table of one line."""
+        return of_decisions([self])
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,16 @@ from typing import Any
 
 from ferrum_numba import door, whole
 from ferrum_numba.errors import StoreError
-from ferrum_numba.results.display import winners_table
+from ferrum_numba.results.display import of_rows
 from ferrum_numba.results.row import Row
 from ferrum_numba.results.validate import validate
+from ferrum_numba.shown import Part, Shown
 
 SCHEMA = 1
 
 
-@dataclass
-class ResultFile:
+@dataclass(repr=False)
+class ResultFile(Shown):
     """The contents of a result file.
 
     environment: of the last run, as `environment` returns it
@@ -43,8 +44,12 @@ class ResultFile:
                 return candidate
         return self.environment
 
-    def _repr_html_(self) -> str:
-        return winners_table(self.environment, self.rows)
+    def parts(self) -> Iterable[Part]:
+        """Return the winner of every problem."""
+        return of_rows(self.environment, self.rows)
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def merge_rows(old: Iterable[Row], new: Iterable[Row]) -> list[Row]:

@@ -15,8 +15,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
+from ferrum_numba import shown
 from ferrum_numba.errors import StoreError
-from ferrum_numba.results.display import pairs_table
+from ferrum_numba.results.display import of_pairs
 from ferrum_numba.results.file import ResultFile, load
 from ferrum_numba.results.row import Row, problem_key
 from ferrum_numba.results.statistics import Verdict, compare, coverage, undecided
@@ -33,7 +34,7 @@ SAME = Verdict("SAME", 1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
-class Pair:
+class Pair(shown.Shown):
     """What was, and what is, of one problem in one regime.
 
     kernel:  whose rows they are, where each kernel has a pair of its own; else empty
@@ -51,12 +52,13 @@ class Pair:
     why: str = ""
     kernel: str = ""
 
-    def _repr_html_(self) -> str:
-        return pairs_table([self])
+    def parts(self) -> Iterable[shown.Part]:
+        """Return it as a line of a comparison."""
+        return [of_pairs([self])]
 
 
-@dataclass(frozen=True)
-class Compared:
+@dataclass(frozen=True, repr=False)
+class Compared(shown.Shown):
     """Two result files, paired.
 
     only_old, only_new: how many problems only one of them has
@@ -71,8 +73,12 @@ class Compared:
         """The pairs whose problem got slower."""
         return [pair for pair in self.pairs if pair.verdict.name == "SLOWER"]
 
-    def _repr_html_(self) -> str:
-        return pairs_table(self.pairs)
+    def parts(self) -> Iterable[shown.Part]:
+        """Return a line a problem."""
+        return [of_pairs(self.pairs)]
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def load_measured(path: str | Path) -> ResultFile:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ferrum_numba.division import ceil_div
+from ferrum_numba.shown import Part, Shown
 
 MEASURED = "measured"
 STATUSES = frozenset(
@@ -30,7 +31,7 @@ SIZE_NAMES = ("M", "tokens", "num_tokens")
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Shown):
     """What is known of one kernel with one config on one problem in one regime.
 
     The fields stand in the order of a file's. A number that nobody took is nan, null in JSON.
@@ -146,11 +147,12 @@ class Row:
         clocks: list[float | None] = self.more.get("clock_mhz") or [None]
         return clocks[-1]
 
-    def _repr_html_(self) -> str:
+    def parts(self) -> Iterable[Part]:
+        """Return what is known of it."""
         # it knows winners, and these know rows
-        from ferrum_numba.results.display import row_table
+        from ferrum_numba.results.display import of_row
 
-        return row_table(self)
+        return [of_row(self)]
 
 
 NAMES = tuple(f.name for f in fields(Row) if f.name != "more")

@@ -6,13 +6,15 @@ NumPy only.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import median
 from typing import Literal
 
 import numpy as np
+
+from ferrum_numba.shown import Part, Shown
 
 Rounds = Sequence[Sequence[float]]
 Mhz = Sequence[float | None]
@@ -37,7 +39,7 @@ CLOCK_MOVED = 0.01
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Shown):
     """How the time of a compares with that of b.
 
     name:  FASTER or SLOWER: the interval of the ratio excludes 1, and the ratio differs from 1 by
@@ -55,10 +57,11 @@ class Verdict:
         """Return whether the interval holds ratios at which a is faster by more than a tie."""
         return self.low * (1 + tie) < 1
 
-    def _repr_html_(self) -> str:
-        from ferrum_numba.results.display import verdict_words
+    def parts(self) -> Iterable[Part]:
+        """Return it in a sentence."""
+        from ferrum_numba.results.display import of_verdict
 
-        return verdict_words(self)
+        return [of_verdict(self)]
 
 
 def coverage(n: int, k: int) -> float:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+from ferrum_numba.results.display import Usual, of_checks, of_plan, of_planned
+from ferrum_numba.shown import Part, Shown
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Planned:
+class Planned(Shown):
     """A candidate of a plan: what it compiles to, and the least time it could take.
 
     problem, config: their fields by name
@@ -46,9 +51,13 @@ class Planned:
     fp64: int | None = None
     sass: Mapping[str, int] | None = None
 
+    def parts(self) -> Iterable[Part]:
+        """Return what is known of it."""
+        return [of_planned(self)]
+
 
 @dataclass(frozen=True)
-class CheckRow:
+class CheckRow(Shown):
     """A kernel's config on a problem against the reference.
 
     problem, config: their fields by name
@@ -76,3 +85,34 @@ class CheckRow:
     def status(self) -> str:
         """The outcome in a word."""
         return "ok" if self.ok else "failed"
+
+    def parts(self) -> Iterable[Part]:
+        """Return it as a table of one line."""
+        return of_checks([self], Usual())
+
+
+class _Rows(list[T], Shown):
+    """Rows with what is usual of them: of a config and a problem there is what differs."""
+
+    def __init__(self, rows: Iterable[T], usual: Usual) -> None:
+        super().__init__(rows)
+        self.usual = usual
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+class Candidates(_Rows[Planned]):
+    """What a plan returns: its rows, shown as a table for each kernel and problem."""
+
+    def parts(self) -> Iterable[Part]:
+        """Return the tables, and why others do not fit."""
+        return of_plan(self, self.usual)
+
+
+class Checks(_Rows[CheckRow]):
+    """Checks of several cases, shown as a table for each kernel."""
+
+    def parts(self) -> Iterable[Part]:
+        """Return the tables, and what is wrong."""
+        return of_checks(self, self.usual)

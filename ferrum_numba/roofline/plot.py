@@ -52,6 +52,9 @@ class Svg(str):
 
     __slots__ = ()
 
+    def __repr__(self) -> str:
+        return f"<a picture: {len(self)} characters of SVG>"
+
     def _repr_html_(self) -> str:
         return str(self)
 

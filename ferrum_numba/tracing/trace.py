@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ferrum_numba import interpreter
@@ -12,13 +12,14 @@ from ferrum_numba.contract import Config, Kernel, Problem, describe
 from ferrum_numba.gpu import KNOWN, Gpu
 from ferrum_numba.interpreter import Line, Requests
 from ferrum_numba.interpreter.trace.lines import GLOBAL, SHARED, Kind, total
-from ferrum_numba.results.display import table
+from ferrum_numba.shown import Grid, Part, Sentences, Shown, unlike, usual_fields, words
 from ferrum_numba.tracing.remarks import remarks_on
 from ferrum_numba.tracing.table import COLUMNS, rows_of
+from ferrum_numba.words import counted
 
 
-@dataclass(frozen=True)
-class Trace:
+@dataclass(frozen=True, repr=False)
+class Trace(Shown):
     """What warps did in one run of a kernel on the interpreter; shown as a table in notebooks.
 
     problem, config: their fields by name
@@ -27,6 +28,7 @@ class Trace:
     in_flight:       bytes of copies that a block had in flight at most, begun and not waited for
     lines:           at which instructions of `ptx` were executed, file by file
     remarks:         what is wrong, a sentence each, the costliest first
+    sizes, differs:  the fields of both that are not at their default
     """
 
     kernel: str
@@ -38,6 +40,8 @@ class Trace:
     in_flight: int
     lines: tuple[Line, ...]
     remarks: tuple[str, ...]
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    differs: Mapping[str, Any] = field(default_factory=dict)
 
     def total(self, *kinds: Kind) -> Requests:
         """Return the requests of some kinds of all lines together."""
@@ -60,11 +64,18 @@ class Trace:
             "lines": [line.to_json() for line in self.lines], "remarks": list(self.remarks),
         }  # fmt: skip
 
-    def _repr_html_(self) -> str:
-        rows = [[row[column] for column in COLUMNS] for row in rows_of(self.lines)]
-        said = [*([self.checked.reason] if self.checked.reason else ()), *self.remarks]
-        title = ". ".join((f"{self.kernel}: {self.num_warps} warps", *said))
-        return table(title, COLUMNS, rows)
+    def parts(self) -> Iterable[Part]:
+        """Return a row a line, and what is wrong."""
+        rows = tuple(tuple(row[column] for column in COLUMNS) for row in rows_of(self.lines))
+        config = words(self.differs) or "the default config"
+        warps = f"{counted(self.num_warps, 'warp')} of {counted(self.num_blocks, 'block')}"
+        title = f"{self.kernel} on {words(self.sizes)}, {config}: {warps}"
+        wrong = f"the result is wrong, and what was counted may be too: {self.checked.reason}"
+        said = (*self.remarks, *([] if self.checked.ok else [wrong]))
+        return [Grid(title, COLUMNS, rows), Sentences(said)]
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def trace(
@@ -89,7 +100,8 @@ def trace(
     Raises:
         ToolchainError: numba, which knows the types of what a kernel computes, does not work.
     """
-    config = kernel.default(problem, gpu) if config is None else config
+    usual = kernel.default(problem, gpu)
+    config = usual if config is None else config
     tracer = interpreter.Tracer()
     checked = on_interpreter(
         kernel, config, problem, arch=arch or gpu.arch, gpu=gpu, seed=seed, trace=tracer
@@ -98,4 +110,6 @@ def trace(
     return Trace(
         kernel.name, describe(problem), describe(config), checked, tracer.num_blocks,
         tracer.num_warps, tracer.in_flight, lines, tuple(remarks_on(lines)),
+        unlike(describe(problem), usual_fields(type(problem))),
+        unlike(describe(config), describe(usual)),
     )  # fmt: skip

@@ -35,6 +35,9 @@ class NotebookBar:
         elif "IPython" in sys.modules:
             self._handle = importlib.import_module("IPython.display").display(self, display_id=True)
 
+    def __repr__(self) -> str:
+        return " ".join(filter(None, (f"{self.done} of {self.total}", self.title, self.text)))
+
     def _repr_html_(self) -> str:
         words = " ".join(filter(None, (escape(self.title), escape(self.text))))
         # a bar without a value is one of which nobody knows how far it is

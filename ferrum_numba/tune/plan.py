@@ -14,7 +14,9 @@ from ferrum_numba.compile.remarks import count_doubles
 from ferrum_numba.compile.sass import nvdisasm
 from ferrum_numba.contract import Config, Kernel, Problem, describe
 from ferrum_numba.errors import BuildError
-from ferrum_numba.results import Planned
+from ferrum_numba.results import Candidates, Planned
+from ferrum_numba.results.display import Usual
+from ferrum_numba.shown import usual_fields, words
 from ferrum_numba.tune import planned
 from ferrum_numba.tune.expected import expected_s
 from ferrum_numba.tune.model import bound_us, estimate_us
@@ -55,7 +57,7 @@ def plan(
     limit: int | None = None,
     progress: Progress = silent,
     counted: bool = False,
-) -> list[Planned]:
+) -> Candidates:
     """Return a row for every kernel, problem and config; needs no GPU.
 
     Args:
@@ -69,7 +71,7 @@ def plan(
     binaries = build_space(_wanted(candidates), arch, progress)
     if counted:
         _count(binaries, progress)
-    return _rows(candidates, binaries, gpu, arch, counted)
+    return Candidates(_rows(candidates, binaries, gpu, arch, counted), _usual(candidates, gpu))
 
 
 def plan_into(
@@ -113,6 +115,18 @@ def plan_into(
     }
     planned.write(root, kernels, gpu, rows, files, facts=facts)
     return rows
+
+
+def _usual(candidates: Sequence[_Candidate], gpu: Gpu) -> Usual:
+    """Return the default config of each kernel on each problem that it can run."""
+    able = {(c.kernel.name, c.problem): c.kernel for c in candidates if not c.misfit}
+    return Usual(
+        {
+            (name, words(describe(problem))): describe(kernel.default(problem, gpu))
+            for (name, problem), kernel in able.items()
+        },
+        {kernel.name: usual_fields(kernel.op.problem) for kernel in able.values()},
+    )
 
 
 def _wanted(candidates: Sequence[_Candidate]) -> list[tuple[Kernel, Config]]:

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from ferrum_numba.cli import names, output
+from ferrum_numba.cli import names, output, progress, tables
 from ferrum_numba.gpu import KNOWN
 from ferrum_numba.kernels.decode.kernel import Decode
 from ferrum_numba.kernels.w4a16 import W4A16Problem
@@ -21,7 +21,7 @@ def test_a_table_made_for_80_columns_fits_them_and_what_columns_says(columns, ca
     monkeypatch.delenv("COLUMNS", raising=False)
     if columns:
         monkeypatch.setenv("COLUMNS", columns)
-    output.print_table([ROW], ("problem", "program", "us"), "a title", folded=("program",))
+    tables.print_table([ROW], ("problem", "program", "us"), "a title", folded=("program",))
     lines = capsys.readouterr().out.splitlines()
     width = int(columns or 0) or 80
     assert max(map(len, lines)) <= width
@@ -41,7 +41,7 @@ def test_every_table_gives_way_between_words(columns, capsys, monkeypatch):
         "kernel": "decode_wgmma", "problem": "M=1 N=4096 K=4096", "config": WORDS,
         "registers": 128, "spill_bytes": 0, "blocks_per_sm": 2, "status": "ok", "reason": "",
     }  # fmt: skip
-    output.print_table([row], tuple(row))
+    tables.print_table([row], tuple(row))
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= int(columns or 80)
     for word in ("decode_wgmma", "N=4096", *WORDS.split(), "128", "registers", "blocks", "status"):
@@ -54,13 +54,13 @@ def test_every_table_gives_way_between_words(columns, capsys, monkeypatch):
 def test_a_word_is_never_cut(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     row = {f"column_{i}": f"word{i}" * 5 for i in range(6)}
-    output.print_table([row], tuple(row))
+    tables.print_table([row], tuple(row))
     out = capsys.readouterr().out
     assert all(word in out for word in row.values())
 
 
 def test_a_table_without_rows_has_its_columns(capsys):
-    output.print_table([], ("kernel", "spill_bytes"))
+    tables.print_table([], ("kernel", "spill_bytes"))
     assert "spill_bytes" in capsys.readouterr().out
 
 
@@ -90,14 +90,14 @@ def test_a_problem_that_a_kernel_no_longer_has_leaves_the_config_whole(change):
 def clock(monkeypatch):
     """Return a clock that goes on by what is added to it."""
     now = [1000.0]
-    monkeypatch.setattr(output.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(output._Said, "last", None)
-    monkeypatch.setattr(output._Said, "wait", output.FIRST_S)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress._Said, "last", None)
+    monkeypatch.setattr(progress._Said, "wait", progress.FIRST_S)
     return now
 
 
 def test_what_is_left_follows_from_what_was_done_lately(clock):
-    pace = output.Pace()
+    pace = progress.Pace()
     assert pace.left(0, 100) == ""
     clock[0] += 60
     assert pace.left(10, 100) == "9 min left"
@@ -113,7 +113,7 @@ def test_what_is_left_follows_from_what_was_done_lately(clock):
 
 
 def test_another_phase_begins_anew(clock):
-    pace = output.Pace()
+    pace = progress.Pace()
     pace.left(0, 10)
     clock[0] += 600
     assert pace.left(10, 10) == "less than a minute left"
@@ -123,7 +123,7 @@ def test_another_phase_begins_anew(clock):
 
 
 def test_on_a_pipe_progress_is_said_soon_and_then_once_a_minute(clock, capsys):
-    with output.progress("w4a16_gemm") as report:
+    with progress.progress("w4a16_gemm") as report:
         for done in range(1, 61):
             clock[0] += 5
             report(done, 60, f"decode {done}")
@@ -136,7 +136,7 @@ def test_on_a_pipe_progress_is_said_soon_and_then_once_a_minute(clock, capsys):
 
 
 def test_what_is_over_within_ten_seconds_says_nothing_on_a_pipe(clock, capsys):
-    with output.progress("w4a16_gemm") as report:
+    with progress.progress("w4a16_gemm") as report:
         clock[0] += 9
         report(1, 2)
     assert capsys.readouterr().err == ""
@@ -144,7 +144,7 @@ def test_what_is_over_within_ten_seconds_says_nothing_on_a_pipe(clock, capsys):
 
 def test_short_ones_after_each_other_say_their_lines_together(clock, capsys):
     for number in range(20):
-        with output.progress(f"ceiling_{number}") as report:
+        with progress.progress(f"ceiling_{number}") as report:
             for done in range(3):
                 report(done, 3, "a kernel")
                 clock[0] += 4
@@ -163,7 +163,7 @@ def test_on_a_terminal_a_bar_says_what_is_left(clock, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
-    with output.progress("w4a16_gemm") as report:
+    with progress.progress("w4a16_gemm") as report:
         report(0, 10, "decode")
         clock[0] += 60
         report(1, 10, "decode")
@@ -172,7 +172,7 @@ def test_on_a_terminal_a_bar_says_what_is_left(clock, monkeypatch):
 
 def test_a_name_out_of_a_file_gives_the_terminal_no_commands(capsys):
     output.say("a \x1b[2J é")
-    output.print_table([{"name": "b\x1b]0;c\x07"}], ("name",))
+    tables.print_table([{"name": "b\x1b]0;c\x07"}], ("name",))
     out, err = capsys.readouterr()
     assert err == "a \\x1b[2J é\n"
     assert "b\\x1b]0;c\\x07" in out

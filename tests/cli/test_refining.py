@@ -112,6 +112,8 @@ def test_the_first_report_is_there_before_anything_is_measured(run, board, tmp_p
 
 
 def test_recorded_results_are_shown_until_they_are_measured(run, board, tmp_path):
+    for folder in ("recorded", "mine"):
+        (tmp_path / folder).mkdir()
     assert run("--problem", "n=100", "--store", "recorded")[0] == 0
     board.before.clear()
     status, *_ = run("--problem", "n=64", "--store", "mine", recorded=tmp_path / "recorded")
@@ -121,6 +123,14 @@ def test_recorded_results_are_shown_until_they_are_measured(run, board, tmp_path
     assert json.loads((tmp_path / "mine/h200/axpy.json").read_text())["rows"][0]["problem"] == {
         "n": 64
     }
+
+
+def test_a_store_that_is_not_there_is_an_error_with_a_gpu_too(run, board, tmp_path):
+    status, out, err = run("--problem", "small", "--store", "nosuch")
+    assert (status, out) == (2, "")
+    assert err == "ferrum-numba: --store nosuch: no such folder of results is here\n"
+    assert board.before == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_is_written_anew_as_rows_come_and_is_whole_when_it_is_killed(run, board, monkeypatch):
@@ -324,6 +334,7 @@ def test_a_report_says_what_has_changed(run, board, tmp_path):
     assert run("--problem", "small")[0] == 0
     (tmp_path / "results/h200/axpy.json").rename(tmp_path / "old.json")
     board.outcome = replace(board.outcome, us=(40.0, 40.1, 40.2) * 3)
+    (tmp_path / "now").mkdir()
     argv = ("--problem", "small", "--store", "now", "--compare", "old.json")
     assert run(*argv)[0] == 0
     assert "3 FASTER of 3 problems." in (tmp_path / "r/report.md").read_text()

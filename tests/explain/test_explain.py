@@ -96,8 +96,16 @@ def test_a_picture_has_every_region_and_every_lane(decode):
     assert len(lanes) == 32 * len(decode.tiles)
     assert "lane 5, word.nibble: (k, n) = 0.0: (2, 1), 0.1: (10, 1), 0.2: (2, 9)" in lanes[26]
     assert any(title.startswith("sums, at 34816, 17408 bytes (8 × 2176)") for title in titles)
-    assert decode._repr_html_().endswith("</svg>")
-    assert decode._repr_html_().startswith("<pre>decode on M=1")
+    html = decode._repr_html_()
+    assert html.startswith("<table><caption>decode on M=1 N=4096 K=4096, the default config")
+    assert (
+        '<th scope="row">a thread</th><td style="text-align:left">128 registers, 0 bytes spilled'
+        in html
+    )
+    assert html.endswith("</svg>")
+    # what the table says is not drawn, too
+    assert "128 registers" not in decode.svg(facts=False)
+    assert repr(decode) == decode.text(pictures=False)
 
 
 def test_a_kernel_that_says_nothing_is_explained_in_words(axpy):

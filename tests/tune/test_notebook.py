@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from ferrum_numba.cli import output
+from ferrum_numba.cli import progress
 from ferrum_numba.tune import NotebookBar, notebook
 
 
@@ -76,6 +76,6 @@ def test_of_an_unknown_total_and_without_ipython(monkeypatch):
 
 def test_commands_show_it_where_they_run_in_a_notebook(cells, monkeypatch):
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
-    with output.progress("w4a16_gemm") as report:
+    with progress.progress("w4a16_gemm") as report:
         report(1, 1)
     assert "1 of 1 w4a16_gemm" in cells[0].shown[-1]
