@@ -155,7 +155,7 @@ def told(shown, printed):
 def shown():
     """Return every command in a block with what the page shows of its output."""
     calls = []
-    for page in pages.PAGES:
+    for page in pages.RUN_HERE:
         for block in pages.fenced(page):
             # a comment says why, as of a block of Python
             if block.not_run:

@@ -6,7 +6,7 @@ import page_runs
 import pages
 import pytest
 
-PAGES = [page for page in pages.PAGES if pages.fenced(page, "python")]
+PAGES = [page for page in pages.RUN_HERE if pages.fenced(page, "python")]
 BLOCKS = [block for page in PAGES for block in pages.fenced(page, "python")]
 PARTS = [block for block in BLOCKS if block.part_of]
 LEFT_OUT = [block for block in BLOCKS if block.not_run]

@@ -121,14 +121,18 @@ def test_the_navigation_has_every_page_once():
     docnames = {page.relative_to(pages.ROOT).with_suffix("").as_posix() for page in pages.PAGES}
     rst = (pages.ROOT / "docs" / "reference").glob("*.rst")
     docnames |= {f"docs/reference/{path.stem}" for path in rst}
-    groups = contents.contents(docnames | {"docs/tutorial/1_one", "docs/tutorial/README"}, "README")
+    groups = contents.contents(docnames, "README")
     found = [name for group in groups.values() for name in group]
-    assert sorted(found) == sorted(
-        docnames - {"README"}
-        | {"Overview <self>", "docs/tutorial/1_one", "docs/tutorial/README"}
-    )  # fmt: skip
-    assert groups["Tutorial"] == ["docs/tutorial/README", "docs/tutorial/1_one"]
-    assert "Tutorial" not in contents.contents(docnames, "README")
+    # notebooks are found, too
+    notebooks = {f"docs/notebooks/{p.stem}" for p in (pages.ROOT / "docs").rglob("*.ipynb")}
+    assert sorted({*found, *notebooks}) == sorted(
+        docnames - {"README"} | {"Overview <self>"} | notebooks
+    )
+    assert len(found) == len(set(found))
+    # the page that begins it has no number
+    assert groups["Tutorial"][:2] == ["docs/tutorial/README", "docs/tutorial/01_scalar"]
+    without = {name for name in docnames if not name.startswith("docs/tutorial/")}
+    assert "Tutorial" not in contents.contents(without, "README")
 
 
 def test_every_command_and_option_is_described():

@@ -161,6 +161,14 @@ def test_code_is_quoted_as_it_is(page, file, code):
     assert textwrap.dedent(code) in textwrap.dedent(text) or code in text
 
 
+def test_no_code_is_there_that_nobody_tries():
+    others = [text.partition("\n")[0] for page in PAGES for kind, text in blocks(page)
+              if kind == "python" and not text.startswith("# ladder/")]  # fmt: skip
+    assert others == ["# export_step.py"]
+    fences = sum(len(re.findall(r"^```\w", page.read_text(), re.MULTILINE)) for page in PAGES)
+    assert fences == sum(len(blocks(page)) for page in PAGES)
+
+
 def test_every_step_quotes_its_file_and_shows_a_mistake():
     for page, step in zip(PAGES, (*STEPS, tutorial_table.GROUPED), strict=False):
         assert f"# ladder/{step}.py" in page.read_text()
