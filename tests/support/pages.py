@@ -14,7 +14,7 @@ from ferrum_numba.perf.lessons import ANCHOR
 ROOT = Path(__file__).resolve().parents[2]
 TOP = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY")]
 PAGES = [*TOP, *sorted((ROOT / "docs").rglob("*.md"))]
-# those of the tutorial run in a copy of its ladder, with mistakes put in: tests/tutorial/test_pages.py
+# those of the tutorial run in a copy of its ladder, mistakes put in: tests/tutorial/test_pages.py
 RUN_HERE = [page for page in PAGES if page.parent.name != "tutorial"]
 # a comment right before a block says why it is not run, or of which file it is a part
 FENCED = re.compile(
