@@ -4,6 +4,7 @@ import builtins
 import math
 import operator
 import random
+import re
 from dataclasses import dataclass
 
 from numba.cuda import types
@@ -29,6 +30,8 @@ COMPARISONS = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq,
     "!=": operator.ne,
 }  # fmt: skip
+# what is not negative, or may be made of what is not
+KNOWN_SIGN = re.compile(r"U\d|L0|H0|uint|abs|sqrt|[*(]\d|\d\.\d")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,10 @@ class Typed:
 def width(kind):
     """Return the bits of an integer type, 64 of any other."""
     return kind.bitwidth if isinstance(kind, types.Integer) else 64
+
+
+# what numba knows of functions only since it compiled one, so that a seed says the same always
+cuda_target.typing_context.refresh()
 
 
 def result_type(function, *arguments):
@@ -117,7 +124,7 @@ class Writer:
             if right.is_float or right.is_bool:
                 return None
             # what is shifted by 64 and more is undefined in LLVM
-            right = Typed(f"({right.text} & {self.pick([7, 31, 63])})", types.int64)
+            right = Typed(f"({right.text} & {self.pick([7, 31, 63])})", types.int64, right.folds)
         if sign in ("//", "%"):
             if left.is_float or right.is_float:
                 return self.float_modulo(sign, left, right)
@@ -140,6 +147,9 @@ class Writer:
         kind = result_type(ARITHMETIC[sign], left.type, right.type)
         # LLVM computes a constant remainder exactly, the GPU does not
         if kind is None or (left.folds and right.folds):
+            return None
+        # and it knows the remainder's sign where it knows those of both, see docs/reliability.md#types
+        if KNOWN_SIGN.search(left.text) and KNOWN_SIGN.search(right.text):
             return None
         return Typed(f"({left.text} {sign} {right.text})", kind)
 
