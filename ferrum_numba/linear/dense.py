@@ -7,6 +7,7 @@ from typing import Any, Literal
 from ferrum_numba.errors import ProblemError
 from ferrum_numba.gptq.tensors import GptqTensors
 from ferrum_numba.linear.choice import dense_refusal
+from ferrum_numba.linear.eight_bit import eight_bit_refusal
 from ferrum_numba.linear.layer import Linear
 from ferrum_numba.linear.select import make_store
 from ferrum_numba.linear.stores import Store
@@ -17,15 +18,22 @@ class MarlinLinear(Linear):
 
     It holds the weight on its device and nothing else: scratch is shared by all layers of a stream.
 
-    dense: very many rows may run with the whole weight dequantised; see `from_gptq`
+    dense:       very many rows may run with the whole weight dequantised; see `from_gptq`
+    activations: "fp8" or "int8": many rows of x are rounded to it; see `from_gptq`
     """
 
-    def __init__(self, store: Store, *, dense: bool = False) -> None:
+    def __init__(
+        self, store: Store, *, dense: bool = False, activations: str | None = None
+    ) -> None:
         if dense:
             reason = dense_refusal(store.kind, on_gpu=store.runtime is not None)
             if reason is not None:
                 raise ProblemError(f"{store.weight.name}: dense = True {reason}")
-        super().__init__(store.weight.name, store, dense=dense)
+        if activations is not None:
+            reason = eight_bit_refusal(store, activations)
+            if reason is not None:
+                raise ProblemError(f"{store.weight.name}: {reason}")
+        super().__init__(store.weight.name, store, dense=dense, x_dtype=activations)
 
     @classmethod
     def from_gptq(
@@ -37,6 +45,7 @@ class MarlinLinear(Linear):
         dtype: str = "fp16",
         bias_mode: Literal["fused", "two_step"] = "fused",
         dense: bool = False,
+        activations: Literal["fp8", "int8"] | None = None,
     ) -> MarlinLinear:
         """Put a checkpoint's layer on a device.
 
@@ -51,10 +60,13 @@ class MarlinLinear(Linear):
             dense:     very many rows may run with the whole weight dequantised, where that was
                        measured to be faster: 2 * K * N bytes of scratch a stream. Needs a packed
                        layer and cuBLAS
+            activations: from 64 rows on, those of x are rounded to "fp8" (e4m3) or "int8", each by
+                       its largest element, and multiplied so: tensor cores do twice as many. Fewer
+                       rows are multiplied as they are. Needs a packed layer, and for fp8 sm_89
 
         Raises:
             ProblemError: the layer cannot be held so; it names the layer and says why.
             DeviceError:  no such device.
         """
         made = make_store([layer], 1, store=store, device=device, dtype=dtype, bias_mode=bias_mode)
-        return cls(made, dense=dense)
+        return cls(made, dense=dense, activations=activations)

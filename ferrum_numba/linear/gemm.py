@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -16,9 +16,10 @@ from ferrum_numba.linear.launch_plan import LaunchPlan
 from ferrum_numba.linear.pieces import Plan, planned
 from ferrum_numba.linear.runtime import Runtime
 from ferrum_numba.linear.slabs import Slabs, filling
-from ferrum_numba.linear.stages import LayerTask
+from ferrum_numba.linear.stages import LayerTask, rounds
 from ferrum_numba.linear.stores import Store
-from ferrum_numba.reference import w4a16_gemm
+from ferrum_numba.reference import w4a8_gemm, w4a16_gemm
+from ferrum_numba.reference.quantize_rows import quantize_rows
 
 
 class GpuGemm:
@@ -28,21 +29,28 @@ class GpuGemm:
     expert: which one of a stack
     bias:   [N] in place of the store's own; a copy of it goes to the GPU
     dense:  kernels may run that need scratch for a whole weight
+    x_dtype: "fp8" or "int8", which many rows of x are rounded to
 
     plans:    by rows of x, for all experts that share them
     operands: addresses of the weight's buffers, as plans take them
     """
 
     def __init__(
-        self, store: Store, expert: int = 0, bias: Array | None = None, *, dense: bool = False
+        self,
+        store: Store,
+        expert: int = 0,
+        bias: Array | None = None,
+        *,
+        dense: bool = False,
+        x_dtype: str | None = None,
     ) -> None:
         assert store.runtime is not None, "the store is on a GPU"
         self._store = store
         self._runtime: Runtime = store.runtime
         addresses = store.operands.addresses(expert)
-        self._kernels = readers(store.kind, dense=dense)
+        self._kernels, self._x_dtype = readers(store.kind, dense=dense), x_dtype
         # experts of a stack share theirs, unless they ask for other kernels or another problem
-        own = dense or bias is not None
+        own = dense or bias is not None or x_dtype is not None
         self.plans: dict[int, Plan] = {} if own else self._runtime.plans.of(store)
         self._own_bias: Slabs | None = None
         if bias is not None:
@@ -91,7 +99,10 @@ class GpuGemm:
         store, problem = self._store, self._store.problem(M)
         if self._own_bias is not None:
             problem = replace(problem, bias=True)
-        return LayerTask(problem, self._kernels, store.names, store.gathered, store.weight.two_step)
+        return LayerTask(
+            problem, self._kernels, store.names, store.gathered, store.weight.two_step,
+            self._x_dtype,
+        )  # fmt: skip
 
     def _plan(self, M: int, stream: int) -> Plan:
         """Return the plan of a number of rows seen for the first time."""
@@ -115,8 +126,14 @@ class GpuGemm:
 class HostGemm:
     """The reference on the operands of a store in the host's memory."""
 
-    def __init__(self, store: Store, expert: int = 0, bias: Array | None = None) -> None:
-        self._store, self._expert, self._bias = store, expert, bias
+    def __init__(
+        self,
+        store: Store,
+        expert: int = 0,
+        bias: Array | None = None,
+        x_dtype: str | None = None,
+    ) -> None:
+        self._store, self._expert, self._bias, self._x_dtype = store, expert, bias, x_dtype
 
     def __call__(self, x: Array, out: Array) -> None:
         """Compute out [M, N] = x [M, K] times the weight."""
@@ -128,8 +145,21 @@ class HostGemm:
             x = x[:, perm]
         weight = self._store.weight
         if not weight.two_step:
-            out[:] = w4a16_gemm(x, **parts)
+            out[:] = self._product(x, parts)
             return
         bias, dtype = parts.pop("bias"), DTYPES[weight.dtype]
-        product = w4a16_gemm(x, **parts).astype(dtype)
+        product = self._product(x, parts).astype(dtype)
         out[:] = product.astype(np.float32) + bias.astype(np.float32)
+
+    def _product(self, x: Array, parts: Mapping[str, Array]) -> Array:
+        """Return x times the weight, of rows rounded to 8 bits where there are many."""
+        eight_bit = rounds(self._x_dtype, len(x))
+        if eight_bit is None:
+            return w4a16_gemm(x, **parts)
+        x8, sx = quantize_rows(x, eight_bit)
+        # a row with an Inf or a NaN has no scale, and no result
+        lost = ~np.isfinite(sx[:, 0])
+        product = w4a8_gemm(np.where(lost[:, None], x8.dtype.type(0), x8),
+                            np.where(lost[:, None], np.float32(1), sx), **parts)  # fmt: skip
+        product[lost] = np.nan
+        return product

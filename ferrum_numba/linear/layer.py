@@ -33,6 +33,7 @@ class Linear:
     expert: which one of a stack
     bias:   [N] of the layer's type, in place of the store's own
     dense:  very many rows may run with the whole weight dequantised
+    x_dtype: "fp8" or "int8", which many rows of x are rounded to
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Linear:
         bias: Array | None = None,
         *,
         dense: bool = False,
+        x_dtype: str | None = None,
     ) -> None:
         self.name = name
         self.number = number(self)
@@ -54,8 +56,10 @@ class Linear:
         self._x_bytes, self._out_bytes = self._K * ELEMENT_BYTES, self._N * ELEMENT_BYTES
         self._tensors = Tensors(self._dtype, self._device)
         # one of the two, where the weight is
-        self._reference = HostGemm(store, expert, bias)
-        self._gemm: Any = None if on is None else GpuGemm(store, expert, bias, dense=dense)
+        self._reference = HostGemm(store, expert, bias, x_dtype)
+        self._gemm: Any = None
+        if on is not None:
+            self._gemm = GpuGemm(store, expert, bias, dense=dense, x_dtype=x_dtype)
 
     @property
     def in_features(self) -> int:

@@ -148,7 +148,7 @@ class Writer:
         # LLVM computes a constant remainder exactly, the GPU does not
         if kind is None or (left.folds and right.folds):
             return None
-        # and it knows the remainder's sign where it knows those of both, see docs/reliability.md#types
+        # and knows its sign where it knows those of both: docs/reliability.md#types
         if KNOWN_SIGN.search(left.text) and KNOWN_SIGN.search(right.text):
             return None
         return Typed(f"({left.text} {sign} {right.text})", kind)
