@@ -12,7 +12,7 @@ STAMP := $(VENV)/installed-cu$(CUDA)
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
 
 .PHONY: test test-times torch smoke report docs lint sanitize random faults mutate rust fuzz kills \
-	site links second-front-end notebook lock clean
+	slow site links second-front-end notebook lock clean
 
 test: $(STAMP)
 	$(PYTEST)
@@ -20,6 +20,10 @@ test: $(STAMP)
 # the same, and what it costs: CPU seconds by file and by test
 test-times: $(STAMP)
 	$(PYTEST) --cpu-times
+
+# what is left out of every run: all combinations, whole spaces and models; hours
+slow: $(STAMP)
+	nice -n 10 $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "slow and not gpu"
 
 # what the tests of ferrum_numba.torch need, without which they are skipped; torch as built for CPUs
 torch: $(STAMP)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from crossed import crossed
 from numba import cuda
 from numba.cuda.types import uint32, uint64
 from overlapping import assert_overlaps
@@ -138,10 +139,10 @@ SHORT = (
 )
 
 
-@pytest.mark.parametrize("num_sms", [3, 7, 132])
-@pytest.mark.parametrize(("config", "kind"), SHORT, ids=str)
-def test_blocks_of_few_pairs_equal_the_reference(config, kind, num_sms):
+@pytest.mark.parametrize(("short", "num_sms"), crossed(SHORT, (3, 7, 132)))
+def test_blocks_of_few_pairs_equal_the_reference(short, num_sms):
     """Beside full ones: up to short_m pairs and one more, alone and as an expert's last block."""
+    config, kind = short
     rows = (0, 1, config.short_m, config.short_m + 1, config.tile_m, config.tile_m + 1, 0)
     ids = np.repeat(np.arange(len(rows)), rows)
     np.random.default_rng(1).shuffle(ids)

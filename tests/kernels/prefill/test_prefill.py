@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from crossed import crossed
 from overlapping import assert_overlaps
 
 from ferrum_numba import check, interpreter
@@ -93,8 +94,7 @@ KINDS = (
 )
 
 
-@pytest.mark.parametrize("tile", [(64, 128, 3), (96, 256, 3)], ids=str)
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize(("kind", "tile"), crossed(KINDS, ((64, 128, 3), (96, 256, 3))))
 def test_every_kind_of_weight_equals_the_reference(kind, tile):
     problem = W4A16Problem(70, 576, 256, **kind)
     assert_equals_reference(Config(*tile), problem, sms(3))
@@ -122,8 +122,9 @@ def test_every_height_of_a_tile_equals_the_reference(tile):
     assert_equals_reference(Config(*tile), problem, sms(3))
 
 
-@pytest.mark.parametrize("rows", [16, 48, 64])
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind["group_size"] > 0], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "rows"), crossed([kind for kind in KINDS if kind["group_size"] > 0], (16, 48, 64))
+)
 def test_scaled_sums_equal_the_reference(kind, rows):
     """A last tile moved left, stripes that begin and end anywhere, columns of x past the last."""
     problem = W4A16Problem(rows + 3, 328, 1000 if kind["group_size"] > 64 else 896, **kind)
@@ -146,8 +147,7 @@ def test_scaled_sums_round_no_weight():
     assert errors[0] < 2.2e-4 < errors[1]
 
 
-@pytest.mark.parametrize("num_sms", [1, 2, 5, 8, 132])
-@pytest.mark.parametrize("stripes", [True, False])
+@pytest.mark.parametrize(("num_sms", "stripes"), crossed((1, 2, 5, 8, 132), (True, False)))
 def test_the_result_does_not_depend_on_the_number_of_sms(num_sms, stripes):
     """A tile cut among more blocks is the same sum but for fp32 rounding."""
     problem = W4A16Problem(130, 256, 512, bias=True)
@@ -197,16 +197,19 @@ SHARED = (
 )
 
 
-@pytest.mark.parametrize("shared", SHARED, ids=str)
-@pytest.mark.parametrize("kind", KINDS[1:5], ids=str)
+@pytest.mark.parametrize(("shared", "kind"), crossed(SHARED, KINDS[1:5]))
 def test_blocks_that_share_a_tile_or_x_equal_the_reference(shared, kind):
     problem = W4A16Problem(70, 320, 448, **kind)
     assert_equals_reference(Config(64, 128, 3, **shared), problem, sms(24))
 
 
 @pytest.mark.parametrize(
-    ("num_sms", "striped"), [(2, False), (4, False), (6, False), (8, True), (10, True), (16, True)]
-)
+    ("num_sms", "striped"),
+    [
+        (2, False), (6, False), (8, True),
+        *(pytest.param(*c, marks=pytest.mark.slow) for c in ((4, False), (10, True), (16, True))),
+    ],
+)  # fmt: skip
 def test_pairs_of_blocks_cut_what_is_left_into_stripes(num_sms, striped):
     """Few and many stripes a tile, a last tile moved left, rows of one block past the last."""
     problem = W4A16Problem(129, 576, 512, 64, "gptq", bias=True, dtype="bf16")
