@@ -41,6 +41,15 @@ class Work:
     bytes: int
 
 
+def _refuse_thawed(what: str, kind: Any) -> None:
+    """Refuse a dataclass whose objects may change: they are looked up by what they hold."""
+    parameters = getattr(kind, "__dataclass_params__", None)
+    if parameters is not None and not parameters.frozen:
+        raise ConfigError(
+            f"{what}, {kind.__name__}, is a dataclass that is not frozen: @dataclass(frozen=True)"
+        )
+
+
 @dataclass(frozen=True)
 class Op:
     """What to compute.
@@ -72,6 +81,7 @@ class Op:
     weight_bytes_read: Callable[[Problem], int] | None = None
 
     def __post_init__(self) -> None:
+        _refuse_thawed(f"the problem of Op {self.name}", self.problem)
         example = f"tests=({self.problem.__name__}(...),)"
         if not isinstance(self.tests, tuple | list):
             raise ConfigError(
@@ -219,6 +229,11 @@ class Kernel(ABC):
     needs_cublas: bool = False
     # whether `default` knows what suits a weight's shape better than what won on another's does
     models_shapes: bool = False
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        if "config" in vars(cls):
+            _refuse_thawed(f"the config of kernel {getattr(cls, 'name', cls.__name__)}", cls.config)
 
     @property
     def made_by(self) -> Kernel:

@@ -240,3 +240,15 @@ def test_a_wrong_result_says_what_it_is_of_the_right_one():
     got[1:, 3] += 1
     words = "3 of 24 elements are wrong, the first is (1, 3)"
     assert words in bounds.compare(got, want).message
+
+
+def test_a_dataclass_that_is_not_frozen_is_refused():
+    @dataclass
+    class Thawed:
+        M: int = 1
+
+    words = "Thawed, is a dataclass that is not frozen: @dataclass(frozen=True)"
+    with pytest.raises(ConfigError, match=re.escape(f"the problem of Op twice, {words}")):
+        op(problem=Thawed, tests=(Thawed(),))
+    with pytest.raises(ConfigError, match=re.escape(f"the config of kernel twice, {words}")):
+        type("Other", (Twice,), {"config": Thawed})

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ferrum_numba.errors import DeviceError
+from ferrum_numba.errors import DeviceError, ProblemError
 from ferrum_numba.export.dispatch import Json, layer_rows, repack_row
 from ferrum_numba.export.experts import Experts, experts_repacks, experts_rows
 from ferrum_numba.export.folder import DISPATCH, MANIFEST, load, new_folder, put
@@ -15,7 +15,9 @@ from ferrum_numba.export.manifest import entry, manifest
 from ferrum_numba.export.programs import Programs
 from ferrum_numba.export.vectors import has_vector, vector
 from ferrum_numba.gpu import Gpu
+from ferrum_numba.kernels.grouped import OP as GROUPED_GEMM
 from ferrum_numba.kernels.grouped import GroupedProblem
+from ferrum_numba.kernels.w4a16 import OP as GEMM
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.linear.choice import shipped_decisions
 from ferrum_numba.results.decisions import Decision
@@ -53,7 +55,8 @@ def export(
 
     Args:
         problems: each weight with every M that is to run what was decided for it; of a layer of
-                  experts one of its GEMMs, with every number of tokens
+                  experts one of its GEMMs, with every number of tokens; those of other Ops, which
+                  the same sizes may name, are left out
         gpu:      that the programs are for
         out:      folder: a new one, an empty one, or an earlier export, which is replaced
         options:  what it holds
@@ -64,10 +67,16 @@ def export(
 
     Raises:
         DeviceError:  the GPU was never tuned, and untuned = False.
-        ProblemError: no kernel can run a problem so.
+        ProblemError: no kernel can run a problem so, or none is one of a layer's.
         StoreError:   the folder is somebody's own, or cannot be written.
         BuildError:   a program does not compile.
     """
+    given = list(problems)
+    wanted = [one for one in given if isinstance(one, W4A16Problem | GroupedProblem)]
+    if given and not wanted:
+        raise ProblemError(
+            f"layers are exported of {GEMM.name} and {GROUPED_GEMM.name}; got {given[0]}"
+        )
     decisions = shipped_decisions(gpu)
     if not decisions and not options.untuned:
         raise DeviceError(
@@ -76,7 +85,7 @@ def export(
         )
     with new_folder(Path(out)) as folder:
         programs = Programs(gpu)
-        dispatch = _dispatch(problems, decisions, programs, options)
+        dispatch = _dispatch(wanted, decisions, programs, options)
         entries = _entries(folder, programs, options, progress)
         made = manifest(gpu, tuned=bool(decisions))
         write_json(folder / MANIFEST, made, "entries", entries)

@@ -12,7 +12,7 @@ import pytest
 from ferrum_numba import whole
 from ferrum_numba.__main__ import main
 from ferrum_numba.compile.link import section_bytes
-from ferrum_numba.errors import BuildError, DeviceError, StoreError
+from ferrum_numba.errors import BuildError, DeviceError, ProblemError, StoreError
 from ferrum_numba.export import Options, export, load, make
 from ferrum_numba.export.folder import new_folder
 from ferrum_numba.export.layer import Layer
@@ -20,6 +20,7 @@ from ferrum_numba.export.operands import LAYOUTS
 from ferrum_numba.export.programs import Programs
 from ferrum_numba.gpu import KNOWN
 from ferrum_numba.kernels.tools.add_bias import AddBias, AddBiasProblem
+from ferrum_numba.kernels.w4a8 import W4A8Problem
 from ferrum_numba.kernels.w4a16 import W4A16Problem
 from ferrum_numba.linear.stages import Stage, default
 
@@ -359,3 +360,10 @@ def test_a_mistake_is_one_sentence(words, sentence, tmp_path, capsys):
 def test_layers_of_one_group_are_alike():
     whole = Layer.of(W4A16Problem(1, 64, 128, 128), None, "fused")
     assert whole == Layer.of(W4A16Problem(1, 64, 128, -1), None, "fused")
+
+
+def test_problems_that_no_layer_has_are_refused_before_anything_is_written(tmp_path):
+    wanted = r"layers are exported of w4a16_gemm and grouped_gemm; got W4A8Problem\(M=1, N=128"
+    with pytest.raises(ProblemError, match=wanted):
+        export([W4A8Problem(1, 128, 128)], KNOWN["h200"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
