@@ -34,15 +34,16 @@ INTRODUCTION = f"""\
 # PTX instructions
 
 <!-- written by {COMMAND}: what is changed here is lost -->
-Each is a function of `ferrum_numba.ptx`: an instruction on a GPU, and NumPy on 32 lanes when `check`
-interprets a kernel. `ferrum-numba list` with `--instructions`, and a word to look for, prints them.
+Each is a function of `ferrum_numba.ptx`: an instruction on a GPU, and NumPy on 32 lanes when
+`check` interprets a kernel. `list --instructions`, with a word to look for behind it, prints them.
 One that is not here is [declared in ten lines](own_kernel.md#instruction).
 
-`u32`, `f32` and so on are registers, `u32x4` is a tuple of four; a *constant* is fixed when the kernel is
-compiled. fp16 and bf16 are bits: a `u16`, or two in a `u32`. Addresses are bytes: of global memory `u64`,
-of shared memory `u32`. *Together* are the lanes that must all execute it: a warp, a warpgroup (four warps),
-or none but itself. What has no opcode here is a function that makes an instruction for its arguments, or
-is made of others. All of a docstring is shown by `python -m pydoc ferrum_numba.ptx`, and on the site.
+`u32`, `f32` and so on are registers, `u32x4` is a tuple of four; a *constant* is fixed when the
+kernel is compiled. fp16 and bf16 are bits: a `u16`, or two in a `u32`. Addresses are in bytes:
+`u64` in global memory, `u32` in shared memory. *Together* says which lanes must all execute it: a
+warp's, a warpgroup's (four warps), or none but itself. What has no opcode here is no single
+instruction: a function that makes one for its arguments, or an address. Whole docstrings are in
+[ferrum_numba/ptx](../ferrum_numba/ptx), and on the site.
 """
 
 
