@@ -89,7 +89,7 @@ def sections() -> list[tuple[str, ModuleType]]:
 
 def row(name: str, one: object) -> tuple[str, ...]:
     """Return the cells of an instruction: call, opcodes, architecture, lanes, purpose."""
-    purpose = inspect.cleandoc(one.__doc__ or "").partition("\n\n")[0]
+    purpose = inspect.cleandoc(getattr(one, "twin", one).__doc__ or "").partition("\n\n")[0]
     cells = [f"`{signature(name, one)}`", "", "", ""]
     if isinstance(one, Instruction):
         codes = opcodes(one.template)

@@ -895,6 +895,18 @@ def test_a_barrier_in_a_branch_is_a_deadlock_that_says_who_misses_it(of):
     refused(kernel, rf"deadlock.*\n.*; {ended} threads of the block ended without", num_threads=128)
 
 
+def test_a_barrier_in_a_branch_before_a_read_is_told_by_the_read():
+    def kernel(out, n):
+        lane = uint32(cuda.laneid)
+        if lane == uint32(0):
+            st_shared_u32(smem_base(), lane)
+            cuda.syncthreads()
+        # lanes 1 to 31 do not wait, and come first
+        st_global_u32(at(out, lane), ld_shared_u32(smem_base()))  # here
+
+    refused(kernel, "thread 1 .* reads .*, which nobody has written", smem_bytes=4)
+
+
 def test_arithmetic_of_float16_is_refused_as_it_does_not_link():
     def kernel(out, n):
         half = types.float16(float32(1))
