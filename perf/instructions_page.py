@@ -1,9 +1,9 @@
-"""The PTX instructions as a page that is read in the tree: docs/instructions.md.
+"""The PTX instructions as a page that is read in the tree, without the site.
 
     python -m ferrum_numba.perf.instructions_page
 
-writes it from `ferrum_numba.ptx`, in the sections of docs/reference/instructions.rst, which is the
-site's page of the same; `tests/perf/test_instructions_page.py` asserts that it is current.
+writes PAGE from `ferrum_numba.ptx`, in the sections of docs/reference/instructions.rst, which is
+the site's page of the same; `tests/perf/test_instructions_page.py` asserts that it is current.
 """
 
 from __future__ import annotations
