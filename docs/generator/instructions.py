@@ -2,13 +2,13 @@
 
 import inspect
 from importlib import import_module
+from types import ModuleType
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from ferrum_numba import ptx
-from ferrum_numba.perf.instructions_page import declared, signature
 from ferrum_numba.ptx.instruction import Instruction
 from generator.docstrings import indented, inline, restructured
 
@@ -16,6 +16,25 @@ from generator.docstrings import indented, inline, restructured
 TOGETHER = {"warp": "all lanes of a warp together", "warpgroup": "all of a warpgroup together"}
 # of PTX that is shown whole; longer is that of a table, such as a tensor map's fields
 LONGEST_LINES = 12
+
+
+def declared(module: ModuleType) -> list[tuple[str, object]]:
+    """Return the public instructions of a module, and the functions that make some."""
+    return [
+        (name, value)
+        for name, value in vars(module).items()
+        if name in ptx.__all__
+        and (isinstance(value, Instruction) or value.__module__ == module.__name__)
+    ]
+
+
+def signature(name: str, one: object) -> str:
+    """Return an instruction with the types of its operands, or a function with its own."""
+    if not isinstance(one, Instruction):
+        return f"{name}{inspect.signature(one)}"
+    kinds = {operand: getattr(kind, "name", "constant") for operand, kind in one.operands.items()}
+    result = f" -> {one.result.name}" if one.result else ""
+    return f"{name}({', '.join(f'{n}: {kind}' for n, kind in kinds.items())}){result}"
 
 
 def described(name: str, one: object) -> list[str]:
