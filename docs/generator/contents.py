@@ -16,8 +16,8 @@ GROUPS = {
     ),
     "Designs": ("docs/designs/*", "docs/hardware", "docs/results"),
     "Reference": (
-        "docs/reference/commands", "docs/reference/kernels", "docs/reference/instructions",
-        "docs/reference/layers", "docs/reference/*",
+        "docs/instructions", "docs/reference/commands", "docs/reference/kernels",
+        "docs/reference/instructions", "docs/reference/layers", "docs/reference/*",
     ),
     "Project": ("docs/design", "docs/reliability", "docs/*", "CONTRIBUTING", "CHANGELOG", "*"),
 }  # fmt: skip

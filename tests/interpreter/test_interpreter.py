@@ -895,6 +895,23 @@ def test_a_barrier_in_a_branch_is_a_deadlock_that_says_who_misses_it(of):
     refused(kernel, rf"deadlock.*\n.*; {ended} threads of the block ended without", num_threads=128)
 
 
+@pytest.mark.parametrize(
+    ("whose", "words"), [("own", "read-after-write"), ("other", "which nobody has written")]
+)
+def test_a_barrier_in_a_branch_before_a_read_is_told_by_the_read(whose, words):
+    def kernel(out, n):
+        tid, lane = uint32(cuda.threadIdx.x), uint32(cuda.laneid)
+        own = uint32(smem_base() + uint32(tid // uint32(32)) * uint32(4))
+        if lane == uint32(0):
+            st_shared_u32(own, tid)
+            cuda.syncthreads()
+        # the other lanes do not wait, and come first
+        place = own if whose == "own" else uint32(uint32(2) * smem_base() + uint32(4) - own)
+        st_global_u32(at(out, tid), ld_shared_u32(place))  # here
+
+    refused(kernel, words, num_threads=64, smem_bytes=8)
+
+
 def test_arithmetic_of_float16_is_refused_as_it_does_not_link():
     def kernel(out, n):
         half = types.float16(float32(1))
