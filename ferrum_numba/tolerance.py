@@ -143,7 +143,8 @@ def _pattern(got: Array, want: Array, bound: float) -> str:
     # far from any rounding, and near enough for half a sum to count as half
     near = max(10 * bound, 1e-3)
     factor = float(np.vdot(want, got)) / size**2
-    if factor and np.linalg.norm(got - factor * want) <= near * abs(factor) * size:
+    whole = f"{factor:.4g}" == "1"
+    if factor and not whole and np.linalg.norm(got - factor * want) <= near * abs(factor) * size:
         return f"; all of it is {factor:.4g} times the reference"
     if got.ndim == 2 and min(got.shape) > 1:
         turned = got.reshape(got.shape[::-1]).T

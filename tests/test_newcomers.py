@@ -211,8 +211,9 @@ MODULE = """
         ("changed(refuses=lambda self, problem: 'no')", "twice can run none of the problems"),
         ("changed(name='other')", "a kernel of it is named other, as one that ships is"),
         ("Twice(), Twice()", "a kernel of it is named twice, as another of it is"),
+        ("changed(op=op())", "the Op of twice is named twice, as another is, and results are filed"),
     ],
-    ids=["tests", "configs", "refused", "shipped", "twins"],
+    ids=["tests", "configs", "refused", "shipped", "twins", "op"],
 )
 def test_nothing_to_check_and_names_that_are_taken_are_errors(
     kernels, words, request, tmp_path, monkeypatch, capsys
@@ -235,6 +236,9 @@ def test_a_wrong_result_says_what_it_is_of_the_right_one():
     bounds = Bounds(1e-4, 1e-4, "")
     assert "all of it is 2 times the reference" in bounds.compare(2 * want, want).message
     turned = np.ascontiguousarray(want.T).reshape(want.shape)
+    almost = bounds.compare(want * (1 + 2e-4), want)
+    assert not almost.ok
+    assert "all of it" not in almost.message
     assert "it is the reference transposed" in bounds.compare(turned, want).message
     got = want.copy()
     got[1:, 3] += 1

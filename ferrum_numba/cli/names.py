@@ -61,13 +61,20 @@ def import_kernels(module: str) -> tuple[Kernel, ...]:
 
 
 def refuse_twins(module: str, added: Iterable[Kernel], others: Iterable[Kernel]) -> None:
-    """Refuse kernels of the user's whose names others have, or that have one name.
+    """Refuse kernels of the user's whose names others have, or that have one name; and their Ops'.
 
     Raises:
-        FerrumError: only one of the two could be named
+        FerrumError: only one of the two could be named, or results of two Ops would be one file's
     """
+    others = tuple(others)
     taken = {kernel.name: "one that ships" for kernel in others}
+    ops = {kernel.op.name: kernel.op for kernel in others}
     for kernel in added:
+        if ops.setdefault(kernel.op.name, kernel.op) is not kernel.op:
+            raise FerrumError(
+                f"--kernels {module}: the Op of {kernel.name} is named {kernel.op.name}, as another "
+                "is, and results are filed by that name; give it another, or import that Op"
+            )
         if kernel.name in taken:
             raise FerrumError(
                 f"--kernels {module}: a kernel of it is named {kernel.name}, as "
