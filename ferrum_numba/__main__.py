@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 # as a shell says it of Ctrl-C
@@ -10,6 +11,8 @@ INTERRUPTED = 130
 
 def main() -> int:
     """Run the command line on the kernels of this house."""
+    # compiling allocates so much that a tenth of its time would go into looking for cycles
+    gc.set_threshold(50_000)
     try:
         from ferrum_numba import cli, shipped
         from ferrum_numba.kernels import KERNELS, MOE, TOOLS

@@ -1,5 +1,6 @@
 """What every test shares: GPU tests skip with a reason, one cache for the run, seeded numbers."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -14,6 +15,8 @@ settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("busy")
 # a worker of pytest-xdist is told the width of a terminal; a table on a pipe is as wide as it needs
 os.environ.pop("COLUMNS", None)
+# compilers and lanes allocate so much that a tenth of the time went into looking for cycles
+gc.set_threshold(50_000)
 # tiny grids are the point of a test
 os.environ["NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS"] = "0"
 

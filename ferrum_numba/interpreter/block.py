@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -46,6 +47,8 @@ class Machine:
     watch: Any = None
     # counts the turns of the scheduler; a polling lane reads once a turn
     turn: int = 0
+    # counts the polling lanes that were told to let the others go first
+    pauses: int = 0
 
 
 @dataclass
@@ -75,6 +78,8 @@ class Block:
         self.shared = Region("shared memory", self.smem_bytes, UNWRITTEN, SMEM_BASE)
         # static shared arrays, by the place in the source that makes them
         self.shared_arrays: dict[Any, Any] = {}
+        # special registers: what each thread reads, by the plan of the instruction
+        self.registers: dict[Any, Sequence[Any]] = {}
         self.barriers: dict[int, Barrier] = {}
         self.mbarriers: dict[int, Mbarrier] = {}
         self._copies: dict[int, list[_AsyncCopy]] = defaultdict(list)
@@ -92,6 +97,7 @@ class Block:
         """Return whether these lanes, which poll, must first let the others have their turn."""
         first = int(thread[0])
         if self._paused.setdefault(first, self.machine.turn) == self.machine.turn:
+            self.machine.pauses += 1
             return True
         del self._paused[first]
         return False

@@ -24,6 +24,7 @@ from ferrum_numba.interpreter.numba_types import cuda as numba_cuda
 from ferrum_numba.interpreter.numba_types import types
 from ferrum_numba.interpreter.operands import Plan, plan
 from ferrum_numba.interpreter.source import definition, recompiled
+from ferrum_numba.interpreter.special import at_once
 from ferrum_numba.interpreter.term import UNKNOWN, is_number
 from ferrum_numba.interpreter.variables import Local
 from ferrum_numba.ptx.instruction import BLOCKED, Instruction
@@ -131,10 +132,13 @@ class FakeCuda:
     shared = _SharedArrays
     warpsize = np.int32(32)
 
-    def __init__(self, grid: tuple[int, int, int], num_threads: int) -> None:
+    def __init__(
+        self, grid: tuple[int, int, int], num_threads: int, *, traced: bool = False
+    ) -> None:
         self.gridDim = Dim3(*map(np.int32, grid))
         self.blockDim = Dim3(np.int32(num_threads), np.int32(1), np.int32(1))
         self.types: Any = types
+        self.traced = traced
         self.switch = getcurrent().switch
         self.syncthreads = request(self.switch, _SYNCTHREADS)
         self.syncwarp = request(self.switch, _SYNCWARP)
@@ -278,7 +282,8 @@ class _Rebinder:
         if isinstance(value, types.Number | types.Boolean):
             return as_cast(value)
         if isinstance(value, Instruction):
-            return request(self.cuda.switch, plan(value))
+            asked = request(self.cuda.switch, plan(value))
+            return asked if self.cuda.traced else at_once(value, asked)
         if isinstance(value, ModuleType):
             return self.cuda if value is numba_cuda else _Namespace(value, self.value)
         # a Numba dispatcher wraps the function that a lane can run

@@ -117,7 +117,8 @@ def _execute(
     schedule: Schedule,
 ) -> Sequence[Any]:
     """Run these blocks to their end; return the places where the program computes in fp64."""
-    function, doubles = _rebound(program, launch.grid, getcurrent())
+    traced = isinstance(machine.watch, Tracer)
+    function, doubles = _rebound(program, launch.grid, getcurrent(), traced)
     arguments = tuple(_arguments(program, launch, machine.memory))
     clusters = (_Cluster(group, function, arguments, schedule) for group in groups)
     with np.errstate(all="ignore"):
@@ -128,10 +129,13 @@ def _execute(
 
 # a launch that repeats runs the same program again
 @lru_cache(maxsize=1)
-def _rebound(program: Program, grid: Index, scheduler: Any) -> tuple[Callable[..., Any], Any]:
+def _rebound(
+    program: Program, grid: Index, scheduler: Any, traced: bool
+) -> tuple[Callable[..., Any], Any]:
     """Return the function that lanes run, which hand their requests to the greenlet `scheduler`."""
     kinds = [_KINDS[parameter.kind] for parameter in program.parameters]
-    return rebind(program.function, FakeCuda(grid, program.num_threads), kinds, (LEFT,))
+    cuda = FakeCuda(grid, program.num_threads, traced=traced)
+    return rebind(program.function, cuda, kinds, (LEFT,))
 
 
 def _multiply(matmul: Matmul, buffers: Mapping[str, Array]) -> None:
@@ -231,7 +235,7 @@ def _run_all(
     live: list[_Cluster] = list(islice(waiting, schedule.together))
     idle_turns = 0
     while True:
-        events = machine.events
+        events, pauses = machine.events, machine.pauses
         moved = any([cluster.run() for cluster in schedule.clusters(live, machine.turn)])
         machine.turn += 1
         for cluster in live:
@@ -249,7 +253,8 @@ def _run_all(
             return
         else:
             idle_turns += 1
-            if idle_turns > _IDLE_TURNS or not moved:
+            # who has let the others go first reads in the next turn
+            if idle_turns > _IDLE_TURNS or not (moved or machine.pauses != pauses):
                 raise _deadlock(live, co_resident)
 
 

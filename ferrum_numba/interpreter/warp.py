@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from operator import itemgetter
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from itertools import starmap
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from ferrum_numba.ptx.instruction import BLOCKED
 WARP_SIZE = 32
 # (plan, *operands)
 Request = tuple[Any, ...]
-_PLAN = itemgetter(0)
+_THREAD = attrgetter("thread")
 # stands for the request of a lane whose function has returned
 ENDED = Plan("end", (), (), None, "lane", False, lambda: None)
 _END: Request = (ENDED,)
@@ -37,6 +38,8 @@ LEFT = Plan("return", (), (), None, "lane", False, lambda: None)
 class Group:
     """Lanes of a warp that ask for the same instruction with the same immediates."""
 
+    __slots__ = ("lanes", "operands", "plan", "requests")
+
     def __init__(self, plan: Plan, lanes: list[Lane], requests: list[Request]) -> None:
         self.plan = plan
         self.lanes = lanes
@@ -46,7 +49,7 @@ class Group:
 
     def join(self, lane: Lane, request: Request) -> None:
         """Add a lane, in order of the lanes."""
-        position = sum(other.thread < lane.thread for other in self.lanes)
+        position = bisect_left(self.lanes, lane.thread, key=_THREAD)
         self.lanes.insert(position, lane)
         self.requests.insert(position, request)
         self.operands = None
@@ -66,8 +69,11 @@ class Warp:
 
     def start(self, arguments: tuple[Any, ...]) -> None:
         """Run every lane up to its first instruction."""
-        with self._says_where():
-            self._go_on(self.lanes, [arguments] * len(self.lanes))
+        columns = [[argument] * len(self.lanes) for argument in arguments]
+        try:
+            self._go_on(self.lanes, *columns)
+        except KeyboardInterrupt as error:
+            raise self._stopped(error) from error
 
     def run(self, most: int = sys.maxsize) -> bool:
         """Execute until every lane waits or has ended; return whether anything was executed.
@@ -75,20 +81,18 @@ class Warp:
         most: instructions of some of its lanes, at most
         """
         steps = 0
-        with self._says_where():
+        try:
             while steps < most and self.groups and self._step():
                 steps += 1
+        except KeyboardInterrupt as error:
+            raise self._stopped(error) from error
         return steps > 0
 
-    @contextmanager
-    def _says_where(self) -> Iterator[None]:
-        """Let Ctrl-C say at which line it came."""
-        try:
-            yield
-        except KeyboardInterrupt as error:
-            waiting = next(iter(self.groups.values()), None)
-            places = raised_at(error) or (waiting.lanes[0].places() if waiting else [])
-            raise KeyboardInterrupt(where(places) if places else "") from error
+    def _stopped(self, error: KeyboardInterrupt) -> KeyboardInterrupt:
+        """Return Ctrl-C with the line at which it came."""
+        waiting = next(iter(self.groups.values()), None)
+        places = raised_at(error) or (waiting.lanes[0].places() if waiting else [])
+        return KeyboardInterrupt(where(places) if places else "")
 
     def _step(self) -> bool:
         for key in self._order():
@@ -120,29 +124,38 @@ class Warp:
         return call_twin(group, lanes)
 
     def _resume(self, key: Any, results: Sequence[Any]) -> None:
-        self._go_on(self.groups.pop(key).lanes, [(result,) for result in results])
+        self._go_on(self.groups.pop(key).lanes, results)
 
-    def _go_on(self, lanes: list[Lane], arguments: Sequence[tuple[Any, ...]]) -> None:
-        """Run lanes to their next instruction, and sort them by it."""
+    def _go_on(self, lanes: list[Lane], *columns: Iterable[Any]) -> None:
+        """Run lanes to their next instruction, and sort them by it; columns: what they get."""
         requests: list[Request] = []
         try:
-            for lane, values in zip(lanes, arguments, strict=True):
-                requests.append(lane.switch(*values) or _END)
+            # no Python between two lanes; those before the one that fails are in the list
+            requests.extend(starmap(Lane.switch, zip(lanes, *columns, strict=True)))
         except (InterpreterError, ArithmeticError) as error:
+            lane = lanes[len(requests)]
             kind = error.error if isinstance(error, Fault) else InterpreterError
             raise lane.error(str(error), raised_at(error), kind) from error
-        if not self.groups and len(set(map(_PLAN, requests))) == 1:
-            what = requests[0][0]
-            if (
-                what is not ENDED
-                and what is not LEFT
-                and len(keys := set(map(what.key, requests))) == 1
-            ):
-                # the common case: all lanes ask for the same
-                self.groups[keys.pop()] = Group(what, lanes, requests)
-                return
-        for lane, request in zip(lanes, requests, strict=True):
-            self._sort_in(lane, request)
+        if not all(requests):
+            requests = [request or _END for request in requests]
+        if self.groups or not self._join_all(lanes, requests):
+            for lane, request in zip(lanes, requests, strict=True):
+                self._sort_in(lane, request)
+
+    def _join_all(self, lanes: list[Lane], requests: list[Request]) -> bool:
+        """Make one group of lanes that all ask for the same, the common case."""
+        what = requests[0][0]
+        if what is ENDED or what is LEFT:
+            return False
+        try:
+            keys = list(map(what.key, requests))
+        except IndexError:
+            # of another instruction, with fewer operands
+            return False
+        if keys.count(keys[0]) < len(keys):
+            return False
+        self.groups[keys[0]] = Group(what, lanes, requests)
+        return True
 
     def _sort_in(self, lane: Lane, request: Request) -> None:
         what = request[0]

@@ -563,6 +563,19 @@ def test_a_spin_lets_the_next_block_start():
     np.testing.assert_array_equal(got, [4, 3, 2, 1])
 
 
+def test_a_block_may_begin_by_polling():
+    """All of its warps let the others go first, and nobody else is left to move in that turn."""
+
+    def kernel(count, out, n):
+        if cuda.blockIdx.x == 0:
+            red_add_release_gpu(count, uint32(1))
+        else:
+            while ld_acquire_gpu(count) == uint32(0):
+                pass
+
+    execute(kernel, grid=2, co_resident=True, count=np.zeros(1, np.uint32))
+
+
 def test_blocks_that_wait_for_each_other_must_be_co_resident():
     def kernel(count, out, n):
         if cuda.threadIdx.x == 0:

@@ -215,6 +215,10 @@ class Clocks:
                 out[i] = row[kind, column[i]]
         return out
 
+    def others(self) -> Message:
+        """Return what some lane or other knows of other blocks."""
+        return merged({id(message): message for message in self.foreign}.values())
+
     def row(self, thread: int, home: Clocks) -> Array:
         """Return what a lane knows of another block's actors: [3, columns] int32."""
         columns = home.known.shape[2]

@@ -43,9 +43,10 @@ class Copies(Accesses):
         watch.visitors[actor] = (epoch, self.launch.site())
 
     def ended(self) -> None:
-        lanes = np.arange(self.block.num_threads)
+        others = self.clocks.others() if self.visitors else {}
         for actor, (epoch, site) in self.visitors.items():
-            if self.clocks.of(RAN, lanes, np.full(len(lanes), actor)).max() < epoch:
+            row = others.get(actor // ACTORS)
+            if row is None or row[RAN, actor % ACTORS] < epoch:
                 raise report.left_early(self.block.index, self.launch.sites[site])
 
     def read_cluster(self, thread: int, block: Block, address: int, size_bytes: int) -> None:
