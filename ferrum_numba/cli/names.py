@@ -167,6 +167,22 @@ def brief(value: Mapping[str, Any], kind: type) -> str:
     return in_words({n: item for n, item in value.items() if usual.get(n, MISSING) != item})
 
 
+def short(problem: Problem) -> str:
+    """Return a problem in words, without what is at its default."""
+    return brief(describe(problem), type(problem))
+
+
+def option(problem: Problem) -> str:
+    """Return what `--problem` takes for a problem."""
+    return short(problem).replace(" ", ",")
+
+
+def form(kind: type) -> str:
+    """Return how sizes of a problem are named: `M=…,N=…`."""
+    needed = [field.name for field in fields(kind) if field.default is MISSING]
+    return ",".join(f"{name}=…" for name in needed or _names(kind))
+
+
 def default_of(kernel: Kernel, problem: Mapping[str, Any], gpu: Gpu) -> dict[str, Any]:
     """Return the config that a kernel runs a stored problem with where it was not tuned.
 
