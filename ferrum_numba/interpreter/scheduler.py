@@ -215,6 +215,7 @@ def _warps(function: Callable[..., Any], block: Block, context: Context) -> list
         for lane in lanes:
             lane.gr_context = context
         warps.append(Warp(block, lanes, warps))
+    block.warps = warps
     return warps
 
 

@@ -281,7 +281,7 @@ def test_check_fails_with_status_1_and_says_why(run):
     status, out, _ = run(*argv)
     assert status == 1
     assert "0 of 1 checks passed" in out
-    assert "axpy n=64: relative error" in out
+    assert "axpy n=64 with fault=scale: relative error" in out
 
 
 def test_an_interrupted_check_keeps_its_rows(run, monkeypatch):
