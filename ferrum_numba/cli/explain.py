@@ -50,6 +50,7 @@ def run(session: Session) -> int:
 
         with writing(args.svg):
             write_bytes(Path(args.svg), found.svg().encode())
+    session.say_chosen([problem])
     if args.json:
         print_json(found.to_json())
     else:
@@ -60,9 +61,7 @@ def run(session: Session) -> int:
 def _problem(session: Session, kernel: Kernel) -> Problem:
     """Return the first problem that the kernel runs, of those that were named or of the usual."""
     problems = [p for p in session.problems() if isinstance(p, kernel.op.problem)]
-    problem = next(p for p in problems if kernel.refuses(p) is None)
-    session.say_chosen([problem])
-    return problem
+    return next(p for p in problems if kernel.refuses(p) is None)
 
 
 def _config(session: Session, kernel: Kernel, problem: Problem) -> Config | None:

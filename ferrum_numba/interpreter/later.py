@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ferrum_numba.interpreter.warp import Warp
 
 # of a warp at a time, and of all of them: a loop may poll for what never comes
-STEPS, TURNS = 256, 64
+STEPS, TURNS = 256, 16
 BARRIER = "missing: a barrier, such as cuda.syncthreads(), between the two"
 
 

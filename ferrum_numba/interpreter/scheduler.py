@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from greenlet import getcurrent
 
+from ferrum_numba.arguments import lacks_scalar, refuses_names
 from ferrum_numba.contract import Launch, Matmul, Program
 from ferrum_numba.errors import AGAINST_DOUBLES, InterpreterError
 from ferrum_numba.interpreter.barriers import Barrier
@@ -117,8 +118,8 @@ def _execute(
     schedule: Schedule,
 ) -> Sequence[Any]:
     """Run these blocks to their end; return the places where the program computes in fp64."""
-    function, doubles = _rebound(program, launch.grid, getcurrent())
     arguments = tuple(_arguments(program, launch, machine.memory))
+    function, doubles = _rebound(program, launch.grid, getcurrent())
     clusters = (_Cluster(group, function, arguments, schedule) for group in groups)
     with np.errstate(all="ignore"):
         _run_all(machine, clusters, schedule, launch.co_resident)
@@ -130,6 +131,9 @@ def _execute(
 @lru_cache(maxsize=1)
 def _rebound(program: Program, grid: Index, scheduler: Any) -> tuple[Callable[..., Any], Any]:
     """Return the function that lanes run, which hand their requests to the greenlet `scheduler`."""
+    refusal = refuses_names(program)
+    if refusal is not None:
+        raise InterpreterError(refusal)
     kinds = [_KINDS[parameter.kind] for parameter in program.parameters]
     return rebind(program.function, FakeCuda(grid, program.num_threads), kinds, (LEFT,))
 
@@ -145,11 +149,13 @@ def _multiply(matmul: Matmul, buffers: Mapping[str, Array]) -> None:
 
 def _arguments(program: Program, launch: Launch, memory: GlobalMemory) -> Iterator[Any]:
     """Yield the kernel's arguments: addresses and sizes, as wide as its signature has them."""
+    lacking = lacks_scalar(program.parameters, launch.scalars)
+    if lacking is not None:
+        raise InterpreterError(lacking)
     for parameter in program.parameters:
         values = memory.address if parameter.kind == "pointer" else launch.scalars
         if parameter.name not in values:
-            what = "buffer" if parameter.kind == "pointer" else "scalar"
-            raise InterpreterError(f"no {what} is given for the parameter {parameter.name}")
+            raise InterpreterError(f"no buffer is given for the parameter {parameter.name}")
         yield as_cast(_KINDS[parameter.kind])(values[parameter.name])
 
 

@@ -7,6 +7,7 @@ from axpy import Axpy, Problem
 
 from ferrum_numba import cli
 from ferrum_numba.compile import build
+from ferrum_numba.contract import Launch, Program, pointers, sizes
 from ferrum_numba.errors import BuildError
 from ferrum_numba.kernels import KERNELS
 from ferrum_numba.kernels.w4a16 import W4A16Problem
@@ -27,9 +28,36 @@ class Even(Axpy):
         return None if fits else f"n = {problem.n} is no multiple of {config.num_threads}"
 
 
+class Forgetful(Axpy):
+    """Its launch has no n."""
+
+    name = "forgetful"
+
+    def launch(self, config, problem, gpu):
+        return Launch((1, 1, 1), {})
+
+
+class Swapped(Axpy):
+    """Its function takes the weight before the activations."""
+
+    name = "swapped"
+
+    def build(self, config, arch):
+        program = super().build(config, arch)
+        other = pointers("w", "x", "out", "count") + sizes("n")
+        return Program(program.function, other, program.num_threads)
+
+
 def here(jobs, **_):
     """Compile in this process, for which no others are started."""
-    return [(job, build(job.kernel, job.config, job.arch)) for job in jobs]
+
+    def built(job):
+        try:
+            return build(job.kernel, job.config, job.arch)
+        except BuildError as error:
+            return error
+
+    return [(job, built(job)) for job in jobs]
 
 
 @pytest.fixture
@@ -39,7 +67,7 @@ def run(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(space, "build_many", here)
 
     def run(*argv, sets=()):
-        status = cli.main((Axpy(), Even()), dict(sets), argv)
+        status = cli.main((Axpy(), Even(), Forgetful(), Swapped()), dict(sets), argv)
         return status, *capsys.readouterr()
 
     return run
@@ -105,3 +133,22 @@ def test_plan_and_explain_give_one_bound(run):
     about = ("axpy", "--gpu", "h200", "--problem", "n=1000000", "--json")
     (row, *_), found = json.loads(run("plan", *about)[1]), json.loads(run("explain", *about)[1])
     assert row["bound_us"] == found["bound"]["us"]
+
+
+def test_a_scalar_that_the_launch_forgot_is_no_candidate(run):
+    status, out, _ = run("plan", "forgetful", "--gpu", "h200", "--problem", "n=5", "--json")
+    (row, *_) = json.loads(out)
+    words = "no scalar is given for the parameter n"
+    assert (status, row["status"], row["reason"]) == (1, "build failed", words)
+    status, out, _ = run("check", "forgetful", "--on", "interpreter", "--limit", "1")
+    assert (status, words in out) == (1, True)
+
+
+@pytest.mark.parametrize("argv", [("plan", "--gpu", "h200"), ("check", "--on", "interpreter")])
+def test_parameters_of_other_names_are_refused(run, argv):
+    status, out, _ = run(argv[0], "swapped", *argv[1:], "--problem", "n=5", "--json")
+    words = (
+        "axpy takes (x, w, out, count, n), and its Program's parameters are (w, x, out, count, n): "
+        "they must be the same names in the same order"
+    )
+    assert (status, json.loads(out)[0]["reason"]) == (1, words)

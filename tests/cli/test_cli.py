@@ -225,6 +225,12 @@ def test_doctor_says_what_can_be_done(run):
     assert facts["versions"]["numba-cuda"].startswith("0.30")
 
 
+def test_doctor_says_what_its_status_means(capsys):
+    with pytest.raises(SystemExit):
+        cli.main((), {}, ("doctor", "--help"))
+    assert "1: numba is installed and compiles nothing." in " ".join(capsys.readouterr()[0].split())
+
+
 def test_doctor_names_the_command_for_what_is_missing(run, no_gpu):
     status, out, _ = run("doctor")
     assert status == 0
