@@ -45,7 +45,7 @@ def written_later(block: Block, address: int, stuck: Sequence[int]) -> str:
 
     # a second error on the way must not ask again
     block.warps = []
-    shared.store = store  # type: ignore[method-assign]
+    shared.store = store  # type: ignore[method-assign, assignment]
     try:
         _go_on(warps)
     except _WrittenError as found:
