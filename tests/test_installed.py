@@ -150,7 +150,8 @@ def test_a_command_that_needs_more_says_what_to_install(runtime, argv, package):
 
 def test_doctor_says_it_too(runtime):
     done = runtime.cli("doctor")
-    assert done.returncode == 1
+    # what it is installed for, without a compiler, works
+    assert done.returncode == 0
     assert f"kernels cannot be compiled here: the package numba is not installed; {COMMAND}" in (
         done.stdout
     )

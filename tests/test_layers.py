@@ -19,6 +19,7 @@ FOLDERS = {
 }
 BASE = {
     "errors", "words", "door", "whole", "gpu", "contract", "division", "cases", "layout", "shown",
+    "arguments",
 }  # fmt: skip
 # room -> rooms it may import besides itself; a room is what follows `ferrum_numba.`
 LAYERS = {
@@ -33,6 +34,7 @@ LAYERS = {
     "layout": set(),
     "contract": {"errors", "gpu", "tolerance", "layout"},
     "cases": {"contract", "gpu"},
+    "arguments": {"contract"},
     "space": {"errors"},
     "reference": set(),
     "ptx": {"errors"},

@@ -162,15 +162,21 @@ def _cases(session: Session, kernel: Kernel, facts: Gpu) -> list[Case]:
     found: list[Case] = []
     if not kernel.runs_on(facts):
         return found
+    misfits: list[str] = []
     for problem in session.problems() if named else kernel.op.tests:
         if not isinstance(problem, kernel.op.problem):
             continue
         reason = kernel.refuses(problem)
         if reason is None:
-            configs = _configs(session, kernel, problem, facts)
+            configs = _configs(session, kernel, problem, facts, misfits)
             found += [Case(kernel, config, problem, facts) for config in configs]
         elif named:
             say(f"{kernel.name} refuses {problem}: {reason}")
+    if misfits and not found:
+        raise ProblemError(misfits[0])
+    if misfits:
+        left_out = counted(len(misfits), "problem")
+        say(f"{left_out} left out, which the config does not fit; the first: {misfits[0]}")
     return found[: session.args.limit]
 
 
@@ -195,7 +201,10 @@ def _why_not(kernel: Kernel, facts: Gpu) -> str | None:
     return None
 
 
-def _configs(session: Session, kernel: Kernel, problem: Problem, facts: Gpu) -> list[Config]:
+def _configs(
+    session: Session, kernel: Kernel, problem: Problem, facts: Gpu, misfits: list[str]
+) -> list[Config]:
+    """Return the configs to check on a problem; a named one that does not fit is in `misfits`."""
     wanted = session.args.configs
     if wanted == "all":
         return list(kernel.fitting(problem, facts))
@@ -205,7 +214,8 @@ def _configs(session: Session, kernel: Kernel, problem: Problem, facts: Gpu) -> 
     config = names.changed(config, wanted)
     reason = kernel.misfit(config, problem, facts)
     if reason is not None:
-        raise ProblemError(f"{kernel.name} cannot run {problem} with {config}: {reason}")
+        misfits.append(f"{kernel.name} cannot run {problem} with {config}: {reason}")
+        return []
     return [config]
 
 
@@ -214,9 +224,24 @@ def _print(session: Session, rows: Sequence[CheckRow]) -> None:
     if session.args.json:
         print_json(shown)
         return
-    print_table(session.readable(shown), COLUMNS)
+    lines = session.readable(shown)
+    print_table(lines, COLUMNS)
     print_remarks((row.kernel, row.remarks) for row in rows)
     failed = [row for row in rows if not row.ok]
-    for row in failed:
-        print(f"{row.kernel} {names.in_words(row.problem)}: {row.reason}")
+    _print_failures(rows, [line["config"] for line in lines])
     print(f"{len(rows) - len(failed)} of {len(rows)} checks passed")
+
+
+def _print_failures(rows: Sequence[CheckRow], configs: Sequence[str]) -> None:
+    """Print each reason once a problem, with the config, or the first of them that it is of."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for row, config in zip(rows, configs, strict=True):
+        if not row.ok:
+            about = (row.kernel, names.in_words(row.problem), row.reason)
+            groups.setdefault(about, []).append(config)
+    for (kernel, problem, reason), several in groups.items():
+        first, *others = dict.fromkeys(several)
+        alone = first == "default" and not others
+        which = "" if alone else f" with {'the default' if first == 'default' else first}"
+        more = f" and {counted(len(others), 'more config')}" if others else ""
+        print(f"{kernel} {problem}{which}{more}: {reason}")

@@ -28,17 +28,23 @@ ONLY_COMPILE = f"{ONLY_INTERPRET}, `plan` compiles them for any GPU"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add nothing: it looks at everything."""
+    """Add nothing but what the exit status means: it looks at everything."""
+    parser.epilog = (
+        "Exit status 0: what is installed works; without numba that is all but compiling and "
+        "interpreting, without a GPU all but running. 1: numba is installed and compiles nothing."
+    )
 
 
 def run(session: Session) -> int:
-    """Print what is here; the exit status says whether kernels can be compiled."""
+    """Print what is here; the exit status says whether what is installed works."""
     facts = examine()
     if session.args.json:
         print_json(facts)
     else:
         _print(facts)
-    return 0 if facts["can_compile"] else CANNOT_COMPILE
+    # without the extra `compile` nothing was to be compiled here
+    broken = facts["versions"]["numba"] and not facts["can_compile"]
+    return CANNOT_COMPILE if broken else 0
 
 
 def examine() -> dict[str, Any]:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.cli import names, options
-from ferrum_numba.cli.kept import ceiling_files
+from ferrum_numba.cli.kept import known_ceilings
 from ferrum_numba.cli.output import print_json, writing
 from ferrum_numba.cli.session import Session
 from ferrum_numba.cli.tables import table_width
 from ferrum_numba.contract import Config, Kernel, Problem
 from ferrum_numba.errors import ConfigError, ProblemError
-
-if TYPE_CHECKING:
-    from ferrum_numba.roofline import Ceiling
 
 HELP = "a config: launch, shared memory, which lane holds what, instructions, what binds"
 
@@ -48,13 +43,14 @@ def run(session: Session) -> int:
     problem = _problem(session, kernel)
     found = explain(
         kernel, problem, _config(session, kernel, problem), gpu=session.gpu, arch=args.arch,
-        ceilings=_ceilings(session),
+        ceilings=known_ceilings(session),
     )  # fmt: skip
     if args.svg:
         from ferrum_numba.whole import write_bytes
 
         with writing(args.svg):
             write_bytes(Path(args.svg), found.svg().encode())
+    session.say_chosen([problem])
     if args.json:
         print_json(found.to_json())
     else:
@@ -77,12 +73,3 @@ def _config(session: Session, kernel: Kernel, problem: Problem) -> Config | None
     if not kernel.runs_on(session.gpu):
         raise ProblemError(f"{kernel.name} has no config for {session.gpu.name}")
     return names.changed(kernel.default(problem, session.gpu), text)
-
-
-def _ceilings(session: Session) -> list[Ceiling]:
-    """Return what is known of the GPU's ceilings: measured on one of its boards, else stated."""
-    from ferrum_numba.report.data import boards_of, drawn
-
-    facts: Any = session.gpu
-    return list(drawn(facts.name, boards_of(facts.name, ceiling_files(session, facts.key)),
-                      asdict(facts)))  # fmt: skip

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.cli.ceilings import SUSTAINED_S, sustained, unsustained
 from ferrum_numba.cli.output import make_folder
@@ -16,6 +16,7 @@ from ferrum_numba.contract import Kernel, Op
 
 if TYPE_CHECKING:
     from ferrum_numba.results import ResultFile
+    from ferrum_numba.roofline import Ceiling
 
 KEPT = timedelta(days=1)
 CEILINGS = "ceilings"
@@ -32,6 +33,15 @@ def ceiling_files(session: Session, key: str) -> list[ResultFile]:
 
     paths = session.result_paths(key, both=True)
     return [results.load(path) for path in paths if is_of_ceilings(path)]
+
+
+def known_ceilings(session: Session) -> list[Ceiling]:
+    """Return what is known of the GPU's ceilings: measured on one of its boards, and stated."""
+    from ferrum_numba.report.data import boards_of, drawn
+
+    facts: Any = session.gpu
+    boards = boards_of(facts.name, ceiling_files(session, facts.key))
+    return list(drawn(facts.name, boards, asdict(facts)))
 
 
 @dataclass

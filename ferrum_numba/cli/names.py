@@ -72,8 +72,8 @@ def refuse_twins(module: str, added: Iterable[Kernel], others: Iterable[Kernel])
     for kernel in added:
         if ops.setdefault(kernel.op.name, kernel.op) is not kernel.op:
             raise FerrumError(
-                f"--kernels {module}: the Op of {kernel.name} is named {kernel.op.name}, as another "
-                "is, and results are filed by that name; give it another, or import that Op"
+                f"--kernels {module}: the Op of {kernel.name} is named {kernel.op.name}, as "
+                "another is, and results are filed by that name; give it another, or import that Op"
             )
         if kernel.name in taken:
             raise FerrumError(
@@ -172,6 +172,22 @@ def brief(value: Mapping[str, Any], kind: type) -> str:
     """Return a stored problem in words, without what is at its default."""
     usual = {field.name: field.default for field in fields(kind)}
     return in_words({n: item for n, item in value.items() if usual.get(n, MISSING) != item})
+
+
+def short(problem: Problem) -> str:
+    """Return a problem in words, without what is at its default."""
+    return brief(describe(problem), type(problem))
+
+
+def option(problem: Problem) -> str:
+    """Return what `--problem` takes for a problem."""
+    return short(problem).replace(" ", ",")
+
+
+def form(kind: type) -> str:
+    """Return how sizes of a problem are named: `M=…,N=…`."""
+    needed = [field.name for field in fields(kind) if field.default is MISSING]
+    return ",".join(f"{name}=…" for name in needed or _names(kind))
 
 
 def default_of(kernel: Kernel, problem: Mapping[str, Any], gpu: Gpu) -> dict[str, Any]:

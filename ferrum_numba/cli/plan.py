@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ferrum_numba.cli import options
+from ferrum_numba.cli.kept import known_ceilings
 from ferrum_numba.cli.names import default_of, in_words, unlike
 from ferrum_numba.cli.output import make_folder, print_json, print_remarks, say
 from ferrum_numba.cli.progress import progress
@@ -49,21 +50,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(session: Session) -> int:
     """Print a row for each kernel, problem and config; 1 where one does not compile."""
-    rows = _into(session) if session.args.out else _some(session)
+    sources: list[str] = []
+    rows = _into(session) if session.args.out else _bounded(session, _some(session), sources)
     if session.args.json:
         print_json([asdict(row) for row in rows])
     elif session.args.out:
         _print_kept(rows)
     else:
-        _print(session, rows)
+        _print(session, rows, sources)
     return NO_BUILD if any(row.status == "build failed" for row in rows) else 0
 
 
 def _some(session: Session) -> list[Planned]:
-    found = planned(session, session.problems(SOME_ROWS), session.args.limit, counted=True)
+    problems = session.problems(SOME_ROWS)
+    session.say_chosen(problems)
+    found = planned(session, problems, session.args.limit, counted=True)
     if not found:
         kernels = ", ".join(kernel.name for kernel in session.kernels)
         raise ProblemError(f"nothing to plan: {kernels} has no config for {session.gpu.name}")
+    return found
+
+
+def _bounded(session: Session, rows: Sequence[Planned], sources: list[str]) -> list[Planned]:
+    """Return rows with the bound that `explain` and the report give their problems.
+
+    sources: is told what the bounds are of, each once
+    """
+    from ferrum_numba.roofline.bound import bound_of
+
+    ceilings, found = known_ceilings(session), []
+    for row in rows:
+        bound = bound_of((row.flops, row.bytes), row.problem, ceilings)
+        if bound is not None:
+            of = "measured ceilings" if bound.source == "measured" else "the datasheet's"
+            sources += [of] if of not in sources else []
+        found.append(row if bound is None else replace(row, bound_us=bound.us))
     return found
 
 
@@ -113,11 +134,12 @@ def _print_kept(rows: Sequence[Planned]) -> None:
             print(f"build failed: {row.kernel} {in_words(row.config)}: {row.reason}")
 
 
-def _print(session: Session, rows: Sequence[Planned]) -> None:
+def _print(session: Session, rows: Sequence[Planned], sources: Iterable[str]) -> None:
     """Print a table for each kernel and problem, the programs' code, and what does not fit."""
     built = [row for row in rows if was_built(row)]
     if built:
-        print(f"{session.gpu.name}, {session.gpu.source}\n")
+        of = f"; bounds are of {' and '.join(sources)}" if sources else ""
+        print(f"{session.gpu.name}, {session.gpu.source}{of}\n")
     shown = session.readable(map(asdict, built))
     for (kernel, problem), some in _grouped(shown, "kernel", "problem").items():
         bound = f"at least {cell(some[0]['bound_us'])} µs, modelled"
@@ -133,8 +155,17 @@ def _print(session: Session, rows: Sequence[Planned]) -> None:
     for one in session.kernels:
         if not one.runs_on(session.gpu):
             print(f"{one.name} has no config for {session.gpu.name}")
-    good = sum(row.status == "ok" for row in rows)
-    print(f"{good} of {len(built)} compiled candidates are worth measuring")
+    print(_verdict(built))
+
+
+def _verdict(built: Sequence[Planned]) -> str:
+    """Return how many candidates are worth measuring, of those that compiled."""
+    good = sum(row.status == "ok" for row in built)
+    failed = sum(row.status == "build failed" for row in built)
+    if failed == len(built):
+        return f"none of {counted(failed, 'candidate')} compiled" if built else "none was compiled"
+    rest = f"; {failed} did not compile" if failed else ""
+    return f"{good} of {len(built) - failed} compiled candidates are worth measuring{rest}"
 
 
 def _print_instructions(session: Session, rows: Sequence[Planned]) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # the GPU this house was tuned on: what is planned for where none is named and none is there
 TUNED_GPU = "h200"
+# problems that were chosen for the user, of which so many are named
+MOST_CHOSEN = 3
 
 
 @dataclass
@@ -177,6 +179,20 @@ class Session:
             if any(isinstance(problem, kinds) for problem in problems):
                 return list(problems)
         return list(dict.fromkeys(p for kernel in self.kernels for p in kernel.op.tests))
+
+    def say_chosen(self, problems: Sequence[Problem]) -> None:
+        """Say that these are an Op's small tests, taken where no problem was named."""
+        tests = {problem for kernel in self.kernels for problem in kernel.op.tests}
+        if self.args.problem or self.args.m or not tests.issuperset(problems):
+            return
+        some = "; ".join(map(names.short, problems[:MOST_CHOSEN]))
+        more = len(problems) - MOST_CHOSEN
+        some += f" and {more} more" if more > 0 else ""
+        form = names.form(type(problems[0]))
+        say(
+            f"no problem was named, so a test of the Op's is taken: {some}; name one of your size "
+            f"by --problem {form}"
+        )
 
     def readable(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Return rows for a table: of a problem and a config, only what is not at its default.

@@ -24,6 +24,7 @@ from numba.cuda.core.compiler_lock import global_compiler_lock
 from numba.cuda.core.errors import NumbaError
 from numba.cuda.cudadrv.nvvm import CompilationUnit
 
+from ferrum_numba.arguments import refuses_names
 from ferrum_numba.compile import cache, link
 from ferrum_numba.compile.binary import Binary
 from ferrum_numba.compile.fingerprint import Unknown, function_fingerprint
@@ -51,12 +52,16 @@ def build(kernel: Kernel, config: Config, arch: str, *, use_cache: bool = True) 
     """Compile one config of a kernel, or take it from the disk cache.
 
     Raises:
-        BuildError:     it does not compile; the compiler's words are in the message
+        BuildError:     it does not compile; the compiler's words are in the message; or its
+                        function has its program's parameters in another order
         ToolchainError: no kernel compiles here
         ConfigError:    from the kernel, for a config that contradicts itself
     """
     program = kernel.build(config, arch)
     entry = entry_name(kernel.name)
+    refusal = refuses_names(program)
+    if refusal is not None:
+        raise BuildError(refusal)
     key = _key(program, arch, entry)
     if key is None:
         # better built again every time than taken for something it is not

@@ -111,10 +111,21 @@ def _link(kind: nvjitlink.InputType, source: bytes, entry: str, arch: str) -> tu
         words = _text(nvjitlink.get_error_log_size, nvjitlink.get_error_log, handle) or str(error)
         if "Undefined reference" in words:
             words = f"{_UNDEFINED} ({' '.join(words.split())})"
+        if kind == nvjitlink.InputType.PTX:
+            words += _refused_line(source.decode(), words)
         raise BuildError(f"{entry} does not link for {arch}: {words}") from error
     finally:
         nvjitlink.destroy(handle)
     return bytes(cubin), log
+
+
+def _refused_line(ptx: str, words: str) -> str:
+    """Return the text of the first line that ptxas names, by whose template it is known."""
+    found = re.search(r"\bline (\d+)", words)
+    lines = ptx.splitlines()
+    if found is None or not 1 <= int(found[1]) <= len(lines):
+        return ""
+    return f" (line {found[1]} is `{lines[int(found[1]) - 1].strip()}`)"
 
 
 def _text(size: Callable[[int], int], read: Callable[[int, bytearray], None], handle: int) -> str:

@@ -16,7 +16,6 @@ from ferrum_numba.explain.text import (
     launch_words,
     memory_words,
     thread_words,
-    tiles_words,
 )
 from ferrum_numba.layout import Region, Tile
 from ferrum_numba.shown import words
@@ -68,12 +67,11 @@ def as_svg(found: Explanation, facts: bool) -> str:
             for part in textwrap.wrap(line, LETTERS):
                 page.line(part)
     _memory(page, found)
-    page.gap(LINE)
-    page.line("Who holds what: the lane of each element; lane 0 is framed", "h")
+    if found.tiles:
+        page.gap(LINE)
+        page.line("Who holds what: the lane of each element; lane 0 is framed", "h")
     for tile in found.tiles:
         _tile(page, tile)
-    if not found.tiles:
-        page.line(tiles_words())
     height = page.y + MARGIN
     style = STYLE.format(ink=INK, pale=PALE, cell=9)
     title = escape(f"{found.kernel}, explained")

@@ -30,6 +30,7 @@ def as_text(found: Explanation, width: int, pictures: bool) -> str:
     title = f"{found.kernel} on {words(found.sizes)}, {differs}"
     parts = [
         *_wrapped(title, width, ""),
+        *_wrapped(f"config: {words(found.config)}", width, ""),
         *_wrapped(f"for {found.gpu.name} ({found.gpu.source}), {found.arch}", width, ""),
         "", "launch", *_launch(found, width),
         "", "a thread", *_thread(found, width),
@@ -39,7 +40,7 @@ def as_text(found: Explanation, width: int, pictures: bool) -> str:
     ]  # fmt: skip
     if found.remarks:
         parts += ["", "remarks", *(line for one in found.remarks for line in _wrapped(one, width))]
-    if pictures:
+    if pictures and found.tiles:
         parts += ["", "who holds what", *_pictures(found, width)]
     return "\n".join(parts) + "\n"
 
@@ -176,17 +177,7 @@ def mix_words(mix: Mapping[str, int] | None) -> str:
 
 
 def _pictures(found: Explanation, width: int) -> list[str]:
-    if not found.tiles:
-        return _wrapped(tiles_words(), width)
     return [line for tile in found.tiles for line in _picture(tile, width)]
-
-
-def tiles_words() -> str:
-    """Return what is to be said where nothing is known of who holds what."""
-    return (
-        "no tensor-core instruction is in the code, and the kernel does not say who holds what "
-        "of its operands: give it `tiles`"
-    )
 
 
 def _picture(tile: Tile, width: int) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from ferrum_numba.interpreter.memory import (
     Region,
 )
 from ferrum_numba.interpreter.races.unwatched import UNWATCHED, Unwatched
+
+if TYPE_CHECKING:
+    from ferrum_numba.interpreter.warp import Warp
 
 # the driver keeps the first 1024 bytes of a block's shared memory, so 0 is no address of it
 SMEM_BASE = 1024
@@ -85,6 +88,8 @@ class Block:
         self._copies: dict[int, list[_AsyncCopy]] = defaultdict(list)
         self._commits = np.zeros(self.num_threads, np.int64)
         self._paused: dict[int, int] = {}
+        # all of its warps, of which one may ask what the others would do
+        self.warps: list[Warp] = []
         self.live = self.num_threads
         # of those that ended, who did so by a `return` and is not waited for
         self.left = 0

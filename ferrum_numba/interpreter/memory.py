@@ -41,6 +41,14 @@ class Fault(InterpreterError):
         self.row = row
 
 
+class Unwritten(Fault):
+    """A read of a byte, at an address, that nobody has written."""
+
+    def __init__(self, message: str, row: int, address: int) -> None:
+        super().__init__(message, row)
+        self.address = address
+
+
 class Window(NamedTuple):
     """The part of a buffer that is there, of zeros: so many bytes from an offset on."""
 
@@ -143,10 +151,12 @@ class Region:
     ) -> Fault:
         first = next(i for i, value in enumerate(state) if value not in allowed)
         row = first // size_bytes
-        return Fault(
-            f"{verb} {size_bytes} bytes at {self._place(address, row)}, {_REASONS[state[first]]}",
-            row,
+        words = (
+            f"{verb} {size_bytes} bytes at {self._place(address, row)}, {_REASONS[state[first]]}"
         )
+        if state[first] == UNWRITTEN:
+            return Unwritten(words, row, int(address[row]) + first % size_bytes)
+        return Fault(words, row)
 
 
 def _unit(size_bytes: int, state: int) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
+from inspect import Signature
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from ferrum_numba.interpreter.memory import Array, Fault
 from ferrum_numba.ptx.instruction import Instruction, OperandType, Scope
+from ferrum_numba.words import counted
 
 # longer vectors stay rows of one array, because 128 lanes of 128 scalars take a millisecond
 _LONGEST_TUPLE = 8
@@ -45,6 +47,7 @@ class Plan:
                 (plan, *operands)
     names:      of the operands
     text:       of the instruction, as in its template
+    takes:      the operands with their types, in words
     any_count:  may run with fewer than 32 lanes if those are all the warp has left
     """
 
@@ -58,6 +61,7 @@ class Plan:
     any_count: bool = False
     names: tuple[str, ...] = ()
     text: str = ""
+    takes: str = ""
 
     @cached_property
     def key(self) -> Callable[[tuple[Any, ...]], Any]:
@@ -66,8 +70,40 @@ class Plan:
 
     def prepare(self, requests: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Return the operands as arrays over the lanes; immediates as ints."""
+        if len(requests[0]) != self._length:
+            given = counted(len(requests[0]) - 1, "argument")
+            raise Fault(f"takes {self.takes}; got {given}")
         _, *columns = zip(*requests, strict=True)
-        return [make(column) for make, column in zip(self._makers, columns, strict=False)]
+        try:
+            return [make(column) for make, column in zip(self._makers, columns, strict=False)]
+        except Fault as error:
+            raise self._unlike(columns, error) from None
+
+    def _unlike(self, columns: Sequence[tuple[Any, ...]], error: Fault) -> Fault:
+        """Return the fault of the first operand that is none of its type, with its name."""
+        named = zip(self.names, self.operands, columns, strict=False)
+        for name, kind, column in named:
+            try:
+                if kind is not None:
+                    _coerce(kind, column)
+            except Fault:
+                return Fault(f"{error}, for its {name}; it takes {self.takes}", error.row)
+        return error
+
+    @cached_property
+    def _length(self) -> int:
+        # of a request without operands: greenlet passes several values on as a tuple
+        return 1 + max(1, len(self.operands))
+
+    def refusal(self, request: Any) -> str | None:
+        """Return why a lane cannot have asked so: it gives fewer operands than there are, or more.
+
+        request: the plan alone, where nothing is given
+        """
+        given = 0 if request is self else len(request) - 1
+        if given == len(self.operands) or not self.operands:
+            return None
+        return f"{self.name} takes {self.takes}; got {counted(given, 'argument')}"
 
     @cached_property
     def _makers(self) -> tuple[Callable[[tuple[Any, ...]], Any], ...]:
@@ -105,6 +141,7 @@ def plan(instruction: Instruction) -> Plan:
         instruction.twin,
         names=tuple(instruction.operands),
         text=instruction.template,
+        takes=str(instruction.__signature__.replace(return_annotation=Signature.empty)),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from greenlet import getcurrent
 
+from ferrum_numba.arguments import lacks_scalar, refuses_names
 from ferrum_numba.contract import Launch, Matmul, Program
 from ferrum_numba.errors import AGAINST_DOUBLES, InterpreterError
 from ferrum_numba.interpreter.barriers import Barrier
@@ -117,9 +118,9 @@ def _execute(
     schedule: Schedule,
 ) -> Sequence[Any]:
     """Run these blocks to their end; return the places where the program computes in fp64."""
+    arguments = tuple(_arguments(program, launch, machine.memory))
     traced = isinstance(machine.watch, Tracer)
     function, doubles = _rebound(program, launch.grid, getcurrent(), traced)
-    arguments = tuple(_arguments(program, launch, machine.memory))
     clusters = (_Cluster(group, function, arguments, schedule) for group in groups)
     with np.errstate(all="ignore"):
         _run_all(machine, clusters, schedule, launch.co_resident)
@@ -133,6 +134,9 @@ def _rebound(
     program: Program, grid: Index, scheduler: Any, traced: bool
 ) -> tuple[Callable[..., Any], Any]:
     """Return the function that lanes run, which hand their requests to the greenlet `scheduler`."""
+    refusal = refuses_names(program)
+    if refusal is not None:
+        raise InterpreterError(refusal)
     kinds = [_KINDS[parameter.kind] for parameter in program.parameters]
     cuda = FakeCuda(grid, program.num_threads, traced=traced)
     return rebind(program.function, cuda, kinds, (LEFT,))
@@ -149,11 +153,13 @@ def _multiply(matmul: Matmul, buffers: Mapping[str, Array]) -> None:
 
 def _arguments(program: Program, launch: Launch, memory: GlobalMemory) -> Iterator[Any]:
     """Yield the kernel's arguments: addresses and sizes, as wide as its signature has them."""
+    lacking = lacks_scalar(program.parameters, launch.scalars)
+    if lacking is not None:
+        raise InterpreterError(lacking)
     for parameter in program.parameters:
         values = memory.address if parameter.kind == "pointer" else launch.scalars
         if parameter.name not in values:
-            what = "buffer" if parameter.kind == "pointer" else "scalar"
-            raise InterpreterError(f"no {what} is given for the parameter {parameter.name}")
+            raise InterpreterError(f"no buffer is given for the parameter {parameter.name}")
         yield as_cast(_KINDS[parameter.kind])(values[parameter.name])
 
 
@@ -219,6 +225,7 @@ def _warps(function: Callable[..., Any], block: Block, context: Context) -> list
         for lane in lanes:
             lane.gr_context = context
         warps.append(Warp(block, lanes, warps))
+    block.warps = warps
     return warps
 
 

@@ -20,7 +20,8 @@ from ferrum_numba.interpreter.lane import (
     raised_at,
     where,
 )
-from ferrum_numba.interpreter.memory import Fault
+from ferrum_numba.interpreter.later import written_later
+from ferrum_numba.interpreter.memory import GAP_BITS, Fault, Unwritten
 from ferrum_numba.interpreter.operands import Plan
 from ferrum_numba.ptx.instruction import BLOCKED
 
@@ -136,6 +137,13 @@ class Warp:
             lane = lanes[len(requests)]
             kind = error.error if isinstance(error, Fault) else InterpreterError
             raise lane.error(str(error), raised_at(error), kind) from error
+        try:
+            self._sort(lanes, requests)
+        except (TypeError, IndexError):
+            _refuse_number(lanes, requests)
+            raise
+
+    def _sort(self, lanes: list[Lane], requests: list[Request]) -> None:
         if not all(requests):
             requests = [request or _END for request in requests]
         if self.groups or not self._join_all(lanes, requests):
@@ -241,7 +249,23 @@ def call_twin(group: Group, lanes: LaneGroup) -> Sequence[Any] | None:
         row = error.row if isinstance(error, Fault) else 0
         lane = group.lanes[row] if row < len(group.lanes) else group.lanes[0]
         kind = error.error if isinstance(error, Fault) else InterpreterError
-        raise lane.error(f"{what.name} {error}", kind=kind) from error
+        raise lane.error(f"{what.name} {error}{_later(group, lanes, error)}", kind=kind) from error
+
+
+def _later(group: Group, lanes: LaneGroup, error: InterpreterError) -> str:
+    """Return who writes what was read too early, where somebody would."""
+    if not isinstance(error, Unwritten) or error.address >> GAP_BITS:
+        return ""
+    stuck = [lane.thread // WARP_SIZE * WARP_SIZE for lane in group.lanes]
+    return written_later(lanes.block, error.address, stuck)
+
+
+def _refuse_number(lanes: list[Lane], requests: Sequence[Any]) -> None:
+    """Refuse too few operands, of which even the immediates may be missing."""
+    for lane, request in zip(lanes, requests, strict=True):
+        refusal = (request if isinstance(request, Plan) else request[0]).refusal(request)
+        if refusal is not None:
+            raise lane.error(refusal)
 
 
 def _check_warp(group: Group) -> None:

@@ -29,6 +29,9 @@ from numba.cuda.core.errors import RequireLiteralValue, TypingError
 from numba.cuda.extending import _Intrinsic
 from numba.cuda.typing import signature
 
+from ferrum_numba.ptx.described import help_text
+from ferrum_numba.ptx.described import signature as shown_signature
+
 Array = npt.NDArray[Any]
 # pure: depends on its operands only, so the compiler may move or merge it
 # volatile: executed where it stands, touches no memory the compiler knows
@@ -171,7 +174,10 @@ class Instruction(_Intrinsic):  # type: ignore[misc]
         self.wants_lanes = next(iter(inspect.signature(twin).parameters), "") == "lanes"
         self.asm, self.constraints = _render(template, operands, result, effect, tied)
         super().__init__(name, self._definition())
-        self.__doc__ = twin.__doc__
+        self.__name__ = self.__qualname__ = name
+        self.__module__ = twin.__module__
+        self.__doc__ = help_text(twin, template)
+        self.__signature__ = shown_signature(operands, result)
         self._register()
 
     @property
@@ -195,7 +201,7 @@ class Instruction(_Intrinsic):  # type: ignore[misc]
         return execute(self, args)
 
     def __repr__(self) -> str:
-        return f"<ptx {self.name}>"
+        return f"{self.name}{self.__signature__}"
 
     def _definition(self) -> Callable[..., Any]:
         """Return the typing function Numba wants: operands -> (signature, codegen)."""

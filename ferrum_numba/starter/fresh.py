@@ -22,7 +22,7 @@ def fresh(name: str) -> dict[str, str]:
 
     The kernel multiplies columns by factors; all of it is to be replaced by the user's own.
     """
-    return {file: as_named(text, name) for file, text in template("own").items()}
+    return {as_named(file, name): as_named(text, name) for file, text in template("own").items()}
 
 
 def template(kind: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ferrum_numba.arguments import lacks_scalar
 from ferrum_numba.compile import Binary, blocks_per_sm
 from ferrum_numba.compile.remarks import count_doubles
 from ferrum_numba.compile.sass import nvdisasm
@@ -212,6 +213,10 @@ def _verdict(
         return "does not fit", candidate.misfit
     if not isinstance(binary, Binary):
         return "build failed", str(binary)
+    launch = candidate.kernel.launch(candidate.config, candidate.problem, gpu)
+    lacking = lacks_scalar(binary.parameters, launch.scalars)
+    if lacking:
+        return "build failed", lacking
     misfit = does_not_fit((candidate.kernel, candidate.config, candidate.problem), binary, gpu)
     if misfit:
         return "does not fit", misfit

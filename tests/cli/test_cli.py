@@ -225,6 +225,12 @@ def test_doctor_says_what_can_be_done(run):
     assert facts["versions"]["numba-cuda"].startswith("0.30")
 
 
+def test_doctor_says_what_its_status_means(capsys):
+    with pytest.raises(SystemExit):
+        cli.main((), {}, ("doctor", "--help"))
+    assert "1: numba is installed and compiles nothing." in " ".join(capsys.readouterr()[0].split())
+
+
 def test_doctor_names_the_command_for_what_is_missing(run, no_gpu):
     status, out, _ = run("doctor")
     assert status == 0
@@ -281,7 +287,7 @@ def test_check_fails_with_status_1_and_says_why(run):
     status, out, _ = run(*argv)
     assert status == 1
     assert "0 of 1 checks passed" in out
-    assert "axpy n=64: relative error" in out
+    assert "axpy n=64 with fault=scale: relative error" in out
 
 
 def test_an_interrupted_check_keeps_its_rows(run, monkeypatch):

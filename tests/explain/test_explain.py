@@ -112,7 +112,9 @@ def test_a_kernel_that_says_nothing_is_explained_in_words(axpy):
     assert (axpy.regions, axpy.tiles) == ((), ())
     text = " ".join(axpy.text().split())
     assert "shared memory of a block none is asked for at launch" in text
-    assert "no tensor-core instruction is in the code, and the kernel does not say" in text
+    assert "config: num_threads=64 fault=" in text
+    assert "who holds what" not in text
+    assert "Who holds what" not in axpy.svg()
     assert "4004 bytes of scratch: count" in text
     ET.fromstring(axpy.svg())
     silent = replace(axpy, smem_bytes=512)

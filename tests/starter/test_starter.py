@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ def run(capsys):
     return run
 
 
-def test_a_new_kernel_is_checked_planned_and_linted_as_it_is(run, tmp_path):
+def test_a_new_kernel_is_checked_and_planned_as_it_is(run, tmp_path):
     status, out, _ = run("new", "fresh_op", "--json")
     found = json.loads(out)
     assert status == 0
@@ -49,10 +50,20 @@ def test_a_new_kernel_is_checked_planned_and_linted_as_it_is(run, tmp_path):
         assert {row["status"] for row in json.loads(out) if row.get("registers", 1)} == {"ok"}
     (kernel,) = importlib.import_module("fresh_op.kernels").KERNELS
     assert len(kernel.configs(gpu.find("h200"))) == 9
-    text = "".join(file.read_text() for file in (tmp_path / "fresh_op").iterdir() if file.is_file())
-    assert not {"my_op", "MyOp"} & set(text.replace("(", " ").split())
-    for command in (("check", "--ignore", "ANN,D103"), ("format", "--check")):
-        ruff = [sys.executable, "-m", "ruff", *command, "--no-cache", "fresh_op"]
+    files = [file for file in (tmp_path / "fresh_op").iterdir() if file.is_file()]
+    assert "test_fresh_op.py" in {file.name for file in files}
+    text = "".join(file.name + file.read_text() for file in files)
+    assert not {"my_op", "MyOp"} & set(re.findall(r"[a-zA-Z_]+", text))
+
+
+# before and after the names that it is imported with, and those of the package
+@pytest.mark.parametrize("name", ["a_op", "my_op", "rms_norm", "zzz"])
+def test_what_is_written_is_linted_and_sorted_under_any_name(name, run):
+    assert run("new", name)[0] == 0
+    # as in a project of the user's, to which ferrum_numba is a package as any
+    lint = ("check", "--ignore", "ANN,D103", "--config", "lint.isort.known-first-party=[]")
+    for command in (lint, ("format", "--check")):
+        ruff = [sys.executable, "-m", "ruff", *command, "--no-cache", name]
         done = subprocess.run(
             [*ruff, "--config", ROOT / "pyproject.toml", "--config", "src=['.']"],
             capture_output=True, text=True, check=False,
