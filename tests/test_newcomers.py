@@ -211,12 +211,8 @@ MODULE = """
         ("changed(refuses=lambda self, problem: 'no')", "twice can run none of the problems"),
         ("changed(name='other')", "a kernel of it is named other, as one that ships is"),
         ("Twice(), Twice()", "a kernel of it is named twice, as another of it is"),
-        (
-            "changed(op=op())",
-            "the Op of twice is named twice, as another is, and results are filed",
-        ),
     ],
-    ids=["tests", "configs", "refused", "shipped", "twins", "op"],
+    ids=["tests", "configs", "refused", "shipped", "twins"],
 )
 def test_nothing_to_check_and_names_that_are_taken_are_errors(
     kernels, words, request, tmp_path, monkeypatch, capsys

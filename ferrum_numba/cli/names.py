@@ -61,20 +61,13 @@ def import_kernels(module: str) -> tuple[Kernel, ...]:
 
 
 def refuse_twins(module: str, added: Iterable[Kernel], others: Iterable[Kernel]) -> None:
-    """Refuse kernels of the user's whose names others have, or that have one name; and their Ops'.
+    """Refuse kernels of the user's whose names others have, or that have one name.
 
     Raises:
-        FerrumError: only one of the two could be named, or results of two Ops would be one file's
+        FerrumError: only one of the two could be named
     """
-    others = tuple(others)
     taken = {kernel.name: "one that ships" for kernel in others}
-    ops = {kernel.op.name: kernel.op for kernel in others}
     for kernel in added:
-        if ops.setdefault(kernel.op.name, kernel.op) is not kernel.op:
-            raise FerrumError(
-                f"--kernels {module}: the Op of {kernel.name} is named {kernel.op.name}, as "
-                "another is, and results are filed by that name; give it another, or import that Op"
-            )
         if kernel.name in taken:
             raise FerrumError(
                 f"--kernels {module}: a kernel of it is named {kernel.name}, as "

@@ -37,14 +37,22 @@ def written_later(block: Block, address: int, stuck: Sequence[int]) -> str:
     """
     shared, warps = block.shared, [w for w in block.warps if w.first not in stuck]
 
-    def store(at: Array, data: Array) -> None:
-        hits = np.flatnonzero((at <= address) & (address - at.astype(np.int64) < data.shape[1]))
+    def look(at: Array, size_bytes: int, what: str) -> None:
+        hits = np.flatnonzero((at <= address) & (address - at.astype(np.int64) < size_bytes))
         if len(hits):
-            raise _Written("writes it later", int(hits[0]))
+            raise _Written(f"{what} it later", int(hits[0]))
+
+    def store(at: Array, data: Array) -> None:
+        look(at, data.shape[1], "writes")
         Region.store(shared, at, data)
+
+    def claim(at: Array, size_bytes: int, state: int, verb: str) -> Array:
+        look(at, size_bytes, verb)
+        return Region.claim(shared, at, size_bytes, state, verb)
 
     # a second error on the way must not ask again
     block.warps = []
+    shared.claim = claim  # type: ignore[method-assign, assignment]
     shared.store = store  # type: ignore[method-assign, assignment]
     try:
         _go_on(warps)

@@ -11,6 +11,7 @@ from ferrum_numba.contract import Launch, Program, pointers
 from ferrum_numba.errors import InterpreterError
 from ferrum_numba.interpreter import run
 from ferrum_numba.ptx import lop3
+from ferrum_numba.ptx.asynchronous import cp_async_4, cp_async_commit, cp_async_wait
 from ferrum_numba.ptx.memory import ld_shared_f32, st_global_f32, st_shared_f32
 from ferrum_numba.ptx.special import smem_base
 
@@ -39,6 +40,21 @@ def test_a_missing_barrier_is_named_with_who_writes_later():
     assert "which nobody has written" in message
     later = f"{__file__}:{writes}: thread 32 of block (0, 0, 0) st_shared_f32 writes it later"
     assert f"; {later}; missing: a barrier, such as cuda.syncthreads(), between the two" in message
+
+
+def test_a_copy_that_another_warp_begins_later_is_named():
+    def kernel(out):
+        thread = uint32(cuda.threadIdx.x)
+        if thread == uint32(32):
+            st_global_f32(out, float32(1))
+            cp_async_4(smem_base(), out)  # here
+            cp_async_commit()
+            cp_async_wait(0)
+        st_global_f32(out, ld_shared_f32(smem_base()))
+
+    message, (copies,) = refused(kernel)
+    later = f"{__file__}:{copies}: thread 32 of block (0, 0, 0) cp_async_4 copies to it later"
+    assert f"; {later}; missing: a barrier" in message
 
 
 def test_what_nobody_writes_is_said_as_it_was():
