@@ -117,6 +117,28 @@ def device():
     return Device.open()
 
 
+# more programs than a test of something else compiles
+FEW_PROGRAMS = 16
+
+
+@pytest.fixture(autouse=True)
+def _compiles_here(monkeypatch):
+    """Compile a few programs in this process: each other one takes a second to import as much.
+
+    tests/compile is about the other ones, as is whatever runs a command of its own.
+    """
+    from ferrum_numba.compile import pool
+
+    apart = pool._in_processes
+
+    def here(jobs, workers, timeout_s):
+        if len(jobs) > FEW_PROGRAMS:
+            return apart(jobs, workers, timeout_s)
+        return pool._in_process(jobs)
+
+    monkeypatch.setattr(pool, "_in_processes", here)
+
+
 @pytest.fixture
 def rng():
     """Return a generator of the same numbers in every run."""
