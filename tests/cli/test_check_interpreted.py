@@ -85,7 +85,7 @@ def test_a_trace_of_decode_has_its_loads(run):
     loads = [line for line in trace["lines"] if "load(tile" in line["text"]]
     assert len(loads) == 2
     for line in loads:
-        assert line["filename"].endswith("decode/program.py")
+        assert line["filename"].endswith("decode/stream.py")
         assert line["requests"]["ld.global"]["units"] == line["requests"]["ld.global"]["least"]
 
 
