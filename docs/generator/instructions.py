@@ -8,8 +8,9 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from ferrum_numba import ptx
-from ferrum_numba.ptx.described import declared, shown
+from ferrum_numba.ptx.described import shown
 from ferrum_numba.ptx.instruction import Instruction
+from ferrum_numba.ptx.listed import declared
 from generator.docstrings import indented, inline, restructured
 
 # lanes that must execute an instruction together

@@ -57,7 +57,7 @@ def run(session: Session) -> int:
 
 def _instructions(word: str, *, as_json: bool) -> int:
     """Print the instructions that have a word: operands, result, since when, what they do."""
-    from ferrum_numba.ptx.described import vocabulary
+    from ferrum_numba.ptx.listed import vocabulary
 
     known = list(vocabulary())
     found = [

@@ -33,6 +33,7 @@ from ferrum_numba.kernels.moe.chained import ChainedKernel, chained_space, refus
 from ferrum_numba.kernels.shared.packed_x8 import M_MULTIPLE, interleave
 from ferrum_numba.kernels.w4a8 import X_GROUPS
 from ferrum_numba.kernels.w4a16 import MOST, MOST_M
+from ferrum_numba.layout import begin, regions
 from ferrum_numba.reference.quantize_rows import X_GROUP, X_TYPES, quantize_rows
 
 # columns of a lane at once
@@ -99,6 +100,11 @@ class QuantizeConfig:
     def smem_bytes(self):
         """Dynamic shared memory a block: the largest of each warp."""
         return 4 * 32
+
+    @property
+    def smem_map(self):
+        """What lies where in it."""
+        return regions(self.smem_bytes, begin("peaks", 0, "the largest of each warp", 32))
 
 
 def output(problem):

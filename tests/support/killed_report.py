@@ -67,7 +67,8 @@ def pretend():
 
 
 def reported(folder, store):
-    """Report from a store that is not there yet; return the status."""
+    """Report from a store that is empty; return the status."""
+    (folder / store).mkdir(exist_ok=True)
     words = [
         "report",
         "--problem",
