@@ -38,7 +38,9 @@ LINEAR = RAW + PACKED + DENSE
 # the same packed weights times 8-bit activations
 PACKED_X8 = (W4A8Decode(), W4A8Wgmma())
 KERNELS = LINEAR + GROUPED + APART + PACKED_X8
-TOOLS = (Repack(), GatherColumns(), AddBias(), Dequantize(), GatherPairs(), AddBiasPairs())
-TOOLS += (QuantizeRows(),)
+TOOLS = (
+    Repack(), GatherColumns(), AddBias(), Dequantize(), GatherPairs(), AddBiasPairs(),
+    QuantizeRows(),
+)  # fmt: skip
 # in the order in which a layer launches them
 MOE = (RouteTopk(), AlignTokens(), SiluMul(), Combine())

@@ -27,7 +27,7 @@ from ferrum_numba.results.decisions import Choice, Decision
 
 REPACK, GATHER, ADD_BIAS, ROUND = Repack(), GatherColumns(), AddBias(), QuantizeRows()
 # where nothing was measured, the first that can run a problem
-EIGHT_BIT = tuple(reversed(PACKED_X8))
+EIGHT_BIT: tuple[Kernel, ...] = tuple(reversed(PACKED_X8))
 # rows from which on they are rounded: fewer are bound by the weight's bytes, which are the same.
 # Judgement: what rounding and its product take was not measured yet
 EIGHT_BIT_ROWS = 64
